@@ -1,0 +1,142 @@
+"""The base of every setting: frozen values that refuse what they do not know.
+
+Configs are data without torch, so that a wrong key is answered before anything heavy is imported
+(`docs/decisions/0001-configs-without-torch.md`).
+"""
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Self
+
+import pydantic
+
+from vitlet.errors import UsageError
+from vitlet.text import did_you_mean
+
+
+class Config(pydantic.BaseModel):
+    """Frozen values with checked types and bounds; no number may be NaN or infinite."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with top-level fields replaced and everything checked again."""
+        return self.from_json({**self.to_json(), **{k: _plain(v) for k, v in changes.items()}})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` gives an equal value back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
+        """Read plain values.
+
+        Raises:
+            UsageError: naming each wrong key or value with its dotted path, and the nearest known key.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except pydantic.ValidationError as error:
+            raise explain(error, cls, where=where) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_json()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """The value of a `key=value` override: JSON where it is JSON (`3`, `1e-3`, `true`, `[0.2, 1]`), else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain `values` with dotted keys replaced (`{"optimizer.base_lr": 1e-3}`; list items by number).
+
+    Raises:
+        UsageError: for a key that does not exist, with the nearest one that does.
+    """
+    result = json.loads(json.dumps(values))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node: Any = result
+        for key in parents:
+            node = _child(node, key, dotted, values)
+        _child(node, last, dotted, values)
+        if isinstance(node, list):
+            node[int(last)] = _plain(value)
+        else:
+            node[last] = _plain(value)
+    return result
+
+
+def _child(node: Any, key: str, dotted: str, values: dict[str, Any]) -> Any:
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    raise UsageError(
+        f"unknown key {dotted!r}",
+        why=did_you_mean(dotted, dotted_keys(values)).rstrip("."),
+        fix="vitlet recipes NAME",
+    )
+
+
+def dotted_keys(values: Any, prefix: str = "") -> list[str]:
+    """Every path that `apply_overrides` accepts in plain `values`."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    keys: list[str] = []
+    for key, value in pairs:
+        keys += [f"{prefix}{key}", *dotted_keys(value, f"{prefix}{key}.")]
+    return keys
+
+
+def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
+    """One `UsageError` that names all wrong keys and values of a failed validation."""
+    lines, fixes = [], []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"]]
+        key = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            owner = _config_at(config, path[:-1])
+            lines.append(
+                f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip()
+            )
+        elif item["type"] == "missing":
+            lines.append(f"key {key!r} is missing")
+        else:
+            shown = repr(item["input"])
+            lines.append(f"{key} = {shown[:60]}: {item['msg'][0].lower()}{item['msg'][1:]}")
+        fixes.append(key)
+    return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=f"give {', '.join(fixes)} a valid value")
+
+
+def _config_at(config: type[Config], path: list[str]) -> type[Config] | None:
+    """The config class that a dotted path leads to, as far as annotations tell."""
+    current: type[Config] | None = config
+    for key in path:
+        if current is None:
+            return None
+        field = current.model_fields.get(key)
+        if field is None:
+            continue  # a list position or a union's tag: stay with the class it holds
+        current = next(iter(_configs_in(field.annotation)), None)
+    return current
+
+
+def _configs_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        return [c for a in typing.get_args(annotation) for c in _configs_in(a)]
+    return []

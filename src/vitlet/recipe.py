@@ -1,0 +1,223 @@
+"""A recipe: frozen values of data, encoder, objective, optimizer and budget. Python in, JSON out and in.
+
+Recipes are functions in `vitlet.recipes` that return a `Recipe`; a variant calls another and changes it. The part
+that knows a method, `objective`, is a config of its own type, defined beside the recipes that use it.
+"""
+
+import abc
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from vitlet.config import Config
+from vitlet.units import Duration, Epochs
+
+if TYPE_CHECKING:
+    from vitlet.methods.objective import Objective
+    from vitlet.nn.encoder import Encoder
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
+Range = tuple[Positive, Positive]
+
+
+class Resample(Config):
+    """RandomResizedCrop (Szegedy et al. 2015): an area share and an aspect ratio, resized to the input size."""
+
+    kind: Literal["resample"] = "resample"
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
+    """`random` picks bilinear or bicubic per image, as the paper's code does."""
+
+
+class Shift(Config):
+    """Pad by reflection and crop at random: the usual view of images near 32 pixels."""
+
+    kind: Literal["shift"] = "shift"
+    padding: Annotated[int, Field(ge=0, le=64)] = 4
+
+
+class Centre(Config):
+    """Evaluation: resize the short side to `size / share`, then take the centre."""
+
+    kind: Literal["centre"] = "centre"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+
+class Jitter(Config):
+    """Colour jitter: strengths of brightness, contrast, saturation and hue, applied with `probability`."""
+
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    probability: Fraction = 0.8
+
+
+class RandAugment(Config):
+    """RandAugment (Cubuk et al. 2020) as timm draws it: two operations, increasing magnitudes."""
+
+    magnitude: Annotated[int, Field(ge=0, le=10)] = 9
+    magnitude_std: Annotated[float, Field(ge=0, le=5)] = 0.5
+    num_operations: Annotated[int, Field(ge=1, le=8)] = 2
+
+
+class View(Config):
+    """One way to look at an image. Operations happen in the order of the fields."""
+
+    size: Annotated[int, Field(ge=8, le=2048)]
+    """Side of the square result in pixels."""
+    crop: Annotated[Resample | Shift | Centre, Field(discriminator="kind")]
+    rand_augment: RandAugment | None = None
+    jitter: Jitter | None = None
+    """Without effect where `rand_augment` is set, as in timm (the paper's recipes list both)."""
+    blur: Fraction = 0.0
+    """Probability of a Gaussian blur with σ uniform in 0.1 … 2 pixels."""
+    grayscale: Fraction = 0.0
+    flip: Fraction = 0.5
+    solarize: Fraction = 0.0
+    erase: Fraction = 0.0
+    """Probability of random erasing with pixel noise (Zhong et al. 2020), after everything else."""
+
+
+class DataConfig(Config):
+    """What a training image becomes on its way to the encoder."""
+
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    """Views of each training image, each a tensor of its own in the batch."""
+    evaluation: View
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+
+class EncoderConfig(Config):
+    """A plain ViT (Dosovitskiy et al. 2021) as timm builds it."""
+
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=64)] = 16
+    width: Count = 192
+    depth: Annotated[int, Field(ge=1, le=64)] = 12
+    heads: Annotated[int, Field(ge=1, le=64)] = 12
+    """The paper's ViT-Tiny has 12 heads, the original 3. Tensors have the same shapes: the count is metadata."""
+    mlp_ratio: Positive = 4.0
+    position: Literal["learned", "sincos"] = "learned"
+    """`sincos` is fixed and never trained (MAE, MoCo-v3)."""
+    sincos_order: Literal["column-row", "row-column"] = "column-row"
+    """Which index the first half of the sin-cos embedding encodes: MAE's code columns, MoCo-v3's rows."""
+    final_norm: bool = True
+    """LayerNorm after the last block; off where the head pools first and then normalises (`fc_norm`)."""
+    drop_path: Fraction = 0.0
+    init: Literal["timm", "xavier"] = "timm"
+    """`timm`: truncated normal 0.02. `xavier`: uniform, as MAE starts."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.image_size % self.patch_size:
+            near = self.image_size // self.patch_size * self.patch_size or self.patch_size
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; try {near}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.position == "sincos" and self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4, as 2-D sin-cos positions need")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+
+class OptimizerConfig(Config):
+    """AdamW, SGD or LARS with a linear warm-up and a cosine per step."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    base_lr: Annotated[float, Field(gt=0, le=100)] = 1.5e-4
+    """Learning rate at a global batch of `lr_batch`; scaled linearly with the batch (Goyal et al. 2017)."""
+    lr_batch: Count | None = 256
+    """None: `base_lr` is the learning rate whatever the batch."""
+    warmup: Duration = Epochs(n=40)
+    warmup_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
+    final_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
+    decay_tokens: bool = False
+    """Weight decay on class and mask tokens and the position embedding (the paper's MAE code does that)."""
+    decay_one_dimensional: bool = False
+    """Weight decay on biases and norms too (the paper's MoCo-v3)."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """First and second moment of AdamW; the first alone is SGD's Nesterov momentum."""
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning-rate factor from each block to the one below it (Clark et al. 2020)."""
+    clip_norm: Positive | None = None
+
+    def lr(self, batch_size: int) -> float:
+        """Peak learning rate at this global batch."""
+        return self.base_lr * (batch_size / self.lr_batch if self.lr_batch else 1.0)
+
+
+class BudgetConfig(Config):
+    """How long, how wide, in which precision, from which seed."""
+
+    duration: Duration
+    batch_size: Count
+    """Images in one optimizer step, over all ranks and accumulation steps."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    checkpoint_every: Duration = Epochs(n=1)
+    log_every: Annotated[int, Field(ge=1, le=10**6)] = 10
+    """Steps between rows of metrics.jsonl."""
+    probe_every: Duration = Epochs(n=10)
+    """Between looks at the frozen features during pre-training (kNN with labels, health without)."""
+
+
+class ObjectiveConfig(Config, abc.ABC):
+    """The values of one method; its subclass stands in `vitlet.recipes.<method>`."""
+
+    @abc.abstractmethod
+    def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "Objective":
+        """The objective around `encoder`; torch is imported here and not before.
+
+        Args:
+            encoder: The network to train; the objective holds it as `.encoder`.
+            num_classes: Of the labels in the data; 0 without labels.
+            seed: Of whatever the objective initialises beside the encoder.
+        """
+
+
+ObjectiveT = TypeVar("ObjectiveT", bound=ObjectiveConfig)
+
+
+class Recipe(Config, Generic[ObjectiveT]):
+    """Everything that decides the numbers of a run except the images themselves."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """The function in `vitlet.recipes` that made it."""
+    data: DataConfig
+    encoder: EncoderConfig
+    objective: ObjectiveT
+    optimizer: OptimizerConfig
+    budget: BudgetConfig
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        if self.data.views[0].size != self.encoder.image_size:
+            raise ValueError(
+                f"data.views.0.size {self.data.views[0].size} is not encoder.image_size {self.encoder.image_size}"
+            )
+        if self.data.evaluation.size != self.encoder.image_size:
+            raise ValueError(
+                f"data.evaluation.size {self.data.evaluation.size} is not encoder.image_size {self.encoder.image_size}"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any value."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]

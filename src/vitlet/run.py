@@ -1,0 +1,273 @@
+"""The run directory: the only hand-over between training and everything after it.
+
+    recipe.json · environment.json · metrics.jsonl · log.txt · tensorboard/ · checkpoints/step-00000123/ ·
+    encoder/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
+
+Files and folders appear whole or not at all: written under a temporary name in the same place, flushed to the disk,
+renamed, the parent flushed. A kernel lock, gone with its process, keeps a second writer out.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vitlet.errors import CheckpointError, ResourceError, UsageError
+from vitlet.text import did_you_mean, printable
+
+TEMPORARY = ".tmp-"
+DELETED = ".del-"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The names inside one run directory, and its reading and writing."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Run":
+        """An existing run.
+
+        Raises:
+            CheckpointError: if there is no run at `path`; names a near one.
+        """
+        run = cls(Path(path))
+        if not run.recipe_file.is_file():
+            parent = run.path.parent
+            siblings = (
+                [p.name for p in parent.iterdir() if (p / "recipe.json").is_file()] if parent.is_dir() else []
+            )
+            state = "the folder holds no recipe.json" if run.path.is_dir() else "there is no such folder"
+            raise CheckpointError(
+                f"no run at {printable(run.path)}",
+                why=f"{state}. {did_you_mean(run.path.name, siblings)}".rstrip("? .") if siblings else state,
+                fix="give the folder that vitlet pretrain or finetune wrote with --out",
+            )
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe; replayed by `--recipe`."""
+        return self.path / "recipe.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """What the terminal showed."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders `step-00000123`, each complete."""
+        return self.path / "checkpoints"
+
+    @property
+    def encoder(self) -> Path:
+        """The finished encoder in timm's folder format."""
+        return self.path / "encoder"
+
+    @property
+    def results(self) -> Path:
+        """One file a measured number."""
+        return self.path / "results"
+
+    @property
+    def analysis(self) -> Path:
+        """Arrays that figures are drawn from."""
+        return self.path / "analysis"
+
+    def recipe_json(self) -> dict[str, Any]:
+        """The plain values of the recipe; `vitlet.recipes.from_json` makes them a Recipe."""
+        return read_json(self.recipe_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a torn last line (a kill while writing) is left out."""
+        if not self.metrics_file.is_file():
+            return []
+        rows = self.metrics_file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(row) for row in rows]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for writing; a second process is refused at once with the first one's name.
+
+        Raises:
+            UsageError: if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                raise UsageError(
+                    f"{printable(self.path)} is being written by {holder}",
+                    why="Two writers would destroy the run",
+                    fix="wait for it, stop it, or give another --out",
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)  # the kernel lets go of the lock, also when the process is killed
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours.
+
+    Raises:
+        CheckpointError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"missing file {printable(path)}", fix="check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy"
+        ) from None
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """Strict JSON (no NaN), indented, with a final newline."""
+    return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        _write_durably(temporary, content)
+        os.rename(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path, len(content)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_file` of strict JSON."""
+    write_file(path, to_json_bytes(value))
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Create the folder `path` with `files`, durably and in one step; a folder already there is replaced.
+
+    Raises:
+        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        for name, content in files.items():
+            _write_durably(temporary / name, content)
+        flush_folder(temporary)
+        if path.exists():
+            remove_folder(path)
+        os.rename(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise storage_error(error, path, sum(map(len, files.values()))) from error
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill in between never leaves half of it under its name."""
+    doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
+    os.rename(path, doomed)
+    flush_folder(path.parent)
+    shutil.rmtree(doomed)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left behind in `folder`; call only under the run's lock."""
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if leftover.name.startswith((TEMPORARY, DELETED)):
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
+    """What a failed write means, with the room needed and the room there is."""
+    try:
+        folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
+    except (OSError, StopIteration):
+        free = "free space unknown"
+    return ResourceError(
+        f"cannot write {printable(path)}",
+        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. Earlier checkpoints are untouched",
+        fix="free some space or make the folder writable, then run: vitlet resume RUN",
+    )
+
+
+def environment(*, command: list[str] | None = None) -> dict[str, Any]:
+    """The machine and software behind a number; no user names or home folders."""
+    packages = ("vitlet", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+    arguments = command if command is not None else sys.argv
+    return {
+        "command": shlex.join(["vitlet", *arguments[1:]]) if arguments else "",
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,36 @@
+"""Text from outside, made safe to show: file names may hold anything but NUL and the slash."""
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Iterable
+
+# Cc control, Cf format (bidirectional overrides), Cs lone surrogates, Co private, Zl/Zp line separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def printable(name: str | bytes | os.PathLike[str]) -> str:
+    """`name` with control, bidirectional and undecodable characters written as escapes; one line, always UTF-8."""
+    text = os.fsdecode(name)
+    return "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A sentence naming the nearest known word, or the known words when none is near (empty if there are none)."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"Known: {', '.join(names)}" if names else ""
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
