@@ -238,8 +238,8 @@ def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
         free = "free space unknown"
     return ResourceError(
         f"cannot write {printable(path)}",
-        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. Earlier checkpoints are untouched",
-        fix="free some space or make the folder writable, then run: vitlet resume RUN",
+        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What stood there before still does",
+        fix="free some space or make the folder writable, and give the command again (vitlet resume RUN goes on with a run)",
     )
 
 

@@ -1,0 +1,177 @@
+"""How fast photographs become a training batch, next to the published chain, and how near its pixels stay.
+
+Both sides turn the same JPEGs into normalised floats, interleaved round by round in one process and one thread, and
+are timed in CPU seconds, so that other work on the machine costs little more than its share of the caches.
+
+  * Published (MAE, DeiT, their descendants): Pillow decodes; torchvision's classic transforms crop, resize with
+    bicubic weights, flip, convert and normalise image by image; a batch of floats is collated.
+  * Ours: `decode`, `apply_view` and `collate` make a batch of uint8; `Encoder.pixels` normalises it, and cuts it in
+    patches by the way, which is charged to us.
+
+The images are crops of the two photographs that come with scikit-learn, resized to 500 × 375, a common size in
+ImageNet, and saved at quality 92 with 4:2:0 chroma: about 50 kB each.
+"""
+
+import io
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torchvision.transforms import (
+    Compose,
+    InterpolationMode,
+    Normalize,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    ToTensor,
+)
+
+from vitlet.data.decode import decode
+from vitlet.data.loader import collate
+from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig, Resample, View
+from vitlet.rng import derive
+from vitlet.run import environment
+
+_WIDTH, _HEIGHT = 500, 375
+_SIZE = 224
+_BATCH = 32
+_SEED = 0
+
+
+def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
+    """Time both chains, in rounds over the same JPEGs, after one round that does not count.
+
+    Args:
+        repeats: Rounds that count.
+        num_images: JPEGs in a round.
+
+    Returns:
+        Medians over the rounds, in CPU milliseconds an image: `published_image_ms` up to normalised images,
+        `published_batch_ms` with their batch, `ours_uint8_ms` up to the batch of uint8, `ours_batch_ms` with its
+        normalisation. `ratio`: how many times faster our normalised batch comes. `ratio_uint8`: published images
+        over our uint8 batch, which is the loader's share of the work. `pixel_difference`: mean absolute difference
+        in levels of 255 from Pillow's pixels on identical crops; `pixel_difference_worst`: that of the worst image.
+        `num_images`, `repeats`, `kilobytes` (mean of the JPEGs), `threads`, `processor`.
+    """
+    files = photographs(num_images)
+    published, ours = _published_chain(), _our_chain()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=()):  # torchvision's classic transforms draw from the global generator
+            torch.manual_seed(_SEED)
+            rounds = [(*published(files, turn), *ours(files, turn)) for turn in range(repeats + 1)]
+    finally:
+        torch.set_num_threads(threads)
+    medians = [1000 * statistics.median(column) / num_images for column in zip(*rounds[1:], strict=True)]
+    published_image, published_batch, ours_uint8, ours_batch = medians
+    differences = [_pixel_difference(file, key=derive(_SEED, "compare", i)) for i, file in enumerate(files)]
+    return {
+        "published_image_ms": published_image,
+        "published_batch_ms": published_batch,
+        "ours_uint8_ms": ours_uint8,
+        "ours_batch_ms": ours_batch,
+        "ratio": published_batch / ours_batch,
+        "ratio_uint8": published_image / ours_uint8,
+        "pixel_difference": statistics.fmean(differences),
+        "pixel_difference_worst": max(differences),
+        "num_images": num_images,
+        "repeats": repeats,
+        "kilobytes": statistics.fmean(len(file) for file in files) / 1000,
+        "threads": 1,
+        "processor": environment()["processor"],
+    }
+
+
+def photographs(count: int) -> list[bytes]:
+    """JPEGs of real photographs, 500 × 375; the same on every call."""
+    scenes = [Image.fromarray(scene) for scene in load_sample_images().images]
+    draw = random.Random(_SEED)
+    files = []
+    for i in range(count):
+        scene = scenes[i % len(scenes)]
+        width = draw.uniform(0.4, 0.7) * scene.width
+        height = width * _HEIGHT / _WIDTH
+        left, top = draw.uniform(0, scene.width - width), draw.uniform(0, scene.height - height)
+        box = (left, top, left + width, top + height)
+        file = io.BytesIO()
+        scene.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC, box=box).save(
+            file, "JPEG", quality=92, subsampling="4:2:0"
+        )
+        files.append(file.getvalue())
+    return files
+
+
+_Chain = Callable[[list[bytes], int], tuple[float, float]]
+"""(JPEGs, number of the round) → CPU seconds up to the half-way mark of `bench_input`, and in all."""
+
+
+def _published_chain() -> _Chain:
+    transform = Compose(
+        [
+            RandomResizedCrop(_SIZE, scale=(0.08, 1.0), interpolation=InterpolationMode.BICUBIC),
+            RandomHorizontalFlip(),
+            ToTensor(),
+            Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+    def images(files: list[bytes], _turn: int, _start: int) -> list[Tensor]:
+        return [cast(Tensor, transform(_with_pillow(file))) for file in files]
+
+    return _in_batches(images, torch.stack)
+
+
+def _our_chain() -> _Chain:
+    view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
+    # Normalisation depends on the image and patch sizes alone; the rest of the encoder is as small as it can be.
+    encoder = Encoder(
+        EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+
+    def row(file: bytes, turn: int, position: int) -> dict[str, Any]:
+        pixels = apply_view(decode(file, path="photograph"), view, key=derive(_SEED, turn, position))
+        return {"views": (pixels,), "label": -1, "position": position, "replaced": None}
+
+    def batch(files: list[bytes], turn: int, start: int) -> Tensor:
+        return collate([row(file, turn, start + i) for i, file in enumerate(files)])["views"][0]
+
+    return _in_batches(batch, encoder.pixels)
+
+
+def _in_batches(first: Callable[[list[bytes], int, int], Any], second: Callable[[Any], Tensor]) -> _Chain:
+    def run(files: list[bytes], turn: int) -> tuple[float, float]:
+        half, whole = 0.0, 0.0
+        for start in range(0, len(files), _BATCH):
+            began = time.process_time()
+            made = first(files[start : start + _BATCH], turn, start)
+            middle = time.process_time()
+            second(made)
+            half += middle - began
+            whole += time.process_time() - began
+        return half, whole
+
+    return run
+
+
+def _pixel_difference(file: bytes, *, key: int) -> float:
+    crop = Resample(interpolation="bicubic")
+    ours = apply_view(decode(file, path="photograph"), View(size=_SIZE, crop=crop, flip=0.0), key=key)
+    # The first draws of a view are those of its crop, so this is the box that `ours` looked at.
+    top, left, height, width = random_box(_HEIGHT, _WIDTH, crop, random.Random(key))
+    theirs = _with_pillow(file).crop((left, top, left + width, top + height))
+    theirs = theirs.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
+    return float(np.abs(ours.permute(1, 2, 0).numpy().astype(int) - np.asarray(theirs)).mean())
+
+
+def _with_pillow(file: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file)).convert("RGB")

@@ -1,0 +1,48 @@
+"""What the loader hands to an objective."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of one global batch."""
+
+    views: tuple[UInt8[Tensor, "B 3 H W"], ...]
+    labels: Int[Tensor, "B"]
+    """Class numbers; −1 without a label."""
+    positions: Int[Tensor, "B"]
+    """Which of the usable images these are."""
+    slots: Int[Tensor, "B"]
+    """Places in the global batch; whatever is drawn per sample in a step is keyed by them."""
+    replaced: tuple[tuple[int, str], ...] = ()
+    """(position, reason) of images that had become unreadable and were substituted."""
+
+    @property
+    def images(self) -> UInt8[Tensor, "B 3 H W"]:
+        """The first view."""
+        return self.views[0]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its images and labels on `device`; slots and positions stay on the CPU."""
+        views = tuple(v.to(device, non_blocking=True) for v in self.views)
+        return Batch(views, self.labels.to(device), self.positions, self.slots, self.replaced)
+
+    def parts(self, size: int) -> list["Batch"]:
+        """Cut for gradient accumulation, at most `size` images each."""
+        cut = range(0, len(self), size)
+        return [
+            Batch(
+                tuple(v[i : i + size] for v in self.views),
+                self.labels[i : i + size],
+                self.positions[i : i + size],
+                self.slots[i : i + size],
+            )
+            for i in cut
+        ]

@@ -1,0 +1,228 @@
+"""The index on disk: one folder of flat columns in the cache, written once, read through memory maps.
+
+    index.json · paths.bin, path_ends.npy · labels.npy · splits.npy · sizes.npy · mtimes.npy ·
+    [content.bin, content_ends.npy]
+
+Paths are bytes, one after the other; `content.bin` holds the images themselves where the source is a Parquet file.
+A million Python strings would cost 100 MB in every worker and, through reference counts, be copied by every fork; a
+map costs the pages that are touched, once for all processes.
+
+Everything in the cache can be deleted at any time; it is made again.
+"""
+
+import array
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import IO, Any, final
+
+import numpy as np
+
+from vitlet.errors import DataError, ResourceError
+from vitlet.run import TEMPORARY, flush_folder, to_json_bytes
+from vitlet.text import printable
+
+SPLITS = ("train", "val", "test")
+"""What the codes in the column `splits` mean."""
+
+_FORMAT = 1
+_MAX_SKIPPED = 1000
+COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtimes": "q"}
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """Where caches live: the argument, else $VITLET_CACHE, else $XDG_CACHE_HOME/vitlet, else ~/.cache/vitlet."""
+    if cache is not None:
+        return Path(cache)
+    if named := os.environ.get("VITLET_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitlet"
+
+
+def cache_error(error: OSError, folder: Path) -> ResourceError:
+    """A cache that cannot be written, with the way out."""
+    return ResourceError(
+        f"cannot write the cache in {printable(folder)}",
+        why=error.strerror or str(error),
+        fix="free some space, or: export VITLET_CACHE=/a/folder/with/room",
+    )
+
+
+@final
+class Writer:
+    """Collects the entries of one source, in order, and publishes them as a folder of the cache in one step.
+
+    Use as a context manager: an error on the way leaves nothing behind.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        """Args: cache: The cache; entries are written to a temporary folder in it."""
+        self._cache = cache
+        self._folder = cache / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._columns = {name: array.array(code) for name, code in COLUMNS.items()}
+        self._codes: dict[bytes, int] = {}
+        self._declared: list[bytes] = []
+        self.skipped: list[tuple[str, str]] = []
+        """The first 1,000 places that were not read, with the reason."""
+        self.num_skipped = 0
+        self.notes: list[str] = []
+        """Sentences about choices that were made for the user."""
+        try:
+            self._folder.mkdir(parents=True)
+            self._paths: IO[bytes] = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
+        except OSError as error:
+            raise cache_error(error, cache) from error
+        self._content: IO[bytes] | None = None
+        self._end = 0
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._paths.close()
+        if self._content is not None:
+            self._content.close()
+        shutil.rmtree(self._folder, ignore_errors=True)  # after `publish` it stands there no more
+
+    def __len__(self) -> int:
+        return len(self._columns["labels"])
+
+    def add(self, path: bytes, *, label: bytes | None, split: int, size: int, mtime: int) -> None:
+        """One image; `label` is the class name, None without one; `mtime` in nanoseconds."""
+        self._write(self._paths, path)
+        self._end += len(path)
+        code = -1 if label is None else self._codes.setdefault(label, len(self._codes))
+        for name, value in zip(COLUMNS, (self._end, code, split, size, mtime), strict=True):
+            self._columns[name].append(value)
+
+    def add_content(self, content: bytes) -> None:
+        """The bytes of the next image, for sources whose images are no files."""
+        if self._content is None:
+            self._content = open(self._folder / "content.bin", "wb")  # noqa: SIM115
+        self._write(self._content, content)
+
+    def skip(self, path: str, reason: str) -> None:
+        """Remember that something was not read, and why."""
+        self.num_skipped += 1
+        if len(self.skipped) < _MAX_SKIPPED:
+            self.skipped.append((path, reason))
+
+    def declare(self, classes: list[bytes]) -> None:
+        """Fix the class names and their order, where the source states them; a second call must agree.
+
+        Raises:
+            DataError: if it does not.
+        """
+        if self._declared and classes != self._declared:
+            raise DataError(
+                "the files of this data name different classes",
+                why="Their labels cannot be compared",
+                fix="write all files with the same class names in the same order",
+            )
+        self._declared = classes
+
+    @property
+    def classes(self) -> list[bytes]:
+        """The declared class names, else those met so far: numbers by value, words by their bytes."""
+        if self._declared:
+            return self._declared
+        names = sorted(self._codes)
+        return sorted(names, key=int) if all(_is_number(name) for name in names) else names
+
+    def labels(self, classes: list[bytes]) -> np.ndarray:
+        """Int32 [n]: the place of each label in `classes`, -1 without one."""
+        place = {name: i for i, name in enumerate(classes)}
+        table = np.array([*(place[name] for name in self._codes), -1], dtype=np.int32)  # code -1 finds the last
+        return table[np.frombuffer(self._columns["labels"], dtype=np.int32)]
+
+    @property
+    def splits(self) -> np.ndarray:
+        """Uint8 [n]."""
+        return np.frombuffer(self._columns["splits"], dtype=np.uint8)
+
+    def publish(self, *, key: str, name: str, root: str, classes: list[bytes]) -> Path:
+        """Flush everything and give the folder its final name, which follows from `key` and the content.
+
+        Returns:
+            The folder; one that is there already under this name holds the same and stays.
+        """
+        columns = {n: np.frombuffer(c, dtype=c.typecode) for n, c in self._columns.items()}
+        columns["labels"] = self.labels(classes)
+        try:
+            self._paths.close()
+            content_hash = hashlib.sha256((self._folder / "paths.bin").read_bytes())
+            for column in ("path_ends", "sizes", "labels", "splits"):
+                content_hash.update(columns[column].tobytes())
+            content_hash.update(repr(classes).encode())
+            meta: dict[str, Any] = {
+                "name": name,
+                "root": root,
+                "classes": [os.fsdecode(c) for c in classes],
+                "fingerprint": content_hash.hexdigest()[:16],
+                "skipped": self.skipped,
+                "num_skipped": self.num_skipped,
+                "notes": self.notes,
+            }
+            content_hash.update(columns["mtimes"].tobytes() + to_json_bytes(meta))
+            folder = source_folder(self._cache, key or content_hash.hexdigest())
+            for column, values in columns.items():
+                np.save(self._folder / f"{column}.npy", values)
+            if self._content is not None:
+                np.save(self._folder / "content_ends.npy", np.cumsum(columns["sizes"]))
+            (self._folder / "index.json").write_bytes(to_json_bytes(meta))
+            self._settle(folder)
+        except OSError as error:
+            raise cache_error(error, self._cache) from error
+        return folder
+
+    def _settle(self, folder: Path) -> None:
+        if self._content is not None:
+            self._content.close()
+        for file in self._folder.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        flush_folder(self._folder)
+        try:
+            os.rename(self._folder, folder)
+        except OSError:
+            if not (folder / "index.json").is_file():  # else another process was faster with the same content
+                raise
+        flush_folder(folder.parent)
+
+    def _write(self, stream: IO[bytes], content: bytes) -> None:
+        try:
+            stream.write(content)
+        except OSError as error:
+            raise cache_error(error, self._cache) from error
+
+
+def source_folder(cache: Path, key: str) -> Path:
+    """The cache folder of an index whose source is described by `key`."""
+    return cache / f"index-{hashlib.sha256(f'{_FORMAT} {key}'.encode(errors='surrogateescape')).hexdigest()[:24]}"
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The JSON part of an index."""
+    return json.loads((folder / "index.json").read_bytes())
+
+
+def read_column(folder: Path, name: str) -> np.ndarray:
+    """One column as a read-only map."""
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+
+def map_bytes(file: Path) -> mmap.mmap | None:
+    """The bytes of a file, mapped read-only; None where there is no such file."""
+    try:
+        with open(file, "rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        return None
+
+
+def _is_number(name: bytes) -> bool:
+    return name.isdigit() and (name == b"0" or not name.startswith(b"0"))

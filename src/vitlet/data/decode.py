@@ -1,0 +1,245 @@
+"""Bytes of an image file to RGB pixels: one function, one error, one table of rules.
+
+| stored as | becomes |
+|---|---|
+| grey, 1-bit, palette, CMYK, YCbCr, HSV | RGB |
+| CIE L*a*b* | sRGB through littleCMS, perceptual intent |
+| alpha in any form (RGBA, LA, premultiplied, transparent colour or palette entry) | laid over white |
+| 16 bits a channel | the high byte, `value >> 8`; 12-bit TIFF `value >> 4` |
+| 32-bit integers and floats | stretched from this image's minimum … maximum to 0 … 255; a constant image is 0 |
+| several frames or pages (GIF, WebP, PNG, TIFF) | the first one |
+| EXIF orientation 1 … 8 | applied |
+| colour profile (ICC) | ignored: values as stored |
+| truncated, damaged, above the pixel limit, a side below the minimum, another format, NaN in floats | `BadImage` |
+
+The format is read from the first bytes, never from the name, and only six formats are opened: most security faults
+of image libraries sit in the others. The size is read from the header before any pixel is allocated. Grey and RGB
+JPEG go through torchvision, everything else through Pillow. No setting of Pillow is changed: in particular half a
+file is never filled up with grey.
+"""
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from vitlet.errors import DataError
+from vitlet.text import printable
+
+DECODER_VERSION = "1"
+"""Changes with the table above, so that cached verdicts are made anew."""
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 8
+
+_MAGIC = (
+    ("JPEG", b"\xff\xd8\xff"),
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("GIF", b"GIF87a"),
+    ("GIF", b"GIF89a"),
+    ("BMP", b"BM"),
+    ("TIFF", b"II*\0"),
+    ("TIFF", b"MM\0*"),
+    ("TIFF", b"II+\0"),
+    ("TIFF", b"MM\0+"),
+)
+# No encoder of these formats packs more pixels into a byte (1-bit PNG: 8 × deflate's limit of 1032). A header that
+# claims more is a bomb of a few bytes. WebP and TIFF (solid colours, fax codes) have no such bound.
+_MAX_PIXELS_PER_BYTE = 10_000
+_BOUNDED = ("JPEG", "PNG", "GIF", "BMP")
+
+
+class BadImage(DataError):
+    """One file that is no usable image; `path` as given, `reason` a sentence without a full stop."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        """The message shows `path` with its control characters escaped."""
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"cannot use the image {printable(path)}", why=reason, fix="vitlet check DATA lists every such file"
+        )
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        """Crosses processes whole."""
+        return BadImage, (self.path, self.reason)
+
+
+def decoder_version() -> str:
+    """Our rules and the libraries that decide the pixels; part of the key of every cached verdict."""
+    libraries = (f"{name} {metadata.version(name)}" for name in ("pillow", "torchvision"))
+    return " ".join((DECODER_VERSION, *libraries))
+
+
+def decode(
+    content: bytes, *, path: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
+) -> UInt8[Tensor, "3 H W"]:
+    """The RGB pixels of an image file; the memory is laid out pixel by pixel (channels last).
+
+    Args:
+        content: The whole file.
+        path: Named in the error.
+        max_pixels: Larger images are refused from their header. Pillow itself refuses 178,956,970 and above.
+        min_side: Images with a side below this many pixels are refused.
+
+    Raises:
+        BadImage: whatever is wrong with the file; nothing else leaves.
+    """
+    return decode_with_mode(content, path=path, max_pixels=max_pixels, min_side=min_side)[0]
+
+
+def decode_with_mode(
+    content: bytes, *, path: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
+) -> tuple[UInt8[Tensor, "3 H W"], str]:
+    """`decode`, and how the image was stored: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`."""
+    try:
+        kind = _format(content)
+        with _silent_pillow(), Image.open(io.BytesIO(content), formats=(kind,)) as image:
+            _check_size(image.size, len(content) if kind in _BOUNDED else None, max_pixels, min_side)
+            mode = f"{kind} {image.mode}"
+            if kind != "JPEG" or image.mode not in ("L", "RGB"):
+                pixels = _with_pillow(image)
+                return pixels, mode + (", first frame" if _has_more_frames(image) else "")
+        return _with_torchvision(content), mode
+    except BadImage:
+        raise
+    except _Refused as refusal:
+        raise BadImage(path, str(refusal)) from None
+    # Parsers of damaged files raise anything: OSError, SyntaxError, struct.error, ValueError, MemoryError …
+    except Exception as error:
+        raise BadImage(path, _reason(error)) from error
+
+
+class _Refused(Exception):
+    """A rule of ours, as a sentence."""
+
+
+def _format(content: bytes) -> str:
+    for kind, magic in _MAGIC:
+        if content.startswith(magic):
+            return kind
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WEBP"
+    if not content:
+        raise _Refused("the file is empty")
+    start = printable(content[:12].decode("latin-1"))
+    raise _Refused(f"not a JPEG, PNG, WebP, BMP, GIF or TIFF file; it starts with {start!r}")
+
+
+def _check_size(size: tuple[int, int], num_bytes: int | None, max_pixels: int, min_side: int) -> None:
+    width, height = size
+    if min(size) < min_side:
+        raise _Refused(f"{width} × {height} pixels; a side is below the minimum of {min_side}")
+    if width * height > max_pixels:
+        raise _Refused(f"{width} × {height} pixels; more than the limit of {max_pixels:,}")
+    if num_bytes is not None and width * height > num_bytes * _MAX_PIXELS_PER_BYTE:
+        raise _Refused(f"claims {width} × {height} pixels in {num_bytes} bytes")
+
+
+def _reason(error: Exception) -> str:
+    text = printable(" ".join(str(error).split()))
+    for start in ("decode_jpeg, ", "cannot identify image file"):  # both would show addresses or build paths
+        if text.startswith(start):
+            text = text.rsplit(", ", 1)[-1] if "decode_jpeg" in start else "the header is damaged"
+    return text[:200] or type(error).__name__
+
+
+# Pillow warns about odd metadata, and where warnings are errors the verdict on a file would depend on the caller's
+# filters. `catch_warnings` is process-wide, hence the lock; a fork may copy it locked, hence the child's own one.
+_pillow_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _pillow_lock
+    _pillow_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def _silent_pillow() -> Iterator[None]:
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _with_torchvision(content: bytes) -> UInt8[Tensor, "3 H W"]:
+    from torchvision.io import ImageReadMode, decode_jpeg  # 1.4 s of import, and only JPEG needs it
+
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)  # a copy: frombuffer warns about read-only bytes
+    pixels = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    assert isinstance(pixels, Tensor)  # a list only for a list
+    return pixels
+
+
+def _with_pillow(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    image.load()
+    rgb = _to_rgb(image)
+    orientation = _orientation(image)
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 where there is no EXIF block or it is damaged: the pixels are fine without it."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # None only with inPlace=True
+        return converted
+    if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        if mode in ("La", "RGBa"):
+            image = image.convert(mode.upper())
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16  # type: ignore[attr-defined]
+        return (values >> (bits - 8)).astype(np.uint8)
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise _Refused("a float image with NaN or infinite values")
+    low, high = values.min(), values.max()
+    return np.rint((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame; the first one is what we use
+        return False

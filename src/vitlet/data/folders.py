@@ -1,0 +1,226 @@
+"""Images in folders: without labels, one folder a class, or either below `train`, `val` and `test`.
+
+Every real folder is entered once, known by device and inode, so a loop of links ends. Links to folders
+inside the root are not followed, as these are read under their own name; links that leave the root are followed on
+request. Pipes, sockets and devices are never opened: file types and sizes come from stat.
+"""
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from typing import final
+
+from vitlet.data.columns import SPLITS, Writer
+from vitlet.errors import DataError
+from vitlet.text import plural, printable
+
+SUFFIXES = frozenset(
+    (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".bmp", b".dib", b".gif", b".tif", b".tiff")
+)
+"""Names that are taken for images, in upper or lower case; `check` looks at what is inside."""
+
+_LEAVES = "a link that leaves the folder; --follow-outside reads it"
+_SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
+
+
+def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
+    """Add every image below `root`, in the byte order of the relative paths.
+
+    Raises:
+        DataError: if there is no image, a class has none, or `train` stands beside folders that are no split.
+    """
+    walk = _Walk(root, writer=writer, follow_outside=follow_outside)
+    groups = _groups(walk)
+    labelled = {prefix: _has_classes(walk, prefix) for prefix in groups}
+    counts: Counter[tuple[bytes, bytes]] = Counter()
+    for path, status in walk.files():
+        prefix = path[: path.index(b"/") + 1] if b"" not in groups else b""
+        label = path[len(prefix) : path.index(b"/", len(prefix))] if labelled[prefix] else None
+        counts[prefix, label or b""] += 1
+        writer.add(path, label=label, split=groups[prefix], size=status.st_size, mtime=status.st_mtime_ns)
+    if not len(writer):
+        raise _no_images(walk)
+    for prefix, split in groups.items():
+        if labelled[prefix]:
+            refused = [path[len(prefix) :] for path in walk.refused if os.path.dirname(path) == prefix[:-1]]
+            names = [name[:-1] for name in walk.names(prefix) if name.endswith(b"/")] + refused
+            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == 0)
+
+
+@final
+class _Walk:
+    """Sorted listings of the folders below a root; a name that ends in `/` is a folder."""
+
+    def __init__(self, root: bytes, *, writer: Writer, follow_outside: bool) -> None:
+        self.root, self.writer, self.follow_outside = root, writer, follow_outside
+        self.real_root = os.path.realpath(root)
+        self.others: Counter[str] = Counter()
+        """Files that are not taken for images, by their suffix."""
+        self.refused: list[bytes] = []
+        """Links to folders outside the root that were not followed."""
+
+    def files(self, top: bytes = b"", *, report: bool = True) -> Iterator[tuple[bytes, os.stat_result]]:
+        """The images below `top` (empty or ending in `/`) with their status, in the byte order of their paths."""
+        seen: set[tuple[int, int]] = set()
+        # A "/" behind folder names makes the order of siblings that of the whole paths.
+        stack = [(top, iter(self._enter(top, seen, report)))]
+        while stack:
+            folder, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                stack.pop()
+            elif name.endswith(b"/"):
+                stack.append((folder + name, iter(self._enter(folder + name, seen, report))))
+            elif (status := self._status(folder + name, report)) is not None:
+                yield folder + name, status
+
+    def names(self, folder: bytes) -> list[bytes]:
+        """Sorted names in `folder`, without reports."""
+        return self._enter(folder, set(), False)
+
+    def _enter(self, folder: bytes, seen: set[tuple[int, int]], report: bool) -> list[bytes]:
+        place = os.path.join(self.root, folder)
+        try:
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                return self._skip(folder, "the same folder was read under another name", report)
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                names = (self._name(folder, entry, report) for entry in entries if entry.name[:1] != b".")
+                return sorted(name for name in names if name is not None)
+        except OSError as error:
+            return self._skip(folder, f"cannot read the folder: {error.strerror}", report)
+
+    def _name(self, folder: bytes, entry: "os.DirEntry[bytes]", report: bool) -> bytes | None:
+        """The entry's name as `files` wants it, None where it is not read."""
+        is_link = entry.is_symlink()
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself
+            is_folder = False
+        if not is_folder and os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+            if report:
+                self.others[printable(os.path.splitext(entry.name)[1].lower()) or "no suffix"] += 1
+            return None
+        if is_link:
+            reason = self._refuse_link(os.path.realpath(entry.path), is_folder=is_folder)
+            if reason:
+                self._skip(folder + entry.name, reason, report)
+                if reason is _LEAVES and is_folder and report:
+                    self.refused.append(folder + entry.name)
+                return None
+        return entry.name + b"/" if is_folder else entry.name
+
+    def _refuse_link(self, target: bytes, *, is_folder: bool) -> str:
+        if target == self.real_root or target.startswith(self.real_root.rstrip(b"/") + b"/"):
+            is_hidden = b"/." in target[len(self.real_root) :]
+            return "a link to a folder that is read under its own name" if is_folder and not is_hidden else ""
+        if self.follow_outside or not os.path.lexists(target):
+            return ""  # a broken link is named when its status is asked for
+        return _LEAVES
+
+    def _status(self, path: bytes, report: bool) -> os.stat_result | None:
+        try:
+            status = os.stat(os.path.join(self.root, path))
+        except OSError as error:
+            broken = os.path.islink(os.path.join(self.root, path))
+            self._skip(path, "a broken link" if broken else f"cannot read: {error.strerror}", report)
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            self._skip(path, "not a regular file", report)
+            return None
+        return status
+
+    def _skip(self, path: bytes, reason: str, report: bool) -> list[bytes]:
+        if report:
+            self.writer.skip(os.fsdecode(path.rstrip(b"/")) or ".", reason)
+        return []
+
+
+def _groups(walk: _Walk) -> dict[bytes, int]:
+    """Prefix → split code: the split folders, or the whole root as training images."""
+    splits: dict[bytes, int] = {}
+    others = []
+    for name in walk.names(b""):
+        match = _SPLIT_FOLDER.fullmatch(name[:-1]) if name.endswith(b"/") else None
+        if match:
+            word = match[1].lower()
+            splits[name] = 0 if word.startswith(b"train") else 1 if word.startswith(b"val") else 2
+        elif not name.endswith(b"/") or next(walk.files(name, report=False), None):
+            others.append(name)
+    if splits and not others:
+        for code in set(splits.values()):
+            same = [name for name, other in splits.items() if other == code]
+            if len(same) > 1:
+                raise DataError(
+                    f"{len(same)} folders for the split {SPLITS[code]}: {_list(same)}",
+                    where=_show(walk.root),
+                    why="It is not clear which one is meant",
+                    fix="keep one of them, or write a CSV manifest with path, label and split",
+                )
+        return splits
+    if 0 in splits.values() and len(set(splits.values())) > 1:
+        raise DataError(
+            f"{_list(others)} beside {_list(splits)}",
+            where=_show(walk.root),
+            why="Beside train, val and test there may be no other images: their split is not clear",
+            fix="move them away or into a split, or write a CSV manifest with path, label and split",
+        )
+    return {b"": 0}
+
+
+def _has_classes(walk: _Walk, prefix: bytes) -> bool:
+    """Whether the folders in `prefix` are classes: there are some, and no image stands beside them."""
+    names = walk.names(prefix)
+    folders = [name for name in names if name.endswith(b"/")]
+    images = [name for name in names if not name.endswith(b"/")]
+    if folders and images:
+        walk.writer.notes.append(
+            f"No labels: {plural(len(images), 'image')} in {_show(prefix or b'.')} (such as {_show(images[0])}) "
+            f"beside {plural(len(folders), 'folder')}, so the folders are not taken for classes"
+        )
+    return bool(folders) and not images
+
+
+def _check_vanished(walk: _Walk, prefix: bytes, names: list[bytes], *, is_train: bool) -> None:
+    if not names:
+        return
+    what = f"{plural(len(names), 'class', 'classes')} without an image: {_list(names)}"
+    if not is_train:
+        walk.writer.notes.append(f"In {_show(prefix)} {what}")
+        return
+    places = tuple(os.fsdecode(prefix + name) for name in names)
+    reasons = [f"{printable(p)}: {reason}" for p, reason in walk.writer.skipped if p.startswith(places)]
+    raise DataError(
+        what,
+        where=_show(os.path.join(walk.root, prefix)),
+        why="; ".join(reasons[:5]) or f"Files need one of these suffixes: {_suffixes()}",
+        fix="make the folder readable, add images, or remove the folder",
+    )
+
+
+def _no_images(walk: _Walk) -> DataError:
+    seen = ", ".join(f"{count:,} {suffix}" for suffix, count in walk.others.most_common(5))
+    skipped = [f"{printable(place)}: {reason}" for place, reason in walk.writer.skipped[:5]]
+    found = "; ".join(["Found " + seen] * bool(seen) + skipped) or "The folder is empty"
+    return DataError(
+        "no images",
+        where=_show(walk.root),
+        why=f"{found}. Images are files named {_suffixes()}",
+        fix="give the folder that holds the images, or a .csv or .parquet file",
+    )
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(suffix.decode() for suffix in SUFFIXES))
+
+
+def _show(name: bytes) -> str:
+    return printable(name.rstrip(b"/"))
+
+
+def _list(names: "list[bytes] | dict[bytes, int]") -> str:
+    shown = ", ".join(_show(name) for name in list(names)[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,0 +1,205 @@
+"""The index of a user's images: which there are, in which order, with which label and split. No pixel is read.
+
+The order is that of the relative paths as bytes (of the rows for Parquet), whatever the file system lists first, so
+that every number that follows from a position is the same on every machine.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from vitlet.data.columns import (
+    SPLITS,
+    Writer,
+    cache_folder,
+    map_bytes,
+    read_column,
+    read_meta,
+    source_folder,
+)
+from vitlet.data.decode import BadImage
+from vitlet.data.folders import add_folder
+from vitlet.data.manifest import add_manifest
+from vitlet.data.rows import add_rows, find_row_files, rows_key
+from vitlet.errors import DataError
+from vitlet.text import did_you_mean, plural, printable
+
+__all__ = ["SPLITS", "Index", "open_index"]
+
+_MAX_FILE_BYTES = 1 << 30
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Images by position 0 … len-1. The columns are maps of files in the cache: cheap to hold, fork and pickle."""
+
+    name: str
+    """Of the folder or file, fit to print."""
+    root: str
+    """What the paths are relative to."""
+    classes: tuple[str, ...]
+    """Class names in the order of the label codes; empty without labels."""
+    labels: np.ndarray
+    """Int32 [n], -1 without a label."""
+    splits: np.ndarray
+    """Uint8 [n], codes into `SPLITS`; all 0 where the data has no splits."""
+    sizes: np.ndarray
+    """Int64 [n], bytes of each file."""
+    mtimes: np.ndarray
+    """Int64 [n], nanoseconds."""
+    fingerprint: str
+    """Hex digits that change with any path, size, label or split."""
+    skipped: tuple[tuple[str, str], ...]
+    """(place, reason) of the first 1,000 links, special files and folders that were not read."""
+    num_skipped: int
+    notes: tuple[str, ...]
+    """Sentences for the user about how the data was understood."""
+    folder: Path
+    """Of the columns, in the cache."""
+    _path_ends: np.ndarray = field(repr=False)
+    _paths: mmap = field(repr=False)
+    _content_ends: np.ndarray | None = field(repr=False)
+    _content: mmap | None = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """Open the columns that `open_index` wrote to `folder`."""
+        meta = read_meta(folder)
+        paths, content = map_bytes(folder / "paths.bin"), map_bytes(folder / "content.bin")
+        assert paths is not None
+        return cls(
+            name=meta["name"],
+            root=meta["root"],
+            classes=tuple(meta["classes"]),
+            **{column: read_column(folder, column) for column in ("labels", "splits", "sizes", "mtimes")},
+            fingerprint=meta["fingerprint"],
+            skipped=tuple((place, reason) for place, reason in meta["skipped"]),
+            num_skipped=meta["num_skipped"],
+            notes=tuple(meta["notes"]),
+            folder=folder,
+            _path_ends=read_column(folder, "path_ends"),
+            _paths=paths,
+            _content_ends=read_column(folder, "content_ends") if content is not None else None,
+            _content=content,
+        )
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Index"], tuple[Path]]:
+        """A pickle is the name of a folder; the columns are mapped again where it is opened."""
+        return Index.load, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, i: int | np.integer) -> str:
+        """Relative to the root, undecodable bytes as surrogates; for Parquet `FILE/ROW` or `FILE/ROW/NAME`."""
+        start = int(self._path_ends[i - 1]) if i else 0
+        return os.fsdecode(self._paths[start : int(self._path_ends[i])])
+
+    def size(self, i: int | np.integer) -> int:
+        """Bytes of image `i` when the index was made."""
+        return int(self.sizes[i])
+
+    def read(self, i: int | np.integer) -> bytes:
+        """The file of image `i`.
+
+        Raises:
+            BadImage: if it cannot be read now; names the path.
+        """
+        if self._content is not None and self._content_ends is not None:
+            start = int(self._content_ends[i - 1]) if i else 0
+            return self._content[start : int(self._content_ends[i])]
+        path = self.path(i)
+        try:
+            return _read_regular(os.path.join(self.root, path))
+        except OSError as error:
+            raise BadImage(path, f"cannot read the file: {error.strerror or error}") from error
+
+
+def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follow_outside: bool = False) -> Index:
+    """Find the images of a folder, a manifest or Parquet files.
+
+    Read as what is there: `*.parquet` with image bytes; folders `train`, `val`, `test`; one folder a class; images
+    in any folders without labels; or a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written
+    to the user's folder.
+
+    Args:
+        data: A folder, a `.csv` or a `.parquet` file.
+        cache: Where the columns are kept; see `columns.cache_folder`.
+        follow_outside: Also read what links and manifests name outside the folder.
+
+    Raises:
+        DataError: if there are no images, or the layout or the labels are not clear.
+        ResourceError: if the cache cannot be written.
+    """
+    source = Path(os.path.abspath(data))
+    if not source.exists():
+        raise _missing(source)
+    cache = cache_folder(cache)
+    name = printable(source.name or str(source))
+    row_files = find_row_files(source)
+    root = source if source.is_dir() else source.parent
+    key = rows_key(row_files, root=root) if row_files else ""
+    if row_files and (source_folder(cache, key) / "index.json").is_file():
+        return Index.load(source_folder(cache, key))
+    with Writer(cache) as writer:
+        if row_files:
+            add_rows(row_files, root=root, writer=writer)
+        elif source.is_dir():
+            add_folder(os.fsencode(source), writer=writer, follow_outside=follow_outside)
+        else:
+            add_manifest(source, writer=writer, follow_outside=follow_outside)
+        classes = writer.classes
+        _check_classes(writer, classes, where=name)
+        if writer.num_skipped:
+            place, reason = writer.skipped[0]
+            count = plural(writer.num_skipped, "place was", "places were")
+            writer.notes.append(f"{count} not read, such as {printable(place)}: {reason}")
+        return Index.load(writer.publish(key=key, name=name, root=str(root), classes=classes))
+
+
+def _read_regular(path: str) -> bytes:
+    # Without blocking: a name that was a file when the index was made may be a pipe by now.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise OSError(f"{status.st_size:,} bytes; more than any image within the pixel limit")
+        return stream.read()
+
+
+def _missing(source: Path) -> DataError:
+    parent = next(folder for folder in source.parents if folder.is_dir())
+    lost = source.relative_to(parent).parts[0]
+    try:
+        near = did_you_mean(lost, [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")])
+    except OSError:
+        near = ""
+    near = printable(near) if near.startswith("Did you mean") else ""
+    return DataError(
+        f"there is no {printable(source)}",
+        why=f"{printable(parent)} holds no {printable(lost)}",
+        fix=near or "give an existing folder, .csv or .parquet file",
+    )
+
+
+def _check_classes(writer: Writer, classes: list[bytes], *, where: str) -> None:
+    labels, in_train = writer.labels(classes), writer.splits == 0
+    trained = np.unique(labels[in_train & (labels >= 0)])
+    unknown = np.setdiff1d(np.unique(labels[~in_train & (labels >= 0)]), trained)
+    if len(trained) and len(unknown):
+        names = ", ".join(printable(os.fsdecode(classes[i])) for i in unknown[:20])
+        raise DataError(
+            f"{len(unknown)} of {len(classes)} classes are only in val or test",
+            where=where,
+            why=f"train has no images of: {names}",
+            fix="add training images of these classes or remove them from val and test",
+        )

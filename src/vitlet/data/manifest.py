@@ -1,0 +1,204 @@
+"""A table that names images: `path[,label][,split]`, as CSV or Parquet, paths relative to the table.
+
+Spreadsheets write CSV in many ways: a byte order mark, semicolons or tabs, quotes, CRLF are all read. What is wrong
+in the rows is reported at once, with line numbers, not one mistake a run.
+"""
+
+import csv
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitlet.data.columns import SPLITS, Writer
+from vitlet.errors import DataError
+from vitlet.text import did_you_mean, plural, printable
+
+_COLUMNS = ("path", "label", "split")
+_SPLIT_WORDS = {"": 0, "train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
+_MAX_SHOWN = 20
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    label: str
+    split: str
+
+
+class _Image(NamedTuple):
+    path: bytes
+    line: int
+    label: bytes | None
+    split: int
+    size: int
+    mtime: int
+
+
+def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
+    """Add the images that `file` (.csv, .tsv or .parquet) names, in the byte order of their paths.
+
+    Raises:
+        DataError: if a column is missing or unknown, or rows are wrong: names up to 20 of them with their lines.
+    """
+    problems = _Problems(file)
+    rows = _parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file, problems)
+    locate = _locator(file.parent, follow_outside=follow_outside)
+    images: list[_Image] = []
+    for row in rows:
+        image = _image(row, locate, problems)
+        if image is not None:
+            images.append(image)
+    images.sort()
+    for former, image in itertools.pairwise(images):
+        if former.path == image.path:
+            problems.add(image.line, f"{printable(image.path)} is already in line {former.line}")
+    _check_labels(images, problems)
+    problems.stop_if_any()
+    if not images:
+        raise DataError("no images", where=printable(file), why="The table has no rows", fix="add rows to it")
+    for path, _, label, split, size, mtime in images:
+        writer.add(path, label=label, split=split, size=size, mtime=mtime)
+
+
+@final
+class _Problems:
+    """Everything that is wrong with a table; the first 20 are shown."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._found, self._count = file, [], 0
+
+    def add(self, line: int, what: str) -> None:
+        self._count += 1
+        if len(self._found) < _MAX_SHOWN:
+            self._found.append((line, what))
+
+    def stop_if_any(self) -> None:
+        if self._count:
+            lines = "".join(f"\n  line {line}: {what}" for line, what in sorted(self._found))
+            more = self._count - len(self._found)
+            raise DataError(
+                plural(self._count, "problem"),
+                where=printable(self._file),
+                why="In the table:" + lines + (f"\n  and {more:,} more" if more else ""),
+                fix="correct these lines",
+            )
+
+
+def _image(row: _Row, locate: "Callable[[str], os.stat_result | str]", problems: _Problems) -> _Image | None:
+    split = _SPLIT_WORDS.get(row.split.strip().lower())
+    if split is None:
+        hint = did_you_mean(row.split.strip().lower(), SPLITS)
+        problems.add(row.line, f"{printable(row.split)} is no split. {printable(hint)}")
+    status = locate(row.path)
+    if isinstance(status, str):
+        problems.add(row.line, status)
+    if split is None or isinstance(status, str):
+        return None
+    label = os.fsencode(row.label) if row.label else None
+    return _Image(os.fsencode(row.path), row.line, label, split, status.st_size, status.st_mtime_ns)
+
+
+def _locator(folder: Path, *, follow_outside: bool) -> "Callable[[str], os.stat_result | str]":
+    """A function from a path in the table to the file's status, or to the sentence that says what is wrong."""
+    real_folder = os.path.realpath(folder)
+    inside: dict[str, bool] = {}  # by directory: resolving links costs more than everything else here
+
+    def is_inside(place: str) -> bool:
+        parent = os.path.dirname(place)
+        if parent not in inside:
+            inside[parent] = _contains(real_folder, os.path.realpath(parent))
+        return inside[parent] and (not os.path.islink(place) or _contains(real_folder, os.path.realpath(place)))
+
+    def locate(path: str) -> os.stat_result | str:
+        if not path:
+            return "the path is empty"
+        place = os.path.join(folder, path)
+        try:
+            status = os.stat(place)
+            if not follow_outside and not is_inside(place):
+                return f"{printable(path)} lies outside the table's folder; --follow-outside reads it"
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            return f"{printable(path)}: {getattr(error, 'strerror', None) or error}"
+        return status if stat.S_ISREG(status.st_mode) else f"{printable(path)} is not a regular file"
+
+    return locate
+
+
+def _contains(folder: str, place: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip("/") + "/")
+
+
+def _check_labels(images: list[_Image], problems: _Problems) -> None:
+    """Refuse -1 among numbers: elsewhere it means "no label", here it would become a class."""
+    labels = {image.label for image in images if image.label is not None}
+    if b"-1" in labels and all(label.lstrip(b"-").isdigit() for label in labels):
+        for image in images:
+            if image.label == b"-1":
+                problems.add(image.line, "label -1 is out of range; leave the cell empty where there is no label")
+
+
+def _csv_rows(file: Path, problems: _Problems) -> Iterator[_Row]:
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            first = stream.readline()
+            if "\0" in first or first.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                raise DataError(
+                    "not a CSV file in UTF-8", where=printable(file), fix="save it as CSV UTF-8 (comma delimited)"
+                )
+            delimiter = max(",;\t", key=first.count)
+            header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            places = _places(header, file)
+            reader = csv.reader(stream, delimiter=delimiter)
+            while True:
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    problems.add(reader.line_num + 1, str(error))
+                    continue
+                if cells is None:
+                    return
+                if cells and len(cells) != len(header):
+                    problems.add(reader.line_num + 1, f"{len(cells)} cells; the header has {len(header)}")
+                elif cells:
+                    yield _Row(reader.line_num + 1, *(cells[p] if p is not None else "" for p in places))
+    except OSError as error:
+        raise DataError(f"cannot read {printable(file)}", why=error.strerror or str(error)) from error
+
+
+def _places(header: list[str], file: Path) -> list[int | None]:
+    """The positions of path, label and split among the columns."""
+    unknown = [name for name in header if name not in _COLUMNS]
+    if "path" not in header or unknown or len(set(header)) < len(header):
+        wrong = f"unknown: {', '.join(map(repr, unknown))}. {did_you_mean(unknown[0], _COLUMNS)}" if unknown else ""
+        raise DataError(
+            "the columns are not path[,label][,split]",
+            where=printable(file),
+            why=printable(wrong or f"found: {', '.join(header)}").rstrip(". "),
+            fix="the first line names the columns: path,label,split (the last two may be left out)",
+        )
+    return [header.index(name) if name in header else None for name in _COLUMNS]
+
+
+def _parquet_rows(file: Path) -> Iterator[_Row]:
+    """Rows of a Parquet table; the line is the row's number plus two, as if it were a CSV."""
+    try:
+        table = pq.ParquetFile(file)
+        schema = table.schema_arrow
+        _places(schema.names, file)
+        line = 2
+        for batch in table.iter_batches(batch_size=65_536):
+            columns = [
+                batch.column(name).cast(pa.string()).to_pylist() if name in schema.names else [None] * len(batch)
+                for name in _COLUMNS
+            ]
+            for path, label, split in zip(*columns, strict=True):
+                yield _Row(line, path or "", label or "", split or "")
+                line += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read {printable(file)} as Parquet", why=printable(str(error)[:200])) from error

@@ -1,0 +1,192 @@
+"""What `check` says about a set of images, for people, for training and for the report."""
+
+import csv
+import io
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from vitlet.data.duplicates import THUMBNAIL, equal_pairs, near_pairs, shared_pairs
+from vitlet.data.index import SPLITS, Index
+from vitlet.errors import DataError
+from vitlet.run import write_file
+from vitlet.text import plural, printable
+
+ITEM = np.dtype(
+    [
+        ("key", "S16"),
+        ("digest", "S32"),
+        ("thumbnail", "u1", THUMBNAIL),
+        ("height", "i4"),
+        ("width", "i4"),
+        ("mode", "i4"),
+        ("reason", "i4"),
+        ("warning", "i4"),
+    ]
+)
+"""One row an image; mode, reason and warning count in a table of texts, 0 is none. An image without mode is bad."""
+
+_SHOWN = 20
+
+
+@final
+@dataclass(frozen=True)
+class Pairs:
+    """Images that are the same, or look alike."""
+
+    count: int
+    examples: tuple[tuple[str, str], ...]
+    """Paths of the first 20."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Count and examples."""
+        return {"count": self.count, "examples": [[printable(a), printable(b)] for a, b in self.examples]}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """The judgement on every image of an index. Only `good` decides what is trained on; the rest is told."""
+
+    name: str
+    good: np.ndarray
+    """Bool [n]; the k-th good image is the k-th image of the same set without the bad ones."""
+    bad: list[tuple[str, str]]
+    """(path, reason), in the order of the index."""
+    warnings: list[tuple[str, str]]
+    """(path, what the decoder remarked about an image it could read)."""
+    modes: dict[str, int]
+    """How many good images are stored how: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`; most frequent first."""
+    heights: tuple[int, int, int]
+    """Smallest, median, largest of the good images, in pixels."""
+    widths: tuple[int, int, int]
+    duplicates: Pairs
+    """Files with equal bytes: each one after the first of its kind, with the first."""
+    near_duplicates: Pairs
+    """Look alike, unequal bytes."""
+    leaks: Pairs
+    """Images of val or test, with a training image of equal bytes."""
+    near_leaks: Pairs
+    balance: dict[str, dict[str, int]]
+    """Split → class → good images; images without a label stand under the empty name."""
+    lost_classes: tuple[str, ...]
+    """Classes with training images of which none is good."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, every name fit to print, lists cut after 20."""
+        return {
+            "name": self.name,
+            "num_images": len(self.good),
+            "num_good": int(self.good.sum()),
+            "num_bad": len(self.bad),
+            "bad": [[printable(path), reason] for path, reason in self.bad[:_SHOWN]],
+            "num_warnings": len(self.warnings),
+            "warnings": [[printable(path), text] for path, text in self.warnings[:_SHOWN]],
+            "modes": self.modes,
+            "heights": list(self.heights),
+            "widths": list(self.widths),
+            "duplicates": self.duplicates.to_json(),
+            "near_duplicates": self.near_duplicates.to_json(),
+            "leaks": self.leaks.to_json(),
+            "near_leaks": self.near_leaks.to_json(),
+            "balance": {
+                split: {printable(name): count for name, count in classes.items()}
+                for split, classes in self.balance.items()
+            },
+            "lost_classes": [printable(name) for name in self.lost_classes],
+        }
+
+    def require(self, *, max_bad: float = 0.01) -> None:
+        """Stop where too much is bad to go on in silence.
+
+        Args:
+            max_bad: The share of bad images that is accepted.
+
+        Raises:
+            DataError: if the share is larger, nothing is left to train on, or a class has lost all its images.
+        """
+        share = len(self.bad) / len(self.good)
+        worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad[:5])
+        what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
+        if not sum(self.balance.get(SPLITS[0], {}).values()) or share > max_bad:
+            enough = math.ceil(share * 100) / 100
+            raise DataError(
+                what,
+                where=self.name,
+                why=f"{share:.1%} is more than the accepted {max_bad:.1%}. Such as {worst}",
+                fix=f"repair or remove them (vitlet check lists all), or go on without them: --max-bad {enough:g}",
+            )
+        if self.lost_classes:
+            names = ", ".join(printable(name) for name in self.lost_classes[:_SHOWN])
+            raise DataError(
+                f"{plural(len(self.lost_classes), 'class', 'classes')} without a good training image: {names}",
+                where=self.name,
+                why=f"{what}. Such as {worst}",
+                fix="repair the images or remove the class",
+            )
+
+    def write_bad_files(self, path: Path) -> None:
+        """A CSV file (path, reason) of the bad images; no cell can act as a formula in a spreadsheet."""
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream)
+        writer.writerow(("path", "reason"))
+        writer.writerows((_harmless(printable(name)), _harmless(reason)) for name, reason in self.bad)
+        write_file(path, stream.getvalue().encode())
+
+
+def summarise(index: Index, items: np.ndarray, texts: list[str]) -> Verdicts:
+    """The verdicts that follow from one row (`ITEM`) an image."""
+    good = items["mode"] > 0
+    ids = np.flatnonzero(good)
+    digests, in_train = items["digest"], index.splits == 0
+    alike = ids[near_pairs(items["thumbnail"][ids])]
+    alike = alike[digests[alike[:, 0]] != digests[alike[:, 1]]]
+    train_ids, other_ids = np.flatnonzero(good & in_train), np.flatnonzero(good & ~in_train)
+    leaks = shared_pairs(digests[train_ids], digests[other_ids])
+    modes = Counter(texts[code] for code in items["mode"][good])
+    lost = np.setdiff1d(index.labels[in_train], np.append(index.labels[train_ids], -1))
+    return Verdicts(
+        name=index.name,
+        good=good,
+        bad=[(index.path(i), texts[items["reason"][i]]) for i in np.flatnonzero(~good)],
+        warnings=[
+            (index.path(i), texts[items["warning"][i]]) for i in np.flatnonzero(good & (items["warning"] > 0))
+        ],
+        modes=dict(sorted(modes.items(), key=lambda mode: (-mode[1], mode[0]))),
+        heights=_range(items["height"][good]),
+        widths=_range(items["width"][good]),
+        duplicates=_pairs(index, ids[equal_pairs(digests[ids])]),
+        near_duplicates=_pairs(index, alike),
+        leaks=_pairs(index, np.stack([train_ids[leaks[:, 0]], other_ids[leaks[:, 1]]], axis=1)),
+        near_leaks=_pairs(index, alike[in_train[alike[:, 0]] != in_train[alike[:, 1]]]),
+        balance=_balance(index, good),
+        lost_classes=tuple(index.classes[code] for code in lost),
+    )
+
+
+def _pairs(index: Index, pairs: np.ndarray) -> Pairs:
+    return Pairs(len(pairs), tuple((index.path(a), index.path(b)) for a, b in pairs[:_SHOWN]))
+
+
+def _range(sides: np.ndarray) -> tuple[int, int, int]:
+    return (int(sides.min()), int(np.median(sides)), int(sides.max())) if len(sides) else (0, 0, 0)
+
+
+def _balance(index: Index, good: np.ndarray) -> dict[str, dict[str, int]]:
+    balance: dict[str, dict[str, int]] = {}
+    for code, split in enumerate(SPLITS):
+        labels = index.labels[good & (index.splits == code)]
+        counts = np.bincount(labels + 1, minlength=len(index.classes) + 1)
+        names = ("", *index.classes)
+        if counts.any():
+            balance[split] = {name: int(n) for name, n in zip(names, counts, strict=True) if n or name}
+    return balance
+
+
+def _harmless(cell: str) -> str:
+    """A spreadsheet takes a cell that starts with one of these for a formula; a quote before it makes it text."""
+    return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -1,0 +1,159 @@
+"""Map a function over items in processes that may hang, crash or be killed without taking the parent with them.
+
+A pool of the standard library loses the whole map when one process dies and waits for ever when one hangs. Here the
+parent knows which item each process is at: that item is given up with its cause, and a new process takes the rest.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, final
+
+import torch
+
+from vitlet.errors import WorkerError
+
+_CHUNK = 32
+_START_SECONDS = 120.0
+
+
+@final
+@dataclass(frozen=True)
+class Lost:
+    """Stands for the result of an item whose process hung or died."""
+
+    reason: str
+
+
+def parallel(
+    work: Callable[[int], Any], items: Iterable[int], *, workers: int, timeout: float
+) -> Iterator[tuple[int, Any, str]]:
+    """Yield (item, result or `Lost`, what libraries wrote to stderr meanwhile), in no fixed order.
+
+    Args:
+        work: Called with one item at a time, in a process with one thread. Must not raise; picklable where
+            processes are spawned.
+        items: What to work at.
+        workers: Number of processes, at least one: the calling process is never at risk.
+        timeout: Seconds for one item.
+
+    Raises:
+        WorkerError: if a process does not even start.
+    """
+    assert workers >= 1
+    yield from _Pool(work, iter(items), timeout).run(workers)
+
+
+@final
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pipe: Connection
+    backlog: list[int]
+    """Items to take before new ones."""
+    deadline: float
+    is_ready: bool = False
+    pending: list[int] = field(default_factory=list)
+    """Items given and not answered; it works at the first."""
+
+
+@final
+class _Pool:
+    def __init__(self, work: Callable[[int], Any], items: Iterator[int], timeout: float) -> None:
+        # As torch's loader: fork where that is the custom, for it starts at once and not after seconds of imports.
+        self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._work, self._items, self._timeout = work, items, timeout
+        self._running: list[_Worker] = []
+
+    def run(self, workers: int) -> Iterator[tuple[int, Any, str]]:
+        try:
+            for _ in range(workers):
+                self._start(list(itertools.islice(self._items, _CHUNK)))
+            while self._running:
+                soonest = min(worker.deadline for worker in self._running)
+                ready = wait([w.pipe for w in self._running], timeout=max(0.0, soonest - time.monotonic()))
+                for worker in list(self._running):
+                    if worker.pipe in ready:
+                        yield from self._receive(worker)
+                    elif worker.deadline < time.monotonic():
+                        yield self._replace(worker, f"no result after {self._timeout:g} s")
+        finally:
+            for worker in list(self._running):
+                self._end(worker)
+
+    def _start(self, backlog: list[int]) -> None:
+        if not backlog:
+            return
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self._running.append(_Worker(process, ours, backlog, time.monotonic() + _START_SECONDS))
+
+    def _receive(self, worker: _Worker) -> Iterator[tuple[int, Any, str]]:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            code = worker.process.exitcode
+            cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            yield self._replace(worker, f"the decoding process died ({cause})")
+            return
+        if worker.is_ready:
+            yield worker.pending.pop(0), *message
+        worker.is_ready = True
+        worker.deadline = time.monotonic() + self._timeout
+        if not worker.pending:
+            worker.pending = worker.backlog or list(itertools.islice(self._items, _CHUNK))
+            worker.backlog = []
+            if worker.pending:
+                worker.pipe.send(worker.pending)
+            else:
+                self._end(worker)
+
+    def _replace(self, worker: _Worker, reason: str) -> tuple[int, Lost, str]:
+        self._end(worker)
+        if not worker.is_ready:
+            raise WorkerError(
+                "a decoding process did not start", why=reason, fix="free some memory, or --workers 1"
+            )
+        self._start(worker.pending[1:] or list(itertools.islice(self._items, _CHUNK)))
+        return worker.pending[0], Lost(reason), ""
+
+    def _end(self, worker: _Worker) -> None:
+        self._running.remove(worker)
+        worker.process.kill()  # it holds nothing; one that hangs would not hear anything gentler
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _serve(pipe: Connection, work: Callable[[int], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(1)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)  # C libraries write their warnings there, with no other way to hear them
+        pipe.send(None)
+        while True:
+            try:
+                items = pipe.recv()
+            except EOFError:
+                return
+            for item in items:
+                result = work(item)
+                pipe.send((result, _take(noise.fileno())))
+
+
+def _take(descriptor: int) -> str:
+    if not os.fstat(descriptor).st_size:
+        return ""
+    text = os.pread(descriptor, 1000, 0).decode(errors="replace")
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return text

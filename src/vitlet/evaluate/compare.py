@@ -1,0 +1,195 @@
+"""Did it help? Paired statistics over seeds, and the document that a report is drawn from.
+
+Accuracies and differences are shares of 1 in the document; sentences speak of per cent and points. The first
+protocol decides the verdict, the others are evidence beside it. The interval is over seeds: both arms of a pair
+share a seed, and with it the labelled images and their order, so their difference varies less than either.
+
+    answer yes        the interval of (first arm - second arm) lies above 0
+    answer no         its upper end is 0 or below
+    answer undecided  it holds 0, or there is a single seed and thus no interval
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from vitlet.text import plural
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval; without ends where one value gives none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    confidence: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second arm over paired seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    confidence: float
+    pairs: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the two things compared: a score and a cost for each seed."""
+
+    name: str
+    title: str
+    values: tuple[float, ...]
+    """Scores, 0 … 1."""
+    seeds: tuple[int, ...]
+    cpu_seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Every seed has a value and a cost."""
+        assert 0 < len(self.seeds) == len(self.values) == len(self.cpu_seconds)
+        assert all(0 <= v <= 1 for v in self.values), "scores are shares of 1, not per cent"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to measure both arms on the same test images."""
+
+    name: str
+    title: str
+    """As a heading: `Fine-tuning with 200 labels`."""
+    arms: tuple[Arm, Arm]
+    """What is asked about, then what it is compared with."""
+    n: int
+    """Test images."""
+    split: str = "test"
+    metric: str = "top1"
+
+    def difference(self) -> Difference:
+        """First arm minus second, seed by seed."""
+        first, second = self.arms
+        assert first.seeds == second.seeds, "pairs share a seed"
+        return paired_difference(first.values, second.values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the difference."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "metric": self.metric,
+            "n": self.n,
+            "split": self.split,
+            "arms": [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(a).items()} for a in self.arms],
+            "difference": asdict(self.difference()),
+        }
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Student's t interval of the mean; equal values give an interval of no width."""
+    mean, half = _mean_and_half_width(values, confidence)
+    ends = (None, None) if half is None else (mean - half, mean + half)
+    return Interval(mean, *ends, confidence=confidence, n=len(values))
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    """Mean of `a - b` with the paired-t interval; no interval from one pair.
+
+    Equal differences in all pairs give an interval of no width, and the method says so.
+    """
+    assert len(a) == len(b) > 0
+    differences = np.subtract(a, b)
+    interval = mean_interval(differences.tolist(), confidence=confidence)
+    if interval.low is None:
+        method = "one pair, no interval"
+    elif interval.low == interval.high:
+        method = "paired t over seeds, all differences equal"
+    else:
+        method = "paired t over seeds"
+    return Difference(interval.mean, interval.low, interval.high, confidence, len(a), method)
+
+
+def comparison(
+    question: str, *, data: Mapping[str, Any], protocols: Sequence[Protocol], commands: Sequence[str]
+) -> dict[str, Any]:
+    """The document, plain values only.
+
+    Args:
+        question: As it stands over the answer: `Did pre-training help?`.
+        data: `name, fingerprint, num_train, num_labelled, num_test, classes`.
+        protocols: The first decides.
+        commands: That give the numbers again.
+    """
+    missing = {"name", "fingerprint", "num_train", "num_labelled", "num_test", "classes"} - data.keys()
+    assert not missing, missing
+    return {
+        "question": question,
+        "data": dict(data),
+        "protocols": [p.to_json() for p in protocols],
+        "verdict": verdict(protocols[0]),
+        "commands": list(commands),
+    }
+
+
+def verdict(protocol: Protocol) -> dict[str, str]:
+    """`answer` (yes, no, undecided) and one plain `sentence`; the first arm is pre-trained, the second is not."""
+    found = protocol.difference()
+    answer = _answer(found)
+    with_it, without = (f"{100 * float(np.mean(arm.values)):.1f} %" for arm in protocol.arms)
+    title = protocol.title[:1].lower() + protocol.title[1:]
+    counted = f"{plural(found.pairs, 'seed')}, {plural(protocol.n, f'{protocol.split} image')}"
+    gain = f"{_points(found.mean, sign=True)} points"
+    if answer == "yes":
+        sentence = f"Pre-training helped: {title} reached {with_it} instead of {without} "
+        sentence += f"({gain}, {_span(found)}, {counted})."
+    elif answer == "no" and found.mean < 0:
+        sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} from scratch; "
+        sentence += f"scratch won by {_points(-found.mean)} points ({_span(found, of_second=True)}, {counted})."
+    elif answer == "no":
+        sentence = f"Pre-training made no difference: {title} reached {with_it} with and without it ({counted})."
+    elif found.low is None:
+        sentence = f"Undecided: {title} reached {with_it}, and {without} from scratch ({gain}, {counted}), "
+        sentence += "but one seed cannot tell effect from chance; run three or more."
+    else:
+        sentence = f"Undecided: {title} reached {with_it}, and {without} from scratch "
+        sentence += f"({gain}, {_span(found)}, {counted}); the interval holds 0, so chance could explain it."
+    return {"answer": answer, "sentence": sentence}
+
+
+def _answer(found: Difference) -> Literal["yes", "no", "undecided"]:
+    if found.low is None or found.high is None:
+        return "undecided"
+    if found.low > 0:
+        return "yes"
+    return "no" if found.high <= 0 else "undecided"
+
+
+def _points(share: float, *, sign: bool = False) -> str:
+    """Hundredths with one decimal and a true minus; never a negative zero."""
+    points = round(100 * share, 1) + 0.0
+    return f"{points:{'+' if sign else ''}.1f}".replace("-", "−")
+
+
+def _span(found: Difference, *, of_second: bool = False) -> str:
+    """The interval in points; `of_second` turns it round, for a sentence about the second arm's lead."""
+    assert found.low is not None
+    assert found.high is not None
+    low, high = (-found.high, -found.low) if of_second else (found.low, found.high)
+    return f"{100 * found.confidence:g} % interval {_points(low)} to {_points(high)}"
+
+
+def _mean_and_half_width(values: Sequence[float], confidence: float) -> tuple[float, float | None]:
+    assert len(values) > 0
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, None
+    # Rounding makes differences of equal pairs differ by 1e-17; below that there is no spread to speak of.
+    error = float(stats.sem(values)) if np.ptp(values) > 1e-12 else 0.0
+    return mean, error * float(stats.t.ppf((1 + confidence) / 2, df=len(values) - 1))

@@ -1,0 +1,143 @@
+"""Frozen features of a split: every image once, kept in the cache under the content of all they depend on.
+
+A cached file is named by digests of the encoder as a function (tensors, head count, normalisation, view) and of the
+images, so that no path, run name or date has to be trusted, and a sweep over probes never computes a feature twice.
+Labels are not in it; they come from the index each time.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vitlet.data.batch import Batch
+from vitlet.data.index import Index
+from vitlet.data.loader import evaluation_batches
+from vitlet.errors import NonFiniteError
+from vitlet.evaluate.images import each_once
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import pool_tokens
+from vitlet.recipe import View
+from vitlet.run import write_file
+
+Pool = Literal["mean", "class"]
+Precision = Literal["fp32", "bf16"]
+
+_TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
+"""Encoder settings that decide how tensors came about, not what they compute; positions are one of the tensors."""
+
+
+def extract(
+    encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
+) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
+    """Pooled features (float32, on the CPU) and labels of all images of `loader`, in its order.
+
+    Runs where the encoder is, in evaluation mode; the mode it was in is put back.
+
+    Args:
+        encoder: Left as it is.
+        loader: Batches of one split, each image once, the last as short as it comes.
+        pool: The mean of the patch tokens, or the class token.
+        precision: Of the matrix products.
+
+    Raises:
+        DataError: as `each_once`.
+        NonFiniteError: if a feature is NaN or infinite.
+    """
+    device = next(encoder.parameters()).device
+    was_training = encoder.training
+    encoder.eval()
+    features, labels = [], []
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            for batch in each_once(loader):
+                encoded = encoder.encode(encoder.embed(batch.images.to(device)))
+                features.append(pool_tokens(encoded, pool).float().cpu())
+                labels.append(batch.labels)
+    finally:
+        encoder.train(was_training)
+    # Outside inference mode, or the result could not be used where a gradient is computed later.
+    result = torch.cat(features)
+    if not result.isfinite().all():
+        raise NonFiniteError(
+            "the encoder gives NaN or infinite features",
+            why="Its weights are damaged, or the training that made them diverged",
+            fix="use an earlier checkpoint, or train again with a lower optimizer.base_lr",
+        )
+    return result, torch.cat(labels)
+
+
+def cached_features(
+    encoder: Encoder,
+    index: Index,
+    ids: Int[np.ndarray, "n"],
+    *,
+    view: View,
+    cache: Path,
+    pool: Pool,
+    precision: Precision = "fp32",
+    workers: int = 0,
+) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
+    """`extract` of the rows `ids` of `index`, computed at most once.
+
+    Args:
+        encoder: Any; its content decides.
+        index: Of the images.
+        ids: Rows to use, in the order of the result.
+        view: How an image is cut to the encoder's size.
+        cache: Folder of caches, as from `columns.cache_folder`.
+        pool: As in `extract`.
+        precision: As in `extract`; part of the name.
+        workers: Loader processes where features must be computed.
+    """
+    name = f"{encoder_digest(encoder, view=view)[:16]}-{images_digest(index, ids)[:16]}-{pool}-{precision}"
+    path = cache / "features" / f"{name}.safetensors"
+    labels = torch.from_numpy(index.labels[ids].astype(np.int64))
+    kept = _read(path)
+    if kept is not None:
+        return kept, labels
+    loader = evaluation_batches(index, ids, view=view, workers=workers)
+    features, _ = extract(encoder, loader, pool=pool, precision=precision)
+    write_file(path, save({"features": features}))
+    return features, labels
+
+
+def encoder_digest(encoder: Encoder, *, view: View) -> str:
+    """SHA-256 (hex) of everything between an image and its tokens: view, normalisation, settings, tensors."""
+    settings = {
+        "config": encoder.config.model_dump(mode="json", exclude=_TRAINING_ONLY),
+        "mean": encoder.mean,
+        "std": encoder.std,
+        "view": view.to_json(),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def images_digest(index: Index, ids: Int[np.ndarray, "n"]) -> str:
+    """SHA-256 (hex) of which images, in which order, as the file system knew them when they were indexed."""
+    digest = hashlib.sha256(index.fingerprint.encode())
+    for column in (ids, index.sizes[ids], index.mtimes[ids]):
+        digest.update(np.ascontiguousarray(column, dtype=np.int64).data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Float[Tensor, "n D"] | None:
+    try:
+        return load_file(path)["features"]
+    except (FileNotFoundError, SafetensorError):  # not there, or damaged: it can be computed again
+        return None

@@ -1,0 +1,135 @@
+"""What a job works on: images that were checked, the device, the encoder to start from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitlet.data.check import check
+from vitlet.data.index import Index, open_index
+from vitlet.data.subsets import balanced, training_ids
+from vitlet.data.verdicts import Verdicts
+from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.jobs.options import Options, available_cores
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import Recipe
+from vitlet.text import printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import initialised_from, read_model
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a run was started on; with the recipe, all that resuming needs."""
+
+    verb: str
+    recipe: str
+    """Fingerprint of the recipe as it was asked for, before an initial encoder gave it its shape."""
+    data: str
+    init: str | None = None
+    num_labels: int | None = None
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images a run may use."""
+
+    index: Index
+    verdicts: Verdicts
+    ids: np.ndarray
+    """Rows to train on; the order gives the positions."""
+
+    @property
+    def num_classes(self) -> int:
+        """0 without labels."""
+        return len(self.index.classes)
+
+
+def pick_device(options: Options) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        UsageError: if the one asked for is not there.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if options.device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if here[name]))
+    if not here[options.device]:
+        raise UsageError(f"no {options.device} device on this machine", fix="--device auto")
+    if options.device == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(options.device)
+
+
+def gather_material(recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
+    """Index and check the data; choose the images to train on.
+
+    Raises:
+        DataError: if too many images are bad, none is left, or labels are needed and missing.
+    """
+    index = open_index(launch.data)
+    verdicts = judge(index, options, teller)
+    ids = training_ids(index, verdicts.good)
+    if launch.verb == "finetune":
+        labels = np.asarray(index.labels[ids])
+        if not (labels >= 0).any():
+            raise DataError(
+                f"{index.name} has no labels",
+                why="Fine-tuning learns classes",
+                fix="give class folders or a manifest with a label column, or use vitlet pretrain",
+            )
+        ids = ids[labels >= 0]
+    if launch.num_labels is not None:
+        chosen = balanced(np.asarray(index.labels[ids]), num=launch.num_labels, seed=recipe.budget.seed)
+        ids = ids[chosen]
+    return Material(index=index, verdicts=verdicts, ids=ids)
+
+
+def judge(index: Index, options: Options, teller: Teller) -> Verdicts:
+    """Check every image once (at once where it was done before), with progress.
+
+    Raises:
+        DataError: if more is bad than the options accept.
+    """
+    with teller.progress("checking images", total=len(index)) as tick:
+        verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
+    verdicts.require(max_bad=options.max_bad)
+    return verdicts
+
+
+def start_encoder(recipe: Recipe, launch: Launch) -> tuple[Encoder, Recipe]:
+    """The encoder to train, and the recipe with the shape that it really has.
+
+    An initial encoder brings its own shape; the recipe keeps its say on everything that is no tensor.
+    """
+    data, seed = recipe.data, recipe.budget.seed
+    if launch.init is None:
+        return Encoder(recipe.encoder, mean=data.mean, std=data.std, seed=seed), recipe
+    source = read_model(model_folder(launch.init)).encoder
+    shape = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
+    if source.config.image_size != recipe.encoder.image_size:
+        raise UsageError(
+            f"the initial encoder sees {source.config.image_size} px, recipe {recipe.name} {recipe.encoder.image_size} px",
+            fix="choose a recipe of the same image size",
+        )
+    wanted = recipe.encoder.changed(**shape)
+    changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))
+    return initialised_from(source, wanted, seed=seed), changed
+
+
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder with weights in a run or in itself.
+
+    Raises:
+        CheckpointError: if there is none; never falls back to random weights.
+    """
+    for folder in (Path(path) / "encoder", Path(path)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"no finished encoder at {printable(path)}",
+        why="neither encoder/config.json nor config.json is there",
+        fix="give a finished run (vitlet resume RUN finishes it) or a model folder",
+    )

@@ -1,0 +1,78 @@
+"""What may differ between two runs without changing a number: where, how fast, how tolerant."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field
+
+from vitlet.config import Config, parse_value
+from vitlet.errors import UsageError
+from vitlet.units import Epochs
+
+
+class Options(Config):
+    """Settings of the machine and the occasion."""
+
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Loader processes; None: none for small images, else one fewer than there are cores."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images of one forward and backward pass, where the batch does not fit into memory."""
+    compile: bool = False
+    """torch.compile: about a minute at the start, then a third faster."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of unreadable images that is accepted."""
+    fresh: bool = False
+    """Delete what stands in the output folder and start anew."""
+    accept_data_change: bool = False
+    """Resume although images were added, removed or changed."""
+    quiet: bool = False
+
+    def num_workers(self, *, image_size: int) -> int:
+        """Loader processes for images of this size."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if image_size <= 64 else min(16, max(1, available_cores() - 1))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Flags(TypedDict, total=False):
+    """The recipe values that everybody changes."""
+
+    epochs: float
+    batch_size: int
+    seed: int
+    precision: str
+    set: Mapping[str, Any]
+    """Anything else, by dotted key."""
+
+
+def overrides(flags: Flags) -> dict[str, Any]:
+    """Flags as dotted keys of a recipe."""
+    changes: dict[str, Any] = dict(flags.get("set") or {})
+    if flags.get("epochs") is not None:
+        changes["budget.duration"] = Epochs(n=flags["epochs"])
+    for flag in ("batch_size", "seed", "precision"):
+        if flags.get(flag) is not None:
+            changes[f"budget.{flag}"] = flags[flag]
+    return changes
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """`("optimizer.base_lr=1e-3", …)` as a mapping.
+
+    Raises:
+        UsageError: for a word without `=`.
+    """
+    pairs: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} has no value", fix="--set key=value, for example optimizer.base_lr=1e-3")
+        pairs[key.strip()] = parse_value(value)
+    return pairs

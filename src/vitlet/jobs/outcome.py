@@ -1,0 +1,139 @@
+"""What a finished training leaves behind: the model folder, its numbers, a picture."""
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitlet.data.index import SPLITS
+from vitlet.data.loader import evaluation_batches
+from vitlet.data.subsets import split_ids
+from vitlet.evaluate.classify import evaluate_classifier
+from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.material import Material
+from vitlet.methods.mae import MAE
+from vitlet.methods.objective import Objective
+from vitlet.methods.supervised import Supervised
+from vitlet.recipe import Recipe
+from vitlet.rng import derive, uniform
+from vitlet.run import Run, read_json, write_file, write_json
+from vitlet.text import plural
+from vitlet.train.log import Teller
+from vitlet.weights.folder import write_model
+
+_PICTURES = 8
+
+
+def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: Objective) -> None:
+    """Write `encoder/`, and what MAE reconstructs of images it was not trained on, where there are any."""
+    write_model(
+        run.encoder, encoder=objective.encoder, evaluation=recipe.data.evaluation, facts=_facts(run, recipe, material)
+    )
+    if isinstance(objective, MAE):
+        _write_reconstructions(run, recipe, material, objective)
+
+
+def finish_supervised(
+    run: Run, recipe: Recipe, material: Material, objective: Supervised, *, num_labels: int | None, teller: Teller
+) -> None:
+    """Write the classifier, and its accuracy on the images held out from training."""
+    split = evaluation_split(material)
+    if split is not None:
+        _write_accuracy(run, recipe, material, objective, split=split, num_labels=num_labels, teller=teller)
+    else:
+        teller.say("note: no val or test split, so no accuracy was measured.")
+    write_model(
+        run.encoder,
+        encoder=objective.encoder,
+        evaluation=recipe.data.evaluation,
+        facts=_facts(run, recipe, material),
+        classifier=objective.classifier,
+        classes=material.index.classes,
+    )
+
+
+def evaluation_split(material: Material) -> str | None:
+    """`test` where it is, else `val`, else None; only labelled images count."""
+    labelled = material.verdicts.good & (material.index.labels >= 0)
+    for split in ("test", "val"):
+        if len(split_ids(material.index, labelled, split)):
+            return split
+    return None
+
+
+def _write_accuracy(
+    run: Run,
+    recipe: Recipe,
+    material: Material,
+    objective: Supervised,
+    *,
+    split: str,
+    num_labels: int | None,
+    teller: Teller,
+) -> None:
+    began, cpu_began = time.monotonic(), time.process_time()
+    labelled = material.verdicts.good & (material.index.labels >= 0) & (material.index.splits == SPLITS.index(split))
+    device = next(objective.parameters()).device
+    batches = evaluation_batches(material.index, np.flatnonzero(labelled), view=recipe.data.evaluation)
+    with torch.inference_mode():
+        found = evaluate_classifier(objective.logits, batches, device=device)
+    used = plural(num_labels if num_labels is not None else len(material.ids), "label")
+    result = Result(
+        metric="top1",
+        value=found["top1"],
+        n=found["n"],
+        seed=recipe.budget.seed,
+        split=split,
+        protocol=f"fine-tuning, {used}",
+        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        recipe=recipe.fingerprint(),
+        wall_seconds=time.monotonic() - began,
+        cpu_seconds=time.process_time() - cpu_began,
+        details={"top5": found["top5"], "selection": "last step, nothing was chosen on this split"},
+    )
+    write_result(run, "top1", result)
+    teller.say(f"top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')} ({result.protocol})")
+
+
+def _facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
+    started = read_json(run.path / "environment.json")
+    results = sorted(run.results.glob("*.json")) if run.results.is_dir() else []
+    return {
+        "recipe": recipe.name,
+        "recipe_fingerprint": recipe.fingerprint(),
+        "seed": recipe.budget.seed,
+        "data": material.index.name,
+        "data_fingerprint": material.index.fingerprint,
+        "training_images": len(material.ids),
+        "command": started["command"],
+        "packages": started["packages"],
+        "results": {p.stem: read_json(p)["value"] for p in results},
+    }
+
+
+def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objective: MAE) -> None:
+    held_out = split_ids(material.index, material.verdicts.good, "test")
+    source = held_out if len(held_out) else material.ids
+    chosen = source[np.linspace(0, len(source) - 1, min(_PICTURES, len(source))).astype(int)]
+    batch = next(evaluation_batches(material.index, chosen, view=recipe.data.evaluation))
+    key = derive(recipe.budget.seed, "pictures")
+    noise = torch.from_numpy(uniform(key, batch.slots.numpy(), objective.encoder.num_patches))
+    device = next(objective.parameters()).device
+    with torch.inference_mode():
+        pictures = objective.picture(batch.images.to(device), noise.to(device))
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: images.cpu().numpy() for name, images in pictures.items()})
+    kind = "test images, which were not trained on" if len(held_out) else "training images"
+    caption = (
+        f"{len(chosen)} {kind}. Visible patches are shown as they are. Hidden ones are the model's prediction"
+        + (
+            ", brought from standardised to real pixels with the mean and contrast of the visible patches nearby; "
+            "the hidden pixels' own statistics are not used."
+            if objective.norm_pixels
+            else "."
+        )
+    )
+    write_json(run.analysis / "reconstructions.json", {"caption": caption, "statistics": "visible"})
+    write_file(run.analysis / "reconstructions.npz", content.getvalue())

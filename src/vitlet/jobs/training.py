@@ -1,0 +1,290 @@
+"""Pre-training, fine-tuning and resuming: one assembly for all three."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+
+from vitlet.data.loader import TrainingBatches
+from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
+from vitlet.jobs.options import Flags, Options, overrides
+from vitlet.jobs.outcome import finish_pretraining, finish_supervised
+from vitlet.jobs.probes import pretraining_probe
+from vitlet.methods.objective import Objective
+from vitlet.methods.supervised import Supervised
+from vitlet.recipe import Recipe
+from vitlet.recipes import by_name, from_json, with_overrides
+from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_json
+from vitlet.text import plural, printable
+from vitlet.train import checkpoint
+from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.loop import Budget, Writer, train
+from vitlet.train.optim import build_optimizer, lr_schedule
+from vitlet.train.ranks import World
+from vitlet.units import to_steps
+
+
+def pretrain(
+    recipe: str | Recipe,
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    init: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    **flags: Unpack[Flags],
+) -> Run:
+    """Pre-train an encoder on images, labels unseen.
+
+    Args:
+        recipe: A name of `vitlet recipes`, or a value.
+        data: Folder, manifest or Parquet.
+        out: The run directory; an unfinished run of the same recipe in it is resumed.
+        init: A run or model folder to start from; None starts from random weights.
+        options: What does not change the numbers.
+        **flags: `epochs`, `batch_size`, `seed`, `precision`, and `set` for dotted keys.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        VitletError: of the kinds that `vitlet.errors` lists.
+    """
+    asked = resolved(recipe, flags)
+    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _absolute(init) if init else None)
+    return _start(asked, launch, Run(Path(out)), options or Options())
+
+
+def finetune(
+    recipe: str | Recipe,
+    *,
+    init: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    num_labels: int | None = None,
+    options: Options | None = None,
+    **flags: Unpack[Flags],
+) -> Run:
+    """Train a classifier on labelled images, from an encoder or from random weights.
+
+    Args:
+        recipe: A supervised recipe.
+        init: A run or model folder whose encoder is the start; None trains from scratch.
+        data: Folder, manifest or Parquet with labels.
+        out: The run directory.
+        num_labels: Use only so many training labels, balanced over classes; the seed decides which.
+        options: What does not change the numbers.
+        **flags: As for `pretrain`.
+
+    Returns:
+        The finished run, its accuracy in `results/`.
+    """
+    asked = resolved(recipe, flags)
+    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _absolute(init) if init else None, num_labels)
+    return _start(asked, launch, Run(Path(out)), options or Options())
+
+
+def resume(path: str | os.PathLike[str], *, options: Options | None = None) -> Run:
+    """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is."""
+    run = Run.open(path)
+    recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))
+    launch = Launch(**read_json(run.path / "environment.json")["launch"])
+    return _execute(recipe, launch, run, options or Options())
+
+
+def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
+    """The recipe with the flags applied."""
+    base = by_name(recipe) if isinstance(recipe, str) else recipe
+    return with_overrides(base, overrides(flags))
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    full = Path(path).expanduser().absolute()
+    if not full.exists():
+        raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
+    return str(full)
+
+
+def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
+    """Begin a run, or go on with the one that stands in its folder."""
+    recipe = _possible_here(recipe, options)
+    if options.fresh and run.recipe_file.is_file():
+        with run.lock():
+            pass  # nobody else is writing it
+        remove_folder(run.path)
+    if run.path.is_dir() and not run.recipe_file.is_file() and any(run.path.iterdir()):
+        raise UsageError(
+            f"{printable(run.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
+        )
+    if run.recipe_file.is_file():
+        _require_same(run, launch)
+    return _execute(recipe, launch, run, options)
+
+
+def _require_same(run: Run, launch: Launch) -> None:
+    here, there = dataclasses.asdict(launch), read_json(run.path / "environment.json").get("launch", {})
+    changed = [key for key in here if there.get(key) != here[key]]
+    if changed:
+        raise UsageError(
+            f"{printable(run.path)} holds another run",
+            why=f"{', '.join(changed)} differ: {', '.join(printable(str(there.get(k))) for k in changed)} there",
+            fix="--fresh to replace it, another --out to keep both, or vitlet resume RUN to go on with it",
+        )
+
+
+def _possible_here(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe in a precision that the device has in hardware; anything else is said."""
+    device = pick_device(options)
+    precision = recipe.budget.precision
+    no_bf16 = precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if no_bf16 or (precision == "fp16" and device.type != "cuda"):
+        Teller(quiet=options.quiet).say(f"note: this {device.type} has no fast {precision}; training in fp32 instead.")
+        return recipe.changed(budget=recipe.budget.changed(precision="fp32"))
+    return recipe
+
+
+def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
+    world = World.join()
+    try:
+        with run.lock() if world.is_first else contextlib.nullcontext():
+            _train(recipe, launch, run, options, world)
+    finally:
+        world.leave()
+    return run
+
+
+def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
+    began, cpu_began = time.monotonic(), time.process_time()
+    teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
+    material = gather_material(recipe, launch, options, teller)
+    encoder, recipe = start_encoder(recipe, launch)
+    seed = recipe.budget.seed
+    objective = recipe.objective.build(encoder, num_classes=material.num_classes, seed=seed).to(pick_device(options))
+    batches = TrainingBatches(
+        index=material.index,
+        ids=material.ids,
+        views=recipe.data.views,
+        batch_size=recipe.budget.batch_size,
+        seed=seed,
+        workers=options.num_workers(image_size=recipe.encoder.image_size),
+        rank=world.rank,
+        num_ranks=world.size,
+    )
+    budget, probe_every, warmup = _in_steps(recipe, batches, options)
+    optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
+    start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
+    if world.is_first:
+        _describe(run, recipe, launch)
+        write_json(run.path / "data_check.json", material.verdicts.to_json())
+        sweep(run.checkpoints)
+    facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
+    writer = Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=teller, world=world, facts=facts)
+    probes = () if isinstance(objective, Supervised) else (pretraining_probe(run, recipe, material, every=probe_every),)
+    if start < budget.total_steps:
+        teller.say(
+            f"{launch.verb} {recipe.name}: {plural(len(material.ids), 'image')}, "
+            f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
+            f"{sum(p.numel() for p in objective.parameters()):,} parameters"
+        )
+    train(
+        objective,
+        batches=batches,
+        optimizer=optimizer,
+        schedule=lr_schedule(
+            recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
+        ),
+        budget=budget,
+        writer=writer,
+        probes=probes,
+        start=start,
+    )
+    writer.metrics.close()
+    if world.is_first:
+        cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+        _finish(run, recipe, launch, material, objective, teller, cost)
+
+
+def _in_steps(recipe: Recipe, batches: TrainingBatches, options: Options) -> tuple[Budget, int, int]:
+    def steps(duration: Any) -> int:
+        return to_steps(duration, num_images=len(batches.ids), batch_size=batches.batch_size)
+
+    budget = Budget(
+        total_steps=steps(recipe.budget.duration),
+        checkpoint_every=max(1, steps(recipe.budget.checkpoint_every)),
+        log_every=recipe.budget.log_every,
+        precision=recipe.budget.precision,
+        clip_norm=recipe.optimizer.clip_norm,
+        micro_batch=options.micro_batch,
+        seed=recipe.budget.seed,
+        compile=options.compile,
+    )
+    warmup = steps(recipe.optimizer.warmup)
+    if warmup > budget.total_steps:
+        raise UsageError(
+            f"a warm-up of {warmup} steps in a run of {budget.total_steps}",
+            fix="shorten optimizer.warmup or lengthen budget.duration",
+        )
+    return budget, max(1, steps(recipe.budget.probe_every)), warmup
+
+
+def _restored(
+    run: Run,
+    recipe: Recipe,
+    material: Material,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    options: Options,
+    teller: Teller,
+) -> tuple[int, int]:
+    """(step to go on from, bytes of metrics to keep); (0, 0) for a new run."""
+    found, passed = checkpoint.latest(run)
+    for sentence in passed:
+        teller.say(f"warning: {sentence} Going on from an earlier checkpoint.")
+    if found is None:
+        return 0, 0
+    if found.manifest["recipe"] != recipe.fingerprint():
+        raise CheckpointError(
+            f"checkpoint {printable(found.path)} belongs to another recipe",
+            why=f"its fingerprint is {found.manifest['recipe']}, recipe.json gives {recipe.fingerprint()}",
+            fix="restore recipe.json, or start anew with --fresh",
+        )
+    if found.manifest["data"] != material.index.fingerprint and not options.accept_data_change:
+        raise DataError(
+            f"{material.index.name} has changed since the run began",
+            why=f"it had {found.manifest['images']:,} usable images and now has {len(material.ids):,}, or files differ",
+            fix="restore the images, or go on with --accept-data-change",
+        )
+    checkpoint.restore(found, objective=objective, optimizer=optimizer)
+    teller.say(f"resuming {printable(run.path)} after step {found.step}")
+    return found.step, found.manifest["metrics_bytes"]
+
+
+def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
+    if run.recipe_file.is_file():
+        return
+    write_json(run.path / "environment.json", environment() | {"launch": dataclasses.asdict(launch)})
+    write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
+
+
+def _finish(
+    run: Run,
+    recipe: Recipe,
+    launch: Launch,
+    material: Material,
+    objective: Objective,
+    teller: Teller,
+    cost: dict[str, float],
+) -> None:
+    started = read_json(run.path / "environment.json")
+    if "finished" not in started:
+        now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        write_json(run.path / "environment.json", started | now | cost)
+    objective.eval()
+    if isinstance(objective, Supervised):
+        finish_supervised(run, recipe, material, objective, num_labels=launch.num_labels, teller=teller)
+    else:
+        finish_pretraining(run, recipe, material, objective)

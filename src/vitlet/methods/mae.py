@@ -1,0 +1,172 @@
+"""Masked autoencoder: hide three quarters of the patches, predict their pixels.
+
+Paper: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377; in the ViT-Tiny form of
+Wang et al. 2023 (decoder of width 96, one block, three heads).
+
+Differences, none of which changes the loss: hidden patches are dropped before they are embedded; the decoder works in
+the order (class, visible, hidden) with positions gathered to match, since attention does not mind the order; pixels
+are predicted for hidden patches only, the others never enter the loss.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from vitlet.data.batch import Batch
+from vitlet.errors import UsageError
+from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.nn.attention import Attention
+from vitlet.nn.encoder import Encoder, run_block
+from vitlet.nn.init import init_xavier, seeded
+from vitlet.nn.masking import gather, num_kept, split_by_noise
+from vitlet.nn.posembed import sincos_2d
+from vitlet.rng import derive, uniform
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What MAE makes of a batch, in normalised pixels; L = P·P·3, M hidden patches."""
+
+    keep: Int[Tensor, "B K"]
+    removed: Int[Tensor, "B M"]
+    visible: Float[Tensor, "B K L"]
+    predicted: Float[Tensor, "B M L"]
+    """As the loss sees it: standardised per patch where `norm_pixels` is on."""
+    target: Float[Tensor, "B M L"]
+
+
+class MAE(Objective):
+    """An encoder that sees few patches, and a small decoder that must guess the rest."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mask_ratio: float = 0.75,
+        decoder_width: int = 96,
+        decoder_depth: int = 1,
+        decoder_heads: int = 3,
+        norm_pixels: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """A decoder of its own around `encoder`.
+
+        Args:
+            encoder: Usually with fixed sin-cos positions.
+            mask_ratio: Share of patches that is hidden.
+            decoder_width: A multiple of 4 and of `decoder_heads`.
+            decoder_depth: Blocks.
+            decoder_heads: Heads of each block.
+            norm_pixels: Standardise each target patch by its own mean and unbiased variance.
+            seed: Of the decoder's initial weights.
+
+        Raises:
+            UsageError: if the ratio leaves no patch visible or none hidden.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.norm_pixels = norm_pixels
+        self.kept = num_kept(encoder.num_patches, mask_ratio=mask_ratio)
+        if not 0 < self.kept < encoder.num_patches:
+            raise UsageError(
+                f"objective.mask_ratio {mask_ratio} keeps {self.kept} of {encoder.num_patches} patches",
+                why="At least one patch must stay visible and one must be hidden",
+                fix="objective.mask_ratio=0.75",
+            )
+        config = encoder.config
+        with seeded(derive(seed, "mae decoder")):
+            self.decoder_embed = nn.Linear(config.width, decoder_width)
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+            self.decoder_blocks = nn.ModuleList(
+                Block(
+                    decoder_width,
+                    decoder_heads,
+                    qkv_bias=True,
+                    norm_layer=lambda width, **_: nn.LayerNorm(width, eps=1e-6),
+                    attn_layer=Attention,
+                )
+                for _ in range(decoder_depth)
+            )
+            self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
+            self.decoder_pred = nn.Linear(decoder_width, config.patch_size**2 * 3)
+            self._initialise()
+        column_first = config.sincos_order == "column-row"
+        self.decoder_pos_embed = nn.Parameter(
+            sincos_2d(decoder_width, grid=config.grid, column_first=column_first), requires_grad=False
+        )
+
+    def _initialise(self) -> None:
+        """Xavier-uniform linears, mask token N(0, 0.02²); the encoder keeps the start it came with."""
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            part.apply(init_xavier)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        """Mean squared error on hidden patches, averaged over pixels, patches and images."""
+        noise = torch.from_numpy(uniform(step.key("mask"), batch.slots.numpy(), self.encoder.num_patches))
+        made = self.reconstruct(self.encoder.pixels(batch.images), noise.to(batch.images.device))
+        loss = (made.predicted - made.target).square().mean()
+        return Losses(total=loss)
+
+    def reconstruct(self, pixels: Float[Tensor, "B N L"], noise: Float[Tensor, "B N"]) -> Reconstruction:
+        """Hide by `noise`, encode what is left, predict the rest."""
+        keep, removed = split_by_noise(noise, kept=self.kept)
+        visible = gather(pixels, keep)
+        encoded = self.encoder.encode(self.encoder.project(visible), keep)
+        predicted = self._decode(encoded.tokens, keep, removed)
+        target = gather(pixels, removed)
+        return Reconstruction(keep, removed, visible, predicted, self._standardise(target))
+
+    def picture(
+        self, images: UInt8[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]
+    ) -> dict[str, UInt8[Tensor, "B H W 3"]]:
+        """`input`, `masked` (hidden patches grey) and `reconstruction` (visible patches as they are, hidden as guessed).
+
+        Standardised predictions get the mean and deviation of the visible patches, weighted by closeness in the grid:
+        nothing of the hidden pixels leaks into the picture.
+        """
+        encoder = self.encoder
+        pixels = encoder.pixels(images)
+        made = self.reconstruct(pixels, noise)
+        rows = torch.arange(len(images), device=images.device)[:, None]
+        guessed = made.predicted.float()
+        if self.norm_pixels:
+            near = self._closeness(made.removed, made.keep)
+            variance, mean = torch.var_mean(made.visible, dim=-1, keepdim=True)
+            guessed = guessed * (near @ variance.sqrt()) + near @ mean
+        masked, whole = pixels.clone(), pixels.clone()
+        masked[rows, made.removed] = 0.0  # the mean colour
+        whole[rows, made.removed] = guessed
+        return {
+            "input": encoder.to_images(pixels),
+            "masked": encoder.to_images(masked),
+            "reconstruction": encoder.to_images(whole),
+        }
+
+    def _closeness(self, removed: Int[Tensor, "B M"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B M K"]:
+        grid = self.encoder.config.grid
+        place = torch.arange(grid * grid, device=keep.device)
+        at = torch.stack([place // grid, place % grid], dim=1).float()
+        return (-torch.cdist(at[removed], at[keep])).softmax(dim=-1)
+
+    def _decode(
+        self, tokens: Float[Tensor, "B T D"], keep: Int[Tensor, "B K"], removed: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M L"]:
+        batch = tokens.shape[0]
+        known = self.decoder_embed(tokens)
+        hidden = self.mask_token.expand(batch, removed.shape[1], -1)
+        places = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1, removed + 1], dim=1)
+        x = torch.cat([known, hidden.to(known.dtype)], dim=1) + self.decoder_pos_embed[0][places]
+        for block in self.decoder_blocks:
+            assert isinstance(block, Block)
+            x = run_block(block, x)
+        return self.decoder_pred(self.decoder_norm(x[:, 1 + keep.shape[1] :]))
+
+    def _standardise(self, target: Float[Tensor, "B M L"]) -> Float[Tensor, "B M L"]:
+        if not self.norm_pixels:
+            return target
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        return (target - mean) / (variance + 1e-6).sqrt()

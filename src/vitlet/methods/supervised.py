@@ -1,0 +1,118 @@
+"""Supervised training and fine-tuning: a classifier on the encoder, with mixup, CutMix and label smoothing.
+
+Paper: Touvron et al. 2021 (DeiT) and the recipes of Wang et al. 2023. Mixup: Zhang et al. 2018; CutMix: Yun et al. 2019.
+
+Differences from timm's `Mixup`: an image is mixed with its neighbour in the global batch (slots 2i and 2i+1) instead of
+with the batch read backwards. The order of a batch is random, so the distribution is the same, and the result does not
+depend on how the batch is cut over ranks.
+"""
+
+import random
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlet.data.batch import Batch
+from vitlet.errors import UsageError
+from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.nn.encoder import Encoder, survival_table
+from vitlet.nn.heads import Classifier
+
+
+class Supervised(Objective):
+    """Cross-entropy against the labels, hard or mixed."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        num_classes: int,
+        pool: Literal["mean", "class"] = "mean",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        smoothing: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """A fresh classifier on `encoder`.
+
+        Args:
+            encoder: With its final norm where `pool` is `class`, without where it is `mean`.
+            num_classes: C; at least two.
+            pool: What the head reads.
+            mixup: α of the Beta distribution; 0 is off.
+            cutmix: α of the Beta distribution; 0 is off. With both, one of the two is chosen per step, evenly.
+            smoothing: Label smoothing ε.
+            seed: Of the head's initial weights.
+        """
+        super().__init__()
+        if num_classes < 2:
+            raise UsageError(
+                f"supervised training needs at least two classes, the data has {num_classes}",
+                fix="give labelled data (class folders or a manifest with a label column)",
+            )
+        self.encoder = encoder
+        self.classifier = Classifier(encoder.config.width, num_classes=num_classes, pool=pool, seed=seed)
+        self.num_classes, self.mixup, self.cutmix, self.smoothing = num_classes, mixup, cutmix, smoothing
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        """Cross-entropy with the (mixed, smoothed) labels."""
+        targets = smooth_one_hot(batch.labels, num_classes=self.num_classes, smoothing=self.smoothing)
+        images: Tensor = batch.images
+        if self.mixup or self.cutmix:
+            images, targets = self._mix(images.float(), targets, step)
+        survival = survival_table(
+            rate=self.encoder.config.drop_path,
+            depth=self.encoder.config.depth,
+            key=step.key("drop path"),
+            slots=batch.slots,
+            device=images.device,
+        )
+        encoded = self.encoder.encode(self.encoder.embed(images), survival=survival)
+        logits = self.classifier(encoded)
+        loss = F.cross_entropy(logits.float(), targets)
+        hits = (logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        return Losses(total=loss, statistics={"train_top1": hits.detach()})
+
+    def logits(self, images: Tensor) -> Float[Tensor, "B C"]:
+        """Scores of the classes, for evaluation."""
+        return self.classifier(self.encoder.encode(self.encoder.embed(images)))
+
+    def _mix(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        if len(images) % 2:
+            raise UsageError(f"mixup needs an even number of images a step, not {len(images)}", fix="--batch-size EVEN")
+        draw = random.Random(step.key("mix"))
+        use_cutmix = self.cutmix > 0 and (self.mixup == 0 or draw.random() < 0.5)
+        alpha = self.cutmix if use_cutmix else self.mixup
+        share = draw.betavariate(alpha, alpha)
+        partner = swap_neighbours(images)
+        if use_cutmix:
+            images, share = paste_box(images, partner, share=share, draw=draw)
+        else:
+            images = images * share + partner * (1 - share)
+        return images, targets * share + swap_neighbours(targets) * (1 - share)
+
+
+def smooth_one_hot(labels: Int[Tensor, "B"], *, num_classes: int, smoothing: float) -> Float[Tensor, "B C"]:
+    """1 − ε (+ ε/C) at the label and ε/C elsewhere (Szegedy et al. 2016)."""
+    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
+def swap_neighbours(x: Tensor) -> Tensor:
+    """Rows 0, 1, 2, 3 … in the order 1, 0, 3, 2 …."""
+    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def paste_box(images: Tensor, partner: Tensor, *, share: float, draw: random.Random) -> tuple[Tensor, float]:
+    """A box of the partner's pixels with area about 1 − `share`; returns the share that really remains."""
+    height, width = images.shape[-2:]
+    ratio = (1 - share) ** 0.5
+    box_height, box_width = int(height * ratio), int(width * ratio)
+    y, x = draw.randrange(height), draw.randrange(width)
+    top, bottom = max(0, y - box_height // 2), min(height, y + box_height // 2)
+    left, right = max(0, x - box_width // 2), min(width, x + box_width // 2)
+    inside = torch.zeros(height, width, dtype=torch.bool, device=images.device)
+    inside[top:bottom, left:right] = True
+    return torch.where(inside, partner, images), 1 - (bottom - top) * (right - left) / (height * width)

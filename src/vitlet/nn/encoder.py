@@ -1,0 +1,241 @@
+"""The encoder: timm's plain ViT, held and not subclassed, cut at the one seam that every method needs.
+
+`embed(images) → patches` and `encode(patches, keep, trace) → Encoded`. MAE hands `encode` a subset of the patches,
+SimMIM replaces some before it, fine-tuning hands over all; none of them needs a branch in here. Intermediates are
+returned by name on request, so nobody hooks into modules. Keys of saved tensors are timm's.
+
+Paper: Dosovitskiy et al. 2021 (ViT), in the ViT-Tiny form of Touvron et al. 2021 with the 12 heads of Wang et al. 2023.
+
+Differences from timm's own forward pass: the patch embedding is a matrix product on patches laid out channel-last
+(equal to the convolution), so that patches can be dropped before it; stochastic depth takes its draws as an argument.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from vitlet.errors import UsageError
+from vitlet.nn.attention import Attention
+from vitlet.nn.init import init_timm, init_xavier, seeded, xavier_patch_embedding
+from vitlet.nn.masking import gather
+from vitlet.nn.posembed import sincos_2d
+from vitlet.recipe import EncoderConfig
+from vitlet.rng import derive, uniform
+from vitlet.text import did_you_mean
+
+Pixels = tuple[float, float, float]
+POINTS = ("norm1", "attention_logits", "attention", "norm2", "mlp", "output")
+"""What can be traced inside a block, in the order it is computed: `block.<0-based index>.<point>`."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder says about a batch; token 0 is the class token."""
+
+    tokens: Float[Tensor, "B T D"]
+    traced: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def class_token(self) -> Float[Tensor, "B D"]:
+        """The token that stands for the image."""
+        return self.tokens[:, 0]
+
+    @property
+    def patches(self) -> Float[Tensor, "B N D"]:
+        """The tokens of the patches alone."""
+        return self.tokens[:, 1:]
+
+
+class Encoder(nn.Module):
+    """A plain ViT without a head, with the pixel statistics it was made for."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        mean: Pixels = (0.485, 0.456, 0.406),
+        std: Pixels = (0.229, 0.224, 0.225),
+        seed: int = 0,
+    ) -> None:
+        """A randomly initialised encoder; the same seed gives the same weights on every machine.
+
+        Args:
+            config: Size, depth, heads, positions.
+            mean: Per channel, in units of 0 … 1.
+            std: Per channel, in units of 0 … 1.
+            seed: Of the initial weights.
+        """
+        super().__init__()
+        self.config = config
+        self.mean, self.std = mean, std
+        with seeded(derive(seed, "encoder")):
+            self.vit = VisionTransformer(
+                img_size=config.image_size,
+                patch_size=config.patch_size,
+                embed_dim=config.width,
+                depth=config.depth,
+                num_heads=config.heads,
+                mlp_ratio=config.mlp_ratio,
+                num_classes=0,
+                global_pool="token",
+                final_norm=config.final_norm,
+                attn_layer=Attention,
+            )
+            self._initialise()
+        # Not in the state dict: they belong to the preprocessing and are written beside the weights.
+        scale = 1 / (torch.tensor(std) * 255)
+        area = config.patch_size**2
+        self.register_buffer("_scale", scale.repeat(area), persistent=False)
+        self.register_buffer("_shift", (-torch.tensor(mean) * 255 * scale).repeat(area), persistent=False)
+
+    def _initialise(self) -> None:
+        config, vit = self.config, self.vit
+        vit.apply(init_xavier if config.init == "xavier" else init_timm)
+        if config.init == "xavier":
+            xavier_patch_embedding(cast(nn.Conv2d, vit.patch_embed.proj))
+        draw = nn.init.normal_ if config.init == "xavier" else trunc_normal_
+        assert vit.cls_token is not None
+        assert vit.pos_embed is not None
+        draw(vit.cls_token, std=0.02)
+        if config.position == "sincos":
+            table = sincos_2d(config.width, grid=config.grid, column_first=config.sincos_order == "column-row")
+            vit.pos_embed.data.copy_(table)
+            vit.pos_embed.requires_grad_(False)
+        else:
+            trunc_normal_(vit.pos_embed, std=0.02)
+
+    @property
+    def num_patches(self) -> int:
+        """N, the patches of a whole image."""
+        return self.config.grid**2
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The transformer blocks, lowest first."""
+        return cast(list[Block], list(self.vit.blocks))
+
+    def pixels(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N L"]:
+        """Normalised patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 before."""
+        size, patch, grid = self.config.image_size, self.config.patch_size, self.config.grid
+        if images.shape[-2:] != (size, size):
+            raise UsageError(
+                f"images of {images.shape[-1]}×{images.shape[-2]} pixels for an encoder of {size}×{size}",
+                fix=f"set data.evaluation.size and encoder.image_size to {size}, or resize the encoder's positions",
+            )
+        tiles = images.view(-1, 3, grid, patch, grid, patch).permute(0, 2, 4, 3, 5, 1)
+        flat = tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)  # a copy while still one byte a value
+        return torch.addcmul(cast(Tensor, self._shift), flat.float(), cast(Tensor, self._scale))
+
+    def to_images(self, pixels: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
+        """The inverse of `pixels`, rounded and clipped, channel last."""
+        raw = (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
+        grid, patch = self.config.grid, self.config.patch_size
+        tiles = raw.round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
+        return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, grid * patch, grid * patch, 3)
+
+    def project(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:
+        """The patch embedding, without positions, of any subset of the patches."""
+        convolution = cast(nn.Conv2d, self.vit.patch_embed.proj)
+        return F.linear(pixels, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
+
+    def embed(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """All patches of the images, embedded, without positions."""
+        return self.project(self.pixels(images))
+
+    def encode(
+        self,
+        patches: Float[Tensor, "B K D"],
+        keep: Int[Tensor, "B K"] | None = None,
+        trace: Sequence[str] = (),
+        *,
+        survival: Float[Tensor, "P B"] | None = None,
+    ) -> Encoded:
+        """Positions, class token, blocks, final norm.
+
+        Args:
+            patches: Embedded patches.
+            keep: Which place of the grid each patch has; None: all places in order.
+            trace: Names of intermediates to return: `block.<i>.<point>` with a point of `POINTS`, or `embedded`.
+            survival: Factors of the residual branches (two a block) for stochastic depth, from `survival_table`.
+
+        Raises:
+            UsageError: for a name that is not there.
+        """
+        note = Trace(trace, depth=self.config.depth)
+        position = self.vit.pos_embed
+        assert position is not None
+        at = position[:, 1:] if keep is None else gather(position[:, 1:].expand(patches.shape[0], -1, -1), keep)
+        start = (cast(Tensor, self.vit.cls_token) + position[:, :1]).expand(patches.shape[0], -1, -1)
+        x = note("embedded", torch.cat([start, patches + at], dim=1))
+        for i, block in enumerate(self.blocks):
+            factors = None if survival is None else survival[2 * i : 2 * i + 2, :, None, None]
+            x = run_block(block, x, note=note, name=f"block.{i}", survival=factors)
+        return Encoded(tokens=self.vit.norm(x), traced=note.found)
+
+    def forward(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T D"]:
+        """`encode(embed(images)).tokens`."""
+        return self.encode(self.embed(images)).tokens
+
+
+class Trace:
+    """Collects the intermediates that were asked for; passing a value through it returns the value."""
+
+    def __init__(self, names: Sequence[str] = (), *, depth: int = 0) -> None:
+        """Raises UsageError for a name that an encoder of this depth does not have."""
+        known = ["embedded", *(f"block.{i}.{p}" for i in range(depth) for p in POINTS)] if names else []
+        for name in names:
+            if name not in known:
+                raise UsageError(f"no intermediate {name!r} in this encoder", why=did_you_mean(name, known).rstrip("?."))
+        self.names = frozenset(names)
+        self.found: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """Keep `value` if its name was asked for."""
+        if name in self.names:
+            self.found[name] = value
+        return value
+
+
+def run_block(
+    block: Block,
+    x: Float[Tensor, "B T D"],
+    *,
+    note: Trace | None = None,
+    name: str = "",
+    survival: Float[Tensor, "2 B 1 1"] | None = None,
+) -> Float[Tensor, "B T D"]:
+    """One of timm's pre-norm blocks with `Attention` inside, noting its intermediates under `name`."""
+    note = note or Trace()
+    attention = cast(Attention, block.attn)
+    normed = note(f"{name}.norm1", block.norm1(x))
+    if f"{name}.attention_logits" in note.names:
+        mixed, logits = attention.forward_with_logits(normed)
+        note(f"{name}.attention_logits", logits)
+    else:
+        mixed = attention(normed)
+    mixed = note(f"{name}.attention", block.ls1(mixed))
+    x = x + (mixed if survival is None else mixed * survival[0])
+    hidden = note(f"{name}.mlp", block.ls2(block.mlp(note(f"{name}.norm2", block.norm2(x)))))
+    return note(f"{name}.output", x + (hidden if survival is None else hidden * survival[1]))
+
+
+def survival_table(
+    *, rate: float, depth: int, key: int, slots: Int[Tensor, "B"], device: torch.device
+) -> Float[Tensor, "P B"] | None:
+    """Stochastic depth (Huang et al. 2016): 0 for a dropped branch, 1/(1−p) for one that stays; P = 2·depth.
+
+    The rate grows linearly from 0 at the first block to `rate` at the last. A draw depends on the key and on the
+    sample's slot in the global batch, not on how the batch is cut.
+    """
+    if rate == 0:
+        return None
+    keep = 1 - torch.linspace(0, rate, depth).repeat_interleave(2)
+    draws = torch.from_numpy(uniform(key, slots.numpy(), 2 * depth)).T
+    return ((draws < keep[:, None]) / keep[:, None]).to(device)

@@ -1,0 +1,38 @@
+"""Initial weights as a function of a seed: torch's initialisers draw from a global generator, so it is fenced."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.init import trunc_normal_
+
+
+@contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Run initialisers inside the block from `key` and leave torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key)
+        yield
+
+
+def init_timm(module: nn.Module) -> None:
+    """Linears truncated normal 0.02 with zero bias (timm 0.4.12, DeiT); call through `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Linears Xavier-uniform with zero bias (MAE); call through `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def xavier_patch_embedding(convolution: nn.Conv2d) -> None:
+    """Xavier-uniform on the patch embedding seen as a matrix D × (3·P·P), as MAE does; the bias as torch does."""
+    nn.init.xavier_uniform_(convolution.weight.view(convolution.out_channels, -1))
+

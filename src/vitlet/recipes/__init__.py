@@ -1,0 +1,62 @@
+"""Recipes: functions without arguments that return a `Recipe`; the function's name is the recipe's name.
+
+A module here is found by standing here. Nothing in it imports torch before `ObjectiveConfig.build` is called.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitlet.config import apply_overrides
+from vitlet.errors import UsageError
+from vitlet.recipe import Recipe
+from vitlet.text import did_you_mean
+
+
+def all_recipes() -> dict[str, Callable[[], Recipe]]:
+    """Every recipe by name, in the order of modules and of functions in them."""
+    found: dict[str, Callable[[], Recipe]] = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{module_info.name}")
+        for name, function in vars(module).items():
+            if inspect.isfunction(function) and function.__module__ == module.__name__ and _returns_recipe(function):
+                found[name] = function
+    return found
+
+
+def _returns_recipe(function: Callable[..., Any]) -> bool:
+    made = typing.get_type_hints(function).get("return")
+    public = not function.__name__.startswith("_") and not inspect.signature(function).parameters
+    return public and inspect.isclass(made) and issubclass(made, Recipe)
+
+
+def by_name(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        UsageError: naming the nearest recipe.
+    """
+    recipes = all_recipes()
+    if name not in recipes:
+        raise UsageError(f"no recipe {name!r}", why=did_you_mean(name, recipes).rstrip("?."), fix="vitlet recipes")
+    return recipes[name]()
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A copy with dotted keys replaced and everything checked again."""
+    return type(recipe).from_json(apply_overrides(recipe.to_json(), overrides))
+
+
+def from_json(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """The recipe that `values` (a recipe.json) describe; its name decides the type of the objective.
+
+    Raises:
+        UsageError: for an unknown recipe, key or value.
+    """
+    name = values.get("name") if isinstance(values, Mapping) else None
+    if not isinstance(name, str):
+        raise UsageError("this is not a recipe", where=where, why="it has no name", fix="give a recipe.json of a run")
+    return type(by_name(name)).from_json(values, where=where)

@@ -1,0 +1,113 @@
+"""What a report can know: the files of one run directory, each of them optional except the recipe."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vitlet.errors import CheckpointError
+from vitlet.run import Run, read_json
+from vitlet.text import printable
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Images, what was left of them, and what the model made of that; all sRGB."""
+
+    input: UInt8[np.ndarray, "n h w 3"]
+    masked: UInt8[np.ndarray, "n h w 3"]
+    reconstruction: UInt8[np.ndarray, "n h w 3"]
+    caption: str
+    statistics: str
+    """Where brightness and contrast of a removed patch come from: `predicted` or `visible` patches."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """One run, read."""
+
+    name: str
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+    reconstructions: Reconstructions | None
+    check: dict[str, Any] | None
+
+    @property
+    def seed(self) -> int | None:
+        """Of the recipe's budget."""
+        return self.recipe.get("budget", {}).get("seed")
+
+    @property
+    def recipe_hash(self) -> str:
+        """The recipe's fingerprint, as `Recipe.fingerprint` makes it."""
+        canonical = json.dumps(self.recipe, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def probes(self) -> list[dict[str, Any]]:
+        """The rows that carry a look at the frozen features."""
+        return [row for row in self.metrics if row.get("probe")]
+
+
+def read(runs: Sequence[Run]) -> list[Contents]:
+    """Every run's files; runs of one name are told apart by their parent's.
+
+    Raises:
+        CheckpointError: if a file is there and is not what it should be.
+    """
+    paths = [run.path.resolve() for run in runs]
+    plain = [path.name for path in paths]
+    names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    return [_read(run, name) for run, name in zip(runs, names, strict=True)]
+
+
+def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The `comparison.json` in a run's folder or in the folder that holds them; None if there is none."""
+    folders = [folder for run in runs for folder in (run.path, run.path.resolve().parent)]
+    found = next((f / "comparison.json" for f in folders if (f / "comparison.json").is_file()), None)
+    return read_json(found) if found else None
+
+
+def _read(run: Run, name: str) -> Contents:
+    environment = run.path / "environment.json"
+    check = run.path / "data_check.json"
+    return Contents(
+        name=name,
+        recipe=run.recipe_json(),
+        environment=read_json(environment) if environment.is_file() else {},
+        metrics=run.metrics(),
+        results=[read_json(path) for path in sorted(run.results.glob("*.json"))],
+        reconstructions=_reconstructions(run.analysis),
+        check=read_json(check) if check.is_file() else None,
+    )
+
+
+def _reconstructions(folder: Path) -> Reconstructions | None:
+    path = folder / "reconstructions.npz"
+    if not path.is_file():
+        return None
+    words = path.with_suffix(".json")
+    about = read_json(words) if words.is_file() else {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = {key: arrays[key] for key in ("input", "masked", "reconstruction")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{printable(path)} cannot be read", why=str(error), fix="delete the file") from None
+    shapes = {array.shape for array in images.values()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 4 or shape[3] != 3 or images["input"].dtype != np.uint8:
+        raise CheckpointError(
+            f"{printable(path)} does not hold three uint8 arrays of one shape [n, H, W, 3]", fix="delete the file"
+        )
+    if shape[0] == 0:
+        return None
+    return Reconstructions(
+        **images, caption=about.get("caption", ""), statistics=about.get("statistics", "not recorded")
+    )

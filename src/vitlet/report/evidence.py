@@ -1,0 +1,282 @@
+"""The sections that show what was found: accuracy, loss curves, pictures, health. None of them needs the others."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from vitlet.report import figures, tables
+from vitlet.report.contents import Contents, Reconstructions
+from vitlet.report.figures import Curve
+from vitlet.text import plural
+
+_WIDE, _NARROW, _PANEL = (720, 320), (350, 260), (264, 200)
+_PICTURES_IN_A_ROW, _MOST_PICTURES = 4, 8
+
+_HEALTH = (
+    ("knn_top1", "kNN on frozen features", "top-1 accuracy, %", True),
+    ("feature_std", "Feature spread", "standard deviation", False),
+    ("effective_rank", "Effective rank", "dimensions", False),
+)
+_STATISTICS = {
+    "predicted": "Brightness and contrast of every removed patch are the model's own prediction; nothing of the "
+    "removed pixels is used.",
+    "visible": "Brightness and contrast of every removed patch are taken from the visible patches; nothing of the "
+    "removed pixels is used.",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its title, the finding in words for those who do not see it, and a key."""
+
+    title: str
+    finding: str
+    drawings: tuple[Markup, ...]
+    """One, or a wide and a narrow one of which the page shows what fits."""
+    key: tuple[tuple[Markup, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ChartRow:
+    """A row of the accuracy chart: numbers as text and their drawing."""
+
+    title: str
+    drawing: Markup
+    key: Markup
+    mean: str
+    interval: str
+    about: str
+    """Seeds, their values, CPU time."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy chart: groups of rows over one axis."""
+
+    groups: tuple[tuple[tables.Group, tuple[ChartRow, ...], Markup], ...]
+    """Each with its rows and the axis below them."""
+    chance: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One run's reconstructions in sets of a few columns."""
+
+    run: str
+    caption: str
+    origin: str
+    pixelated: bool
+    sets: tuple[tuple[tuple[str, str, str], ...], ...]
+    """Per set three rows: label, alternative text, data URI."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the looks at frozen features said while training went on."""
+
+    verdicts: tuple[tuple[str, str], ...]
+    plots: tuple[Plot, ...]
+
+
+def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Accuracy | None:
+    """The comparison's arms where there is one, otherwise the runs' own results; None if nothing was measured."""
+    groups = tables.groups_of_comparison(comparison) if comparison else tables.groups_of_results(runs)
+    if not groups:
+        return None
+    rows = [row for group in groups for row in group.rows]
+    classes = ((comparison or {}).get("data") or {}).get("classes") or ()
+    chance = 1 / len(classes) if len(classes) > 1 else None
+    scale = figures.scale([v for r in rows for v in (*r.values, *(r.interval or ()))], chance=chance)
+    drawn = tuple(
+        (
+            group,
+            tuple(_chart_row(row, scale, name=f"row-{i}-{j}") for j, row in enumerate(group.rows)),
+            Markup(figures.axis(scale, name=f"row-{i}-axis")),
+        )
+        for i, group in enumerate(groups)
+    )
+    words = f"{tables.percent(chance)} (1 of {len(classes)} classes)" if chance else ""
+    return Accuracy(drawn, words)
+
+
+def difference_plot(mean: float, interval: tuple[float, float] | None, *, title: str) -> Plot:
+    """The difference beside a line at zero."""
+    finding = f"Difference {tables.points(mean)} points; "
+    if interval is None:
+        finding += "there is no interval."
+    else:
+        low, high = interval
+        place = "entirely above" if low > 0 else "entirely below" if high < 0 else "on both sides of"
+        finding += f"its interval, {tables.between(interval, form=tables.points)}, lies {place} zero."
+    return Plot(title, finding, (Markup(figures.difference(mean, interval, name="difference")),))
+
+
+def losses(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple[Plot, ...]:
+    """One figure for each kind of loss; runs of one arm share its colour."""
+    arms = _arms(comparison)
+    kinds: dict[tuple[str, str], list[Contents]] = {}
+    for run in runs:
+        if any(row.get("loss") is not None for row in run.metrics):
+            kinds.setdefault(_loss(run), []).append(run)
+    plots = []
+    for number, ((_, unit), members) in enumerate(kinds.items()):
+        recipes = ", ".join(dict.fromkeys(str(run.recipe.get("name", "")) for run in members))
+        styles = _styles(members, arms)
+        plot = _curves_plot(
+            members, styles, lambda row: row.get("loss"), name=f"loss-{number}", sizes=(_WIDE, _NARROW),
+            title=f"Training loss of {recipes}", unit=unit,
+        )  # fmt: skip
+        plots += [plot] if plot else []
+    return tuple(plots)
+
+
+def pictures(runs: Sequence[Contents]) -> tuple[Pictures, ...]:
+    """The reconstructions of every run that has some."""
+    return tuple(_pictures(run.name, run.reconstructions) for run in runs if run.reconstructions)
+
+
+def health(runs: Sequence[Contents]) -> Health | None:
+    """kNN, feature spread and effective rank over the epochs; None if no run looked."""
+    members = [run for run in runs if run.probes]
+    if not members:
+        return None
+    styles = _styles(members, {})
+    plots = []
+    for key, title, unit, is_percent in _HEALTH:
+        plot = _curves_plot(
+            members, styles, lambda row, key=key: (row.get("probe") or {}).get(key), sizes=(_PANEL,), title=title,
+            unit=unit, name=f"health-{key.replace('_', '-')}", percent=is_percent,
+        )  # fmt: skip
+        plots += [plot] if plot else []
+    said = [(run.name, [r["probe"]["verdict"] for r in run.probes if r["probe"].get("verdict")]) for run in members]
+    return Health(tuple((name, verdicts[-1]) for name, verdicts in said if verdicts), tuple(plots))
+
+
+def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
+    drawing = figures.strip(figures.Strip(row.values, row.mean, row.interval, row.style), scale, name=name)
+    seeds = ", ".join(str(seed) for seed in row.seeds)
+    if len(row.values) > 1:
+        single = ", ".join(tables.percent(v).removesuffix(tables.SPACE + "%") for v in row.values)
+        about = [f"seeds {seeds}: {single}" if seeds else single]
+    else:
+        about = [f"seed {seeds}"] if seeds else []
+    if row.cpu_seconds is not None:
+        about.append(f"{tables.duration(row.cpu_seconds)}{tables.SPACE}CPU")
+    return ChartRow(
+        title=row.title,
+        drawing=Markup(drawing),
+        key=Markup(figures.swatch(row.style, name=f"{name}-key")),
+        mean=tables.percent(row.mean),
+        interval=tables.between(row.interval) if row.interval else "",
+        about=" · ".join(about),
+    )
+
+
+def _loss(run: Contents) -> tuple[str, str]:
+    """The run's method and what its loss is measured in: only equal pairs share an axis."""
+    objective = run.recipe.get("objective") or {}
+    method = str(objective.get("method", ""))
+    pixels = "normalised pixels" if objective.get("norm_pixels", True) else "pixels"
+    units = {"mae": f"squared error of {pixels}", "supervised": "cross-entropy, nats"}
+    return method, units.get(method, "loss")
+
+
+def _arms(comparison: dict[str, Any] | None) -> dict[str, tuple[int, str]]:
+    """Run name → style and title of its arm, as far as the comparison names the runs of its arms."""
+    protocols = (comparison or {}).get("protocols", ())
+    return {
+        run: (style, arm["title"])
+        for protocol in protocols
+        for style, arm in enumerate(protocol["arms"])
+        for run in arm.get("runs", ())
+    }
+
+
+def _styles(runs: Sequence[Contents], arms: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Run name → style and the words of its key."""
+    rest = [run.name for run in runs if run.name not in arms]
+    return {run.name: arms.get(run.name) or (rest.index(run.name), run.name) for run in runs}
+
+
+def _curves_plot(
+    runs: Sequence[Contents],
+    styles: dict[str, tuple[int, str]],
+    value: Callable[[dict[str, Any]], Any],
+    *,
+    name: str,
+    title: str,
+    unit: str,
+    sizes: Sequence[tuple[int, int]],
+    percent: bool = False,
+) -> Plot | None:
+    """`value` of every run's rows over the epochs, or None if there is no finite one."""
+    smooth = not name.startswith("health")
+    rows = {run.name: [row for row in run.metrics if value(row) is not None] for run in runs}
+    # Whole epochs on every row of a long epoch would stack the points; steps always spread them.
+    by_epoch = all(len({r.get("epoch") for r in found}) == len(found) for found in rows.values())
+    axis, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
+    lines = [
+        Curve([r[axis] for r in found], [value(r) for r in found], styles[run][0]) for run, found in rows.items()
+    ]
+    drawings = tuple(
+        figures.curves(
+            lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=percent, smooth=smooth
+        )
+        for i, size in enumerate(sizes)
+    )
+    if not drawings[0]:
+        return None
+    form: Callable[[float], str] = tables.percent if percent else figures.significant
+    ends = []
+    for run, found in rows.items():
+        drawn = np.array([value(row) for row in found], dtype=float)
+        drawn = figures.smoothed(drawn) if smooth else drawn
+        ends += [f"{run} from {form(drawn[0])} to {form(drawn[-1])}"] if found else []
+    finding = f"{title}, {unit}: {'; '.join(ends)}."
+    window = figures.smoothing_window(max(len(found) for found in rows.values()))
+    note = f"Lines are running means over {window} logged steps; the single values stand pale behind them."
+    return Plot(
+        title=title,
+        finding=finding,
+        drawings=tuple(map(Markup, drawings)),
+        key=_key(styles, name=name) if len(lines) > 1 else (),
+        note=note if smooth and window > 1 else "",
+    )
+
+
+def _key(styles: dict[str, tuple[int, str]], *, name: str) -> tuple[tuple[Markup, str], ...]:
+    counts: dict[tuple[int, str], int] = {}
+    for style in styles.values():
+        counts[style] = counts.get(style, 0) + 1
+    return tuple(
+        (
+            Markup(figures.swatch(style, name=f"{name}-key-{i}")),
+            words if count == 1 else f"{words} ({plural(count, 'run')})",
+        )
+        for i, ((style, words), count) in enumerate(sorted(counts.items()))
+    )
+
+
+def _pictures(run: str, images: Reconstructions) -> Pictures:
+    rows = (
+        ("input", images.input, "the images as they were"),
+        ("masked", images.masked, "what the encoder was given: the visible patches"),
+        ("reconstruction", images.reconstruction, "what the model made of the visible patches"),
+    )
+    shown = min(len(images.input), _MOST_PICTURES)
+    sets = tuple(
+        tuple(
+            (label, f"{words}, images {first + 1} to {last}", figures.image_row(array[first:last]))
+            for label, array, words in rows
+        )
+        for first in range(0, shown, _PICTURES_IN_A_ROW)
+        for last in [min(first + _PICTURES_IN_A_ROW, shown)]
+    )
+    total = len(images.input)
+    caption = images.caption + ("" if shown == total else f" The first {shown} of {total} are shown.")
+    origin = _STATISTICS.get(images.statistics, f"Origin of brightness and contrast: {images.statistics}.")
+    return Pictures(run, caption.strip(), origin, images.input.shape[1] < 128, sets)

@@ -1,0 +1,192 @@
+"""Numbers as people read them, and the rows of the page's tables."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from vitlet.evaluate.compare import mean_interval
+from vitlet.report.contents import Contents
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of a comparison, or one run: its single values, their mean, and an interval where one can be had."""
+
+    title: str
+    values: tuple[float, ...]
+    seeds: tuple[int, ...]
+    interval: tuple[float, float] | None
+    style: int
+    cpu_seconds: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared: the same protocol, metric, split and images."""
+
+    title: str
+    note: str
+    rows: tuple[Row, ...]
+    difference: str = ""
+
+
+def percent(share: float) -> str:
+    """`59.2 %`."""
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def points(difference: float) -> str:
+    """`+30.1`: a difference of shares in percentage points, with its sign."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def between(interval: tuple[float, float], *, form: Any = percent) -> str:
+    """`57.0 % to 61.3 %`; the unit once where both have it."""
+    low, high = (form(end) for end in interval)
+    return f"{low.removesuffix(SPACE + '%')} to {high}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 12 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min{SPACE}{whole % 60:02d}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h{SPACE}{whole % 3600 // 60:02d}{SPACE}min"
+
+
+def metric_title(metric: str) -> str:
+    """`top1` → `top-1 accuracy`; a metric we do not know keeps its name."""
+    known = re.fullmatch(r"(?:(knn)_)?top(\d+)", metric)
+    if not known:
+        return metric
+    return f"{'kNN ' if known[1] else ''}top-{known[2]} accuracy"
+
+
+def is_share(metric: str, value: Any) -> bool:
+    """Whether a value of this metric is a share of right answers, shown in percent."""
+    return metric_title(metric) != metric and isinstance(value, int | float) and 0 <= value <= 1
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `n` images (Wilson 1927)."""
+    z = 1.959963984540054
+    centre = share + z * z / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (centre - reach) / (1 + z * z / n), (centre + reach) / (1 + z * z / n)
+
+
+def row(title: str, values: Sequence[float], *, seeds: Sequence[int], n: int, style: int, cpu: Any = ()) -> Row:
+    """A row with the interval its values allow: over seeds from two on, over test images for a single one."""
+    over_seeds = mean_interval(values)
+    interval = None
+    if over_seeds.low is not None and over_seeds.high is not None:
+        interval = max(over_seeds.low, 0.0), min(over_seeds.high, 1.0)
+    elif n > 0:
+        interval = wilson_interval(values[0], n)
+    cpu_seconds = math.fsum(cpu) / len(cpu) if cpu else None
+    return Row(title, tuple(values), tuple(seeds), interval, style, cpu_seconds)
+
+
+def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
+    """One group a protocol, one row an arm; the arms keep their style throughout the page."""
+    groups = []
+    for protocol in comparison["protocols"]:
+        n = protocol.get("n", 0)
+        rows = tuple(
+            row(
+                arm["title"], arm["values"], seeds=arm.get("seeds", ()), n=n, style=style,
+                cpu=arm.get("cpu_seconds", ()),
+            )
+            for style, arm in enumerate(protocol["arms"]) if arm["values"]
+        )  # fmt: skip
+        if not rows:
+            continue
+        note = f"{metric_title(protocol['metric'])}, {protocol.get('split', 'test')} split, n = {n:,}{_over(rows)}"
+        groups.append(Group(protocol["title"], note, rows, _difference_text(protocol.get("difference"))))
+    return groups
+
+
+def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
+    """The measured shares of several runs, those together that measured the same thing on the same images."""
+
+    def measured(pair: tuple[int, dict[str, Any]]) -> tuple[str, ...]:
+        result, data = pair[1], pair[1].get("data") or {}
+        keys = ("protocol", "metric", "split", "n")
+        return (
+            *(str(result.get(k, "")) for k in keys),
+            str(data.get("name", "")),
+            str(data.get("fingerprint", "")),
+        )
+
+    pairs = [(i, r) for i, run in enumerate(runs) for r in run.results if is_share(r["metric"], r["value"])]
+    groups = []
+    for (protocol, metric, split, n, name, _), members in groupby(sorted(pairs, key=measured), key=measured):
+        by_run: dict[int, list[dict[str, Any]]] = {}
+        for i, result in members:
+            by_run.setdefault(i, []).append(result)
+        rows = tuple(
+            row(
+                runs[i].name, [r["value"] for r in found], seeds=[r.get("seed", 0) for r in found],
+                n=int(n or 0), style=i,
+            )
+            for i, found in by_run.items()
+        )  # fmt: skip
+        where = ", ".join(p for p in (metric_title(metric), f"{split} split", name, f"n = {int(n or 0):,}") if p)
+        groups.append(Group(protocol or metric_title(metric), where + _over(rows), rows))
+    return groups
+
+
+def _over(rows: Sequence[Row]) -> str:
+    """What the intervals of a group are over."""
+    kinds = {"seeds" if len(row.values) > 1 else "images" for row in rows if row.interval}
+    return f"; intervals over {' or '.join(sorted(kinds))}" if kinds else ""
+
+
+def _difference_text(difference: dict[str, Any] | None) -> str:
+    if not difference:
+        return ""
+    words = [f"{points(difference['mean'])} points"]
+    if difference["low"] is not None:
+        interval = between((difference["low"], difference["high"]), form=points)
+        words.append(f"{100 * difference.get('confidence', 0.95):g}{SPACE}% interval {interval}")
+    if difference.get("pairs", 1) > 1:
+        words.append(f"{difference['pairs']} pairs")
+    if difference.get("method"):
+        words.append(difference["method"])
+    return ", ".join(words)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested JSON as `a.b.0.c` → the value as text."""
+    if isinstance(value, dict) and value:
+        pairs = value.items()
+    elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        pairs = enumerate(value)
+    else:
+        return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+    return {
+        key: text
+        for name, inner in pairs
+        for key, text in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def without_home(command: str) -> str:
+    """`command` with the reader's home folder written `~`: a page is sent on, a home folder is not."""
+    home = str(Path.home())
+    return command if home == "/" else re.sub(re.escape(home) + r"(?=[/\s'\"]|$)", "~", command)

@@ -1,0 +1,72 @@
+"""What may interrupt training: signals, numbers that are not finite, and too little memory."""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from vitlet.errors import NonFiniteError, ResourceError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopFlag:
+    """Set by a signal, read at the step boundary; nothing else happens inside the handler."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C stops at once; files are safe, the step is lost
+        self.signal_number = number
+
+
+@contextmanager
+def listening() -> Iterator[StopFlag]:
+    """Catch SIGTERM, SIGINT and SIGUSR1 into a flag; the former handlers come back afterwards."""
+    flag = StopFlag()
+    former = {number: signal.signal(number, flag) for number in SIGNALS}
+    try:
+        yield flag
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> None:
+    """Refuse a step whose loss or gradient norm is NaN or infinite; nothing has been changed yet.
+
+    Raises:
+        NonFiniteError: saying which of the two it was and where the images of the batch are listed.
+    """
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
+    raise NonFiniteError(
+        f"{what} at step {step}",
+        where=record,
+        why="The step was not taken and the last checkpoint is intact",
+        fix="a lower learning rate (--set optimizer.base_lr=…), optimizer.clip_norm=1.0, or --precision fp32",
+    )
+
+
+@contextmanager
+def memory_errors(*, batch_size: int) -> Iterator[None]:
+    """Say what to do when a step does not fit into memory.
+
+    Raises:
+        ResourceError: for a failed allocation on a GPU or the CPU.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise ResourceError(
+            "not enough memory for a step",
+            why=text.splitlines()[0] if text else "allocation failed",
+            fix=f"--micro-batch {max(1, batch_size // 2)} keeps the global batch and its results, in smaller parts",
+        ) from error

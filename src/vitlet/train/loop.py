@@ -1,0 +1,286 @@
+"""The loop. It receives everything it uses and fetches nothing: no config, no recipe, no path but the run's.
+
+Promises, each with a test: a kill at any point repeats at most one checkpoint interval and changes no bit of the
+result; a signal loses no step; a step with a loss or gradient that is not finite is not taken; the result depends on
+the global batch and not on how it is cut over ranks and accumulation steps.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from vitlet.data.batch import Batch
+from vitlet.errors import DataError, StoppedError
+from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.run import Run, write_json
+from vitlet.train import checkpoint
+from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
+from vitlet.train.log import MetricsLog, Teller, finite_or_null
+from vitlet.train.optim import set_lr
+from vitlet.train.ranks import World
+
+_MAX_REPLACED_SHARE = 0.01
+
+
+class Batches(Protocol):
+    """What the loop asks of a loader."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def from_step(self, start: int) -> Iterator[Batch]: ...
+
+    def describe(self, batch: Batch) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look at the model from time to time; `look(objective, step)` returns what goes into the metrics."""
+
+    every: int
+    look: Callable[[Objective, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Integers only: every duration has become steps."""
+
+    total_steps: int
+    checkpoint_every: int
+    log_every: int = 10
+    precision: str = "fp32"
+    clip_norm: float | None = None
+    micro_batch: int | None = None
+    """Images of one forward and backward pass; None: the whole share of the rank."""
+    seed: int = 0
+    compile: bool = False
+
+
+@dataclass
+class Writer:
+    """Where a run is written, and the facts that go into each of its checkpoints."""
+
+    run: Run
+    metrics: MetricsLog
+    teller: Teller
+    world: World = field(default_factory=World)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, step: int, objective: Objective, optimizer: Optimizer) -> None:
+        """Checkpoint by the first rank; the others wait until it is durable."""
+        if self.world.is_first:
+            facts = {**self.facts, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
+            checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
+        self.world.wait()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row of metrics, from the first rank."""
+        if self.world.is_first:
+            self.metrics.write(row)
+
+
+def train(
+    objective: Objective,
+    *,
+    batches: Batches,
+    optimizer: Optimizer,
+    schedule: Callable[[int], float],
+    budget: Budget,
+    writer: Writer,
+    probes: Sequence[Probe] = (),
+    start: int = 0,
+) -> None:
+    """Take the steps from `start` to `budget.total_steps`.
+
+    Raises:
+        StoppedError: a signal came; the step was finished and saved.
+        NonFiniteError: before a step that would have poisoned the weights.
+        DataError: when more than 1 % of the images seen could not be read any more.
+        ResourceError: out of memory or disk.
+    """
+    device = next(objective.parameters()).device
+    taker = _StepTaker(objective, optimizer, budget, writer.world)
+    meter = _Meter()
+    stream = batches.from_step(start)
+    saved = start
+    objective.train()
+    progress = writer.teller.progress("training", total=budget.total_steps, done=start)
+    with listening() as stop, progress as tick, memory_errors(batch_size=budget.micro_batch or 2):
+        for step in range(start, budget.total_steps):
+            with meter.waiting():
+                batch = next(stream)
+            _count_replaced(meter, batch, batches)
+            set_lr(optimizer, schedule(step))
+            losses, grad_norm = taker.gradients(batch.to(device), Step(step, budget.total_steps, budget.seed))
+            loss = float(writer.world.mean(losses.total))
+            try:
+                require_finite(step=step, loss=loss, grad_norm=grad_norm, record=f"{writer.run.path}/nonfinite.json")
+            except ValueError:
+                _record_batch(writer.run, step, batch, batches, losses, grad_norm)
+                raise
+            taker.step()
+            objective.after_step(Step(step, budget.total_steps, budget.seed))
+            done = step + 1
+            meter.add(len(batch) * writer.world.size)
+            if done % budget.log_every == 0 or done == budget.total_steps:
+                row = meter.row(done, done / batches.steps_per_epoch, loss, schedule(step), grad_norm)
+                writer.log(row | _scalars(losses))
+                tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
+            saved = _after(done, saved, objective, optimizer, budget, writer, probes, batches)
+            _stop_if_asked(stop, done, saved, objective, optimizer, writer)
+        tick(budget.total_steps)
+
+
+def _after(
+    done: int,
+    saved: int,
+    objective: Objective,
+    optimizer: Optimizer,
+    budget: Budget,
+    writer: Writer,
+    probes: Sequence[Probe],
+    batches: Batches,
+) -> int:
+    """Probes and checkpoints that are due after `done` steps; the step of the newest checkpoint."""
+    last = done == budget.total_steps
+    for probe in probes:
+        if done % probe.every == 0 or last:
+            objective.eval()
+            seen = probe.look(objective, done)
+            objective.train()
+            writer.log({"step": done, "epoch": done / batches.steps_per_epoch, "probe": seen})
+    if done % budget.checkpoint_every == 0 or last:
+        writer.save(done, objective, optimizer)
+        return done
+    return saved
+
+
+def _stop_if_asked(
+    stop: StopFlag, done: int, saved: int, objective: Objective, optimizer: Optimizer, writer: Writer
+) -> None:
+    number = writer.world.highest(stop.signal_number)
+    if number:
+        if saved != done:
+            writer.save(done, objective, optimizer)
+        raise StoppedError(number, step=done, run=str(writer.run.path))
+
+
+class _StepTaker:
+    """Forward, backward over the parts of a batch, and the optimizer's step."""
+
+    def __init__(self, objective: Objective, optimizer: Optimizer, budget: Budget, world: World) -> None:
+        self.objective, self.optimizer, self.budget, self.world = objective, optimizer, budget, world
+        self.forward = torch.compile(objective) if budget.compile else objective
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        device = self.parameters[0].device.type
+        self.autocast = contextlib.nullcontext
+        if budget.precision != "fp32":
+            dtype = torch.bfloat16 if budget.precision == "bf16" else torch.float16
+            self.autocast = lambda: torch.autocast(device, dtype)
+        self.scaler = torch.amp.GradScaler(device, enabled=budget.precision == "fp16")
+
+    def gradients(self, batch: Batch, step: Step) -> tuple[Losses, float]:
+        """Losses (means over the whole batch) and the gradient norm; gradients are averaged over ranks."""
+        self.optimizer.zero_grad(set_to_none=True)
+        means: list[Losses] = []
+        for part in batch.parts(self.budget.micro_batch or len(batch)):
+            share = len(part) / len(batch)
+            with self.autocast():
+                losses = self.forward(part, step)
+            self.scaler.scale(losses.total * share).backward()
+            means.append(_detached(losses, share))
+        self.world.average_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.budget.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.budget.clip_norm, norm)
+        finite_by_scaling = self.scaler.is_enabled()  # fp16 meets infinities by lowering its scale, not by stopping
+        return _sum(means), 0.0 if finite_by_scaling and not torch.isfinite(norm) else float(norm)
+
+    def step(self) -> None:
+        """Move the weights."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+class _Meter:
+    """Images a second and the share of time spent waiting for data, since the last row."""
+
+    def __init__(self) -> None:
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+        self.seen, self.replaced = 0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def add(self, images: int) -> None:
+        self.images += images
+
+    def row(self, step: int, epoch: float, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
+        elapsed = max(time.perf_counter() - self.since, 1e-9)
+        speed, wait = self.images / elapsed, self.waited / elapsed
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+        return {
+            "step": step,
+            "epoch": epoch,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "images_per_second": round(speed, 1),
+            "data_wait": round(wait, 4),
+        }
+
+
+def _count_replaced(meter: _Meter, batch: Batch, batches: Batches) -> None:
+    meter.seen += len(batch)
+    meter.replaced += len(batch.replaced)
+    if meter.replaced > max(1.0, _MAX_REPLACED_SHARE * meter.seen):
+        raise DataError(
+            f"{meter.replaced} of {meter.seen:,} images could not be read any more",
+            why=batch.replaced[-1][1] if batch.replaced else "",
+            fix="vitlet check DATA, then vitlet resume RUN",
+        )
+
+
+def _record_batch(
+    run: Run, step: int, batch: Batch, batches: Batches, losses: Losses, grad_norm: float
+) -> None:
+    write_json(
+        run.path / "nonfinite.json",
+        {
+            "step": step,
+            "files": batches.describe(batch),
+            "positions": batch.positions.tolist(),
+            "terms": finite_or_null({"loss": float(losses.total), "grad_norm": grad_norm, **_scalars(losses)}),
+        },
+    )
+
+
+def _detached(losses: Losses, share: float) -> Losses:
+    def scaled(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v.detach() * share for k, v in values.items()}
+
+    return Losses(losses.total.detach() * share, scaled(losses.terms), scaled(losses.statistics))
+
+
+def _sum(parts: Sequence[Losses]) -> Losses:
+    def added(columns: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {k: torch.stack([c[k] for c in columns]).sum() for k in columns[0]}
+
+    total = torch.stack([p.total for p in parts]).sum()
+    return Losses(total, added([p.terms for p in parts]), added([p.statistics for p in parts]))
+
+
+def _scalars(losses: Losses) -> dict[str, float]:
+    return {k: float(v) for k, v in (losses.terms | losses.statistics).items()}

@@ -1,0 +1,85 @@
+"""Optimizers with the paper's parameter groups: layer-wise learning-rate decay, weight decay where it belongs.
+
+Papers: Loshchilov and Hutter 2019 (AdamW); Clark et al. 2020 and Bao et al. 2022 (layer decay).
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vitlet.recipe import OptimizerConfig
+from vitlet.units import warmup_cosine
+
+_TOKENS = ("cls_token", "pos_embed", "mask_token")
+
+
+def layer_of(name: str, *, depth: int) -> int:
+    """0 for tokens, positions and patch embedding of the encoder; i + 1 for its block i; depth + 1 for the rest."""
+    block = re.match(r"encoder\.vit\.blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    stem = re.match(r"encoder\.vit\.(cls_token|pos_embed|patch_embed)", name)
+    return 0 if stem else depth + 1
+
+
+def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
+    """Whether weight decay pulls on this tensor: matrices yes, biases and norms no, tokens as the recipe says."""
+    if name.rsplit(".", 1)[-1] in _TOKENS:
+        return config.decay_tokens
+    return parameter.ndim > 1 or config.decay_one_dimensional
+
+
+def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) -> list[dict]:
+    """Groups with `params`, `names`, `weight_decay` and `lr_scale`; every trainable tensor is in exactly one."""
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer, decay = layer_of(name, depth=depth), decays(name, parameter, config)
+        group = groups.setdefault(
+            (layer, decay),
+            {
+                "params": [],
+                "names": [],
+                "weight_decay": config.weight_decay if decay else 0.0,
+                "lr_scale": config.layer_decay ** (depth + 1 - layer),
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig, *, depth: int) -> Optimizer:
+    """The recipe's optimizer over the trainable parameters of `module`; its learning rate is set at every step."""
+    groups = parameter_groups(module, config, depth=depth)
+    if config.kind == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=config.betas[0], nesterov=config.betas[0] > 0)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.epsilon, fused=True)
+
+
+def lr_schedule(config: OptimizerConfig, *, batch_size: int, warmup: int, total: int) -> Callable[[int], float]:
+    """Learning rate of the top layer as a function of the step."""
+    peak = config.lr(batch_size)
+
+    def lr(step: int) -> float:
+        return warmup_cosine(
+            step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr
+        )
+
+    return lr
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def named_parameters(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
+    """(name, parameter) of everything the optimizer moves."""
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)

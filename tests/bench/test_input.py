@@ -1,0 +1,55 @@
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from vitlet.bench.input import bench_input, photographs
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return bench_input(repeats=1, num_images=4)
+
+
+def test_the_result_names_both_chains_and_the_conditions(result: dict) -> None:
+    assert set(result) == {
+        "published_image_ms",
+        "published_batch_ms",
+        "ours_uint8_ms",
+        "ours_batch_ms",
+        "ratio",
+        "ratio_uint8",
+        "pixel_difference",
+        "pixel_difference_worst",
+        "num_images",
+        "repeats",
+        "kilobytes",
+        "threads",
+        "processor",
+    }
+    assert result["threads"] == 1
+    assert result["num_images"] == 4
+    assert result["ratio"] == result["published_batch_ms"] / result["ours_batch_ms"]
+
+
+def test_pixels_are_pillows_within_a_tenth_of_a_level(result: dict) -> None:
+    assert result["pixel_difference"] < 0.1
+    assert result["pixel_difference_worst"] < 0.5
+
+
+def test_nothing_global_is_left_changed() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    bench_input(repeats=1, num_images=1)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_photographs_are_imagenet_sized_jpegs_and_always_the_same() -> None:
+    files = photographs(6)
+    assert files == photographs(6)
+    assert len(set(files)) == 6
+    for file in files:
+        image = Image.open(io.BytesIO(file))
+        assert (image.format, image.size) == ("JPEG", (500, 375))
+    assert 30_000 < sum(map(len, files)) / 6 < 80_000

@@ -1,0 +1,99 @@
+"""Probes: equal to scikit-learn, chosen on training images only, and refusing what they cannot measure."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vitlet.errors import DataError
+from vitlet.evaluate import probe
+from vitlet.evaluate.knn import knn_predict
+
+
+def _task(n: int, *, seed: int, classes: int = 4, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = np.random.Generator(np.random.Philox(key=seed))
+    centres = np.random.Generator(np.random.Philox(key=99)).normal(size=(classes, width))
+    labels = draw.integers(0, classes, n)
+    scale = np.logspace(-3, 3, width)  # features of very different size, so that standardising matters
+    return torch.tensor((centres[labels] + 2 * draw.normal(size=(n, width))) * scale).float(), torch.tensor(labels)
+
+
+TRAIN, TEST = _task(400, seed=1), _task(250, seed=2)
+
+
+def test_logistic_equals_scikit_learn_at_the_chosen_c() -> None:
+    result = probe.logistic_probe(*TRAIN, *TEST, seed=0)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=result.settings["C"], max_iter=5000))
+    model.fit(TRAIN[0].double().numpy(), TRAIN[1].numpy())
+    expected = model.predict(TEST[0].double().numpy()) == TEST[1].numpy()
+    assert np.array_equal(result.correct, expected)
+    assert result.top1 == pytest.approx(expected.mean())
+    assert result.n == 250
+    assert result.settings["converged"]
+    assert result.settings["chosen_on"] == "80 held-out training images"
+    assert 0.35 < result.top1 < 0.95
+
+
+def test_c_is_the_best_on_the_held_out_training_images() -> None:
+    x, y = TRAIN[0].double().numpy(), TRAIN[1].numpy()
+    held = probe.held_out(y, seed=0)
+    scores = {}
+    for c in probe.GRID:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x[~held], y[~held])
+        scores[c] = model.score(x[held], y[held])
+    settings = probe.logistic_probe(*TRAIN, *TEST, seed=0).settings
+    assert settings["held_out_top1"] == {str(c): pytest.approx(s, abs=1 / held.sum()) for c, s in scores.items()}
+    shown = settings["held_out_top1"]
+    assert shown[str(settings["C"])] == max(shown.values())
+
+
+def test_the_test_labels_choose_nothing() -> None:
+    shuffled = TEST[1][torch.randperm(250, generator=torch.Generator().manual_seed(0))]
+    honest = probe.logistic_probe(*TRAIN, *TEST, seed=0)
+    blind = probe.logistic_probe(*TRAIN, TEST[0], shuffled, seed=0)
+    assert blind.settings == honest.settings
+    assert blind.top1 < honest.top1 - 0.1
+
+
+def test_the_split_is_stratified_and_depends_on_the_seed() -> None:
+    y = np.repeat([0, 1, 2, 5], [100, 10, 2, 1])
+    held = probe.held_out(y, seed=0)
+    assert [int(held[y == c].sum()) for c in (0, 1, 2, 5)] == [20, 2, 1, 0]
+    assert np.array_equal(held, probe.held_out(y, seed=0))
+    assert not np.array_equal(held, probe.held_out(y, seed=1))
+    np.random.seed(1)
+    assert np.array_equal(held, probe.held_out(y, seed=0))
+
+
+def test_one_image_a_class_needs_no_split() -> None:
+    x, y = torch.eye(3), torch.arange(3)
+    result = probe.logistic_probe(x, y, x, y, seed=0)
+    assert result.top1 == 1.0
+    assert result.settings["C"] == probe.FALLBACK
+    assert result.settings["chosen_on"] == "nothing: one image a class"
+
+
+def test_a_dead_feature_does_no_harm() -> None:
+    dead = [torch.cat([x, torch.full((len(x), 1), 7.0)], dim=1) for x in (TRAIN[0], TEST[0])]
+    with_dead = probe.logistic_probe(dead[0], TRAIN[1], dead[1], TEST[1], seed=0)
+    assert np.array_equal(with_dead.correct, probe.logistic_probe(*TRAIN, *TEST, seed=0).correct)
+
+
+def test_knn_probe_counts_what_knn_predicts() -> None:
+    labels = TRAIN[1].clone()
+    labels[::3] = -1
+    result = probe.knn_probe(TRAIN[0], labels, *TEST, k=7, temperature=None)
+    known = labels >= 0
+    predicted = knn_predict(TRAIN[0][known], labels[known], TEST[0], num_classes=4, k=7, temperature=None)
+    assert np.array_equal(result.correct, (predicted == TEST[1]).numpy())
+    assert (result.protocol, result.n, result.settings) == ("knn", 250, {"k": 7, "temperature": None})
+
+
+@pytest.mark.parametrize("labels", [torch.full((400,), -1), torch.zeros(400, dtype=torch.int64)])
+def test_refusals_reach_the_caller(labels: torch.Tensor) -> None:
+    with pytest.raises(DataError):
+        probe.logistic_probe(TRAIN[0], labels, *TEST, seed=0)
+    with pytest.raises(DataError):
+        probe.knn_probe(TRAIN[0], labels, *TEST)
