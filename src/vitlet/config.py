@@ -8,12 +8,14 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import pydantic
 
 from vitlet.errors import UsageError
 from vitlet.text import did_you_mean
+
+ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(pydantic.BaseModel):
@@ -23,7 +25,7 @@ class Config(pydantic.BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
 
-    def changed(self, **changes: Any) -> Self:
+    def changed(self: ConfigT, **changes: Any) -> ConfigT:
         """A copy with top-level fields replaced and everything checked again."""
         return self.from_json({**self.to_json(), **{k: _plain(v) for k, v in changes.items()}})
 
@@ -32,7 +34,7 @@ class Config(pydantic.BaseModel):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
+    def from_json(cls: type[ConfigT], values: Mapping[str, Any], *, where: str = "") -> ConfigT:
         """Read plain values.
 
         Raises:
@@ -87,7 +89,7 @@ def _child(node: Any, key: str, dotted: str, values: dict[str, Any]) -> Any:
         return node[key]
     raise UsageError(
         f"unknown key {dotted!r}",
-        why=did_you_mean(dotted, dotted_keys(values)).rstrip("."),
+        why=did_you_mean(dotted, dotted_keys(values)),
         fix="vitlet recipes NAME",
     )
 
@@ -109,9 +111,7 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
             owner = _config_at(config, path[:-1])
-            lines.append(
-                f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip()
-            )
+            lines.append(f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip())
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
         else:

@@ -15,7 +15,12 @@ class VitletError(ValueError):
         """Args are sentences without a final full stop; `where` names a file, key or position."""
         self.what, self.where, self.why, self.fix = what, where, why, fix
         place = f" ({where})" if where else ""
-        super().__init__(" ".join(p for p in (f"{what}{place}.", why and f"{why}.", fix and f"Fix: {fix}") if p))
+        fixed = f"Fix: {fix}" if fix else ""
+        super().__init__(" ".join(part for part in (_sentence(what + place), _sentence(why), fixed) if part))
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith((".", "?", "!")) else f"{text}."
 
 
 class UsageError(VitletError):

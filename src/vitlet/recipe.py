@@ -7,7 +7,7 @@ that knows a method, `objective`, is a config of its own type, defined beside th
 import abc
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -116,7 +116,7 @@ class EncoderConfig(Config):
     """`timm`: truncated normal 0.02. `xavier`: uniform, as MAE starts."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "EncoderConfig":
         if self.image_size % self.patch_size:
             near = self.image_size // self.patch_size * self.patch_size or self.patch_size
             raise ValueError(
@@ -180,6 +180,9 @@ class BudgetConfig(Config):
 class ObjectiveConfig(Config, abc.ABC):
     """The values of one method; its subclass stands in `vitlet.recipes.<method>`."""
 
+    learns_labels: ClassVar[bool] = False
+    """Fine-tuned rather than pre-trained."""
+
     @abc.abstractmethod
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "Objective":
         """The objective around `encoder`; torch is imported here and not before.
@@ -206,7 +209,7 @@ class Recipe(Config, Generic[ObjectiveT]):
     budget: BudgetConfig
 
     @model_validator(mode="after")
-    def _views_fit(self) -> Self:
+    def _views_fit(self) -> "Recipe[ObjectiveT]":
         if self.data.views[0].size != self.encoder.image_size:
             raise ValueError(
                 f"data.views.0.size {self.data.views[0].size} is not encoder.image_size {self.encoder.image_size}"

@@ -7,6 +7,7 @@ Files and folders appear whole or not at all: written under a temporary name in 
 renamed, the parent flushed. A kernel lock, gone with its process, keeps a second writer out.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -17,7 +18,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from vitlet.text import did_you_mean, printable
 
 TEMPORARY = ".tmp-"
 DELETED = ".del-"
+REPLACED = ".old-"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class Run:
         run = cls(Path(path))
         if not run.recipe_file.is_file():
             parent = run.path.parent
-            siblings = (
-                [p.name for p in parent.iterdir() if (p / "recipe.json").is_file()] if parent.is_dir() else []
-            )
+            siblings = [p.name for p in parent.iterdir() if (p / "recipe.json").is_file()] if parent.is_dir() else []
             state = "the folder holds no recipe.json" if run.path.is_dir() else "there is no such folder"
             raise CheckpointError(
                 f"no run at {printable(run.path)}",
@@ -103,32 +102,48 @@ class Run:
         rows = self.metrics_file.read_bytes().split(b"\n")[:-1]
         return [json.loads(row) for row in rows]
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for writing; a second process is refused at once with the first one's name.
+        """Hold the run for writing, and clear away what killed writers left behind.
+
+        A record lock of POSIX: gone with its process, also when that is killed, and not shared with the loader's
+        workers, who may outlive it by seconds.
 
         Raises:
-            UsageError: if another process holds it.
+            UsageError: if another process holds it (named), or nothing can be written here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
+                    raise _not_writable(self.path, error) from error
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 raise UsageError(
                     f"{printable(self.path)} is being written by {holder}",
                     why="Two writers would destroy the run",
                     fix="wait for it, stop it, or give another --out",
                 ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            for folder in (self.path, self.checkpoints, self.results, self.analysis):
+                sweep(folder)
             yield
         finally:
-            os.close(descriptor)  # the kernel lets go of the lock, also when the process is killed
+            os.close(descriptor)
+
+
+def _not_writable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot write to {printable(path)}",
+        why=error.strerror or str(error),
+        fix="make the folder writable, make room, or give another --out",
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -142,9 +157,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"missing file {printable(path)}", fix="check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy"
-        ) from None
+        raise CheckpointError(f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy") from None
 
 
 def to_json_bytes(value: Any) -> bytes:
@@ -153,15 +166,20 @@ def to_json_bytes(value: Any) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one.
+
+    Raises:
+        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+    """
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write_durably(temporary, content)
         os.rename(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone
+            temporary.unlink()
         raise storage_error(error, path, len(content)) from error
 
 
@@ -171,41 +189,69 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `path` with `files`, durably and in one step; a folder already there is replaced.
+    """Create the folder `path` with `files`, durably; the name stands for all of them or for none.
+
+    A folder already there is replaced. A full folder cannot be renamed over, so for the moment between two renames
+    nothing has the name; a kill in just that moment leaves the old folder under a temporary name, and `sweep` gives
+    it back its own.
 
     Raises:
         ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir()
         for name, content in files.items():
             _write_durably(temporary / name, content)
         flush_folder(temporary)
-        if path.exists():
-            remove_folder(path)
-        os.rename(temporary, path)
-        flush_folder(path.parent)
+        _move_into_place(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise storage_error(error, path, sum(map(len, files.values()))) from error
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder so that a kill in between never leaves half of it under its name."""
-    doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
-    os.rename(path, doomed)
+def _move_into_place(temporary: Path, path: Path) -> None:
+    replaced = path.parent / f"{REPLACED}{path.name}"
+    if path.exists():
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        os.rename(path, replaced)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if replaced.exists():
+            os.rename(replaced, path)
+        raise
     flush_folder(path.parent)
-    shutil.rmtree(doomed)
+    if replaced.exists():
+        remove_folder(replaced)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill in between never leaves half of it under its name.
+
+    Raises:
+        ResourceError: when the disk does not allow it.
+    """
+    doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
+    try:
+        os.rename(path, doomed)
+        flush_folder(path.parent)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise storage_error(error, path, 0) from error
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed writers left behind in `folder`; call only under the run's lock."""
-    for leftover in folder.iterdir() if folder.is_dir() else ():
-        if leftover.name.startswith((TEMPORARY, DELETED)):
+    """Mend and delete what killed writers left behind in `folder`; call only under the run's lock."""
+    for leftover in list(folder.iterdir()) if folder.is_dir() else ():
+        name = leftover.name
+        if name.startswith(REPLACED) and not (folder / name.removeprefix(REPLACED)).exists():
+            os.rename(leftover, folder / name.removeprefix(REPLACED))
+        elif name.startswith((TEMPORARY, DELETED, REPLACED)):
             shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
@@ -239,7 +285,7 @@ def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
     return ResourceError(
         f"cannot write {printable(path)}",
         why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What stood there before still does",
-        fix="free some space or make the folder writable, and give the command again (vitlet resume RUN goes on with a run)",
+        fix="free some space or make the folder writable, then give the command again (vitlet resume RUN for a run)",
     )
 
 

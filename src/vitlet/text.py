@@ -34,3 +34,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def csv_cell(text: str) -> str:
+    """`text` as a spreadsheet cell that cannot act as a formula: a quote is put before = + - @ and white space."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

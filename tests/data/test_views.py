@@ -101,9 +101,7 @@ def test_any_image_becomes_a_square_and_stays_as_it_was(crop: Resample | Shift |
 
 class TestResample:
     @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-    @pytest.mark.parametrize(
-        "layout", [torch.contiguous_format, torch.channels_last], ids=["planar", "channels last"]
-    )
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["planar", "channels last"])
     def test_equals_torchvision_and_stays_near_pillow(self, photo: Tensor, mode: str, layout: torch.memory_format):
         image = photo[None].contiguous(memory_format=layout)[0]
         crop = Resample(interpolation=mode)
@@ -164,6 +162,7 @@ class TestResample:
             ((1, 400), (0, 200, 1, 1)),
             ((400, 1), (200, 0, 1, 1)),
             ((30, 400), (0, 180, 30, 40)),
+            ((400, 30), (180, 0, 40, 30)),
         ],
     )
     def test_an_impossible_area_falls_back_to_the_centre(self, shape: tuple[int, int], box: tuple) -> None:
@@ -200,7 +199,7 @@ class TestShift:
 
 
 class TestCentre:
-    @pytest.mark.parametrize("shape", [(375, 500), (500, 375), (100, 101), (28, 28), (20, 79)])
+    @pytest.mark.parametrize("shape", [(375, 500), (500, 375), (100, 101), (28, 28), (20, 79), (79, 20)])
     @pytest.mark.parametrize("share", [0.875, 1.0])
     @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
     def test_equals_torchvisions_evaluation_transform(self, photo: Tensor, shape: tuple, share: float, mode: str):
@@ -294,9 +293,7 @@ class TestRandAugment:
     def test_jitter_beside_it_has_no_effect(self, square: Tensor) -> None:
         alone = View(size=64, crop=STILL, rand_augment=RandAugment())
         both = View(size=64, crop=STILL, rand_augment=RandAugment(), jitter=Jitter(probability=1.0))
-        assert all(
-            torch.equal(apply_view(square, alone, key=k), apply_view(square, both, key=k)) for k in range(20)
-        )
+        assert all(torch.equal(apply_view(square, alone, key=k), apply_view(square, both, key=k)) for k in range(20))
 
     def test_values_and_fill_are_used(self, square: Tensor) -> None:
         def results(*, mean: tuple[float, float, float] = (0.5, 0.5, 0.5), **values: float) -> list[Tensor]:

@@ -119,9 +119,7 @@ def test_whatever_changes_a_feature_changes_the_name(index: Index, tmp_path: Pat
         lambda: _cached(encoder, index, [0, 1], tmp_path),
         lambda: _cached(encoder, index, [0, 1, 2], tmp_path, view=other_view),
         lambda: _cached(encoder, index, [0, 1, 2], tmp_path, pool="class"),
-        lambda: cached_features(
-            encoder, index, np.arange(3), view=VIEW, cache=tmp_path, pool="mean", precision="bf16"
-        ),
+        lambda: cached_features(encoder, index, np.arange(3), view=VIEW, cache=tmp_path, pool="mean", precision="bf16"),
     ):
         change()
         now = {p.name for p in (tmp_path / "features").iterdir()}

@@ -110,9 +110,7 @@ def test_the_line_names_numbers_and_the_knob() -> None:
     assert flat.startswith("stalled: loss 0.95 at first, 0.95 now (noise); feature std 0.4, effective rank 30.0. ")
     assert "optimizer.base_lr" in flat
     constant = explain([0.95] * 40, [Health(feature_std=0.002, effective_rank=20.0)])
-    assert constant.startswith(
-        "collapsed: all images get nearly the same features (feature std 0.002, below 0.01). "
-    )
+    assert constant.startswith("collapsed: all images get nearly the same features (feature std 0.002, below 0.01). ")
     assert "optimizer.base_lr" in constant
     line = explain([0.95] * 40, [Health(feature_std=0.5, effective_rank=1.2)])
     assert "lie on a line (effective rank 1.2, below 2)" in line

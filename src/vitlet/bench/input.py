@@ -134,9 +134,7 @@ def _published_chain() -> _Chain:
 def _our_chain() -> _Chain:
     view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
     # Normalisation depends on the image and patch sizes alone; the rest of the encoder is as small as it can be.
-    encoder = Encoder(
-        EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    encoder = Encoder(EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def row(file: bytes, turn: int, position: int) -> dict[str, Any]:
         pixels = apply_view(decode(file, path="photograph"), view, key=derive(_SEED, turn, position))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
+import torchvision.io  # noqa: F401  # before the fork, else every process pays seconds for it
 
 from vitlet.data.columns import cache_folder
 from vitlet.data.decode import MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
@@ -149,7 +150,7 @@ class _Ledger:
 
     def _recall(self) -> None:
         try:
-            with np.load(self._file) as saved:
+            with np.load(io.BytesIO(self._file.read_bytes())) as saved:
                 items, texts = saved["items"], json.loads(saved["texts"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return  # none yet, or a damaged cache: everything is decoded again

@@ -31,7 +31,7 @@ SPLITS = ("train", "val", "test")
 
 _FORMAT = 1
 _MAX_SKIPPED = 1000
-COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtimes": "q"}
+_COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtimes": "q"}
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -63,7 +63,7 @@ class Writer:
         """Args: cache: The cache; entries are written to a temporary folder in it."""
         self._cache = cache
         self._folder = cache / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._columns = {name: array.array(code) for name, code in COLUMNS.items()}
+        self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
         self._codes: dict[bytes, int] = {}
         self._declared: list[bytes] = []
         self.skipped: list[tuple[str, str]] = []
@@ -96,8 +96,12 @@ class Writer:
         self._write(self._paths, path)
         self._end += len(path)
         code = -1 if label is None else self._codes.setdefault(label, len(self._codes))
-        for name, value in zip(COLUMNS, (self._end, code, split, size, mtime), strict=True):
-            self._columns[name].append(value)
+        columns = self._columns
+        columns["path_ends"].append(self._end)
+        columns["labels"].append(code)
+        columns["splits"].append(split)
+        columns["sizes"].append(size)
+        columns["mtimes"].append(mtime)
 
     def add_content(self, content: bytes) -> None:
         """The bytes of the next image, for sources whose images are no files."""

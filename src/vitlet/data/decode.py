@@ -173,12 +173,11 @@ def _silent_pillow() -> Iterator[None]:
 
 
 def _with_torchvision(content: bytes) -> UInt8[Tensor, "3 H W"]:
-    from torchvision.io import ImageReadMode, decode_jpeg  # 1.4 s of import, and only JPEG needs it
+    from torchvision.io import ImageReadMode  # a second of import, and it registers the operator
 
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)  # a copy: frombuffer warns about read-only bytes
-    pixels = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    assert isinstance(pixels, Tensor)  # a list only for a list
-    return pixels
+    # The operator itself: `torchvision.io.decode_jpeg` is this call and, from 0.29, a warning on every image.
+    return torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, True)
 
 
 def _with_pillow(image: Image.Image) -> UInt8[Tensor, "3 H W"]:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import final
 
 from vitlet.data.columns import SPLITS, Writer
@@ -221,6 +221,6 @@ def _show(name: bytes) -> str:
     return printable(name.rstrip(b"/"))
 
 
-def _list(names: "list[bytes] | dict[bytes, int]") -> str:
-    shown = ", ".join(_show(name) for name in list(names)[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+def _list(names: Iterable[bytes]) -> str:
+    shown = [_show(name) for name in names]
+    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")

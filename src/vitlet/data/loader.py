@@ -5,16 +5,20 @@ view). Position counts usable training images, so that corrupt files, which are 
 same batches come out for any number of workers and ranks and from any starting step.
 """
 
+import contextlib
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vitlet.data.batch import Batch
 from vitlet.data.decode import BadImage, decode
@@ -37,9 +41,11 @@ Item = tuple[int, int]
 class Samples(Dataset):
     """Decodes and augments one image on request."""
 
-    def __init__(self, index: Index, ids: np.ndarray, *, views: Sequence[View], seed: int) -> None:
+    def __init__(self, index: Index, ids: np.ndarray, *, views: Sequence[View], seed: int, workers: int = 0) -> None:
         """`ids` are the rows of `index` that may be used; their order gives the positions."""
         self.index, self.ids, self.views, self.seed = index, ids, tuple(views), seed
+        self.reading = torch.full((max(1, workers),), -1).share_memory_()
+        """Which position each worker is at; it outlives them."""
         self._decoded: dict[int, Tensor] = {}
         self._room = _DECODED_CACHE_BYTES
 
@@ -48,7 +54,11 @@ class Samples(Dataset):
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
         epoch, position = item
+        worker = get_worker_info()
+        self.reading[worker.id if worker else 0] = position
         image, replaced = self._image(epoch, position)
+        if image is None:
+            return {"lost": replaced}
         views = tuple(
             apply_view(image, view, key=derive(self.seed, "view", epoch, position, v))
             for v, view in enumerate(self.views)
@@ -56,21 +66,19 @@ class Samples(Dataset):
         label = int(self.index.labels[self.ids[position]])
         return {"views": views, "label": label, "position": position, "replaced": replaced}
 
-    def _image(self, epoch: int, position: int) -> tuple[Tensor, tuple[int, str] | None]:
-        """The image, or a deterministic substitute for one that was good when the data was checked and is not now."""
+    def _image(self, epoch: int, position: int) -> tuple[Tensor | None, tuple[int, str] | None]:
+        """The image, or a deterministic substitute for one that was good when the data was checked and is not now.
+
+        None where the substitutes cannot be read either.
+        """
         reason: tuple[int, str] | None = None
-        for attempt in range(_SUBSTITUTES):
+        for attempt in range(1 + _SUBSTITUTES):
             chosen = position if attempt == 0 else derive(self.seed, "substitute", epoch, position, attempt) % len(self)
             try:
                 return self._decode(chosen), reason
             except BadImage as error:
                 reason = reason or (position, str(error))
-        raise DataError(
-            f"{_SUBSTITUTES} images in a row cannot be read any more",
-            where=self.index.name,
-            why=reason[1] if reason else "",
-            fix="vitlet check DATA",
-        )
+        return None, reason
 
     def _decode(self, position: int) -> Tensor:
         # Small sets are decoded once and kept: at 32 pixels decoding costs as much as the training step.
@@ -134,7 +142,7 @@ class TrainingBatches:
         """Steps of one epoch."""
         return steps_per_epoch(num_images=len(self.ids), batch_size=self.batch_size)
 
-    def from_step(self, start: int) -> Iterator[Batch]:
+    def from_step(self, start: int) -> Generator[Batch]:
         """Batches of steps start, start + 1, … without end.
 
         Raises:
@@ -148,14 +156,10 @@ class TrainingBatches:
             rank=self.rank,
             num_ranks=self.num_ranks,
         )
-        samples = Samples(self.index, self.ids, views=self.views, seed=self.seed)
+        samples = Samples(self.index, self.ids, views=self.views, seed=self.seed, workers=self.workers)
         slots = torch.arange(order.slots.start, order.slots.stop)
-        expected = iter(order)
-        for columns in _load(samples, order, workers=self.workers, names=lambda: self._names(next(expected))):
+        for columns in _load(samples, order, workers=self.workers):
             yield Batch(slots=slots, **columns)
-
-    def _names(self, items: list[Item]) -> list[str]:
-        return [self.index.path(int(self.ids[position])) for _, position in items]
 
     def describe(self, batch: Batch) -> list[str]:
         """Names of the files in a batch, printable."""
@@ -172,17 +176,15 @@ def evaluation_batches(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Every image exactly once, in order, the last batch as short as it comes; `rank` of `num_ranks` takes its share."""
-    samples = Samples(index, ids, views=(view,), seed=0)
+    """Every image once, in order, the last batch as short as it comes; `rank` of `num_ranks` takes its share."""
+    samples = Samples(index, ids, views=(view,), seed=0, workers=workers)
     mine = range(rank, len(ids), num_ranks)
-    cut = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
-    order = iter(cut)
-    names = lambda: [index.path(int(ids[p])) for _, p in next(order)]  # noqa: E731
-    for columns in _load(samples, cut, workers=workers, names=names):
+    order = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
+    for columns in _load(samples, order, workers=workers):
         yield Batch(slots=columns["positions"], **columns)
 
 
-def _load(samples: Samples, order: Any, *, workers: int, names: Any) -> Iterator[dict[str, Any]]:
+def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, Any]]:
     loader = DataLoader(
         samples,
         batch_sampler=order,
@@ -194,24 +196,76 @@ def _load(samples: Samples, order: Any, *, workers: int, names: Any) -> Iterator
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
     )
+    others = set(multiprocessing.active_children())
     stream = iter(loader)
-    while True:
+    children = set(multiprocessing.active_children()) - others
+    with _guarded(children) as waiting:
+        while True:
+            try:
+                with waiting():
+                    columns = next(stream)
+            except StopIteration:
+                return
+            # Torch names a dead worker in a RuntimeError; one that dies while it sends shows as a broken connection.
+            except (RuntimeError, OSError, EOFError) as error:
+                raise (_worker_error(samples, error) if workers else error) from error
+            if "lost" in columns:
+                raise DataError(
+                    f"{1 + _SUBSTITUTES} images in a row cannot be read any more",
+                    where=samples.index.name,
+                    why=columns["lost"][1].rstrip("."),
+                    fix="vitlet check DATA",
+                )
+            yield columns
+
+
+def _worker_error(samples: Samples, error: Exception) -> WorkerError:
+    at = [int(position) for position in samples.reading if position >= 0]
+    names = [printable(samples.index.path(int(samples.ids[position]))) for position in at]
+    return WorkerError(
+        "a loader worker died or hung",
+        where=f"while reading {' or '.join(names) or 'the first image'}",
+        why=(str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        + "; the usual causes are too little memory or a small /dev/shm",
+        fix="--workers 0, or fewer workers",
+    )
+
+
+@contextlib.contextmanager
+def _guarded(children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Hear of the death of a child only while waiting for it, and leave no child behind.
+
+    Torch's handler of SIGCHLD raises wherever the main thread happens to be: within a step, or while a checkpoint is
+    written. Children are killed at the end: they do not listen to SIGTERM, and one that hangs would hold up the exit.
+    """
+    is_waiting = False
+    raising = signal.getsignal(signal.SIGCHLD)
+
+    def hold_back(number: int, frame: FrameType | None) -> None:
+        if is_waiting and callable(raising):
+            raising(number, frame)
+
+    @contextlib.contextmanager
+    def waiting() -> Iterator[None]:
+        nonlocal is_waiting
+        is_waiting = True
         try:
-            columns = next(stream)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
-                raise
-            reading = ", ".join(printable(n) for n in names()[:8])
-            raise WorkerError(
-                "a loader worker died or hung",
-                where=f"while reading some of: {reading}",
-                why=str(error).splitlines()[0] + "; the usual causes are too little memory or a small /dev/shm",
-                fix="--workers 0, or fewer workers",
-            ) from error
-        names()
-        yield columns
+            hold_back(signal.SIGCHLD, None)  # for a death since the last time
+            yield
+        finally:
+            is_waiting = False
+
+    handled = bool(children) and threading.current_thread() is threading.main_thread()
+    if handled:
+        signal.signal(signal.SIGCHLD, hold_back)
+    try:
+        yield waiting if handled else contextlib.nullcontext
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+        if handled:
+            signal.signal(signal.SIGCHLD, raising)
 
 
 def _quiet_worker(worker: int) -> None:
@@ -223,10 +277,21 @@ def _quiet_worker(worker: int) -> None:
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples; the slots are added by the stream that knows them."""
+    """Stack samples; the slots are added by the stream that knows them.
+
+    An image that is lost for good takes its batch with it, as a value: an exception would arrive as a page of text.
+    """
+    for row in rows:
+        if "lost" in row:
+            return row
     return {
-        "views": tuple(torch.stack(view) for view in zip(*(row["views"] for row in rows), strict=True)),
+        "views": tuple(_stack(view) for view in zip(*(row["views"] for row in rows), strict=True)),
         "labels": torch.tensor([row["label"] for row in rows]),
         "positions": torch.tensor([row["position"] for row in rows]),
         "replaced": tuple(row["replaced"] for row in rows if row["replaced"]),
     }
+
+
+def _stack(views: Sequence[Tensor]) -> Tensor:
+    """B × 3 × H × W in channels-last memory, as decoding and resizing leave the images: five times as fast to stack."""
+    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)

@@ -90,7 +90,7 @@ class _Problems:
             )
 
 
-def _image(row: _Row, locate: "Callable[[str], os.stat_result | str]", problems: _Problems) -> _Image | None:
+def _image(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _Problems) -> _Image | None:
     split = _SPLIT_WORDS.get(row.split.strip().lower())
     if split is None:
         hint = did_you_mean(row.split.strip().lower(), SPLITS)
@@ -104,7 +104,7 @@ def _image(row: _Row, locate: "Callable[[str], os.stat_result | str]", problems:
     return _Image(os.fsencode(row.path), row.line, label, split, status.st_size, status.st_mtime_ns)
 
 
-def _locator(folder: Path, *, follow_outside: bool) -> "Callable[[str], os.stat_result | str]":
+def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_result | str]:
     """A function from a path in the table to the file's status, or to the sentence that says what is wrong."""
     real_folder = os.path.realpath(folder)
     inside: dict[str, bool] = {}  # by directory: resolving links costs more than everything else here

@@ -153,9 +153,7 @@ def summarise(index: Index, items: np.ndarray, texts: list[str]) -> Verdicts:
         name=index.name,
         good=good,
         bad=[(index.path(i), texts[items["reason"][i]]) for i in np.flatnonzero(~good)],
-        warnings=[
-            (index.path(i), texts[items["warning"][i]]) for i in np.flatnonzero(good & (items["warning"] > 0))
-        ],
+        warnings=[(index.path(i), texts[items["warning"][i]]) for i in np.flatnonzero(good & (items["warning"] > 0))],
         modes=dict(sorted(modes.items(), key=lambda mode: (-mode[1], mode[0]))),
         heights=_range(items["height"][good]),
         widths=_range(items["width"][good]),

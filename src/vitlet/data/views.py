@@ -176,7 +176,6 @@ def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, mean
 def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, mean: _Colours) -> Image.Image:
     augment = _timm_rand_augment(
         f"rand-m{values.magnitude}-n{values.num_operations}-mstd{values.magnitude_std}-inc1",
-        shift_pixels=int(0.45 * photo.width),
         fill=tuple(min(255, round(255 * value)) for value in mean),
     )
     with rng.fenced(rng.derive(key, "rand_augment")):
@@ -184,14 +183,11 @@ def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, mean: _C
 
 
 @functools.cache
-def _timm_rand_augment(
-    config: str, *, shift_pixels: int, fill: tuple[int, ...]
-) -> Callable[[Image.Image], Image.Image]:
-    """The transform with DeiT's settings: translations up to 0.45 of the side, mean fill, bicubic."""
+def _timm_rand_augment(config: str, *, fill: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
+    """The transform with DeiT's settings; its translations are shares of the side, so no size is needed."""
     from timm.data.auto_augment import rand_augment_transform  # seconds to import, needed by few recipes
 
-    settings = {"translate_const": shift_pixels, "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
-    return rand_augment_transform(config, settings)
+    return rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
 
 
 def _jitter(photo: Image.Image, jitter: Jitter, draw: random.Random) -> Image.Image:

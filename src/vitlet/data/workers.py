@@ -121,9 +121,7 @@ class _Pool:
     def _replace(self, worker: _Worker, reason: str) -> tuple[int, Lost, str]:
         self._end(worker)
         if not worker.is_ready:
-            raise WorkerError(
-                "a decoding process did not start", why=reason, fix="free some memory, or --workers 1"
-            )
+            raise WorkerError("a decoding process did not start", why=reason, fix="free some memory, or --workers 1")
         self._start(worker.pending[1:] or list(itertools.islice(self._items, _CHUNK)))
         return worker.pending[0], Lost(reason), ""
 

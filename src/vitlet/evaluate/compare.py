@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from vitlet.text import plural
 
@@ -52,6 +52,8 @@ class Arm:
     """Scores, 0 … 1."""
     seeds: tuple[int, ...]
     cpu_seconds: tuple[float, ...]
+    runs: tuple[str, ...] = ()
+    """Folders of the runs behind the values, where there is one a value."""
 
     def __post_init__(self) -> None:
         """Every seed has a value and a cost."""
@@ -191,5 +193,5 @@ def _mean_and_half_width(values: Sequence[float], confidence: float) -> tuple[fl
     if len(values) == 1:
         return mean, None
     # Rounding makes differences of equal pairs differ by 1e-17; below that there is no spread to speak of.
-    error = float(stats.sem(values)) if np.ptp(values) > 1e-12 else 0.0
-    return mean, error * float(stats.t.ppf((1 + confidence) / 2, df=len(values) - 1))
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5 if np.ptp(values) > 1e-12 else 0.0
+    return mean, error * float(stdtrit(len(values) - 1, (1 + confidence) / 2))

@@ -9,8 +9,9 @@ Rules, in this order; the numbers are the constants below:
 * learning: everything else.
 
 Neither sign alone would do: features that are one constant plus a little noise have full rank once centred, and
-features on a line have a healthy std. A randomly initialised ViT on digits has a feature std of about 0.06 and an
-effective rank of about 17 (width 96), so a run is not collapsed before it began.
+features on a line have a healthy std. Measured with MAE on digits (width 96, depth 6, mean of the patch tokens): a
+std of 0.10 before the first step, 0.027 early in a good run and rising again after; 0.004 with a learning rate 70
+times too high, where a probe then reads half of what it read from random weights.
 
 Paper: the effective rank is RankMe (Garrido et al. 2023), exp of the entropy of the normalised singular values.
 Differences: L2-normalised features, centred first, because the mean of a ViT's features outweighs everything that
@@ -96,9 +97,7 @@ def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
         return f"collapsed: {sign}. Lower optimizer.base_lr to a third, or double optimizer.warmup."
     numbers = [_loss_line(losses)] if losses else []
     if healths:
-        numbers.append(
-            f"feature std {healths[-1].feature_std:.2g}, effective rank {healths[-1].effective_rank:.1f}"
-        )
+        numbers.append(f"feature std {healths[-1].feature_std:.2g}, effective rank {healths[-1].effective_rank:.1f}")
     remedy = {
         "learning": "",
         "stalled": " Try optimizer.base_lr three times higher and three times lower; "
@@ -111,9 +110,7 @@ def _loss_line(losses: Sequence[float]) -> str:
     if len(losses) < MIN_LOSSES:
         return f"loss {losses[-1]:.4g}, too early for a trend"
     early, late, error = _trend(losses)
-    change = (
-        "noise" if abs(early - late) <= MIN_ERRORS * error else f"{100 * (late - early) / abs(early or 1):+.1f} %"
-    )
+    change = "noise" if abs(early - late) <= MIN_ERRORS * error else f"{100 * (late - early) / abs(early or 1):+.1f} %"
     return f"loss {early:.4g} at first, {late:.4g} now ({change})"
 
 

@@ -10,9 +10,7 @@ from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
 
-def labelled(
-    features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]
-) -> tuple[Float[Tensor, "k D"], Int[Tensor, "k"]]:
+def labelled(features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]) -> tuple[Float[Tensor, "k D"], Int[Tensor, "k"]]:
     """The rows that have a label; -1 means none."""
     known = labels >= 0
     return features[known], labels[known]

@@ -117,9 +117,7 @@ def held_out(y: Int[np.ndarray, "n"], *, seed: int) -> Bool[np.ndarray, "n"]:
     return chosen
 
 
-def _scores(
-    x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n"], held: Bool[np.ndarray, "n"]
-) -> dict[float, float]:
+def _scores(x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n"], held: Bool[np.ndarray, "n"]) -> dict[float, float]:
     """Top-1 on the held-out rows for every C of the grid, fitted on the others; each fit starts from the last."""
     scaler = StandardScaler().fit(x[~held])
     fit_x, held_x = _standardise(scaler, x[~held]), _standardise(scaler, x[held])

@@ -34,6 +34,4 @@ def write_result(run: Run, name: str, result: Result) -> None:
     assert re.fullmatch(r"[a-z0-9_.-]+", name), name
     machine = environment()
     hardware = {k: machine[k] for k in ("processor", "cores", "platform", "packages")}
-    write_json(
-        run.results / f"{name}.json", asdict(result) | {"command": machine["command"], "hardware": hardware}
-    )
+    write_json(run.results / f"{name}.json", asdict(result) | {"command": machine["command"], "hardware": hardware})

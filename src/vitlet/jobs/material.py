@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vitlet.data.check import check
-from vitlet.data.index import Index, open_index
-from vitlet.data.subsets import balanced, training_ids
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.subsets import balanced, holdout, split_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.options import Options, available_cores
@@ -18,6 +18,8 @@ from vitlet.recipe import Recipe
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import initialised_from, read_model
+
+_HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Material:
     verdicts: Verdicts
     ids: np.ndarray
     """Rows to train on; the order gives the positions."""
+    held_out: np.ndarray
+    """Rows that training does not see; may be empty."""
+    held_out_split: str
+    """What they are called: `test`, `val` or `held-out train`."""
 
     @property
     def num_classes(self) -> int:
@@ -71,20 +77,37 @@ def gather_material(recipe: Recipe, launch: Launch, options: Options, teller: Te
     """
     index = open_index(launch.data)
     verdicts = judge(index, options, teller)
-    ids = training_ids(index, verdicts.good)
-    if launch.verb == "finetune":
-        labels = np.asarray(index.labels[ids])
-        if not (labels >= 0).any():
-            raise DataError(
-                f"{index.name} has no labels",
-                why="Fine-tuning learns classes",
-                fix="give class folders or a manifest with a label column, or use vitlet pretrain",
-            )
-        ids = ids[labels >= 0]
+    if launch.verb == "pretrain":
+        ids = training_ids(index, verdicts.good)
+        return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test")
+    ids, held_out, split = divide(index, verdicts)
+    if not len(ids):
+        raise DataError(
+            f"{index.name} has no labels",
+            why="Fine-tuning learns classes",
+            fix="give class folders or a manifest with a label column, or use vitlet pretrain",
+        )
     if launch.num_labels is not None:
-        chosen = balanced(np.asarray(index.labels[ids]), num=launch.num_labels, seed=recipe.budget.seed)
-        ids = ids[chosen]
-    return Material(index=index, verdicts=verdicts, ids=ids)
+        ids = ids[balanced(np.asarray(index.labels[ids]), num=launch.num_labels, seed=recipe.budget.seed)]
+    return Material(index, verdicts, ids, held_out, split)
+
+
+def divide(index: Index, verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray, str]:
+    """Labelled rows to learn from, labelled rows to count on, and the name of the latter.
+
+    The `test` split where there is one, else `val`, else a fifth of the training images, drawn class by class from a
+    fixed seed: the same fifth for every run and probe on this data.
+    """
+    usable = verdicts.good & (index.labels >= 0)
+    train = np.flatnonzero(usable & (index.splits == SPLITS.index("train")))
+    for split in ("test", "val"):
+        held = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
+        if len(held):
+            return train, held, split
+    if len(train) < 2:
+        return train, train[:0], "held-out train"
+    first, second = holdout(np.asarray(index.labels[train]), share=_HOLDOUT_SHARE, seed=_HOLDOUT_SEED)
+    return train[first], train[second], "held-out train"
 
 
 def judge(index: Index, options: Options, teller: Teller) -> Verdicts:
@@ -111,7 +134,8 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[Encoder, Recipe]:
     shape = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
     if source.config.image_size != recipe.encoder.image_size:
         raise UsageError(
-            f"the initial encoder sees {source.config.image_size} px, recipe {recipe.name} {recipe.encoder.image_size} px",
+            f"the initial encoder sees {source.config.image_size} px",
+            why=f"recipe {recipe.name} works on {recipe.encoder.image_size} px",
             fix="choose a recipe of the same image size",
         )
     wanted = recipe.encoder.changed(**shape)

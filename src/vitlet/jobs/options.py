@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vitlet.config import Config, parse_value
 from vitlet.errors import UsageError
+from vitlet.recipe import Recipe
 from vitlet.units import Epochs
 
 
@@ -55,12 +56,30 @@ class Flags(TypedDict, total=False):
 def overrides(flags: Flags) -> dict[str, Any]:
     """Flags as dotted keys of a recipe."""
     changes: dict[str, Any] = dict(flags.get("set") or {})
-    if flags.get("epochs") is not None:
-        changes["budget.duration"] = Epochs(n=flags["epochs"])
+    epochs = flags.get("epochs")
+    if epochs is not None:
+        changes["budget.duration"] = Epochs(n=epochs)
     for flag in ("batch_size", "seed", "precision"):
-        if flags.get(flag) is not None:
-            changes[f"budget.{flag}"] = flags[flag]
+        value = flags.get(flag)
+        if value is not None:
+            changes[f"budget.{flag}"] = value
     return changes
+
+
+def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:
+    """Refuse to pre-train with a recipe that learns labels, and to fine-tune with one that does not.
+
+    Raises:
+        UsageError: naming the other verb.
+    """
+    right = "finetune" if recipe.objective.learns_labels else "pretrain"
+    if verb != right:
+        start = " --init RUN (or none)" if right == "finetune" else ""
+        raise UsageError(
+            f"{recipe.name} is not a recipe to {verb} with",
+            why="It learns from labels" if recipe.objective.learns_labels else "It learns without labels",
+            fix=f"vitlet {right} {recipe.name}{start} --data DATA --out RUN, or another recipe of vitlet recipes",
+        )
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -73,6 +92,8 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting!r} has no value", fix="--set key=value, for example optimizer.base_lr=1e-3")
+            raise UsageError(
+                f"--set {setting!r} has no value", fix="--set key=value, for example optimizer.base_lr=1e-3"
+            )
         pairs[key.strip()] = parse_value(value)
     return pairs

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitlet.data.index import SPLITS
 from vitlet.data.loader import evaluation_batches
-from vitlet.data.subsets import split_ids
 from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import Material
@@ -39,11 +37,10 @@ def finish_supervised(
     run: Run, recipe: Recipe, material: Material, objective: Supervised, *, num_labels: int | None, teller: Teller
 ) -> None:
     """Write the classifier, and its accuracy on the images held out from training."""
-    split = evaluation_split(material)
-    if split is not None:
-        _write_accuracy(run, recipe, material, objective, split=split, num_labels=num_labels, teller=teller)
+    if len(material.held_out):
+        _write_accuracy(run, recipe, material, objective, num_labels=num_labels, teller=teller)
     else:
-        teller.say("note: no val or test split, so no accuracy was measured.")
+        teller.say("note: no image was held out, so no accuracy was measured.")
     write_model(
         run.encoder,
         encoder=objective.encoder,
@@ -54,29 +51,19 @@ def finish_supervised(
     )
 
 
-def evaluation_split(material: Material) -> str | None:
-    """`test` where it is, else `val`, else None; only labelled images count."""
-    labelled = material.verdicts.good & (material.index.labels >= 0)
-    for split in ("test", "val"):
-        if len(split_ids(material.index, labelled, split)):
-            return split
-    return None
-
-
 def _write_accuracy(
     run: Run,
     recipe: Recipe,
     material: Material,
     objective: Supervised,
     *,
-    split: str,
     num_labels: int | None,
     teller: Teller,
 ) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
-    labelled = material.verdicts.good & (material.index.labels >= 0) & (material.index.splits == SPLITS.index(split))
+    split = material.held_out_split
     device = next(objective.parameters()).device
-    batches = evaluation_batches(material.index, np.flatnonzero(labelled), view=recipe.data.evaluation)
+    batches = evaluation_batches(material.index, material.held_out, view=recipe.data.evaluation)
     with torch.inference_mode():
         found = evaluate_classifier(objective.logits, batches, device=device)
     used = plural(num_labels if num_labels is not None else len(material.ids), "label")
@@ -114,8 +101,8 @@ def _facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
 
 
 def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objective: MAE) -> None:
-    held_out = split_ids(material.index, material.verdicts.good, "test")
-    source = held_out if len(held_out) else material.ids
+    held_out = len(material.held_out) > 0
+    source = material.held_out if held_out else material.ids
     chosen = source[np.linspace(0, len(source) - 1, min(_PICTURES, len(source))).astype(int)]
     batch = next(evaluation_batches(material.index, chosen, view=recipe.data.evaluation))
     key = derive(recipe.budget.seed, "pictures")
@@ -124,16 +111,14 @@ def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objecti
     with torch.inference_mode():
         pictures = objective.picture(batch.images.to(device), noise.to(device))
     content = io.BytesIO()
-    np.savez_compressed(content, **{name: images.cpu().numpy() for name, images in pictures.items()})
-    kind = "test images, which were not trained on" if len(held_out) else "training images"
-    caption = (
-        f"{len(chosen)} {kind}. Visible patches are shown as they are. Hidden ones are the model's prediction"
-        + (
-            ", brought from standardised to real pixels with the mean and contrast of the visible patches nearby; "
-            "the hidden pixels' own statistics are not used."
-            if objective.norm_pixels
-            else "."
-        )
+    arrays: dict[str, Any] = {name: images.cpu().numpy() for name, images in pictures.items()}
+    np.savez_compressed(content, **arrays)
+    kind = "test images, which were not trained on" if held_out else "training images"
+    caption = f"{len(chosen)} {kind}. Visible patches are shown as they are. Hidden ones are the model's prediction" + (
+        ", brought from standardised to real pixels with the mean and contrast of the visible patches nearby; "
+        "the hidden pixels' own statistics are not used."
+        if objective.norm_pixels
+        else "."
     )
     write_json(run.analysis / "reconstructions.json", {"caption": caption, "statistics": "visible"})
     write_file(run.analysis / "reconstructions.npz", content.getvalue())

@@ -12,7 +12,7 @@ import torch
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
-from vitlet.jobs.options import Flags, Options, overrides
+from vitlet.jobs.options import Flags, Options, overrides, require_verb
 from vitlet.jobs.outcome import finish_pretraining, finish_supervised
 from vitlet.jobs.probes import pretraining_probe
 from vitlet.methods.objective import Objective
@@ -55,6 +55,7 @@ def pretrain(
         VitletError: of the kinds that `vitlet.errors` lists.
     """
     asked = resolved(recipe, flags)
+    require_verb(asked, "pretrain")
     launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _absolute(init) if init else None)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
@@ -84,6 +85,7 @@ def finetune(
         The finished run, its accuracy in `results/`.
     """
     asked = resolved(recipe, flags)
+    require_verb(asked, "finetune")
     launch = Launch("finetune", asked.fingerprint(), _absolute(data), _absolute(init) if init else None, num_labels)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
@@ -116,7 +118,7 @@ def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
         with run.lock():
             pass  # nobody else is writing it
         remove_folder(run.path)
-    if run.path.is_dir() and not run.recipe_file.is_file() and any(run.path.iterdir()):
+    if run.path.is_dir() and not run.recipe_file.is_file() and any(p.name != ".lock" for p in run.path.iterdir()):
         raise UsageError(
             f"{printable(run.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
         )

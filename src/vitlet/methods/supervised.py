@@ -1,8 +1,9 @@
 """Supervised training and fine-tuning: a classifier on the encoder, with mixup, CutMix and label smoothing.
 
-Paper: Touvron et al. 2021 (DeiT) and the recipes of Wang et al. 2023. Mixup: Zhang et al. 2018; CutMix: Yun et al. 2019.
+Paper: Touvron et al. 2021 (DeiT) and the recipes of Wang et al. 2023; Zhang et al. 2018 (mixup); Yun et al. 2019
+(CutMix).
 
-Differences from timm's `Mixup`: an image is mixed with its neighbour in the global batch (slots 2i and 2i+1) instead of
+Differences from timm's `Mixup`: an image is mixed with its neighbour in the global batch (slots 2i and 2i+1), not
 with the batch read backwards. The order of a batch is random, so the distribution is the same, and the result does not
 depend on how the batch is cut over ranks.
 """

@@ -69,9 +69,7 @@ class Attention(nn.Module):
             mixed = self.logits(q, k).softmax(dim=-1) @ v
         return self._merge(mixed)
 
-    def forward_with_logits(
-        self, x: Float[Tensor, "B T D"]
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
+    def forward_with_logits(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
         """The same result, and the scaled products of queries and keys before the softmax."""
         q, k, v = self._heads(x)
         logits = self.logits(q, k)

@@ -192,7 +192,7 @@ class Trace:
         known = ["embedded", *(f"block.{i}.{p}" for i in range(depth) for p in POINTS)] if names else []
         for name in names:
             if name not in known:
-                raise UsageError(f"no intermediate {name!r} in this encoder", why=did_you_mean(name, known).rstrip("?."))
+                raise UsageError(f"no intermediate {name!r} in this encoder", why=did_you_mean(name, known))
         self.names = frozenset(names)
         self.found: dict[str, Tensor] = {}
 

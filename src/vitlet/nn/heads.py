@@ -16,7 +16,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int, *, num_classes: int, pool: Literal["mean", "class"], seed: int) -> None:
         """`mean`: average of the patch tokens, then a LayerNorm of its own; `class`: the class token as it is."""
         super().__init__()
-        self.pool = pool
+        self.pool: Literal["mean", "class"] = pool
         with seeded(derive(seed, "classifier")):
             self.fc_norm = nn.LayerNorm(width, eps=1e-6) if pool == "mean" else nn.Identity()
             self.head = nn.Linear(width, num_classes)
@@ -30,4 +30,3 @@ class Classifier(nn.Module):
 def pool_tokens(encoded: Encoded, pool: Literal["mean", "class"]) -> Float[Tensor, "B D"]:
     """One vector an image: the mean of the patch tokens, or the class token."""
     return encoded.patches.mean(dim=1) if pool == "mean" else encoded.class_token
-

@@ -35,4 +35,3 @@ def init_xavier(module: nn.Module) -> None:
 def xavier_patch_embedding(convolution: nn.Conv2d) -> None:
     """Xavier-uniform on the patch embedding seen as a matrix D × (3·P·P), as MAE does; the bias as torch does."""
     nn.init.xavier_uniform_(convolution.weight.view(convolution.out_channels, -1))
-

@@ -41,7 +41,7 @@ def by_name(name: str) -> Recipe:
     """
     recipes = all_recipes()
     if name not in recipes:
-        raise UsageError(f"no recipe {name!r}", why=did_you_mean(name, recipes).rstrip("?."), fix="vitlet recipes")
+        raise UsageError(f"no recipe {name!r}", why=did_you_mean(name, recipes), fix="vitlet recipes")
     return recipes[name]()
 
 

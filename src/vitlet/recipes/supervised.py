@@ -1,6 +1,6 @@
 """Supervised training and fine-tuning: the values, the paper's ImageNet recipes, and a micro one."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class SupervisedObjective(ObjectiveConfig):
     """Cross-entropy with mixup and smoothing; see `vitlet.methods.supervised`."""
 
+    learns_labels: ClassVar[bool] = True
     method: Literal["supervised"] = "supervised"
     pool: Literal["mean", "class"] = "mean"
     """`mean` wants an encoder without final norm, `class` one with it."""
@@ -104,9 +105,7 @@ def supervised_tiny_impr_300e() -> Recipe[SupervisedObjective]:
     nothing in the lower layers to protect.
     """
     recipe = finetune_tiny_impr_300e()
-    return recipe.changed(
-        name="supervised_tiny_impr_300e", optimizer=recipe.optimizer.changed(layer_decay=1.0)
-    )
+    return recipe.changed(name="supervised_tiny_impr_300e", optimizer=recipe.optimizer.changed(layer_decay=1.0))
 
 
 def finetune_micro() -> Recipe[SupervisedObjective]:
@@ -125,7 +124,5 @@ def finetune_micro() -> Recipe[SupervisedObjective]:
         optimizer=OptimizerConfig(
             base_lr=1e-3, lr_batch=None, warmup=Images(n=2_000), final_lr=1e-6, betas=(0.9, 0.999)
         ),
-        budget=BudgetConfig(
-            duration=Images(n=20_000), batch_size=64, checkpoint_every=Images(n=10_000), log_every=10
-        ),
+        budget=BudgetConfig(duration=Images(n=20_000), batch_size=64, checkpoint_every=Images(n=10_000), log_every=10),
     )

@@ -84,7 +84,7 @@ def _read(run: Run, name: str) -> Contents:
         recipe=run.recipe_json(),
         environment=read_json(environment) if environment.is_file() else {},
         metrics=run.metrics(),
-        results=[read_json(path) for path in sorted(run.results.glob("*.json"))],
+        results=[read_json(path) for path in sorted(run.results.glob("[!.]*.json"))],  # .tmp-… is half a file
         reconstructions=_reconstructions(run.analysis),
         check=read_json(check) if check.is_file() else None,
     )
@@ -97,7 +97,7 @@ def _reconstructions(folder: Path) -> Reconstructions | None:
     words = path.with_suffix(".json")
     about = read_json(words) if words.is_file() else {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images = {key: arrays[key] for key in ("input", "masked", "reconstruction")}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{printable(path)} cannot be read", why=str(error), fix="delete the file") from None

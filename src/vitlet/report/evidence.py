@@ -20,12 +20,9 @@ _HEALTH = (
     ("feature_std", "Feature spread", "standard deviation", False),
     ("effective_rank", "Effective rank", "dimensions", False),
 )
-_STATISTICS = {
-    "predicted": "Brightness and contrast of every removed patch are the model's own prediction; nothing of the "
-    "removed pixels is used.",
-    "visible": "Brightness and contrast of every removed patch are taken from the visible patches; nothing of the "
-    "removed pixels is used.",
-}
+# Where the brightness and contrast of a removed patch come from: stands beside the pictures, so that nobody takes the
+# target's own for a prediction.
+_STATISTICS = {"predicted": "predicted too", "visible": "from the visible patches"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,6 @@ class Pictures:
 
     run: str
     caption: str
-    origin: str
     pixelated: bool
     sets: tuple[tuple[tuple[str, str, str], ...], ...]
     """Per set three rows: label, alternative text, data URI."""
@@ -78,7 +74,8 @@ class Pictures:
 class Health:
     """What the looks at frozen features said while training went on."""
 
-    verdicts: tuple[tuple[str, str], ...]
+    verdicts: tuple[tuple[str, str, str], ...]
+    """Run, its last verdict, and the reason given."""
     plots: tuple[Plot, ...]
 
 
@@ -152,8 +149,13 @@ def health(runs: Sequence[Contents]) -> Health | None:
             unit=unit, name=f"health-{key.replace('_', '-')}", percent=is_percent,
         )  # fmt: skip
         plots += [plot] if plot else []
-    said = [(run.name, [r["probe"]["verdict"] for r in run.probes if r["probe"].get("verdict")]) for run in members]
-    return Health(tuple((name, verdicts[-1]) for name, verdicts in said if verdicts), tuple(plots))
+    said = tuple(_last_words(run) for run in members if run.probes[-1]["probe"].get("verdict"))
+    return Health(said, tuple(plots))
+
+
+def _last_words(run: Contents) -> tuple[str, str, str]:
+    probe = run.probes[-1]["probe"]
+    return run.name, probe["verdict"], probe.get("advice", "").removeprefix(f"{probe['verdict']}: ")
 
 
 def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
@@ -219,9 +221,7 @@ def _curves_plot(
     # Whole epochs on every row of a long epoch would stack the points; steps always spread them.
     by_epoch = all(len({r.get("epoch") for r in found}) == len(found) for found in rows.values())
     axis, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
-    lines = [
-        Curve([r[axis] for r in found], [value(r) for r in found], styles[run][0]) for run, found in rows.items()
-    ]
+    lines = [Curve([r[axis] for r in found], [value(r) for r in found], styles[run][0]) for run, found in rows.items()]
     drawings = tuple(
         figures.curves(
             lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=percent, smooth=smooth
@@ -262,10 +262,15 @@ def _key(styles: dict[str, tuple[int, str]], *, name: str) -> tuple[tuple[Markup
 
 
 def _pictures(run: str, images: Reconstructions) -> Pictures:
+    origin = _STATISTICS.get(images.statistics, images.statistics)
     rows = (
         ("input", images.input, "the images as they were"),
         ("masked", images.masked, "what the encoder was given: the visible patches"),
-        ("reconstruction", images.reconstruction, "what the model made of the visible patches"),
+        (
+            f"reconstruction; brightness and contrast {origin}",
+            images.reconstruction,
+            "what the model made of the visible patches",
+        ),
     )
     shown = min(len(images.input), _MOST_PICTURES)
     sets = tuple(
@@ -278,5 +283,4 @@ def _pictures(run: str, images: Reconstructions) -> Pictures:
     )
     total = len(images.input)
     caption = images.caption + ("" if shown == total else f" The first {shown} of {total} are shown.")
-    origin = _STATISTICS.get(images.statistics, f"Origin of brightness and contrast: {images.statistics}.")
-    return Pictures(run, caption.strip(), origin, images.input.shape[1] < 128, sets)
+    return Pictures(run, caption.strip(), images.input.shape[1] < 128, sets)

@@ -234,9 +234,7 @@ def _draw_pale(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, z: int) 
 def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, width: float, z: int) -> None:
     keep = np.unique(np.linspace(0, len(x) - 1, _POINTS).round().astype(int))
     marker = "o" if len(x) <= 15 else ""
-    axes.plot(
-        x[keep], y[keep], linewidth=width, marker=marker, markersize=4.5, zorder=z, clip_on=False, **_pen(style)
-    )
+    axes.plot(x[keep], y[keep], linewidth=width, marker=marker, markersize=4.5, zorder=z, clip_on=False, **_pen(style))
 
 
 def smoothing_window(count: int) -> int:
@@ -246,11 +244,13 @@ def smoothing_window(count: int) -> int:
 
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Centred mean over `smoothing_window` values, fewer at the ends; gaps stay gaps and do not spread."""
+    half = smoothing_window(len(values)) // 2
     finite = np.isfinite(values)
-    kernel = np.ones(smoothing_window(len(values)))
-    sums = np.convolve(np.where(finite, values, 0.0), kernel, mode="same")
-    counts = np.convolve(finite.astype(float), kernel, mode="same")
-    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
+    ends = np.arange(len(values))
+    low, high = np.maximum(ends - half, 0), np.minimum(ends + half + 1, len(values))
+    sums, counts = (np.concatenate(([0.0], np.cumsum(column))) for column in (np.where(finite, values, 0.0), finite))
+    means = (sums[high] - sums[low]) / np.maximum(counts[high] - counts[low], 1)
+    return np.where(finite, means, np.nan)
 
 
 def _thinned(values: np.ndarray, by: np.ufunc) -> np.ndarray:
@@ -278,7 +278,8 @@ def _plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(length=0, pad=6)
     axes.tick_params(axis="x", length=4, pad=4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=right >= 6))
+    room = round(72 * axes.bbox.width / axes.figure.dpi)  # CSS pixels
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=min(6, room // 50), steps=_ROUND, integer=right >= 6))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_ROUND))
     if percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _number(v, percent=True)))

@@ -100,8 +100,10 @@ def _verdict(comparison: dict[str, Any]) -> Verdict:
             change["mean"], interval, title=f"{protocol['title']}: {metric_title(protocol['metric'])}"
         )
     answer, sentence = verdict["answer"].capitalize(), verdict["sentence"]
-    own = f"{answer}:"  # a sentence that begins with the answer need not be told it again
-    answer, sentence = (own, sentence.removeprefix(own)) if sentence.startswith(own) else (f"{answer}.", sentence)
+    if sentence.startswith(f"{answer}: "):  # it says the answer itself
+        answer, _, sentence = sentence.partition(" ")
+    else:
+        answer += "."
     return Verdict(comparison["question"], answer, sentence, tuple(facts), plot)
 
 

@@ -11,7 +11,7 @@ from vitlet.report import tables
 from vitlet.report.contents import Contents
 from vitlet.text import plural
 
-_MOST_ROWS = 50
+_MOST_ROWS, _EXAMPLES = 50, 5
 # Names of `vitlet check` that need more than their underscores taken out.
 _TITLES = {
     "num_images": "images found", "num_good": "usable", "num_bad": "unusable", "num_warnings": "with a remark",
@@ -180,13 +180,11 @@ def _sort_facts(value: dict[str, Any], facts: list[tuple[str, str]], found: list
         if isinstance(inner, dict) and inner.keys() == {"count", "examples"}:
             facts.append((title, _text(inner["count"])))
             if inner["examples"]:
-                rows = _list_rows(inner["examples"], second="matches")
-                found.append(_cut(f"{title}, examples", *rows))
+                columns, rows = _list_rows(inner["examples"][:_EXAMPLES], second="matches")
+                found.append(Table(f"{title}, examples", columns, tuple(rows), inner["count"] - len(rows)))
         elif isinstance(inner, dict) and all(isinstance(v, dict) for v in inner.values()):
             names = dict.fromkeys(name for column in inner.values() for name in column)
-            rows = [
-                (name or "unlabelled", *(_text(column.get(name)) for column in inner.values())) for name in names
-            ]
+            rows = [(name or "unlabelled", *(_text(column.get(name)) for column in inner.values())) for name in names]
             found.append(_cut(title, ("name", *map(str, inner)), rows))
         elif isinstance(inner, dict) and any(isinstance(v, dict | list) for v in inner.values()):
             _sort_facts(inner, facts, found, prefix=f"{title}, ")
@@ -200,7 +198,7 @@ def _sort_facts(value: dict[str, Any], facts: list[tuple[str, str]], found: list
 
 
 def _list_rows(items: list[Any], *, second: str = "remark") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    if all(isinstance(item, dict) for item in items):
+    if all(isinstance(item, dict) and item for item in items):
         keys = list(dict.fromkeys(key for item in items for key in item))
         return tuple(map(str, keys)), [tuple(_text(item.get(key)) for key in keys) for item in items]
     rows = [tuple(map(_text, item)) if isinstance(item, list) else (_text(item),) for item in items]

@@ -1,8 +1,8 @@
 """Checkpoints: everything training needs to go on, in one folder that is whole or not there.
 
-`checkpoints/step-00000123/{state.safetensors, manifest.json}`. The manifest carries the SHA-256 of the tensors, since
-neither safetensors nor torch notices a flipped bit. The latest checkpoint is computed, never stored; at least two are
-kept, and the older goes only when the newer is on the disk. No pickle is written or read.
+`checkpoints/step-00000123/{state.safetensors, manifest.json}`. The manifest carries the SHA-256 of the tensors and
+its own, since neither safetensors nor torch notices a flipped bit. The latest checkpoint is computed, never stored;
+two valid ones are kept, and the older goes only when the newer is on the disk. No pickle is written or read.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitlet.errors import CheckpointError
-from vitlet.run import Run, remove_folder, to_json_bytes, write_folder
+from vitlet.errors import CheckpointError, NonFiniteError
+from vitlet.run import Run, remove_folder, storage_error, to_json_bytes, write_folder
 from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters
 
@@ -50,8 +50,8 @@ def folders(run: Run) -> list[Path]:
     """Checkpoint folders, newest step first; by the step in the name, never by the clock."""
     if not run.checkpoints.is_dir():
         return []
-    found = [p for p in run.checkpoints.iterdir() if re.fullmatch(r"step-\d{8}", p.name)]
-    return sorted(found, reverse=True)
+    found = [p for p in run.checkpoints.iterdir() if re.fullmatch(r"step-\d{8,}", p.name)]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
 
 
 def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, facts: dict[str, Any]) -> Path:
@@ -65,9 +65,12 @@ def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, fac
         facts: Further entries of the manifest (recipe, data fingerprint, offset of the metrics, machine).
 
     Raises:
-        ResourceError: if the disk is full; the checkpoints that were there still are.
+        ResourceError: if the disk is full or the run's folder gone; the checkpoints that were there still are.
+        NonFiniteError: if a weight is NaN or infinite; nothing is written.
     """
-    state = safetensors.torch.save(_tensors(objective, optimizer))
+    tensors = _tensors(objective, optimizer)
+    _require_finite(tensors, step=step, where=printable(run.path))
+    state = safetensors.torch.save(tensors)
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -75,10 +78,23 @@ def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, fac
         **facts,
     }
     path = run.checkpoints / folder_name(step)
-    write_folder(path, {STATE: state, MANIFEST: to_json_bytes(manifest)})
-    for old in folders(run)[KEEP:]:
-        remove_folder(old)
+    try:
+        run.checkpoints.mkdir(exist_ok=True)  # not its parents: a run that was moved away must not live twice
+    except OSError as error:
+        raise storage_error(error, path, len(state)) from error
+    write_folder(path, {STATE: state, MANIFEST: _sealed(manifest)})
+    _prune(run, newest=path)
     return path
+
+
+def _prune(run: Run, *, newest: Path) -> None:
+    """Remove all but the newest valid ones; what damaged ones held has been trained again."""
+    kept = 0
+    for path in folders(run):
+        if kept < KEEP and (path == newest or _is_valid(path)):
+            kept += 1
+        else:
+            remove_folder(path)
 
 
 def _tensors(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -90,6 +106,42 @@ def _tensors(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
+def _require_finite(tensors: dict[str, Tensor], *, step: int, where: str) -> None:
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise NonFiniteError(
+            f"NaN or infinity in {bad[0]} after step {step}",
+            where=where,
+            why=f"{plural(len(bad), 'tensor')} of {len(tensors)} have them; the last checkpoint is intact",
+            fix="a lower learning rate (--set optimizer.base_lr=…), optimizer.clip_norm=1.0, or --precision fp32",
+        )
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """JSON of the manifest with the SHA-256 of the JSON without it."""
+    return to_json_bytes({**manifest, "sha256": hashlib.sha256(to_json_bytes(manifest)).hexdigest()})
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    """The manifest, if `content` is to the byte what `_sealed` made.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    manifest = json.loads(content)
+    if not isinstance(manifest, dict) or not manifest.pop("sha256", None) or _sealed(manifest) != content:
+        raise ValueError(f"{MANIFEST} is not what was written")
+    return manifest
+
+
+def _is_valid(path: Path) -> bool:
+    try:
+        read(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder.
 
@@ -97,18 +149,23 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: if a file is missing, cut short, altered, or of another format.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        expected = manifest["files"][STATE]
+        manifest = _unsealed((path / MANIFEST).read_bytes())
         state = (path / STATE).read_bytes()
-        written_by = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {printable(path)} is damaged", why=f"{type(error).__name__}: {error}") from None
-    if written_by != FORMAT:
-        raise CheckpointError(f"checkpoint {printable(path)} has format {written_by}", why=f"this vitlet reads {FORMAT}")
-    if len(state) != expected["bytes"] or hashlib.sha256(state).hexdigest() != expected["sha256"]:
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {printable(path)} is damaged", why=str(error)) from None
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {printable(path)} has format {manifest['format']}", why=f"this vitlet reads {FORMAT}"
+        )
+    expected = manifest["files"][STATE]
+    if hashlib.sha256(state).hexdigest() != expected["sha256"]:
         raise CheckpointError(
             f"checkpoint {printable(path)} is damaged",
             why=f"{STATE} has {len(state):,} bytes and is not what was written ({expected['bytes']:,} bytes)",
+        )
+    if folder_name(manifest["step"]) != path.name:
+        raise CheckpointError(
+            f"checkpoint {printable(path)} was renamed", why=f"it was written after step {manifest['step']}"
         )
     return Checkpoint(path, manifest, safetensors.torch.load(state))
 
@@ -140,25 +197,28 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
     """Put a checkpoint's tensors into `objective` and `optimizer`, all of them or none.
 
     Raises:
-        CheckpointError: naming the first keys and shapes that differ.
+        CheckpointError: naming the first keys, types and shapes that differ.
     """
-    here = {f"model.{name}": tuple(value.shape) for name, value in objective.state_dict().items()}
-    there = {k: tuple(v.shape) for k, v in checkpoint.tensors.items() if k.startswith("model.")}
-    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
+    here = {f"model.{name}": _form(value) for name, value in objective.state_dict().items()}
+    there = {k: _form(v) for k, v in checkpoint.tensors.items() if k.startswith("model.")}
+    moved = {f"optimizer.{name}": parameter for name, parameter in named_parameters(optimizer)}
+    strangers = {k for k in checkpoint.tensors if k not in there and k.rpartition(".")[0] not in moved}
+    differing = sorted(strangers | {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)})
     if differing:
-        shown = "; ".join(f"{k}: {there.get(k, 'missing')} there, {here.get(k, 'missing')} here" for k in differing[:5])
+        there |= {k: _form(checkpoint.tensors[k]) for k in strangers}
+        forms = [(k, there.get(k, "missing"), here.get(k, "missing")) for k in differing[:5]]
+        shown = "; ".join(f"{name}: {theirs} there, {ours} here" for name, theirs, ours in forms)
         raise CheckpointError(
             f"checkpoint {printable(checkpoint.path)} is of another model",
-            why=f"{plural(len(differing), 'tensor')} of {len(here)} differ: {shown}",
+            why=f"{plural(len(differing), 'tensor')} of {len(here.keys() | there.keys())} differ: {shown}",
             fix="give another --out, or start anew with --fresh",
         )
     objective.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k in here})
-    for name, parameter in named_parameters(optimizer):
-        prefix = f"optimizer.{name}."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        if state:
-            optimizer.state[parameter] = {k: _placed(v, parameter) for k, v in state.items()}
+    for key, value in checkpoint.tensors.items():
+        owner, _, name = key.rpartition(".")
+        if owner in moved:
+            optimizer.state[moved[owner]][name] = value.to(moved[owner].device)
 
 
-def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    return value.to(parameter.device) if value.ndim else value.clone()
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -8,6 +8,7 @@ from types import FrameType
 
 from vitlet.errors import NonFiniteError, ResourceError
 
+_NO_MEMORY = ("out of memory", "can't allocate memory")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -18,6 +19,7 @@ class StopFlag:
         self.signal_number = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
         if self.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C stops at once; files are safe, the step is lost
         self.signal_number = number
@@ -63,7 +65,7 @@ def memory_errors(*, batch_size: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate memory" not in text:
+        if not isinstance(error, MemoryError) and not any(words in text for words in _NO_MEMORY):
             raise
         raise ResourceError(
             "not enough memory for a step",

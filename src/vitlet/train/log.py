@@ -4,18 +4,20 @@ Metrics are append-only; on resume they are cut back to the length the checkpoin
 twice. A log that cannot be written costs one warning, never the run.
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitlet.run import Run
+from vitlet.run import Run, storage_error
 from vitlet.text import printable
 
 _PLAIN_LINE_SECONDS = 15.0
@@ -36,49 +38,46 @@ class MetricsLog:
     """metrics.jsonl, and its copy for TensorBoard."""
 
     def __init__(self, run: Run, *, offset: int) -> None:
-        """Cut the file to `offset` bytes and append from there."""
-        run.path.mkdir(parents=True, exist_ok=True)
+        """Cut the file to `offset` bytes (or what there is of them) and append from there.
+
+        Raises:
+            ResourceError: if the file cannot be opened for writing.
+        """
         self.run = run
-        self._file = run.metrics_file.open("ab")
-        self._file.truncate(offset)
-        self._file.seek(0, os.SEEK_END)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(run.metrics_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._length = min(offset, os.fstat(self._file).st_size)
+            os.ftruncate(self._file, self._length)
+        except OSError as error:
+            raise storage_error(error, run.metrics_file, 0) from error
         self._failed = False
-        self._board: Any = None
+        self._board: _Board | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one object."""
+        """Append one object; a line that does not fit on the disk is left out whole."""
         line = json.dumps(finite_or_null(row), allow_nan=False).encode() + b"\n"
         try:
-            self._file.write(line)
-            self._file.flush()
-            self._to_board(row)
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._length += len(line)
         except OSError as error:
+            os.ftruncate(self._file, self._length)
             self._warn_once(error)
+        self._board = self._board or _Board(self.run.path / "tensorboard", first_step=int(row["step"]))
+        self._board.write(row)
 
     def offset(self) -> int:
         """Length of the file once everything written is on the disk."""
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            os.fsync(self._file)
         except OSError as error:
             self._warn_once(error)
-        return os.fstat(self._file.fileno()).st_size
+        return self._length
 
     def close(self) -> None:
-        """Release the files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def _to_board(self, row: Mapping[str, Any]) -> None:
-        if self._board is None:
-            from torch.utils.tensorboard.writer import SummaryWriter  # half a second; only runs that log pay it
-
-            self._board = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=int(row["step"]))
-        flat = {**row, **{f"probe/{k}": v for k, v in row.get("probe", {}).items()}}
-        for name, value in flat.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._board.add_scalar(name if "/" in name else f"train/{name}", value, int(row["step"]))
+        """Release the file."""
+        os.close(self._file)
 
     def _warn_once(self, error: OSError) -> None:
         if not self._failed:
@@ -89,8 +88,49 @@ class MetricsLog:
             )
 
 
+class _Board:
+    """A copy of the metrics for TensorBoard, which goes silent for good when it cannot be written.
+
+    The records are TensorBoard's own. Its `SummaryWriter` is not used: it starts a thread, in a process that forks
+    workers, and prints a traceback when the disk is full.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        """Steps from `first_step` on replace those of an earlier attempt."""
+        # Imported here, since only runs that log pay for it. Its classes are made when it is imported.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary, self._writer = Event, Summary, RecordWriter
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
+        self._is_silent = False
+        self._put(file_version="brain.Event:2")
+        self._put(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """The numbers of one row of metrics."""
+        flat = {**row, **{f"probe/{k}": v for k, v in row.get("probe", {}).items()}}
+        values = [
+            self._summary.Value(tag=name if "/" in name else f"train/{name}", simple_value=value)
+            for name, value in flat.items()
+            if isinstance(value, (int, float)) and name != "step"
+        ]
+        self._put(step=int(row["step"]), summary=self._summary(value=values))
+
+    def _put(self, **content: Any) -> None:
+        if self._is_silent:
+            return
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("ab", buffering=0) as records:
+                self._writer(records).write(self._event(wall_time=time.time(), **content).SerializeToString())
+        except OSError:
+            self._is_silent = True
+
+
 class Teller:
-    """Lines for the terminal and log.txt; a progress bar where there is a terminal, now and then a line where not."""
+    """Lines for the terminal and log.txt; a progress bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, run: Run | None = None, *, quiet: bool = False) -> None:
         """`run` receives log.txt; `quiet` keeps the terminal empty (all ranks but the first)."""
@@ -108,7 +148,7 @@ class Teller:
             except OSError:
                 self.run = None  # a full disk must not end the run for a log line
 
-    @contextmanager
+    @contextlib.contextmanager
     def progress(self, title: str, *, total: int, done: int = 0) -> Iterator["Ticker"]:
         """Show how far `title` is, with the time left."""
         if not self.console.is_terminal:

@@ -1,15 +1,16 @@
 """The loop. It receives everything it uses and fetches nothing: no config, no recipe, no path but the run's.
 
 Promises, each with a test: a kill at any point repeats at most one checkpoint interval and changes no bit of the
-result; a signal loses no step; a step with a loss or gradient that is not finite is not taken; the result depends on
-the global batch and not on how it is cut over ranks and accumulation steps.
+result; a signal loses no step; a step with a loss or gradient that is not finite is not taken; the result depends
+on the global batch and not on how it is cut over ranks and accumulation steps.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,9 +18,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from vitlet.data.batch import Batch
-from vitlet.errors import DataError, StoppedError
+from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run, write_json
+from vitlet.text import printable
 from vitlet.train import checkpoint
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
@@ -29,15 +31,22 @@ from vitlet.train.ranks import World
 _MAX_REPLACED_SHARE = 0.01
 
 
+@runtime_checkable
 class Batches(Protocol):
     """What the loop asks of a loader."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the images."""
+        ...
 
-    def from_step(self, start: int) -> Iterator[Batch]: ...
+    def from_step(self, start: int) -> Generator[Batch]:
+        """The batches of steps start, start + 1, … without end."""
+        ...
 
-    def describe(self, batch: Batch) -> list[str]: ...
+    def describe(self, batch: Batch) -> list[str]:
+        """Names of the files in a batch, printable."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,10 @@ class Writer:
     world: World = field(default_factory=World)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, step: int, objective: Objective, optimizer: Optimizer) -> None:
+    def save(self, step: int, objective: Objective, optimizer: Optimizer, **facts: Any) -> None:
         """Checkpoint by the first rank; the others wait until it is durable."""
         if self.world.is_first:
-            facts = {**self.facts, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
+            facts |= {**self.facts, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
             checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
         self.world.wait()
 
@@ -106,70 +115,127 @@ def train(
         ResourceError: out of memory or disk.
     """
     device = next(objective.parameters()).device
-    taker = _StepTaker(objective, optimizer, budget, writer.world)
+    job = _Job(
+        objective, batches=batches, optimizer=optimizer, budget=budget, writer=writer, probes=probes, start=start
+    )
     meter = _Meter()
-    stream = batches.from_step(start)
-    saved = start
     objective.train()
-    progress = writer.teller.progress("training", total=budget.total_steps, done=start)
-    with listening() as stop, progress as tick, memory_errors(batch_size=budget.micro_batch or 2):
+    with (
+        contextlib.closing(batches.from_step(start)) as stream,
+        listening() as stop,
+        writer.teller.progress("training", total=budget.total_steps, done=start) as tick,
+    ):
         for step in range(start, budget.total_steps):
             with meter.waiting():
                 batch = next(stream)
-            _count_replaced(meter, batch, batches)
+            job.note_replaced(step + 1, batch)
             set_lr(optimizer, schedule(step))
-            losses, grad_norm = taker.gradients(batch.to(device), Step(step, budget.total_steps, budget.seed))
-            loss = float(writer.world.mean(losses.total))
-            try:
-                require_finite(step=step, loss=loss, grad_norm=grad_norm, record=f"{writer.run.path}/nonfinite.json")
-            except ValueError:
-                _record_batch(writer.run, step, batch, batches, losses, grad_norm)
-                raise
-            taker.step()
-            objective.after_step(Step(step, budget.total_steps, budget.seed))
+            losses, loss, grad_norm = job.take(step, batch.to(device))
             done = step + 1
             meter.add(len(batch) * writer.world.size)
             if done % budget.log_every == 0 or done == budget.total_steps:
                 row = meter.row(done, done / batches.steps_per_epoch, loss, schedule(step), grad_norm)
                 writer.log(row | _scalars(losses))
                 tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
-            saved = _after(done, saved, objective, optimizer, budget, writer, probes, batches)
-            _stop_if_asked(stop, done, saved, objective, optimizer, writer)
-        tick(budget.total_steps)
+            job.look_and_save(done)
+            job.stop_if_asked(stop, done)
 
 
-def _after(
-    done: int,
-    saved: int,
-    objective: Objective,
-    optimizer: Optimizer,
-    budget: Budget,
-    writer: Writer,
-    probes: Sequence[Probe],
-    batches: Batches,
-) -> int:
-    """Probes and checkpoints that are due after `done` steps; the step of the newest checkpoint."""
-    last = done == budget.total_steps
-    for probe in probes:
-        if done % probe.every == 0 or last:
-            objective.eval()
-            seen = probe.look(objective, done)
-            objective.train()
-            writer.log({"step": done, "epoch": done / batches.steps_per_epoch, "probe": seen})
-    if done % budget.checkpoint_every == 0 or last:
-        writer.save(done, objective, optimizer)
-        return done
-    return saved
+class _Job:
+    """One training: what happens within a step and after it."""
 
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        batches: Batches,
+        optimizer: Optimizer,
+        budget: Budget,
+        writer: Writer,
+        probes: Sequence[Probe],
+        start: int,
+    ) -> None:
+        self.objective, self.batches, self.optimizer = objective, batches, optimizer
+        self.budget, self.writer, self.probes = budget, writer, probes
+        self.saved = start
+        self.taker = _StepTaker(objective, optimizer, budget, writer.world)
+        if start and self.taker.scaler.is_enabled():
+            manifest = checkpoint.read(writer.run.checkpoints / checkpoint.folder_name(start)).manifest
+            self.taker.scaler.load_state_dict(manifest["loss_scale"])
+        self.seen = self.replaced = 0
 
-def _stop_if_asked(
-    stop: StopFlag, done: int, saved: int, objective: Objective, optimizer: Optimizer, writer: Writer
-) -> None:
-    number = writer.world.highest(stop.signal_number)
-    if number:
-        if saved != done:
-            writer.save(done, objective, optimizer)
-        raise StoppedError(number, step=done, run=str(writer.run.path))
+    def take(self, step: int, batch: Batch) -> tuple[Losses, float, float]:
+        """The step, if its numbers are finite: losses of this rank, mean loss of all ranks, gradient norm."""
+        at = Step(step, self.budget.total_steps, self.budget.seed)
+        with memory_errors(batch_size=self.budget.micro_batch or len(batch)):
+            losses, grad_norm = self.taker.gradients(batch, at)
+            loss = float(self.writer.world.mean(losses.total))
+            rank = self.writer.world.rank
+            record = self.writer.run.path / (f"nonfinite-rank{rank}.json" if rank else "nonfinite.json")
+            try:
+                require_finite(step=step, loss=loss, grad_norm=grad_norm, record=printable(record))
+            except NonFiniteError:
+                self._record(record, step, batch, losses, grad_norm)
+                raise
+            self.taker.step()
+            self.objective.after_step(at)
+        return losses, loss, grad_norm
+
+    def _record(self, path: Path, step: int, batch: Batch, losses: Losses, grad_norm: float) -> None:
+        content = {
+            "step": step,
+            "files": self.batches.describe(batch),
+            "positions": batch.positions.tolist(),
+            "terms": finite_or_null({"loss": float(losses.total), "grad_norm": grad_norm, **_scalars(losses)}),
+        }
+        with contextlib.suppress(ResourceError):  # a full disk must not hide why the run stops
+            write_json(path, content)
+
+    def note_replaced(self, done: int, batch: Batch) -> None:
+        """Nothing is substituted without a record, and not much of it.
+
+        Raises:
+            DataError: above 1 % of the images seen since the start.
+        """
+        self.seen += len(batch)
+        if not batch.replaced:
+            return
+        self.replaced += len(batch.replaced)
+        reasons = [reason for _, reason in batch.replaced]
+        self.writer.log({"step": done, "epoch": done / self.batches.steps_per_epoch, "replaced": reasons})
+        if self.replaced > max(1.0, _MAX_REPLACED_SHARE * self.seen):
+            raise DataError(
+                f"{self.replaced} of {self.seen:,} images could not be read any more",
+                why=reasons[-1].rstrip("."),
+                fix="vitlet check DATA, then vitlet resume RUN",
+            )
+        self.writer.teller.say(f"warning: another image took the place of one that was lost. {reasons[-1]}")
+
+    def look_and_save(self, done: int) -> None:
+        """Probes and checkpoints that are due after `done` steps."""
+        last = done == self.budget.total_steps
+        for probe in self.probes:
+            if done % probe.every == 0 or last:
+                self.objective.eval()
+                seen = probe.look(self.objective, done)
+                self.objective.train()
+                self.writer.log({"step": done, "epoch": done / self.batches.steps_per_epoch, "probe": seen})
+        if done % self.budget.checkpoint_every == 0 or last:
+            self._save(done)
+
+    def stop_if_asked(self, stop: StopFlag, done: int) -> None:
+        """Save and leave, on all ranks after the same step, when one of them got a signal."""
+        number = self.writer.world.highest(stop.signal_number)
+        if number:
+            if self.saved != done:
+                self._save(done)
+            raise StoppedError(number, step=done, run=printable(self.writer.run.path))
+
+    def _save(self, done: int) -> None:
+        scaler = self.taker.scaler
+        facts = {"loss_scale": scaler.state_dict()} if scaler.is_enabled() else {}
+        self.writer.save(done, self.objective, self.optimizer, **facts)
+        self.saved = done
 
 
 class _StepTaker:
@@ -197,9 +263,9 @@ class _StepTaker:
             self.scaler.scale(losses.total * share).backward()
             means.append(_detached(losses, share))
         self.world.average_gradients(self.parameters)
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.budget.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.budget.clip_norm, norm)
         finite_by_scaling = self.scaler.is_enabled()  # fp16 meets infinities by lowering its scale, not by stopping
@@ -216,7 +282,6 @@ class _Meter:
 
     def __init__(self) -> None:
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
-        self.seen, self.replaced = 0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -240,31 +305,6 @@ class _Meter:
             "images_per_second": round(speed, 1),
             "data_wait": round(wait, 4),
         }
-
-
-def _count_replaced(meter: _Meter, batch: Batch, batches: Batches) -> None:
-    meter.seen += len(batch)
-    meter.replaced += len(batch.replaced)
-    if meter.replaced > max(1.0, _MAX_REPLACED_SHARE * meter.seen):
-        raise DataError(
-            f"{meter.replaced} of {meter.seen:,} images could not be read any more",
-            why=batch.replaced[-1][1] if batch.replaced else "",
-            fix="vitlet check DATA, then vitlet resume RUN",
-        )
-
-
-def _record_batch(
-    run: Run, step: int, batch: Batch, batches: Batches, losses: Losses, grad_norm: float
-) -> None:
-    write_json(
-        run.path / "nonfinite.json",
-        {
-            "step": step,
-            "files": batches.describe(batch),
-            "positions": batch.positions.tolist(),
-            "terms": finite_or_null({"loss": float(losses.total), "grad_norm": grad_norm, **_scalars(losses)}),
-        },
-    )
 
 
 def _detached(losses: Losses, share: float) -> Losses:

@@ -66,9 +66,7 @@ def lr_schedule(config: OptimizerConfig, *, batch_size: int, warmup: int, total:
     peak = config.lr(batch_size)
 
     def lr(step: int) -> float:
-        return warmup_cosine(
-            step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr
-        )
+        return warmup_cosine(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr)
 
     return lr
 

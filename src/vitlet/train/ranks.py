@@ -1,4 +1,4 @@
-"""The processes of one training run, as torchrun starts them; without torchrun there is one, and no port is opened."""
+"""The processes of one training run, as torchrun starts them; without it there is one, and no port is opened."""
 
 import os
 from collections.abc import Iterable

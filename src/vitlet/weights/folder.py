@@ -1,8 +1,8 @@
 """An encoder or classifier as a folder that timm opens, and back.
 
-`config.json` (timm's own format: architecture, its arguments, preprocessing), `model.safetensors` with timm's names, and
-a `README.md` card. The head count stands among the arguments, since tensors alone do not show it. A `vitlet` section
-that timm ignores holds what is needed to train on.
+`config.json` (timm's own format: architecture, its arguments, preprocessing), `model.safetensors` with timm's names,
+and a `README.md` card. The head count stands among the arguments, since tensors alone do not show it. A `vitlet`
+section that timm ignores holds what is needed to train on.
 
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
@@ -72,9 +72,7 @@ def write_model(
         "sha256": hashlib.sha256(weights).hexdigest(),
         "facts": facts,
     }
-    write_folder(
-        path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: _card(encoder, classes, facts).encode()}
-    )
+    write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: _card(encoder, classes, facts).encode()})
 
 
 def _timm_config(
@@ -155,7 +153,9 @@ def read_model(path: Path) -> Saved:
     config = read_json(path / CONFIG)
     ours = config.get("vitlet") if isinstance(config, dict) else None
     if not isinstance(ours, dict):
-        raise CheckpointError(f"{printable(path / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR")
+        raise CheckpointError(
+            f"{printable(path / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR"
+        )
     content = (path / WEIGHTS).read_bytes() if (path / WEIGHTS).is_file() else b""
     if hashlib.sha256(content).hexdigest() != ours["sha256"]:
         raise CheckpointError(

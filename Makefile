@@ -1,0 +1,57 @@
+# The interface to everything. `make demo` and `make test` make their environment themselves; a second call re-uses it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo              the main job on 5,000 digits, or DATA=folder on your images; page in demo-run/"
+	@echo "make test              the tests"
+	@echo "make check             lint, format, types, layers, documentation"
+	@echo "make bench             our speed beside plain references; figures in docs/results/"
+	@echo "make docs              the documentation on http://127.0.0.1:8000"
+	@echo "PYTHON=python3.12 with any of them makes the environment with that interpreter"
+
+demo: $(VENV)/.demo
+	@$(BIN)/vitlet demo $(if $(DATA),--data "$(DATA)") --out "$(or $(OUT),demo-run)"
+
+test: $(VENV)/.dev
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check src tests
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "lint, format, types, layers, documentation: all well"
+
+bench: $(VENV)/.dev
+	@$(BIN)/vitlet bench step --json docs/results/bench-step.json
+	@$(BIN)/vitlet bench input --json docs/results/bench-input.json
+
+docs: $(VENV)/.dev
+	@$(BIN)/mkdocs serve
+
+clean:
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# One stamp an extra, renewed when pyproject.toml changes. The larger environment serves for the smaller.
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@if [ "$(VENV)/.dev" -nt pyproject.toml ]; then touch $@; else $(call install,demo) && touch $@; fi
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@$(call install,dev) && touch $@ $(VENV)/.demo
+
+install = echo "Installing vitlet[$(1)] into $(VENV)/ (minutes; PyTorch is large)" \
+	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: vitlet needs Python 3.11 or newer. Fix: make PYTHON=python3.12 …"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "error: no venv module. Fix: apt-get install python3-venv, or the like"; exit 2; }

@@ -1,0 +1,114 @@
+"""What the commands take, and the checks that come before anything heavy is imported.
+
+Whatever can be refused from the words alone is refused here, in a fraction of a second; torch needs seconds.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from vitlet.errors import CheckpointError, UsageError
+from vitlet.text import printable
+
+AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
+Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Pool = Literal["mean", "class"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Shared:
+    """What every training command takes."""
+
+    epochs: float | None = None
+    """Passes over the training images, instead of the recipe's duration."""
+    batch_size: int | None = None
+    """Images in one optimizer step, over all ranks."""
+    seed: int | None = None
+    """Of everything that is drawn."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the matrix products."""
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
+    """Any other value of the recipe, as key=value; may be repeated."""
+    workers: int | None = None
+    """Loader processes; by default as many as help."""
+    device: Device = "auto"
+    """Where to compute."""
+    micro_batch: int | None = None
+    """Images of one forward pass, where the batch does not fit into memory."""
+    compile: Annotated[bool, Parameter(negative="")] = False
+    """torch.compile: a minute at the start, faster after it."""
+    max_bad: Share = 0.01
+    """Share of unreadable images that is accepted."""
+    fresh: Annotated[bool, Parameter(negative="")] = False
+    """Replace the run that stands in --out."""
+    accept_data_change: Annotated[bool, Parameter(negative="")] = False
+    """Go on although images were added, removed or changed."""
+
+    def flags(self) -> dict[str, Any]:
+        """The values that change the recipe."""
+        from vitlet.jobs.options import parse_settings
+
+        values = {k: getattr(self, k) for k in ("epochs", "batch_size", "seed", "precision")}
+        return {**values, "set": parse_settings(self.set)}
+
+    def options(self) -> Any:
+        """The values that change no number."""
+        from vitlet.jobs.options import Options
+
+        names = ("workers", "device", "micro_batch", "compile", "max_bad", "fresh", "accept_data_change")
+        return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
+
+
+def chosen_recipe(name: str, shared: Shared, *, verb: Literal["pretrain", "finetune"] | None = None) -> Any:
+    """The recipe of a name or of a recipe.json, with the flags applied.
+
+    Raises:
+        UsageError: for an unknown name, key or value, or a recipe that is not for this verb.
+    """
+    from vitlet.jobs.options import overrides, require_verb
+    from vitlet.recipes import by_name, from_json, with_overrides
+
+    base = from_json(_recipe_file(Path(name)), where=printable(name)) if name.endswith(".json") else by_name(name)
+    shared.options()
+    recipe = with_overrides(base, overrides(shared.flags()))  # type: ignore[arg-type]
+    if verb is not None:
+        require_verb(recipe, verb)
+    return recipe
+
+
+def _recipe_file(path: Path) -> Any:
+    from vitlet.run import read_json
+
+    try:
+        return read_json(existing(path))
+    except CheckpointError as error:
+        raise UsageError(error.what, why=error.why, fix="give the recipe.json of a run") from None
+
+
+def existing(path: Path) -> Path:
+    """`path`, if something is there.
+
+    Raises:
+        UsageError: else, also for a name that no file system takes.
+    """
+    if not os.path.exists(path):
+        raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
+    return path
+
+
+def refuse_empty(words: list[str]) -> None:
+    """An empty word is a shell variable that was not set; as a path it would mean the current folder.
+
+    Raises:
+        UsageError: naming the option it belongs to.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            raise UsageError(f"empty value after {printable(option or before or 'vitlet')}", fix="give a value")

@@ -1,0 +1,1 @@
+"""Ratios against plain references: interleaved in one process, one thread, CPU time."""

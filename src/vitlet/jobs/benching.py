@@ -1,0 +1,31 @@
+"""Benchmarks from the command line: figures to the terminal and to a file."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vitlet.run import environment, write_json
+from vitlet.text import printable
+from vitlet.train.log import Teller
+
+
+def bench(what: Literal["step", "input"], *, out: Path | None = None) -> dict[str, Any]:
+    """Run one benchmark; see `vitlet.bench`.
+
+    Returns:
+        The figures, which also go to the file `out` with the machine and the command.
+    """
+    if what == "step":
+        from vitlet.bench.step import bench_step
+
+        figures = bench_step()
+    else:
+        from vitlet.bench.input import bench_input
+
+        figures = bench_input()
+    teller = Teller()
+    for name, value in figures.items():
+        teller.say(f"{name:32} {value}")
+    if out is not None:
+        write_json(out, {"figures": figures, "machine": environment()})
+        teller.say(f"written: {printable(out)}")
+    return figures

@@ -1,0 +1,199 @@
+"""Looking at a finished model: frozen-feature probes, embeddings, predictions."""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from vitlet.data.columns import cache_folder
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.loader import evaluation_batches
+from vitlet.errors import DataError, UsageError
+from vitlet.evaluate.features import Pool, cached_features, encoder_digest
+from vitlet.evaluate.images import each_once
+from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
+from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.material import divide, judge, model_folder, pick_device
+from vitlet.jobs.options import Options
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import View
+from vitlet.run import Run, write_file
+from vitlet.text import csv_cell, plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import read_model
+
+PROBE_SEED = 0
+
+
+def probe(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    protocol: Literal["knn", "logistic"] = "knn",
+    pool: Pool = "mean",
+    options: Options | None = None,
+) -> Result:
+    """Accuracy of a simple classifier on the frozen features of a finished encoder.
+
+    Args:
+        run: A finished run or a model folder.
+        data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
+        protocol: `knn`: 20 nearest neighbours, temperature 0.07; `logistic`: regression, strength chosen on a split of
+            the training images.
+        pool: Mean of the patch tokens, or the class token.
+        options: Workers, device, tolerance.
+
+    Returns:
+        The number, which also stands in `results/` of the run.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    began, cpu_began = time.monotonic(), time.process_time()
+    saved = read_model(model_folder(run))
+    index = open_index(data)
+    verdicts = judge(index, options, teller)
+    train_ids, test_ids, split = divide(index, verdicts)
+    if not len(train_ids):
+        raise DataError(f"{index.name} has no labelled images", fix="give class folders or a manifest with labels")
+    encoder = saved.encoder.to(pick_device(options))
+    found = probe_encoder(
+        encoder, index, train_ids, test_ids, view=saved.evaluation, protocol=protocol, pool=pool, options=options
+    )
+    result = Result(
+        metric="top1",
+        value=found.top1,
+        n=found.n,
+        seed=PROBE_SEED,
+        split=split,
+        protocol=f"{protocol} on frozen features ({pool}), {plural(len(train_ids), 'label')}",
+        data={"name": index.name, "fingerprint": index.fingerprint},
+        recipe=saved.facts.get("recipe_fingerprint", ""),
+        wall_seconds=time.monotonic() - began,
+        cpu_seconds=time.process_time() - cpu_began,
+        details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
+    )
+    write_result(Run(Path(run)), f"{protocol}-{pool}", result)
+    teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')}")
+    return result
+
+
+def probe_encoder(
+    encoder: Encoder,
+    index: Index,
+    train_ids: np.ndarray,
+    test_ids: np.ndarray,
+    *,
+    view: View,
+    protocol: Literal["knn", "logistic"],
+    pool: Pool,
+    options: Options,
+) -> ProbeResult:
+    """One probe from cached features."""
+    workers = options.num_workers(image_size=view.size)
+    features = [
+        cached_features(encoder, index, ids, view=view, cache=cache_folder(), pool=pool, workers=workers)
+        for ids in (train_ids, test_ids)
+    ]
+    (train, train_labels), (test, test_labels) = features
+    if protocol == "knn":
+        return knn_probe(train, train_labels, test, test_labels, classes=index.classes)
+    return logistic_probe(train, train_labels, test, test_labels, seed=PROBE_SEED, classes=index.classes)
+
+
+def embed(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    pool: Pool = "mean",
+    options: Options | None = None,
+) -> Path:
+    """Write a Parquet file with `path, split, label, feature` of every readable image.
+
+    Returns:
+        The file. `feature` is a list of D float32 values; `label` is a class name or null.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    saved = read_model(model_folder(run))
+    index = open_index(data)
+    ids = np.flatnonzero(judge(index, options, teller).good)
+    encoder = saved.encoder.to(pick_device(options))
+    features, labels = cached_features(
+        encoder,
+        index,
+        ids,
+        view=saved.evaluation,
+        cache=cache_folder(),
+        pool=pool,
+        workers=options.num_workers(image_size=saved.evaluation.size),
+    )
+    table = pa.table(
+        {
+            "path": [printable(index.path(int(i))) for i in ids],
+            "split": [SPLITS[s] for s in index.splits[ids]],
+            "label": [index.classes[n] if n >= 0 else None for n in labels.tolist()],
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1)), features.shape[1]),
+        }
+    )
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    write_file(Path(out), stream.getvalue())
+    teller.say(f"{plural(len(ids), 'image')} embedded in {features.shape[1]} dimensions: {printable(out)}")
+    return Path(out)
+
+
+def predict(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+) -> Path:
+    """Write a CSV file with `path, predicted, probability, label` of every readable image.
+
+    Raises:
+        UsageError: if the model has no classifier.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    saved = read_model(model_folder(run))
+    if saved.classifier is None:
+        raise UsageError(
+            f"{printable(run)} is an encoder without a classifier",
+            fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
+        )
+    index = open_index(data)
+    ids = np.flatnonzero(judge(index, options, teller).good)
+    device = pick_device(options)
+    encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
+    workers = options.num_workers(image_size=saved.evaluation.size)
+    batches = evaluation_batches(index, ids, view=saved.evaluation, workers=workers)
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(("path", "predicted", "probability", "label"))
+
+    def rows() -> Iterator[tuple[str, str, str, str]]:
+        for batch in each_once(batches):
+            logits = classifier(encoder.encode(encoder.embed(batch.images.to(device))))
+            likely, chosen = logits.float().softmax(dim=1).max(dim=1)
+            for position, p, c in zip(batch.positions.tolist(), likely.tolist(), chosen.tolist(), strict=True):
+                row = int(ids[position])
+                label = int(index.labels[row])
+                known = index.classes[label] if label >= 0 else ""
+                name = printable(index.path(row))
+                yield csv_cell(name), csv_cell(printable(saved.classes[c])), f"{p:.6f}", csv_cell(printable(known))
+
+    with torch.inference_mode():
+        writer.writerows(rows())
+    write_file(Path(out), stream.getvalue().encode())
+    teller.say(f"{plural(len(ids), 'image')} classified: {printable(out)}")
+    return Path(out)

@@ -1,0 +1,156 @@
+"""Handing out: the model folder for others, the page, the verdicts of a check."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import timm
+import torch
+from rich.table import Table
+from timm.models.vision_transformer import VisionTransformer
+
+from vitlet.data.index import SPLITS, open_index
+from vitlet.data.loader import TrainingBatches
+from vitlet.data.verdicts import Verdicts
+from vitlet.errors import CheckpointError
+from vitlet.jobs.material import judge, model_folder
+from vitlet.jobs.options import Options
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import Resample, View
+from vitlet.run import Run, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import Saved, read_model, write_model
+
+TOLERANCE = 1e-5
+_SPEED_IMAGES = 64
+
+
+def export(run: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
+    """Copy a finished model into a folder of its own, opened with timm and compared before it is called done.
+
+    Raises:
+        CheckpointError: if there is no finished model, or timm computes something else from it.
+    """
+    saved = read_model(model_folder(run))
+    write_model(
+        Path(out),
+        encoder=saved.encoder,
+        evaluation=saved.evaluation,
+        facts=saved.facts,
+        classifier=saved.classifier,
+        classes=saved.classes,
+    )
+    error = difference_in_timm(saved, Path(out))
+    if not error <= TOLERANCE:
+        raise CheckpointError(
+            f"timm computes something else from {printable(out)}",
+            why=f"features differ by {error:.1e}, more than {TOLERANCE:.0e}",
+            fix="report this with the run's recipe.json",
+        )
+    Teller().say(f"{printable(out)}: opened by timm, features equal to {error:.1e}")
+    return Path(out)
+
+
+def difference_in_timm(saved: Saved, folder: Path) -> float:
+    """Largest difference between our tokens (or logits) and those of timm's model from the same folder."""
+    encoder = saved.encoder.eval()
+    size = encoder.config.image_size
+    images = torch.randint(0, 256, (4, 3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    other = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.inference_mode():
+        encoded = encoder.encode(encoder.embed(images))
+        normalised = normalise(images, encoder)
+        if saved.classifier is None:
+            return (cast(VisionTransformer, other).forward_features(normalised) - encoded.tokens).abs().max().item()
+        return (other(normalised) - saved.classifier.eval()(encoded)).abs().max().item()
+
+
+def normalise(images: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+    """Images (uint8, B 3 H W) as other libraries want them: float, standardised per channel."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    return (images.float() / 255 - mean) / std
+
+
+def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
+    """Write one self-contained page about one or several runs, side by side."""
+    from vitlet.report.page import write_page  # matplotlib: only those who want a page wait for it
+
+    page = write_page([Run.open(run) for run in runs], out=Path(out))
+    Teller().say(f"page: {printable(page)}")
+    return page
+
+
+def check_data(
+    data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options | None = None
+) -> Verdicts:
+    """Decode every image once and say what is there: unreadable, odd, tiny, doubled, leaking, unbalanced, slow.
+
+    Args:
+        data: Folder, manifest or Parquet.
+        out: A folder for `data_check.json` and `bad_files.csv`; None writes nothing.
+        options: `max_bad` decides whether the data passes.
+
+    Raises:
+        DataError: if more is bad than accepted; after everything was said and written.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    index = open_index(data)
+    verdicts = judge(index, options.changed(max_bad=1.0), teller)
+    speed = _images_per_second(data, verdicts)
+    _show(verdicts, teller, speed)
+    if out is not None:
+        write_json(Path(out) / "data_check.json", verdicts.to_json() | {"images_per_second": speed})
+        verdicts.write_bad_files(Path(out) / "bad_files.csv")
+        teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv")
+    verdicts.require(max_bad=options.max_bad)
+    return verdicts
+
+
+def _images_per_second(data: str | os.PathLike[str], verdicts: Verdicts) -> float:
+    """Loader speed of one process with the view of the paper's MAE, over a few images."""
+    index = open_index(data)
+    ids = np.flatnonzero(verdicts.good)[:_SPEED_IMAGES]
+    if not len(ids):
+        return 0.0
+    view = View(size=224, crop=Resample())
+    batches = TrainingBatches(index=index, ids=ids, views=(view,), batch_size=len(ids), seed=0)
+    began = time.perf_counter()
+    next(batches.from_step(0))
+    return len(ids) / (time.perf_counter() - began)
+
+
+def _show(verdicts: Verdicts, teller: Teller, speed: float) -> None:
+    table = Table(title=printable(verdicts.name), show_header=False)
+    found = verdicts.to_json()
+    for split in SPLITS:
+        classes = found["balance"].get(split, {})
+        if classes:
+            named = {k: v for k, v in classes.items() if k}
+            spread = f", {len(named)} classes of {min(named.values()):,} to {max(named.values()):,}" if named else ""
+            table.add_row(f"{split} images", f"{sum(classes.values()):,}{spread}")
+    table.add_row("unusable", f"{found['num_bad']:,}")
+    table.add_row("remarked on", f"{found['num_warnings']:,}")
+    table.add_row("stored as", ", ".join(f"{k} {v:,}" for k, v in found["modes"].items()))
+    table.add_row("size (min, median, max)", f"{_triple(found['widths'])} wide, {_triple(found['heights'])} high")
+    for key, name in (
+        ("duplicates", "same bytes twice"),
+        ("near_duplicates", "look alike"),
+        ("leaks", "held-out images also in train"),
+        ("near_leaks", "held-out images like one in train"),
+    ):
+        table.add_row(name, f"{found[key]['count']:,}")
+    table.add_row("loader", f"{speed:,.0f} images/s in one process at 224 px")
+    teller.console.print(table)
+    for path, reason in found["bad"]:
+        teller.say(f"unusable: {path}: {reason}")
+    if found["num_bad"] > len(found["bad"]):
+        teller.say(f"… and {plural(found['num_bad'] - len(found['bad']), 'more file')}")
+
+
+def _triple(values: list[int]) -> str:
+    return " / ".join(f"{v:,}" for v in values)

@@ -1,0 +1,230 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vitlet.data.index import SPLITS, open_index
+
+
+def test_flat_folder_has_no_labels(tmp_path, tree, png, paths):
+    index = open_index(tree(tmp_path / "photos", "b.png", "a.jpg", "c.TIFF", "notes.txt", ".hidden.png"))
+    assert paths(index) == ["a.jpg", "b.png", "c.TIFF"]
+    assert index.name == "photos"
+    assert index.classes == ()
+    assert index.labels.tolist() == [-1, -1, -1]
+    assert index.splits.tolist() == [0, 0, 0]
+    assert index.read(0) == png(1)
+    assert index.size(0) == len(png(1))
+
+
+def test_class_folders_hold_what_lies_below_them(tmp_path, tree, paths):
+    index = open_index(tree(tmp_path, "dog/x/1.png", "cat/x/1.png", "cat/0.png", "dog/2.png"))
+    assert paths(index) == ["cat/0.png", "cat/x/1.png", "dog/2.png", "dog/x/1.png"]
+    assert index.classes == ("cat", "dog")
+    assert index.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_nested_folders_with_equal_names_do_not_merge(tmp_path, tree):
+    """`a/x` and `b/x` are not one class x."""
+    index = open_index(tree(tmp_path, "a/x/1.png", "b/x/1.png"))
+    assert index.classes == ("a", "b")
+    assert index.labels.tolist() == [0, 1]
+
+
+def test_images_beside_folders_mean_no_labels_and_that_is_said(tmp_path, tree):
+    index = open_index(tree(tmp_path, "2024/1.png", "2025/1.png", "stray.png"))
+    assert index.classes == ()
+    assert "stray.png" in index.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("Train", "validation", "testing"), ("train2017", "val2017", "test")],
+)
+def test_splits_with_classes(tmp_path, train, val, test, tree, paths):
+    tree(tmp_path, f"{train}/cat/1.png", f"{train}/dog/1.png", f"{val}/dog/2.png", f"{test}/3.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.json").write_text("{}")
+    index = open_index(tmp_path)
+    found = {
+        path: (int(label), SPLITS[split])
+        for path, label, split in zip(paths(index), index.labels, index.splits, strict=True)
+    }
+    assert found == {
+        f"{train}/cat/1.png": (0, "train"),
+        f"{train}/dog/1.png": (1, "train"),
+        f"{val}/dog/2.png": (1, "val"),
+        f"{test}/3.png": (-1, "test"),
+    }
+
+
+def test_a_class_may_be_called_train(tmp_path, tree):
+    assert open_index(tree(tmp_path, "bus/1.png", "car/1.png", "train/1.png")).classes == ("bus", "car", "train")
+
+
+def test_splits_without_labels(tmp_path, tree):
+    index = open_index(tree(tmp_path, "train/1.png", "val/2.png"))
+    assert index.classes == ()
+    assert index.splits.tolist() == [0, 1]
+
+
+class TestLayoutsThatAreNotClear:
+    def test_each_has_its_own_message(self, tmp_path, tree, problem):
+        (tmp_path / "empty").mkdir()
+        assert "The folder is empty" in problem(tmp_path / "empty")
+        (tmp_path / "phone").mkdir()
+        (tmp_path / "phone" / "a.HEIC").write_bytes(b"x")
+        assert "Found 1 .heic" in problem(tmp_path / "phone")
+        tree(tmp_path / "c", "cat/1.png", "dog/readme.txt")
+        message = problem(tmp_path / "c")
+        assert "1 class without an image: dog" in message
+        message = problem(tree(tmp_path / "v", "train/cat/1.png", "val/cat/1.png", "val/cow/1.png"))
+        assert "1 of 2 classes are only in val or test" in message
+        assert "cow" in message
+        message = problem(tree(tmp_path / "m", "train/cat/1.png", "val/cat/1.png", "extra/1.png"))
+        assert "extra beside train, val" in message
+        message = problem(tree(tmp_path / "d", "train/cat/1.png", "val/cat/1.png", "valid/cat/1.png"))
+        assert "2 folders for the split val: val, valid" in message
+
+    def test_missing_and_wrong_sources(self, tmp_path, tree, problem):
+        tree(tmp_path / "photos", "1.png")
+        assert "Did you mean photos?" in problem(tmp_path / "photoz")
+        assert "Fix: " in problem(tmp_path / "xxxxxxxxxxxx" / "train")
+        assert "1.png" in problem(tmp_path / "photos" / "1.png")
+
+    def test_one_image_and_one_class_are_enough(self, tmp_path, tree):
+        assert len(open_index(tree(tmp_path / "one", "1.png"))) == 1
+        assert open_index(tree(tmp_path / "class", "cat/1.png")).classes == ("cat",)
+
+
+class TestLinksAndSpecialFiles:
+    def test_loops_end_and_each_folder_is_read_once(self, tmp_path, tree, paths):
+        root = tree(tmp_path / "d", "a/1.png", "b/2.png", "b/c/3.png")
+        (root / "a" / "loop").symlink_to("..")
+        (root / "b" / "c" / "again").symlink_to("../../a")
+        (root / "self").symlink_to("self")
+        (root / "self.png").symlink_to("self.png")
+        start = time.monotonic()
+        index = open_index(root)
+        assert time.monotonic() - start < 1
+        assert paths(index) == ["a/1.png", "b/2.png", "b/c/3.png"]
+        reasons = dict(index.skipped)
+        assert "its own name" in reasons["a/loop"]
+        assert "its own name" in reasons["b/c/again"]
+        assert reasons["self.png"] == "a broken link"
+
+    def test_links_that_leave_need_a_word(self, tmp_path, tree, png, paths):
+        outside = tree(tmp_path / "outside", "5.png", "deep/6.png")
+        (outside / "back").symlink_to(tmp_path / "d")
+        root = tree(tmp_path / "d", "1.png", "in/2.png")
+        (root / "out").symlink_to(outside)
+        (root / "twice").symlink_to(outside)
+        (root / "file.png").symlink_to(outside / "5.png")
+        (root / "up").symlink_to(tmp_path)
+        index = open_index(root)
+        assert paths(index) == ["1.png", "in/2.png"]
+        assert index.num_skipped == 4
+        assert "--follow-outside" in index.notes[-1]
+        followed = open_index(root, follow_outside=True)
+        assert paths(followed) == ["1.png", "file.png", "in/2.png", "out/5.png", "out/deep/6.png"]
+        assert followed.read(1) == png(0)
+
+    def test_a_class_that_is_a_link_outside_does_not_vanish_in_silence(self, tmp_path, tree, problem):
+        tree(tmp_path / "store", "cow/1.png")
+        root = tree(tmp_path / "d", "cat/1.png")
+        (root / "cow").symlink_to(tmp_path / "store" / "cow")
+        message = problem(root)
+        assert "1 class without an image: cow" in message
+        assert "--follow-outside" in message
+        assert open_index(root, follow_outside=True).classes == ("cat", "cow")
+
+    def test_special_files_never_block(self, tmp_path, tree, paths):
+        root = tree(tmp_path, "1.png")
+        os.mkfifo(root / "pipe.png")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(root / "socket.png"))
+        (root / "broken.png").symlink_to("nowhere.png")
+        index = open_index(root)
+        assert paths(index) == ["1.png"]
+        assert dict(index.skipped) == {
+            "pipe.png": "not a regular file",
+            "socket.png": "not a regular file",
+            "broken.png": "a broken link",
+        }
+
+    def test_hard_links_are_files_of_their_own(self, tmp_path, tree):
+        root = tree(tmp_path, "1.png")
+        os.link(root / "1.png", root / "2.png")
+        assert len(open_index(root)) == 2
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else")
+    def test_unreadable_folders_are_named(self, tmp_path, tree):
+        program = """
+import os, sys
+from pathlib import Path
+from vitlet.data.index import open_index
+from vitlet.errors import DataError
+os.setuid(65534)
+index = open_index(sys.argv[1], cache=Path(sys.argv[2]))
+assert index.num_skipped == 1 and index.skipped[0][0] == "a/secret", index.skipped
+try:
+    open_index(sys.argv[3], cache=Path(sys.argv[2]))
+except DataError as error:
+    assert "1 class without an image: b" in str(error) and "Permission denied" in str(error), error
+else:
+    raise AssertionError("a class vanished in silence")
+"""
+        some = tree(tmp_path / "some", "a/1.png", "a/secret/2.png", "b/1.png")
+        all_of_it = tree(tmp_path / "all", "a/1.png", "b/1.png")
+        (tmp_path / "cache").mkdir(mode=0o777)
+        os.chmod(tmp_path / "cache", 0o777)
+        os.chmod(some / "a" / "secret", 0)
+        os.chmod(all_of_it / "b", 0)
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            os.chmod(folder, 0o755)
+        arguments = [sys.executable, "-c", program, some, tmp_path / "cache", all_of_it]
+        subprocess.run(arguments, check=True, timeout=60)
+
+
+def test_names_of_all_kinds_survive(tmp_path, tree, paths):
+    names = [
+        b"\xff.png",
+        b"new\nline.png",
+        b"\x1b[31mred.png",
+        "e\u0301.png".encode(),
+        "é.png".encode(),
+        b"-rf.png",
+        b" .png",
+    ]
+    names += [b"<img onerror=x>.png", b"=cmd.png", "\u202egnp.png".encode(), b"a" * 251 + b".png"]
+    index = open_index(tree(tmp_path, *(b"cl\xffss\n/" + name for name in names)))
+    assert [os.fsencode(p) for p in paths(index)] == sorted(b"cl\xffss\n/" + name for name in names)
+    assert os.fsencode(index.classes[0]) == b"cl\xffss\n"
+    assert all(index.read(i).startswith(b"\x89PNG") for i in range(len(index)))
+
+
+def test_order_and_bits_do_not_depend_on_the_listing(tmp_path, monkeypatch, tree, paths):
+    names = [f"{c}/{i}.png" for c in ("a", "a-b", "a b", "ä") for i in range(20)]
+    tree(tmp_path / "data", *names)
+    straight = open_index(tmp_path / "data", cache=tmp_path / "1")
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, place):
+            with scandir(place) as entries:
+                self._entries = list(entries)[::-1]
+
+        def __enter__(self):
+            return iter(self._entries)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    backwards = open_index(tmp_path / "data", cache=tmp_path / "2")
+    assert [os.fsencode(p) for p in paths(straight)] == sorted(os.fsencode(n) for n in names)
+    assert paths(backwards) == paths(straight)
+    assert backwards.fingerprint == straight.fingerprint

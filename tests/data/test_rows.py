@@ -1,0 +1,125 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vitlet.data.columns import SPLITS
+from vitlet.data.decode import decode
+from vitlet.data.index import open_index
+
+
+def write(file, contents, *, labels=None, names=None, paths=None, image="image", label="label"):
+    """A Parquet file as Hugging Face's `datasets` writes it."""
+    rows = [
+        None if content is None else {"bytes": content, "path": path}
+        for content, path in zip(contents, paths or [None] * len(contents), strict=True)
+    ]
+    columns = {image: pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    features = {image: {"_type": "Image"}}
+    if labels is not None:
+        columns[label] = pa.array(labels)
+        if names is not None:
+            features[label] = {"names": names, "_type": "ClassLabel"}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file, row_group_size=2)
+
+
+def test_rows_keep_their_order_and_bytes(tmp_path, png):
+    contents = [png(i) for i in range(5)]
+    file = tmp_path / "d" / "some.parquet"
+    write(
+        file,
+        contents,
+        labels=[2, 0, -1, 1, 0],
+        names=["wolf", "ant", "bee"],
+        paths=["x/a.png", None, "c", "d", "e"],
+    )
+    index = open_index(file, cache=tmp_path / "cache")
+    assert index.classes == ("wolf", "ant", "bee")  # as the file names them, not sorted
+    assert index.labels.tolist() == [2, 0, -1, 1, 0]
+    assert index.splits.tolist() == [0] * 5
+    assert [index.read(i) for i in range(5)] == contents
+    assert index.path(0) == "some.parquet/00000000/a.png"
+    assert index.path(1) == "some.parquet/00000001"
+    assert index.size(0) == len(contents[0])
+
+
+def test_bytes_are_copied_once(tmp_path, png, monkeypatch):
+    file = tmp_path / "d" / "train.parquet"
+    write(file, [png()])
+    folder = open_index(tmp_path / "d", cache=tmp_path / "cache").folder
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    assert open_index(tmp_path / "d", cache=tmp_path / "cache").folder == folder
+    monkeypatch.undo()
+    write(file, [png(), png(1)])
+    assert len(open_index(tmp_path / "d", cache=tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("place", ["", "data"])
+def test_splits_come_from_the_names(tmp_path, png, place):
+    for number, name in enumerate(("test", "train-00001-of-00002", "train-00000-of-00002", "validation")):
+        write(tmp_path / place / f"{name}.parquet", [png(number)], labels=[0], names=["x"])
+    index = open_index(tmp_path)
+    assert [SPLITS[code] for code in index.splits] == ["train", "train", "val", "test"]
+    assert [index.read(i) for i in range(4)] == [png(2), png(1), png(3), png(0)]
+
+
+def test_labels_without_names(tmp_path, png):
+    write(tmp_path / "train.parquet", [png(), png()], labels=[10, 9])
+    write(tmp_path / "test.parquet", [png()], labels=[10])
+    index = open_index(tmp_path)
+    assert index.classes == ("9", "10")
+    assert index.labels.tolist() == [1, 0, 1]
+    write(tmp_path / "words" / "a.parquet", [png(), png()], labels=["b", None])
+    assert open_index(tmp_path / "words").classes == ("b",)
+    write(tmp_path / "none" / "a.parquet", [png()])
+    assert open_index(tmp_path / "none").classes == ()
+
+
+def test_equal_class_names_stay_apart(tmp_path, png):
+    """ImageNet has two cranes."""
+    write(tmp_path / "a.parquet", [png(), png()], labels=[0, 2], names=["crane", "dog", "crane"])
+    index = open_index(tmp_path)
+    assert index.classes == ("crane (0)", "dog", "crane (2)")
+    assert index.labels.tolist() == [0, 2]
+
+
+def test_a_row_without_bytes_is_a_bad_image(tmp_path, png):
+    write(tmp_path / "a.parquet", [png(), None, png(1)])
+    index = open_index(tmp_path)
+    assert index.read(1) == b""
+    assert index.read(2) == png(1)
+
+
+def test_what_is_not_clear_is_refused(tmp_path, png, problem):
+    write(tmp_path / "r" / "a.parquet", [png()], labels=[5], names=["x"])
+    assert "label 5 is out of range" in problem(tmp_path / "r")
+    write(tmp_path / "s" / "train.parquet", [png()])
+    write(tmp_path / "s" / "more.parquet", [png()])
+    assert "the split of more.parquet is not clear" in problem(tmp_path / "s")
+    write(tmp_path / "n" / "train.parquet", [png()], labels=[0], names=["x", "y"])
+    write(tmp_path / "n" / "test.parquet", [png()], labels=[0], names=["y", "x"])
+    assert "name different classes" in problem(tmp_path / "n")
+    write(tmp_path / "z" / "a.parquet", [])
+    assert "no rows" in problem(tmp_path / "z")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.parquet").write_bytes(b"PAR1xxxx")
+    assert "a.parquet as Parquet" in problem(tmp_path / "b")
+
+
+def test_other_parquet_files_beside_images_do_no_harm(tmp_path, tree):
+    tree(tmp_path, "1.png")
+    pq.write_table(pa.table({"embedding": [1.0]}), tmp_path / "features.parquet")
+    assert len(open_index(tmp_path)) == 1
+
+
+@pytest.mark.shared
+def test_cifar10(shared):
+    index = open_index(shared / "cifar10" / "test.parquet")
+    assert len(index) == 10_000
+    assert index.classes[:2] == ("airplane", "automobile")
+    np.testing.assert_array_equal(np.bincount(index.labels), [1000] * 10)
+    assert decode(index.read(9_999), path="").shape == (3, 32, 32)

@@ -1,0 +1,64 @@
+import csv
+
+import numpy as np
+import pytest
+
+from vitlet.data.check import check
+from vitlet.data.index import open_index
+from vitlet.data.verdicts import ITEM, summarise
+from vitlet.errors import DataError
+
+
+def judged(index, bad: dict[int, str]):
+    """Verdicts as if the images in `bad` had failed, without decoding anything."""
+    texts = ["", "PNG L", *bad.values()]
+    items = np.zeros(len(index), dtype=ITEM)
+    items["digest"] = [b"%032d" % i for i in range(len(index))]
+    items["height"] = items["width"] = 8
+    items["mode"] = 1
+    for place, i in enumerate(bad):
+        items["mode"][i], items["reason"][i] = 0, 2 + place
+    return summarise(index, items, texts)
+
+
+def test_above_the_accepted_share_it_stops_and_says_how_to_go_on(tmp_path, tree):
+    index = open_index(tree(tmp_path, *(f"{i:03d}.png" for i in range(200))))
+    judged(index, {3: "x", 4: "y"}).require()
+    verdicts = judged(index, {3: "truncated", 4: "y", 5: "z"})
+    with pytest.raises(DataError) as caught:
+        verdicts.require()
+    assert "3 of 200 images cannot be used" in str(caught.value)
+    assert "003.png: truncated" in str(caught.value)
+    assert "--max-bad 0.02" in str(caught.value)
+    verdicts.require(max_bad=0.02)
+
+
+def test_nothing_left_or_a_lost_class_always_stops(tmp_path, tree):
+    index = open_index(tree(tmp_path, "a/0.png", "b/1.png", "b/2.png"))
+    with pytest.raises(DataError, match="1 class without a good training image: a"):
+        judged(index, {0: "x"}).require(max_bad=1)
+    with pytest.raises(DataError, match="3 of 3 images"):
+        judged(index, {0: "x", 1: "x", 2: "x"}).require(max_bad=1)
+
+
+def test_bad_files_cannot_act_as_formulas(tmp_path, tree):
+    names = ["=cmd|' /C calc'!A0.png", "+1.png", "-1.png", "@x.png", "\tx.png", 'quote".png', "new\nline.png"]
+    index = open_index(tree(tmp_path / "d", *names, b"\xff.png", "ok.png"))
+    bad = {i: "=reason" for i in range(len(index)) if index.path(i) != "ok.png"}
+    judged(index, bad).write_bad_files(tmp_path / "bad_files.csv")
+    with open(tmp_path / "bad_files.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["path", "reason"]
+    assert len(rows) == 9
+    assert all(not cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
+    cells = [row[0] for row in rows]
+    assert "'=cmd|' /C calc'!A0.png" in cells
+    assert "new\\x0aline.png" in cells
+    assert "\\xff.png" in cells
+
+
+@pytest.mark.shared
+def test_images_of_coco_that_are_in_both_splits_are_found(shared):
+    verdicts = check(open_index(shared / "coco_small"), workers=2)
+    assert verdicts.good.all()
+    assert verdicts.leaks.count == 32

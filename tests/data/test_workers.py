@@ -1,0 +1,67 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from vitlet.data.workers import Lost, parallel
+
+
+def square(i: int) -> int:
+    return i * i
+
+
+def hang_at_7(i: int) -> int:
+    if i == 7:
+        time.sleep(60)
+    return i
+
+
+def die_at_5_and_6(i: int) -> int:
+    if i == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if i == 6:
+        os._exit(3)
+    return i
+
+
+def noisy(i: int) -> int:
+    if i % 10 == 0:
+        os.write(2, b"item %d is odd\n" % i)
+    return i
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("num", [0, 1, 31, 100])
+def test_every_item_once(workers, num):
+    found = sorted((i, result) for i, result, _ in parallel(square, range(num), workers=workers, timeout=20))
+    assert found == [(i, i * i) for i in range(num)]
+
+
+def test_a_hanging_item_is_given_up():
+    start = time.monotonic()
+    found = {i: result for i, result, _ in parallel(hang_at_7, range(50), workers=2, timeout=1)}
+    assert time.monotonic() - start < 15
+    assert found.pop(7) == Lost("no result after 1 s")
+    assert found == {i: i for i in range(50) if i != 7}
+
+
+def test_a_crash_costs_one_item():
+    found = {i: result for i, result, _ in parallel(die_at_5_and_6, range(50), workers=2, timeout=20)}
+    assert found.pop(5) == Lost("the decoding process died (SIGKILL)")
+    assert found.pop(6) == Lost("the decoding process died (exit status 3)")
+    assert found == {i: i for i in range(50) if i not in (5, 6)}
+
+
+def test_what_libraries_say_is_heard():
+    heard = {i: noise for i, _, noise in parallel(noisy, range(40), workers=2, timeout=20)}
+    assert heard == {i: f"item {i} is odd\n" if i % 10 == 0 else "" for i in range(40)}
+
+
+def test_stopping_early_leaves_no_process():
+    results = parallel(square, range(1000), workers=2, timeout=20)
+    next(results)
+    assert len(multiprocessing.active_children()) == 2
+    results.close()
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,287 @@
+"""Trainings in forked children that may be killed, starved and interrupted; imports are paid once, in the parent.
+
+A child tells the parent where it is through a page of shared memory, which a kill cannot take away. Calls of the
+operating system are wrapped, never replaced: what the wrapper adds happens around the real thing.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import signal
+import struct
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import tensorboard.compat.proto.event_pb2
+import tensorboard.summary.writer.record_writer  # noqa: F401 (children find it imported)
+import torch
+from PIL import Image
+
+from vitlet.data.index import Index
+from vitlet.data.loader import TrainingBatches
+from vitlet.errors import StoppedError, VitletError
+from vitlet.methods.mae import MAE
+from vitlet.methods.objective import Objective
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig, OptimizerConfig, Shift, View
+from vitlet.run import Run
+from vitlet.train import checkpoint
+from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.loop import Budget, Writer, train
+from vitlet.train.optim import build_optimizer
+
+CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
+"""Everything by which a save changes the disk."""
+
+CRASHED = 77
+BROKEN = 99
+TIMING = ("images_per_second", "data_wait")
+TINY = EncoderConfig(image_size=8, patch_size=2, width=16, depth=1, heads=2, position="sincos", init="xavier")
+ADAMW = OptimizerConfig(base_lr=1e-3, lr_batch=None)
+
+
+class Page:
+    """Integers that a child writes and its parent reads."""
+
+    FIELDS = ("start", "step", "saving", "calls", "logged")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self.clear()
+
+    def __getitem__(self, field: str) -> int:
+        return struct.unpack_from("q", self._memory, 8 * self.FIELDS.index(field))[0]
+
+    def __setitem__(self, field: str, value: int) -> None:
+        struct.pack_into("q", self._memory, 8 * self.FIELDS.index(field), value)
+
+    def clear(self) -> None:
+        for field in self.FIELDS:
+            self[field] = -1
+
+
+def tiny_images(folder: Path, *, count: int, size: int = 8) -> Path:
+    draw = np.random.default_rng(1)
+    for i in range(count):
+        pixels = draw.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def tiny_objective(seed: int = 0) -> MAE:
+    return MAE(Encoder(TINY, seed=seed), decoder_width=8, decoder_heads=1, seed=seed)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A small pre-training with the parts of a large one."""
+
+    index: Index
+    total: int = 16
+    every: int = 3
+    workers: int = 0
+    batch_size: int = 4
+    precision: str = "fp32"
+    save: Callable[..., Path] | None = None
+    """Instead of `checkpoint.save`, with `load`: for variants that must fail."""
+    load: Callable[[Run, Objective, torch.optim.Optimizer], tuple[int, int]] | None = None
+    wrap: Callable[[Objective], None] | None = None
+    """Prepares the objective."""
+    step_seconds: float = 0.0
+
+    def but(self, **changes: Any) -> "Job":
+        return replace(self, **changes)
+
+    def batches(self) -> TrainingBatches:
+        return TrainingBatches(
+            index=self.index,
+            ids=np.arange(len(self.index)),
+            views=(View(size=8, crop=Shift(padding=1)),),
+            batch_size=self.batch_size,
+            seed=3,
+            workers=self.workers,
+        )
+
+    def run(self, run: Run, page: Page) -> None:
+        """Start the training, or go on with it, as `vitlet.jobs.training` does."""
+        with run.lock():
+            objective = tiny_objective()
+            optimizer = build_optimizer(objective, ADAMW, depth=1)
+            start, offset = (self.load or load)(run, objective, optimizer)
+            if self.wrap is not None:
+                self.wrap(objective)
+            page["start"] = start
+
+            def schedule(step: int) -> float:
+                page["step"] = step
+                time.sleep(self.step_seconds)
+                return 1e-3 * (1 - step / self.total)
+
+            metrics = MetricsLog(run, offset=offset)
+            train(
+                objective,
+                batches=self.batches(),
+                optimizer=optimizer,
+                schedule=schedule,
+                budget=Budget(total_steps=self.total, checkpoint_every=self.every, log_every=1, precision=self.precision),
+                writer=Writer(run=run, metrics=metrics, teller=Teller(quiet=True)),
+                start=start,
+            )
+            metrics.close()
+
+    def fork(self, run: Run, page: Page, *, prepare: Callable[[Page], None] | None = None) -> int:
+        """A child that runs the training and exits as the command line does; its error stands in `error.txt`."""
+        page.clear()
+
+        def body() -> None:
+            with watched_saving(page, instead=self.save):
+                if prepare is not None:
+                    prepare(page)
+                self.run(run, page)
+
+        return fork(body, error_file=run.path.parent / "error.txt")
+
+    def finish(self, run: Run, page: Page) -> int:
+        """Run to the end in a child; its exit status."""
+        return wait(self.fork(run, page))
+
+
+def load(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    found, _ = checkpoint.latest(run)
+    if found is None:
+        return 0, 0
+    checkpoint.restore(found, objective=objective, optimizer=optimizer)
+    return found.step, found.manifest["metrics_bytes"]
+
+
+def fork(body: Callable[[], None], *, error_file: Path) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests; the child uses none
+        pid = os.fork()
+    if pid:
+        return pid
+    status = BROKEN
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)
+        jaxtyping.config.update("jaxtyping_disable", True)  # the parent's tests check shapes
+        body()
+        status = 0
+    except StoppedError as error:
+        error_file.write_text(str(error))
+        status = error.exit_status
+    except VitletError as error:
+        error_file.write_text(str(error))
+        status = error.exit_code
+    except BaseException:
+        error_file.write_text(traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def wait(pid: int, *, seconds: float = 60.0) -> int:
+    """Exit status of a child, negative for the signal that killed it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"the child did not end within {seconds} s")
+
+
+def kill_when(pid: int, condition: Callable[[], bool], number: int = signal.SIGKILL) -> bool:
+    """Send a signal as soon as `condition` holds; False if the child ended before (it stays to be waited for)."""
+    while not condition():
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        time.sleep(0.0002)
+    os.kill(pid, number)
+    return True
+
+
+@contextmanager
+def watched_saving(page: Page, *, instead: Callable[..., Path] | None = None) -> Iterator[None]:
+    """Count the calls that change the disk while a checkpoint is saved."""
+    real = checkpoint.save
+
+    def save(*args: Any, **kwargs: Any) -> Path:
+        page["saving"] = 1
+        try:
+            return (instead or real)(*args, **kwargs)
+        finally:
+            page["saving"] = 0
+
+    checkpoint.save = save
+    try:
+        with around_calls(lambda name, call, *args, **kwargs: _counted(page, call, *args, **kwargs)):
+            yield
+    finally:
+        checkpoint.save = real
+
+
+def _counted(page: Page, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if page["saving"] == 1:
+        page["calls"] += 1
+    return call(*args, **kwargs)
+
+
+@contextmanager
+def around_calls(wrapper: Callable[..., Any], names: tuple[str, ...] = CALLS) -> Iterator[None]:
+    """`wrapper(name, call, *args)` stands around each of these functions of `os`."""
+    real = {name: getattr(os, name) for name in names}
+    for name, call in real.items():
+        setattr(os, name, lambda *a, _name=name, _call=call, **k: wrapper(_name, _call, *a, **k))
+    try:
+        yield
+    finally:
+        for name, call in real.items():
+            setattr(os, name, call)
+
+
+def crash_at(number: int, page: Page, *, torn: bool) -> Callable[..., Any]:
+    """Wrapper that ends the process at the n-th call during saving: before it, or (`torn`) in the middle of a write."""
+
+    def wrapper(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if page["saving"] == 1:
+            page["logged"] += 1
+            if page["logged"] == number:
+                if torn and name == "write":
+                    call(args[0], bytes(args[1])[: len(args[1]) // 2])
+                os._exit(CRASHED)
+        return call(*args, **kwargs)
+
+    return wrapper
+
+
+def rows_without_timing(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in run.metrics()]
+
+
+def digest(run: Run, step: int) -> str:
+    """Of weights and optimizer after `step`."""
+    state = run.checkpoints / checkpoint.folder_name(step) / checkpoint.STATE
+    return hashlib.sha256(state.read_bytes()).hexdigest()
+
+
+def leftovers(run: Run) -> list[str]:
+    return [p.name for p in run.path.rglob(".*") if p.name != ".lock"]
+
+
+def metrics_are_json(run: Run) -> bool:
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    return all(json.loads(line, parse_constant=refuse) for line in run.metrics_file.read_text().splitlines())

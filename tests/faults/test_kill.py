@@ -1,0 +1,243 @@
+"""kill -9 at any moment: the run that goes on ends with the same bits as the run that was never killed."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from harness import (
+    BROKEN,
+    CRASHED,
+    Job,
+    Page,
+    around_calls,
+    crash_at,
+    digest,
+    kill_when,
+    leftovers,
+    rows_without_timing,
+    wait,
+)
+
+from vitlet.methods.objective import Objective
+from vitlet.run import Run
+from vitlet.train import checkpoint
+
+KILLS, INSIDE = 100, 60
+SECONDS = 60.0
+CALLS_OF_A_SAVE = 26
+
+
+@dataclass
+class Tally:
+    """What a series of kills did."""
+
+    kills: int = 0
+    inside: int = 0
+    runs: int = 0
+    most_repeated: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def kill_one(job: Job, run: Run, page: Page, draw: random.Random) -> tuple[bool, bool]:
+    """One attempt: (it was killed, it was killed inside saving)."""
+    if draw.random() < 0.75:
+        target, late = draw.randrange(CALLS_OF_A_SAVE * 3), draw.random() < 0.5
+
+        def dwell(page: Page) -> None:
+            counted = {name: getattr(os, name) for name in ("write", "fsync", "rename", "unlink", "rmdir")}
+            for name, call in counted.items():
+                setattr(os, name, lambda *a, _call=call, **k: slow(_call, *a, **k))
+
+        def slow(call: Callable, *args: object, **kwargs: object) -> object:
+            here = page["saving"] == 1 and page["calls"] >= target
+            if here and not late:
+                time.sleep(1.0)
+            result = call(*args, **kwargs)
+            if here and late:
+                page["logged"] = 1
+                time.sleep(1.0)
+            return result
+
+        pid = job.fork(run, page, prepare=dwell)
+        killed = kill_when(pid, lambda: page["calls"] >= target and (not late or page["logged"] == 1))
+    else:
+        moment = time.monotonic() + draw.uniform(0.0, 0.25)
+        pid = job.fork(run, page)
+        killed = kill_when(pid, lambda: time.monotonic() >= moment)
+    status = wait(pid)
+    assert status == (-signal.SIGKILL if killed and status else 0), f"status {status}"
+    return status != 0, page["saving"] == 1
+
+
+def kill_series(job: Job, folder: Path, *, kills: int, inside: int, seed: int) -> Tally:
+    """Kill trainings again and again until there were enough; judge each against one that was never killed."""
+    draw, page, tally = random.Random(seed), Page(), Tally()
+    reference = Run(folder / "reference")
+    assert job.finish(reference, page) == 0
+    expected = rows_without_timing(reference)
+    while tally.kills < kills or tally.inside < inside:
+        tally.runs += 1
+        run = Run(folder / f"run-{tally.runs}")
+        finished, last_step = False, -1
+        while not finished and not tally.failures:
+            enough = tally.kills >= kills and tally.inside >= inside
+            try:
+                was_killed, was_inside = (job.finish(run, page) != 0, False) if enough else kill_one(job, run, page, draw)
+            except AssertionError:
+                tally.failures.append((folder / "error.txt").read_text())
+                break
+            if page["start"] >= 0 and last_step >= 0:
+                tally.most_repeated = max(tally.most_repeated, last_step - page["start"])
+            last_step = max(page["step"], page["start"]) + (page["saving"] >= 0 and page["step"] >= 0)
+            tally.kills, tally.inside, finished = tally.kills + was_killed, tally.inside + was_inside, not was_killed
+        if not tally.failures:
+            if rows_without_timing(run) != expected:
+                tally.failures.append("metrics differ")
+            if job.save is None and digest(run, job.total) != digest(reference, job.total):
+                tally.failures.append("weights or optimizer differ")
+        if tally.failures:
+            break
+        shutil.rmtree(run.path)
+    return tally
+
+
+def test_a_hundred_kills_change_no_bit(job: Job, tmp_path: Path) -> None:
+    began, cpu_began = time.monotonic(), cpu_seconds()
+    tally = kill_series(job, tmp_path, kills=KILLS, inside=INSIDE, seed=0)
+    took = cpu_seconds() - cpu_began
+    print(f"{tally} in {took:.1f} s of CPU time, {time.monotonic() - began:.1f} s on the wall")
+    assert tally.failures == []
+    assert tally.kills >= KILLS
+    assert tally.inside >= INSIDE
+    assert tally.most_repeated <= job.every
+    assert took <= SECONDS
+
+
+def cpu_seconds() -> float:
+    """Of this process and its children: what else the machine does must not decide a test."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+IN_PLACE = "state.safetensors"
+
+
+def save_in_place(
+    run: Run, *, step: int, objective: Objective, optimizer: torch.optim.Optimizer, facts: dict
+) -> Path:
+    """The control: the same bytes, written straight to their final name, without a manifest."""
+    tensors = checkpoint._tensors(objective, optimizer)
+    content = safetensors.torch.save(tensors, {"step": str(step), "metrics_bytes": str(facts["metrics_bytes"])})
+    path = run.path / IN_PLACE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for start in range(0, len(content), 4096):
+        os.write(descriptor, content[start : start + 4096])
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return path
+
+
+def load_in_place(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    path = run.path / IN_PLACE
+    if not path.is_file():
+        return 0, 0
+    with safetensors.safe_open(path, "pt") as stored:
+        facts = stored.metadata()
+    manifest = {"step": int(facts["step"])}
+    state = checkpoint.Checkpoint(path, manifest, safetensors.torch.load_file(path))
+    checkpoint.restore(state, objective=objective, optimizer=optimizer)
+    return state.step, int(facts["metrics_bytes"])
+
+
+def test_control_saving_in_place_does_not_survive(job: Job, tmp_path: Path) -> None:
+    plain = job.but(save=save_in_place, load=load_in_place)
+    page = Page()
+    assert plain.finish(Run(tmp_path / "unharmed"), page) == 0  # the control works where nobody kills it
+    tally = kill_series(plain, tmp_path, kills=KILLS, inside=INSIDE, seed=0)
+    assert tally.failures, "the kills do not bite"
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_every_crash_point_of_saving_and_pruning_leaves_a_valid_checkpoint(
+    job: Job, tmp_path: Path, torn: bool
+) -> None:
+    before, page = Run(tmp_path / "before"), Page()
+    assert job.but(total=6).finish(before, page) == 0
+    assert [p.name for p in checkpoint.folders(before)] == ["step-00000006", "step-00000003"]
+    reference = Run(tmp_path / "reference")
+    assert job.but(total=9).finish(reference, page) == 0
+    points = 0
+    for number in range(200):
+        run = Run(tmp_path / f"crash-{number}")
+        shutil.copytree(before.path, run.path)
+        page.clear()
+
+        def prepare(page: Page, number: int = number) -> None:
+            around_calls(crash_at(number, page, torn=torn)).__enter__()
+
+        status = wait(job.but(total=9).fork(run, page, prepare=prepare))
+        found, passed = checkpoint.latest(run)
+        assert found is not None
+        assert passed == []
+        assert found.step in (6, 9)
+        if status == 0:
+            break
+        assert status == CRASHED, (tmp_path / "error.txt").read_text() if status == BROKEN else status
+        points += 1
+        assert job.but(total=9).finish(run, page) == 0
+        assert leftovers(run) == []
+        assert digest(run, 9) == digest(reference, 9)
+        assert [p.name for p in checkpoint.folders(run)] == ["step-00000009", "step-00000006"]
+        shutil.rmtree(run.path)
+    print(f"{points} crash points")
+    assert 15 <= points < 200
+
+
+def test_saving_flushes_then_renames_then_flushes_the_folder_and_only_then_prunes(
+    job: Job, tmp_path: Path
+) -> None:
+    run, page = Run(tmp_path / "run"), Page()
+    log = tmp_path / "calls"
+
+    def prepare(page: Page) -> None:
+        target: dict[int, str] = {}
+        out = open(log, "a", buffering=1)  # noqa: SIM115
+
+        def note(name: str, call: Callable, *args: object, **kwargs: object) -> object:
+            result = call(*args, **kwargs)
+            if name == "open":
+                target[result] = str(args[0])
+            if page["saving"] == 1 and page["start"] == 6:
+                subject = target.get(args[0], "") if name in ("write", "fsync") else str(args[0])
+                out.write(f"{name} {Path(subject).name.replace(str(os.getpid()), 'PID')}\n")
+            return result
+
+        around_calls(note).__enter__()
+
+    assert job.but(total=6).finish(run, page) == 0
+    assert wait(job.but(total=9).fork(run, page, prepare=prepare)) == 0
+    calls = [line for line in log.read_text().splitlines() if not line.startswith("open")]
+    temporary = ".tmp-PID-step-00000009"
+    assert calls[: calls.index("rename .tmp-PID-step-00000009") + 2] == [
+        f"mkdir {p}" for p in ("checkpoints",) * 2
+    ] + [
+        f"mkdir {temporary}",
+        "write state.safetensors",
+        "fsync state.safetensors",
+        "write manifest.json",
+        "fsync manifest.json",
+        f"fsync {temporary}",
+        f"rename {temporary}",
+        "fsync checkpoints",
+    ]
+    assert calls.index("rename step-00000003") > calls.index("fsync checkpoints")
+    assert [c for c in calls if c.startswith(("unlink", "rmdir"))][-1] == "rmdir .del-PID-step-00000003"

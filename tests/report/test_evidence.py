@@ -1,0 +1,75 @@
+"""The sections that show what was found."""
+
+import numpy as np
+import pytest
+
+from vitlet.report import evidence
+from vitlet.report.contents import read
+
+
+def test_sections_without_their_files_are_empty(tmp_path, run_maker):
+    bare = read([run_maker(tmp_path / "bare", full=False)])
+    assert evidence.accuracy(bare, None) is None
+    assert evidence.losses(bare, None) == ()
+    assert evidence.pictures(bare) == ()
+    assert evidence.health(bare) is None
+
+
+def test_losses_of_different_methods_are_not_drawn_on_one_axis(tmp_path, demo_maker, comparison_maker):
+    pretraining, fine_tuning = evidence.losses(read(demo_maker(tmp_path)), comparison_maker())
+    assert "squared error of normalised pixels" in pretraining.finding
+    assert "cross-entropy" in fine_tuning.finding
+    assert pretraining.key == ()
+    assert [words for _, words in fine_tuning.key] == ["MAE pre-training (3 runs)", "random init (3 runs)"]
+
+
+def test_the_finding_tells_each_runs_first_and_last_value(tmp_path, run_maker):
+    (plot,) = evidence.losses(read([run_maker(tmp_path / "one")]), None)
+    first, last = plot.finding.removesuffix(".").split(" from ")[1].split(" to ")
+    assert float(first) == pytest.approx(0.95, abs=0.05)
+    assert float(last) == pytest.approx(0.39, abs=0.03)
+    assert f">{last}</text>" in plot.drawings[0], "readers and listeners are told the same number"
+
+
+def test_accuracy_marks_guessing_only_where_the_classes_are_known(tmp_path, run_maker, comparison_maker):
+    runs = read([run_maker(tmp_path / "one")])
+    assert evidence.accuracy(runs, None).chance == ""
+    assert evidence.accuracy(runs, comparison_maker()).chance.endswith("(1 of 10 classes)")
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.1, 0.2), "entirely above"),
+        ((-0.2, -0.1), "entirely below"),
+        ((-0.1, 0.1), "both sides"),
+        (None, "no interval"),
+    ],
+)
+def test_the_difference_is_told_in_words(interval, words):
+    assert words in evidence.difference_plot(0.1, interval, title="x").finding
+
+
+def test_pictures_say_where_their_brightness_comes_from(tmp_path, run_maker):
+    run = run_maker(tmp_path / "one")
+    (shown,) = evidence.pictures(read([run]))
+    labels = ["input", "masked", "reconstruction; brightness and contrast predicted too"]
+    assert [[label for label, *_ in rows] for rows in shown.sets] == [labels] * 2
+    (run.analysis / "reconstructions.json").write_text('{"caption": "", "statistics": "target"}')
+    assert evidence.pictures(read([run]))[0].sets[0][2][0].endswith("contrast target")
+
+
+def test_many_pictures_are_cut_and_it_is_said(tmp_path, run_maker):
+    run = run_maker(tmp_path / "one")
+    images = np.zeros((30, 16, 16, 3), np.uint8)
+    np.savez(run.analysis / "reconstructions.npz", input=images, masked=images, reconstruction=images)
+    assert "first 8 of 30" in evidence.pictures(read([run]))[0].caption
+
+
+def test_health_gives_the_last_verdict_of_every_run(tmp_path, run_maker):
+    health = evidence.health(read([run_maker(tmp_path / "a"), run_maker(tmp_path / "b")]))
+    assert health.verdicts == (
+        ("a", "learning", "loss 1.0 at first, 0.4 now."),
+        ("b", "learning", "loss 1.0 at first, 0.4 now."),
+    )
+    assert [plot.title for plot in health.plots] == ["kNN on frozen features", "Feature spread", "Effective rank"]

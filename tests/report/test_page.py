@@ -1,0 +1,268 @@
+"""The page in a real browser: what it says, what it must never do, and that everybody can read it."""
+
+import html
+import os
+import re
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from vitlet.evaluate.compare import Arm, Protocol, comparison
+from vitlet.report import page as page_module
+from vitlet.report.page import write_page
+from vitlet.run import write_json
+from vitlet.text import printable
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "</style><script>alert(1)</script>",
+    "</title><script>alert(1)</script>", "<svg onload=alert(1)>", "<svg><script>alert(1)</script></svg>",
+    "\"><img src=x onerror=alert(1)>", "'><img src=x onerror=alert(1)>", "\" onmouseover=\"alert(1)",
+    "' onfocus='alert(1)' autofocus='", "\" autofocus onfocus=alert(1) x=\"", "<iframe src=javascript:alert(1)>",
+    "<iframe srcdoc='<script>alert(1)</script>'>", "javascript:alert(1)", "data:text/html,<script>alert(1)//",
+    "<a href=javascript:alert(1) autofocus>x</a>", "<details open ontoggle=alert(1)>", "<body onload=alert(1)>",
+    "<meta http-equiv=refresh content='0;url=http://v.test/'>", "<link rel=stylesheet href=http://v.test/a.css>",
+    "<base href=http://v.test/>", "<object data=http://v.test/o>", "<embed src=http://v.test/e>",
+    "<video src=http://v.test/v autoplay>", "<audio src=http://v.test/a onerror=alert(1)>",
+    "<form action=http://v.test/ id=f><input autofocus onfocus=f.submit()>", "<style>*{display:none}</style>",
+    "<style>@import 'http://v.test/i.css'</style>", "<img src=http://v.test/pixel.png>",
+    "<img srcset='http://v.test/1.png 1x'>", "<math><mtext><img src=x onerror=alert(1)></mtext></math>",
+    "<!--><script>alert(1)</script>-->", "]]><script>alert(1)</script>", "<![CDATA[<script>alert(1)</script>]]>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>", "<template><script>alert(1)</script>",
+    "{{ 7 * 7 }}", "{% raw %}{{ x }}", "${alert(1)}", "#{7*7}", "&lt;script&gt;alert(1)&lt;/script&gt;", "&#60;",
+    "url(http://v.test/u)", "}; body{background:url(http://v.test/b)}", "=cmd|' /C calc'!A0", "--help", " lead",
+    "$\\frac{1}{0}$", "new\nline", "tab\there", "\x1b[31mred\x1b[0m", "\u202egnp.exe", "zero\u200bwidth", "é",
+    "cafe\u0301", "日本語", "🙂", os.fsdecode(b"latin-\xff.png"), "percent%s%n", "back\\slash", "a" * 240,
+]  # fmt: skip
+
+
+@contextmanager
+def opened(chromium, path: Path, *, width: int = 1200, scheme: str = "light"):
+    """The page, with every dialog, request beyond the file itself, and console error noted in `seen`."""
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    view, seen = context.new_page(), []
+    view.on("dialog", lambda dialog: (seen.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    view.on("request", lambda request: seen.append(f"request {request.url}"))
+    view.on("pageerror", lambda error: seen.append(f"error {error}"))
+    view.on("console", lambda message: seen.append(f"console {message.text}"))
+    view.goto(path.as_uri())
+    view.wait_for_timeout(200)
+    view.seen = [e for e in seen if e != f"request {path.as_uri()}" and not e.startswith("request data:")]
+    yield view
+    context.close()
+
+
+def texts(view, selector: str) -> list[str]:
+    return view.eval_on_selector_all(selector, "all => all.map(e => e.textContent)")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture
+def demo_page(demo, demo_maker, comparison_maker) -> Path:
+    """The whole page, written once for this file."""
+    if not (demo / "report.html").exists():
+        write_page(demo_maker(demo / "runs"), out=demo / "report.html", comparison=comparison_maker())
+    return demo / "report.html"
+
+
+def hostile_comparison() -> dict:
+    arms = [Arm(n, n, (0.5, 0.6), (0, 1), (1.0, 1.0)) for n in HOSTILE[:2]]
+    made = comparison(
+        HOSTILE[2],
+        data={"name": HOSTILE[3], "fingerprint": HOSTILE[4], "num_train": 1, "num_labelled": 1, "num_test": 1,
+              "classes": HOSTILE},
+        protocols=[Protocol("x", HOSTILE[5], (arms[0], arms[1]), n=10, split=HOSTILE[6], metric=HOSTILE[7])],
+        commands=HOSTILE,
+    )  # fmt: skip
+    made["verdict"] = {"answer": HOSTILE[8], "sentence": HOSTILE[9]}
+    return made
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path, run_maker, chromium):
+    assert len(HOSTILE) >= 50
+    names = [name for name in HOSTILE if "/" not in name]
+    runs = [run_maker(tmp_path / name, full=name in names[:2]) for name in names]
+    bad = [[name, f"because {name}"] for name in HOSTILE[:50]]
+    write_json(runs[0].path / "data_check.json", {"bad": bad, "modes": dict.fromkeys(HOSTILE[:50], 1), HOSTILE[0]: 1})
+    write_json(runs[0].analysis / "reconstructions.json", {"caption": HOSTILE[0], "statistics": HOSTILE[1]})
+    write_json(runs[0].results / "x.json", {"metric": HOSTILE[0], "value": 1.0, "protocol": HOSTILE[1]})
+    recipe = runs[2].recipe_json() | {
+        "name": HOSTILE[1],
+        HOSTILE[0]: HOSTILE[2],
+        "objective": {"method": HOSTILE[3]},
+    }
+    write_json(runs[2].recipe_file, recipe)
+
+    for given in (hostile_comparison(), None):
+        path = write_page(runs, out=tmp_path / "report.html", comparison=given)
+        with opened(chromium, path) as view:
+            assert view.seen == []
+            assert view.locator("script, iframe, object, embed, form, base, video, audio").count() == 0
+            rows = ".runs tbody th"
+            assert texts(view, rows) == [printable(name) for name in names]
+            assert texts(view, ".tables table:has(td:text('because')) tbody th") == [printable(n) for n in HOSTILE[:50]]
+            if given:
+                assert texts(view, ".names li") == [printable(name) for name in HOSTILE]
+                assert texts(view, "pre code")[: len(HOSTILE)] == [printable(name) for name in HOSTILE]
+                assert texts(view, ".question") == [HOSTILE[2]]
+            assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_the_browser_would_have_told(tmp_path, chromium):
+    """The control: the same names, written without care, do run and do ask the network."""
+    path = tmp_path / "careless.html"
+    path.write_text("<!doctype html>" + "".join(f"<p>{name}</p>" for name in (HOSTILE[0], HOSTILE[28])))
+    with opened(chromium, path) as view:
+        assert "dialog 1" in view.seen
+        assert "request http://v.test/pixel.png" in view.seen
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", "undecided"])
+def test_every_answer_is_as_plain_as_the_others(tmp_path, run_maker, comparison_maker, chromium, answer):
+    given = comparison_maker(answer)
+    path = write_page([run_maker(tmp_path / "run", full=False)], out=tmp_path / "report.html", comparison=given)
+    with opened(chromium, path) as view:
+        head = view.locator("h1")
+        assert given["verdict"]["sentence"] in head.text_content()
+        assert head.text_content().casefold().startswith(answer)
+        box, size = head.bounding_box(), head.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")
+        assert box["y"] < 300
+        assert size >= 32
+        change = given["protocols"][0]["difference"]
+        assert f"{100 * abs(change['mean']):.1f}" in view.locator(".numbers").text_content()
+        assert "1,000" in view.locator(".numbers").text_content()
+
+
+def test_one_seed_has_no_interval_and_the_page_says_so(tmp_path, run_maker, comparison_maker, chromium):
+    given = comparison_maker()
+    del given["protocols"][0]
+    path = write_page([run_maker(tmp_path / "run", full=False)], out=tmp_path / "report.html", comparison=given)
+    with opened(chromium, path) as view:
+        assert "none" in view.locator(".numbers").text_content()
+        assert "there is no interval" in view.locator(".difference [role=img]").get_attribute("aria-label")
+
+
+@pytest.mark.parametrize(
+    "missing", ["environment.json", "metrics.jsonl", "results/knn.json", "analysis/reconstructions.npz",
+                "analysis/reconstructions.json", "data_check.json", "everything"],
+)  # fmt: skip
+def test_a_missing_file_leaves_its_section_out_and_nothing_broken(tmp_path, run_maker, missing):
+    run = run_maker(tmp_path / "run", full=missing != "everything")
+    if missing != "everything":
+        (run.path / missing).unlink()
+    text = write_page([run], out=tmp_path / "report.html").read_text()
+
+    ids = set(re.findall(r' id="([^"]+)"', text))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= ids
+    assert set(re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', text)) <= ids
+    gone = {
+        "metrics.jsonl": {"losses", "health"}, "results/knn.json": {"accuracy"}, "data_check.json": {"data"},
+        "analysis/reconstructions.npz": {"pictures"},
+        "everything": {"losses", "health", "accuracy", "data", "pictures"},
+    }.get(missing, set())  # fmt: skip
+    assert {"accuracy", "losses", "pictures", "health", "data", "made"} - ids == gone
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined|<(?:ul|dl|h\d|p|tbody)(?: [^>]*)?>\s*</", text)
+
+
+def test_equal_files_give_equal_bytes(tmp_path, demo_maker, comparison_maker):
+    pages = [
+        write_page(demo_maker(tmp_path / side), out=tmp_path / f"{side}.html", comparison=comparison_maker())
+        for side in ("a", "b")
+    ]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_the_page_refers_to_nothing_outside_itself(demo_page):
+    text = demo_page.read_text()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy in html.unescape(text)
+    assert not re.search(r"https?:|@import|<script|\son[a-z]+=", text)
+    for reference in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert reference.startswith(("#", "data:image/png;base64,", "data:,"))
+    assert len(text) < 600_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 768, 1200])
+def test_it_fits_the_screen(demo_page, chromium, width, scheme):
+    with opened(chromium, demo_page, width=width, scheme=scheme) as view:
+        assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        sizes = view.eval_on_selector_all(
+            "svg text",
+            "all => all.filter(e => e.getClientRects().length)"
+            ".map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)",
+        )
+        assert min(sizes) >= 9.5, "figures are legible without zooming"
+        background = view.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background))) > 382) == (scheme == "light")
+
+
+def test_figures_follow_the_theme(demo_page, chromium):
+    def colours(scheme: str) -> set[str]:
+        with opened(chromium, demo_page, scheme=scheme) as view:
+            return set(
+                view.eval_on_selector_all(
+                    "svg text, svg path",
+                    "all => all.map(e => getComputedStyle(e).fill + getComputedStyle(e).stroke)",
+                )
+            )
+
+    assert colours("light") & colours("dark") <= {"nonenone", "rgb(0, 0, 0)none"}
+
+
+def test_headings_landmarks_and_alternatives(demo_page, chromium):
+    with opened(chromium, demo_page) as view:
+        levels = [int(tag[1]) for tag in view.eval_on_selector_all("h1,h2,h3,h4", "all => all.map(e => e.tagName)")]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(b - a <= 1 for a, b in pairwise(levels))
+        for landmark in ("main", "header", "nav[aria-label]", "footer"):
+            assert view.locator(landmark).count() == 1
+        assert view.locator("section:not([aria-labelledby])").count() == 0
+        assert view.locator("img:not([alt]), img[alt=''], [role=img]:not([aria-label])").count() == 0
+        assert view.locator("table:not(:has(caption)), th:not([scope])").count() == 0
+        ids = view.eval_on_selector_all("[id]", "all => all.map(e => e.id)")
+        assert len(ids) == len(set(ids))
+
+
+def test_the_keyboard_reaches_everything(demo_page, chromium):
+    with opened(chromium, demo_page) as view:
+        view.keyboard.press("Tab")
+        assert view.evaluate("document.activeElement.className") == "skip"
+        assert view.locator(".skip").bounding_box()["y"] >= 0, "the link shows itself when it has the focus"
+        view.keyboard.press("Enter")
+        assert view.evaluate("document.activeElement.id") == "main"
+        view.locator("summary").last.focus()
+        view.keyboard.press("Enter")
+        assert view.locator(".keys table").is_visible()
+
+
+def test_print_is_light_and_shows_what_is_folded(demo_page, chromium):
+    with opened(chromium, demo_page, width=690, scheme="dark") as view:
+        assert not view.locator(".keys table").is_visible()
+        view.emulate_media(media="print", color_scheme="dark")
+        assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert view.locator(".keys table").bounding_box()["height"] > 100
+        assert not view.locator("nav").is_visible()
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_has_enough_contrast(theme):
+    css = Path(page_module.__file__).with_name("templates").joinpath("report.css").read_text()
+    colours = {key: values[theme] for key in ("paper", "panel", "ink", "muted", "accent")
+               if (values := re.findall(rf"--{key}: (#\w{{6}})", css))}  # fmt: skip
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for paper in ("paper", "panel"):
+        for ink in ("ink", "muted", "accent"):
+            low, high = sorted(luminance(colours[key]) for key in (paper, ink))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (paper, ink)

@@ -1,0 +1,58 @@
+"""Where the numbers come from."""
+
+from vitlet.report import provenance
+from vitlet.report.contents import read
+from vitlet.run import write_json
+
+
+def test_runs_that_differ_in_the_seed_share_a_recipe(tmp_path, run_maker):
+    runs = [run_maker(tmp_path / str(seed), kind="supervised", seed=seed, full=False) for seed in range(3)]
+    recipes = provenance.made(read(runs), None).recipes
+    assert recipes.columns == ("key", "finetune_micro (0 and 2 more runs)")
+    assert not recipes.marked
+
+
+def test_values_that_differ_are_marked(tmp_path, run_maker):
+    runs = [run_maker(tmp_path / "a", full=False), run_maker(tmp_path / "b", kind="supervised", full=False)]
+    recipes = provenance.made(read(runs), None).recipes
+    marked = {recipes.rows[i][0] for i in recipes.marked}
+    assert marked == {"name", "objective.method", "objective.mask_ratio", "objective.smoothing"}
+
+
+def test_every_value_of_a_recipe_is_there(tmp_path, run_maker):
+    rows = dict(provenance.made(read([run_maker(tmp_path / "a", full=False)]), None).recipes.rows)
+    assert rows["optimizer.base_lr"] == "0.0015"
+    assert rows["data.views.0.crop.padding"] == "4"
+
+
+def test_commands_are_given_once_and_the_comparisons_first(tmp_path, run_maker):
+    runs = read([run_maker(tmp_path / "x" / "run"), run_maker(tmp_path / "y" / "run")])
+    commands = provenance.made(runs, {"commands": ["vitlet demo"]}).commands
+    assert commands == ("vitlet demo", "vitlet pretrain mae_micro --data digits --out run")
+
+
+def test_what_a_check_found(tmp_path, run_maker):
+    found = provenance.data(read([run_maker(tmp_path / "a"), run_maker(tmp_path / "b")]), None)
+    assert dict(found.checked)["unusable"] == "2"
+    assert dict(found.checked)["equal files"] == "1"
+    tables = {table.caption: table for table in found.tables}
+    assert tables["unusable images"].rows[0] == ("train/3/0017.png", "truncated")
+    assert tables["images of each class"].columns == ("name", "train", "test")
+    assert tables["images of each class"].numeric == [False, True, True]
+    assert len(found.tables) == 4, "two runs on the same images were checked once"
+
+
+def test_free_form_findings_are_shown_and_long_ones_cut(tmp_path, run_maker):
+    run = run_maker(tmp_path / "a", full=False)
+    check = {"odd": {"deep": {"x": [1]}}, "rows": [{"path": "a", "n": 1}], "many": [f"f{i}" for i in range(80)]}
+    write_json(run.path / "data_check.json", check)
+    found = provenance.data(read([run]), None)
+    tables = {table.caption: table for table in found.tables}
+    assert tables["rows"].columns == ("path", "n")
+    assert len(tables["many"].rows) == 50
+    assert tables["many"].left_out == 30
+    assert tables["odd"].rows == (("x", "[1]"),)
+
+
+def test_without_a_check_or_a_comparison_there_is_no_data_section(tmp_path, run_maker):
+    assert provenance.data(read([run_maker(tmp_path / "a", full=False)]), None) is None

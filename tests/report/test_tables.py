@@ -1,0 +1,74 @@
+"""Numbers as people read them."""
+
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest, t
+
+from vitlet.report import tables
+from vitlet.report.contents import Contents
+
+
+def contents(name: str, results: list[dict]) -> Contents:
+    return Contents(name, {}, {}, [], results, None, None)
+
+
+def measured(value: float, **changes: object) -> dict:
+    result = {"metric": "top1", "value": value, "n": 100, "seed": 0, "split": "test", "protocol": "kNN"}
+    return result | {"data": {"name": "digits", "fingerprint": "aa"}} | changes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (59.7, "1 min 00 s"), (192.4, "3 min 12 s"), (7530, "2 h 05 min")]
+)
+def test_durations(seconds, text):
+    assert tables.duration(seconds).replace(tables.SPACE, " ") == text
+
+
+def test_shares_and_points():
+    assert tables.percent(0.5919) == f"59.2{tables.SPACE}%"
+    assert tables.between((0.5701, 0.613)) == f"57.0 to 61.3{tables.SPACE}%"
+    assert [tables.points(d) for d in (0.3, -0.0443, -0.0001)] == ["+30.0", "−4.4", "0.0"]
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.71, 1000), (0.0, 20), (1.0, 20)])
+def test_wilson_interval_is_scipys(share, n):
+    expected = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    assert tables.wilson_interval(share, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_row_has_the_interval_its_values_allow():
+    seeds = tables.row("a", [0.5, 0.6, 0.7], seeds=[0, 1, 2], n=100, style=0)
+    reach = t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert seeds.interval == pytest.approx((0.6 - reach, 0.6 + reach))
+    assert tables.row("a", [0.5], seeds=[0], n=100, style=0).interval == tables.wilson_interval(0.5, 100)
+    assert tables.row("a", [0.5], seeds=[0], n=0, style=0).interval is None
+
+
+def test_what_was_measured_differently_is_not_put_side_by_side():
+    runs = [
+        contents("a", [measured(0.7), measured(0.5, seed=1, split="val")]),
+        contents("b", [measured(0.6), measured(0.8, n=1000), measured(2.3, metric="loss"), measured(None)]),
+        contents("c", [measured(0.9, data={"name": "digits", "fingerprint": "bb"})]),
+    ]
+    groups = tables.groups_of_results(runs)
+    assert sorted([row.title for row in group.rows] for group in groups) == [["a"], ["a", "b"], ["b"], ["c"]]
+
+
+def test_two_seeds_of_one_run_are_one_row():
+    (group,) = tables.groups_of_results([contents("a", [measured(0.7), measured(0.72, seed=1)])])
+    assert group.rows[0].values == (0.7, 0.72)
+    assert group.note.endswith("intervals over seeds")
+
+
+def test_a_recipe_is_flattened_without_losing_a_value():
+    nested = {"a": {"b": [1, 2], "c": [{"d": None}, {"d": "x"}]}, "e": True, "f": {}}
+    assert tables.flatten(nested) == {
+        "a.b": "[1, 2]", "a.c.0.d": "null", "a.c.1.d": "x", "e": "true", "f": "{}",
+    }  # fmt: skip
+
+
+def test_a_page_does_not_tell_the_home_folder(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/anna"))
+    assert tables.without_home("vitlet check /home/anna/photos '/home/anna'") == "vitlet check ~/photos '~'"
+    assert tables.without_home("vitlet check /home/annabel/x") == "vitlet check /home/annabel/x"
