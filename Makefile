@@ -26,7 +26,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check src tests
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "lint, format, types, layers, documentation: all well"
 
 bench: $(VENV)/.dev
@@ -34,7 +34,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/vitlet bench input --json docs/results/bench-input.json
 
 docs: $(VENV)/.dev
-	@$(BIN)/mkdocs serve
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,9 +1,14 @@
 """Fixtures shared by all tests."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -20,3 +25,39 @@ def shared() -> Path:
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never read or fill the user's cache."""
     os.environ["VITLET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+_RANK = """
+import os, sys
+import torch
+import torch.distributed as dist
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+{script}
+torch.save(result, sys.argv[3])
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def two_ranks(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
+    """Runs a script as two ranks on gloo; it finds `rank` and leaves a dict of tensors in `result`, one a rank."""
+
+    def run(script: str) -> list[dict[str, Any]]:
+        source = _RANK.replace("{script}", script)
+        outs = [tmp_path / f"rank{rank}.pt" for rank in range(2)]
+        command = [sys.executable, "-c", source]
+        ranks = [
+            subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), str(out)], stderr=subprocess.PIPE)
+            for rank, out in enumerate(outs)
+        ]
+        try:
+            errors = [process.communicate(timeout=100)[1].decode() for process in ranks]
+        finally:
+            for process in ranks:
+                process.kill()
+        assert all(process.returncode == 0 for process in ranks), "\n".join(errors)
+        return [torch.load(out, weights_only=True) for out in outs]
+
+    return run

@@ -10,19 +10,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitlet.jobs.demo import demo as demo
+    from vitlet.jobs.evaluation import embed as embed
+    from vitlet.jobs.evaluation import predict as predict
+    from vitlet.jobs.evaluation import probe as probe
     from vitlet.jobs.options import Options as Options
+    from vitlet.jobs.output import check_data as check_data
+    from vitlet.jobs.output import export as export
     from vitlet.jobs.training import finetune as finetune
     from vitlet.jobs.training import pretrain as pretrain
     from vitlet.jobs.training import resume as resume
+    from vitlet.report.page import write_page as write_page
 
 _HOMES = {
     "Options": "vitlet.jobs.options",
+    "check_data": "vitlet.jobs.output",
+    "demo": "vitlet.jobs.demo",
+    "embed": "vitlet.jobs.evaluation",
+    "export": "vitlet.jobs.output",
     "finetune": "vitlet.jobs.training",
+    "predict": "vitlet.jobs.evaluation",
     "pretrain": "vitlet.jobs.training",
+    "probe": "vitlet.jobs.evaluation",
     "resume": "vitlet.jobs.training",
+    "write_page": "vitlet.report.page",
 }
 
-__all__ = ["Options", "finetune", "pretrain", "resume"]
+__all__ = [
+    "Options",
+    "check_data",
+    "demo",
+    "embed",
+    "export",
+    "finetune",
+    "predict",
+    "pretrain",
+    "probe",
+    "resume",
+    "write_page",
+]
 
 
 def __getattr__(name: str) -> Any:

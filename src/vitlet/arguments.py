@@ -1,23 +1,36 @@
-"""What the commands take, and the checks that come before anything heavy is imported.
+"""What the commands take, and what is said at once when that is wrong.
 
 Whatever can be refused from the words alone is refused here, in a fraction of a second; torch needs seconds.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError
 from cyclopts.validators import Number
 
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.text import printable
+from vitlet.text import did_you_mean, printable
 
-AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
+
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    """An integer as Python reads it; cyclopts would round 1.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{printable(text)} is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+AtLeastOne = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
 Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Pool = Literal["mean", "class"]
+_GENERAL = ("--help", "--version", "--debug")
 
 
 @Parameter(name="*")
@@ -27,19 +40,19 @@ class Shared:
 
     epochs: float | None = None
     """Passes over the training images, instead of the recipe's duration."""
-    batch_size: int | None = None
+    batch_size: Whole | None = None
     """Images in one optimizer step, over all ranks."""
-    seed: int | None = None
+    seed: Whole | None = None
     """Of everything that is drawn."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """Of the matrix products."""
     set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
     """Any other value of the recipe, as key=value; may be repeated."""
-    workers: int | None = None
+    workers: Whole | None = None
     """Loader processes; by default as many as help."""
     device: Device = "auto"
     """Where to compute."""
-    micro_batch: int | None = None
+    micro_batch: Whole | None = None
     """Images of one forward pass, where the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """torch.compile: a minute at the start, faster after it."""
@@ -102,6 +115,17 @@ def existing(path: Path) -> Path:
     return path
 
 
+def existing_source(text: str) -> str:
+    """`text`, if it names something to start from that is there.
+
+    Raises:
+        UsageError: else.
+    """
+    from vitlet.weights.names import Source
+
+    return str(Source.parse(text))
+
+
 def refuse_empty(words: list[str]) -> None:
     """An empty word is a shell variable that was not set; as a path it would mean the current folder.
 
@@ -112,3 +136,19 @@ def refuse_empty(words: list[str]) -> None:
         option, equals, value = word.partition("=")
         if not word or (option.startswith("--") and equals and not value):
             raise UsageError(f"empty value after {printable(option or before or 'vitlet')}", fix="give a value")
+
+
+def usage_message(error: CycloptsError, *, verbs: tuple[str, ...]) -> str:
+    """A usage error on one line, with the nearest word that would have been right, and the way to help."""
+    words = error.root_input_tokens or []
+    command = next((word for word in words if word in verbs), "")
+    message = " ".join(printable(line.strip()) for line in str(error).splitlines())
+    if isinstance(error, UnknownOptionError):
+        wrong = error.token.keyword or error.token.value
+        if not wrong.startswith("--"):  # cyclopts reads -seed as -s -e -e -d
+            known = [name for argument in error.argument_collection for name in argument.names]
+            message = f"Unknown option: {printable(wrong)}. {did_you_mean(f'-{wrong}', known)}"
+    elif isinstance(error, UnknownCommandError) and words[:1] and words[0].startswith("-"):
+        message = f"Unknown option: {printable(words[0])}. {did_you_mean(words[0], _GENERAL)}"
+    stop = "" if message.endswith((".", "?")) else "."
+    return f"{message}{stop} Fix: {' '.join(filter(None, ('vitlet', command, '--help')))}"

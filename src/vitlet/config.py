@@ -104,9 +104,12 @@ def dotted_keys(values: Any, prefix: str = "") -> list[str]:
 
 
 def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
-    """One `UsageError` that names all wrong keys and values of a failed validation."""
+    """One `UsageError` that names all wrong keys and values; one that a validator raised stays what it is."""
     lines, fixes = [], []
     for item in error.errors():
+        raised = item.get("ctx", {}).get("error")
+        if isinstance(raised, UsageError):
+            return UsageError(raised.what, where=where or raised.where, why=raised.why, fix=raised.fix)
         path = [str(p) for p in item["loc"]]
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
@@ -114,11 +117,15 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
             lines.append(f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip())
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
+        elif item["type"] == "value_error":  # from a validator of ours, which names the values that do not fit
+            lines.append(str(item.get("ctx", {}).get("error", item["msg"])))
+            continue
         else:
             shown = repr(item["input"])
             lines.append(f"{key} = {shown[:60]}: {item['msg'][0].lower()}{item['msg'][1:]}")
         fixes.append(key)
-    return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=f"give {', '.join(fixes)} a valid value")
+    fix = f"give {', '.join(fixes)} a valid value" if fixes else "change one of these values"
+    return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=fix)
 
 
 def _config_at(config: type[Config], path: list[str]) -> type[Config] | None:

@@ -7,16 +7,16 @@ that knows a method, `objective`, is a config of its own type, defined beside th
 import abc
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, cast
 
 from pydantic import Field, model_validator
+from typing_extensions import TypeVar
 
 from vitlet.config import Config
 from vitlet.units import Duration, Epochs
 
 if TYPE_CHECKING:
     from vitlet.methods.objective import Objective
-    from vitlet.nn.encoder import Encoder
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -98,6 +98,7 @@ class DataConfig(Config):
 class EncoderConfig(Config):
     """A plain ViT (Dosovitskiy et al. 2021) as timm builds it."""
 
+    kind: Literal["vit"] = "vit"
     image_size: Annotated[int, Field(ge=8, le=2048)] = 224
     patch_size: Annotated[int, Field(ge=1, le=64)] = 16
     width: Count = 192
@@ -109,11 +110,25 @@ class EncoderConfig(Config):
     """`sincos` is fixed and never trained (MAE, MoCo-v3)."""
     sincos_order: Literal["column-row", "row-column"] = "column-row"
     """Which index the first half of the sin-cos embedding encodes: MAE's code columns, MoCo-v3's rows."""
+    relative_position: bool = False
+    """BEiT's block: a learned bias for each offset between patches, LayerScale 0.1, biases for queries and values but
+    none for keys; beside the absolute position embedding, not instead of it."""
+    inherit_qkv_bias: bool = False
+    """Whether `relative_position` takes over the query and value biases of an initial encoder without it. The paper's
+    code loses them over a changed name; the key bias has no effect on a softmax and is always dropped."""
     final_norm: bool = True
     """LayerNorm after the last block; off where the head pools first and then normalises (`fc_norm`)."""
     drop_path: Fraction = 0.0
-    init: Literal["timm", "xavier"] = "timm"
-    """`timm`: truncated normal 0.02. `xavier`: uniform, as MAE starts."""
+    init: Literal["timm", "xavier", "moco"] = "timm"
+    """`timm`: truncated normal 0.02. `xavier`: uniform, as MAE starts. `moco`: uniform, queries, keys and values each
+    as a matrix of its own, class token near zero, as MoCo-v3 starts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_patches(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "convnet":
+            raise ValueError("a ConvNet has no patches, and this recipe needs them; the SEED recipes take one")
+        return values
 
     @model_validator(mode="after")
     def _fits(self) -> "EncoderConfig":
@@ -132,6 +147,22 @@ class EncoderConfig(Config):
     def grid(self) -> int:
         """Patches along one side."""
         return self.image_size // self.patch_size
+
+
+class ConvNetConfig(Config):
+    """A ConvNet of timm, for methods that ask for one vector an image and no more."""
+
+    kind: Literal["convnet"] = "convnet"
+    architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "efficientnet_b0"
+    """timm's name, without a tag of weights."""
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    output_stride: Literal[8, 16, 32] = 32
+    """Pixels between neighbouring features; below 32 the last stages are dilated, for small images."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a decay of the learning rate could count: none."""
+        return 0
 
 
 class OptimizerConfig(Config):
@@ -182,9 +213,19 @@ class ObjectiveConfig(Config, abc.ABC):
 
     learns_labels: ClassVar[bool] = False
     """Fine-tuned rather than pre-trained."""
+    couples_samples: ClassVar[bool] = False
+    """The loss compares the images of a batch with each other: accumulation over parts of it would be another loss."""
+
+    def require_fit(self, recipe: "Recipe") -> None:
+        """Refuse what this method cannot work with in the rest of the recipe; called whenever one is made.
+
+        Raises:
+            UsageError: naming the key that mends it.
+        """
+        return
 
     @abc.abstractmethod
-    def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "Objective":
+    def build(self, encoder: Any, *, num_classes: int, seed: int) -> "Objective":
         """The objective around `encoder`; torch is imported here and not before.
 
         Args:
@@ -195,21 +236,22 @@ class ObjectiveConfig(Config, abc.ABC):
 
 
 ObjectiveT = TypeVar("ObjectiveT", bound=ObjectiveConfig)
+EncoderT = TypeVar("EncoderT", bound=EncoderConfig | ConvNetConfig, default=EncoderConfig)
 
 
-class Recipe(Config, Generic[ObjectiveT]):
+class Recipe(Config, Generic[ObjectiveT, EncoderT]):
     """Everything that decides the numbers of a run except the images themselves."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """The function in `vitlet.recipes` that made it."""
     data: DataConfig
-    encoder: EncoderConfig
+    encoder: EncoderT
     objective: ObjectiveT
     optimizer: OptimizerConfig
     budget: BudgetConfig
 
     @model_validator(mode="after")
-    def _views_fit(self) -> "Recipe[ObjectiveT]":
+    def _views_fit(self) -> "Recipe[ObjectiveT, EncoderT]":
         if self.data.views[0].size != self.encoder.image_size:
             raise ValueError(
                 f"data.views.0.size {self.data.views[0].size} is not encoder.image_size {self.encoder.image_size}"
@@ -218,6 +260,11 @@ class Recipe(Config, Generic[ObjectiveT]):
             raise ValueError(
                 f"data.evaluation.size {self.data.evaluation.size} is not encoder.image_size {self.encoder.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> "Recipe[ObjectiveT, EncoderT]":
+        self.objective.require_fit(cast("Recipe", self))
         return self
 
     def fingerprint(self) -> str:

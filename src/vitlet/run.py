@@ -292,9 +292,9 @@ def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
 def environment(*, command: list[str] | None = None) -> dict[str, Any]:
     """The machine and software behind a number; no user names or home folders."""
     packages = ("vitlet", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
-    arguments = command if command is not None else sys.argv
+    arguments = command if command is not None else ["vitlet", *sys.argv[1:]]
     return {
-        "command": shlex.join(["vitlet", *arguments[1:]]) if arguments else "",
+        "command": shlex.join(arguments),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
         "platform": f"{platform.system()} {platform.machine()}",

@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
+_SHOWN = 20
 # Cc control, Cf format (bidirectional overrides), Cs lone surrogates, Co private, Zl/Zp line separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -28,7 +29,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]}?"
-    return f"Known: {', '.join(names)}" if names else ""
+    rest = ", …" if len(names) > _SHOWN else ""
+    return f"Known: {', '.join(names[:_SHOWN])}{rest}" if names else ""
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:

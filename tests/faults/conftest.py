@@ -14,6 +14,6 @@ from vitlet.data.index import open_index
 
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A training of 16 steps on 24 images of noise, a quarter of a second long."""
+    """A training of 12 steps on 10 images of noise, a tenth of a second long."""
     folder = tmp_path_factory.mktemp("images")
-    return Job(open_index(tiny_images(folder, count=24), cache=tmp_path_factory.mktemp("columns")))
+    return Job(open_index(tiny_images(folder, count=10), cache=tmp_path_factory.mktemp("columns")))

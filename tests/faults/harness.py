@@ -14,8 +14,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ from vitlet.train.optim import build_optimizer
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 """Everything by which a save changes the disk."""
 
+Wrapper = Callable[..., Any]
+"""Called as `wrapper(name, call, *args)` in the place of `os.name(*args)`."""
+
 CRASHED = 77
 BROKEN = 99
 TIMING = ("images_per_second", "data_wait")
@@ -52,7 +56,7 @@ ADAMW = OptimizerConfig(base_lr=1e-3, lr_batch=None)
 class Page:
     """Integers that a child writes and its parent reads."""
 
-    FIELDS = ("start", "step", "saving", "calls", "logged")
+    FIELDS = ("start", "step", "saving", "calls", "reached")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -86,10 +90,10 @@ class Job:
     """A small pre-training with the parts of a large one."""
 
     index: Index
-    total: int = 16
+    total: int = 12
     every: int = 3
     workers: int = 0
-    batch_size: int = 4
+    batch_size: int = 2
     precision: str = "fp32"
     save: Callable[..., Path] | None = None
     """Instead of `checkpoint.save`, with `load`: for variants that must fail."""
@@ -124,7 +128,7 @@ class Job:
             def schedule(step: int) -> float:
                 page["step"] = step
                 time.sleep(self.step_seconds)
-                return 1e-3 * (1 - step / self.total)
+                return 1e-3 * (1 - step / 100)
 
             metrics = MetricsLog(run, offset=offset)
             train(
@@ -132,20 +136,23 @@ class Job:
                 batches=self.batches(),
                 optimizer=optimizer,
                 schedule=schedule,
-                budget=Budget(total_steps=self.total, checkpoint_every=self.every, log_every=1, precision=self.precision),
+                budget=Budget(
+                    total_steps=self.total, checkpoint_every=self.every, log_every=1, precision=self.precision
+                ),
                 writer=Writer(run=run, metrics=metrics, teller=Teller(quiet=True)),
                 start=start,
             )
             metrics.close()
 
-    def fork(self, run: Run, page: Page, *, prepare: Callable[[Page], None] | None = None) -> int:
-        """A child that runs the training and exits as the command line does; its error stands in `error.txt`."""
+    def fork(self, run: Run, page: Page, *, wrapper: Wrapper | None = None) -> int:
+        """A child that runs the training and exits as the command line does; its error stands in `error.txt`.
+
+        `wrapper` stands around each call that changes the disk.
+        """
         page.clear()
 
         def body() -> None:
-            with watched_saving(page, instead=self.save):
-                if prepare is not None:
-                    prepare(page)
+            with watched_saving(page, instead=self.save), around_calls(wrapper) if wrapper else nullcontext():
                 self.run(run, page)
 
         return fork(body, error_file=run.path.parent / "error.txt")
@@ -224,26 +231,23 @@ def watched_saving(page: Page, *, instead: Callable[..., Path] | None = None) ->
         finally:
             page["saving"] = 0
 
+    def counted(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        page["calls"] += page["saving"] == 1
+        return call(*args, **kwargs)
+
     checkpoint.save = save
     try:
-        with around_calls(lambda name, call, *args, **kwargs: _counted(page, call, *args, **kwargs)):
+        with around_calls(counted):
             yield
     finally:
         checkpoint.save = real
 
 
-def _counted(page: Page, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if page["saving"] == 1:
-        page["calls"] += 1
-    return call(*args, **kwargs)
-
-
 @contextmanager
-def around_calls(wrapper: Callable[..., Any], names: tuple[str, ...] = CALLS) -> Iterator[None]:
-    """`wrapper(name, call, *args)` stands around each of these functions of `os`."""
-    real = {name: getattr(os, name) for name in names}
+def around_calls(wrapper: Wrapper) -> Iterator[None]:
+    real = {name: getattr(os, name) for name in CALLS}
     for name, call in real.items():
-        setattr(os, name, lambda *a, _name=name, _call=call, **k: wrapper(_name, _call, *a, **k))
+        setattr(os, name, partial(wrapper, name, call))
     try:
         yield
     finally:
@@ -251,14 +255,14 @@ def around_calls(wrapper: Callable[..., Any], names: tuple[str, ...] = CALLS) ->
             setattr(os, name, call)
 
 
-def crash_at(number: int, page: Page, *, torn: bool) -> Callable[..., Any]:
-    """Wrapper that ends the process at the n-th call during saving: before it, or (`torn`) in the middle of a write."""
+def crash_at(number: int, page: Page, *, torn: bool) -> Wrapper:
+    """Ends the process before the n-th call of a save, or (`torn`) in the middle of the n-th write."""
 
     def wrapper(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if page["saving"] == 1:
-            page["logged"] += 1
-            if page["logged"] == number:
-                if torn and name == "write":
+        if page["saving"] == 1 and (name == "write" or not torn):
+            page["reached"] += 1
+            if page["reached"] == number:
+                if torn:
                     call(args[0], bytes(args[1])[: len(args[1]) // 2])
                 os._exit(CRASHED)
         return call(*args, **kwargs)

@@ -26,6 +26,8 @@ from vitlet.data.batch import Batch
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.init import seeded
+from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
 from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.rng import uniform
 from vitlet.run import environment
@@ -44,14 +46,23 @@ class Contender:
 
     loss: Callable[[], Tensor]
     optimizer: Optimizer
+    onednn: bool = False
+    """Whether it asks oneDNN for its fp32 products, as `vitlet` does where that is exact."""
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """The loss at the present weights."""
+        with routed_to_onednn(enabled=self.onednn):
+            return float(self.loss())
 
     def step(self) -> float:
         """CPU seconds of one whole step."""
-        began = time.process_time()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
-        self.optimizer.step()
-        return time.process_time() - began
+        with routed_to_onednn(enabled=self.onednn):
+            began = time.process_time()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss().backward()
+            self.optimizer.step()
+            return time.process_time() - began
 
 
 def bench_step(
@@ -73,8 +84,8 @@ def bench_step(
         `cpu_ms`: median CPU milliseconds of a step by contender (`published`, `transformers`, `vitlet fp32`, …).
         `ratio`: how many times faster each is than `published`. `loss_difference`: of each in fp32, relative to
         published. `notes`: what was left out and why. `batch_size`, `repeats`, `threads`, `processor`,
-        `vector_extensions`, and `foreign_cores`: the mean number of cores that others kept busy meanwhile, None
-        where the system does not tell.
+        `vector_extensions`. `onednn`: whether ours had its fp32 products from there. `foreign_cores`: the mean
+        number of cores that others kept busy meanwhile, None where the system does not tell.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,6 +108,7 @@ def bench_step(
         "threads": 1,
         "processor": environment()["processor"],
         "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        "onednn": any(contender.onednn for contender in contenders.values()),
         "foreign_cores": foreign.get("cores"),
     }
 
@@ -110,10 +122,12 @@ def make_contenders(
     noise = torch.from_numpy(uniform(_STEP.key("mask"), batch.slots.numpy(), mae.encoder.num_patches))
     mean, std = (torch.tensor(x)[:, None, None] for x in (mae.encoder.mean, mae.encoder.std))
     images = (batch.images / 255 - mean) / std
-    plain = PlainMAE(mae)
+    with seeded(0):  # the peers draw weights from the global generator before they get ours
+        plain = PlainMAE(mae)
     contenders, notes = {"published": Contender(lambda: plain(images, noise), _peer_optimizer(plain))}, []
     if importlib.util.find_spec("transformers"):
-        peer = transformers_mae(mae)
+        with seeded(0):
+            peer = transformers_mae(mae)
         contenders["transformers"] = Contender(lambda: peer(images, noise=noise).loss, _peer_optimizer(peer))
     else:
         notes.append("transformers: not installed (it comes with the extra `dev`)")
@@ -127,8 +141,7 @@ def make_contenders(
 
 def loss_differences(contenders: dict[str, Contender]) -> dict[str, float]:
     """Relative to published, of every contender in fp32; asserts that they compute the same."""
-    with torch.no_grad():
-        losses = {name: float(c.loss()) for name, c in contenders.items() if not name.endswith("bf16")}
+    losses = {name: c.value() for name, c in contenders.items() if not name.endswith("bf16")}
     differences = {name: abs(loss / losses["published"] - 1) for name, loss in losses.items()}
     assert max(differences.values()) <= _EQUAL, f"not the same computation: {losses}"
     return differences
@@ -153,7 +166,7 @@ def _ours(mae: MAE, batch: Batch, precision: str) -> Contender:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return mae(batch, _STEP).total
 
-    return Contender(loss, optimizer)
+    return Contender(loss, optimizer, onednn=precision == "fp32" and onednn_is_exact())
 
 
 def _peer_optimizer(network: nn.Module) -> Optimizer:

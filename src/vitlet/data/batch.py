@@ -11,7 +11,7 @@ from torch import Tensor
 class Batch:
     """A rank's share of one global batch."""
 
-    views: tuple[UInt8[Tensor, "B 3 H W"], ...]
+    views: tuple[UInt8[Tensor, "B 3 _ _"], ...]
     labels: Int[Tensor, "B"]
     """Class numbers; −1 without a label."""
     positions: Int[Tensor, "B"]

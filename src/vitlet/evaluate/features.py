@@ -23,12 +23,11 @@ from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
-from vitlet.nn.encoder import Encoder
-from vitlet.nn.heads import pool_tokens
+from vitlet.nn.convnet import AnyEncoder
+from vitlet.nn.encoder import Pool
 from vitlet.recipe import View
 from vitlet.run import write_file
 
-Pool = Literal["mean", "class"]
 Precision = Literal["fp32", "bf16"]
 
 _TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
@@ -36,7 +35,7 @@ _TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
 
 
 def extract(
-    encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
+    encoder: AnyEncoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
 ) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
     """Pooled features (float32, on the CPU) and labels of all images of `loader`, in its order.
 
@@ -62,8 +61,7 @@ def extract(
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
         ):
             for batch in each_once(loader):
-                encoded = encoder.encode(encoder.embed(batch.images.to(device)))
-                features.append(pool_tokens(encoded, pool).float().cpu())
+                features.append(encoder.pooled(batch.images.to(device), pool).float().cpu())
                 labels.append(batch.labels)
     finally:
         encoder.train(was_training)
@@ -79,7 +77,7 @@ def extract(
 
 
 def cached_features(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     index: Index,
     ids: Int[np.ndarray, "n"],
     *,
@@ -113,7 +111,7 @@ def cached_features(
     return features, labels
 
 
-def encoder_digest(encoder: Encoder, *, view: View) -> str:
+def encoder_digest(encoder: AnyEncoder, *, view: View) -> str:
     """SHA-256 (hex) of everything between an image and its tokens: view, normalisation, settings, tensors."""
     settings = {
         "config": encoder.config.model_dump(mode="json", exclude=_TRAINING_ONLY),

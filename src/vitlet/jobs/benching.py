@@ -8,7 +8,7 @@ from vitlet.text import printable
 from vitlet.train.log import Teller
 
 
-def bench(what: Literal["step", "input"], *, out: Path | None = None) -> dict[str, Any]:
+def bench(what: Literal["step", "input", "analyse"], *, out: Path | None = None) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
     Returns:
@@ -18,6 +18,10 @@ def bench(what: Literal["step", "input"], *, out: Path | None = None) -> dict[st
         from vitlet.bench.step import bench_step
 
         figures = bench_step()
+    elif what == "analyse":
+        from vitlet.bench.analyse import bench_analyse
+
+        figures = bench_analyse()
     else:
         from vitlet.bench.input import bench_input
 

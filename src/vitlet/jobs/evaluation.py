@@ -21,14 +21,15 @@ from vitlet.evaluate.features import Pool, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import divide, judge, model_folder, pick_device
+from vitlet.jobs.material import divide, judge, pick_device
 from vitlet.jobs.options import Options
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.convnet import AnyEncoder, require_patches
 from vitlet.recipe import View
 from vitlet.run import Run, write_file
 from vitlet.text import csv_cell, plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import read_model
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
 
 PROBE_SEED = 0
 
@@ -57,7 +58,7 @@ def probe(
     options = options or Options()
     teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
-    saved = read_model(model_folder(run))
+    saved = load_encoder(run)
     index = open_index(data)
     verdicts = judge(index, options, teller)
     train_ids, test_ids, split = divide(index, verdicts)
@@ -80,13 +81,14 @@ def probe(
         cpu_seconds=time.process_time() - cpu_began,
         details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
     )
-    write_result(Run(Path(run)), f"{protocol}-{pool}", result)
+    if Source.parse(run).architecture is None:  # a bare file has no place for results
+        write_result(Run(Path(run)), f"{protocol}-{pool}", result)
     teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')}")
     return result
 
 
 def probe_encoder(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     index: Index,
     train_ids: np.ndarray,
     test_ids: np.ndarray,
@@ -123,7 +125,7 @@ def embed(
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
-    saved = read_model(model_folder(run))
+    saved = load_encoder(run)
     index = open_index(data)
     ids = np.flatnonzero(judge(index, options, teller).good)
     encoder = saved.encoder.to(pick_device(options))
@@ -165,7 +167,7 @@ def predict(
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
-    saved = read_model(model_folder(run))
+    saved = load_encoder(run)
     if saved.classifier is None:
         raise UsageError(
             f"{printable(run)} is an encoder without a classifier",
@@ -174,7 +176,8 @@ def predict(
     index = open_index(data)
     ids = np.flatnonzero(judge(index, options, teller).good)
     device = pick_device(options)
-    encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
+    encoder = require_patches(saved.encoder, purpose="a classifier").to(device).eval()
+    classifier = saved.classifier.to(device).eval()
     workers = options.num_workers(image_size=saved.evaluation.size)
     batches = evaluation_batches(index, ids, view=saved.evaluation, workers=workers)
     stream = io.StringIO(newline="")

@@ -8,16 +8,18 @@ import numpy as np
 import torch
 
 from vitlet.data.check import check
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import SPLITS, Index
 from vitlet.data.subsets import balanced, holdout, split_ids, training_ids
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.errors import DataError, UsageError
 from vitlet.jobs.options import Options, available_cores
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import Recipe
-from vitlet.text import printable
+from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
 from vitlet.train.log import Teller
-from vitlet.weights.folder import initialised_from, read_model
+from vitlet.weights.folder import initialised_from, load_exactly, network
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
 
 _HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 
@@ -32,6 +34,15 @@ class Launch:
     data: str
     init: str | None = None
     num_labels: int | None = None
+
+    def command(self, run: Path) -> list[str]:
+        """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
+        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", os.path.relpath(self.data)]
+        if self.verb == "finetune" or self.init:
+            words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
+        if self.num_labels is not None:
+            words += ["--num-labels", str(self.num_labels)]
+        return [*words, "--out", "NEW"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,12 @@ def pick_device(options: Options) -> torch.device:
     return torch.device(options.device)
 
 
-def gather_material(recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
-    """Index and check the data; choose the images to train on.
+def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
+    """Check the images and choose those to train on.
 
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
     """
-    index = open_index(launch.data)
     verdicts = judge(index, options, teller)
     if launch.verb == "pretrain":
         ids = training_ids(index, verdicts.good)
@@ -122,38 +132,41 @@ def judge(index: Index, options: Options, teller: Teller) -> Verdicts:
     return verdicts
 
 
-def start_encoder(recipe: Recipe, launch: Launch) -> tuple[Encoder, Recipe]:
+def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     """The encoder to train, and the recipe with the shape that it really has.
 
     An initial encoder brings its own shape; the recipe keeps its say on everything that is no tensor.
     """
     data, seed = recipe.data, recipe.budget.seed
+    shape: EncoderConfig | ConvNetConfig = recipe.encoder
     if launch.init is None:
-        return Encoder(recipe.encoder, mean=data.mean, std=data.std, seed=seed), recipe
-    source = read_model(model_folder(launch.init)).encoder
-    shape = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
+        if isinstance(shape, ConvNetConfig):
+            return ConvEncoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
+        return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
+    found = load_encoder(launch.init).encoder
+    if isinstance(shape, ConvNetConfig):
+        return _start_convnet(recipe, shape, found)
+    source = require_patches(found, purpose=f"recipe {recipe.name}")
+    changes = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
     if source.config.image_size != recipe.encoder.image_size:
         raise UsageError(
             f"the initial encoder sees {source.config.image_size} px",
             why=f"recipe {recipe.name} works on {recipe.encoder.image_size} px",
             fix="choose a recipe of the same image size",
         )
-    wanted = recipe.encoder.changed(**shape)
+    changes["relative_position"] = recipe.encoder.relative_position or source.config.relative_position
+    wanted = recipe.encoder.changed(**changes)
     changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))
     return initialised_from(source, wanted, seed=seed), changed
 
 
-def model_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder with weights in a run or in itself.
-
-    Raises:
-        CheckpointError: if there is none; never falls back to random weights.
-    """
-    for folder in (Path(path) / "encoder", Path(path)):
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(
-        f"no finished encoder at {printable(path)}",
-        why="neither encoder/config.json nor config.json is there",
-        fix="give a finished run (vitlet resume RUN finishes it) or a model folder",
-    )
+def _start_convnet(recipe: Recipe, shape: ConvNetConfig, source: AnyEncoder) -> tuple[ConvEncoder, Recipe]:
+    if not isinstance(source, ConvEncoder):
+        raise UsageError(
+            f"recipe {recipe.name} trains a ConvNet and the initial encoder is a vision transformer",
+            fix="another --init, or a recipe of vitlet recipes for vision transformers",
+        )
+    wanted = shape.changed(architecture=source.config.architecture, output_stride=source.config.output_stride)
+    encoder = ConvEncoder(wanted, mean=source.mean, std=source.std)
+    load_exactly(encoder, dict(network(source).state_dict()), where="the initial encoder")
+    return encoder, recipe.changed(encoder=wanted, data=recipe.data.changed(mean=source.mean, std=source.std))

@@ -9,7 +9,6 @@ from pydantic import Field
 from vitlet.config import Config, parse_value
 from vitlet.errors import UsageError
 from vitlet.recipe import Recipe
-from vitlet.units import Epochs
 
 
 class Options(Config):
@@ -58,7 +57,7 @@ def overrides(flags: Flags) -> dict[str, Any]:
     changes: dict[str, Any] = dict(flags.get("set") or {})
     epochs = flags.get("epochs")
     if epochs is not None:
-        changes["budget.duration"] = Epochs(n=epochs)
+        changes["budget.duration"] = {"unit": "epochs", "n": epochs}
     for flag in ("batch_size", "seed", "precision"):
         value = flags.get(flag)
         if value is not None:
@@ -79,6 +78,20 @@ def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:
             f"{recipe.name} is not a recipe to {verb} with",
             why="It learns from labels" if recipe.objective.learns_labels else "It learns without labels",
             fix=f"vitlet {right} {recipe.name}{start} --data DATA --out RUN, or another recipe of vitlet recipes",
+        )
+
+
+def require_uncut(recipe: Recipe, options: Options) -> None:
+    """Refuse to accumulate over parts of a batch where the loss compares the images of the whole.
+
+    Raises:
+        UsageError: naming what to do instead.
+    """
+    if recipe.objective.couples_samples and options.micro_batch is not None:
+        raise UsageError(
+            f"--micro-batch with {recipe.name}",
+            why="Its loss compares each image with all others of the batch; over parts of it, it would be another loss",
+            fix="leave --micro-batch out; where memory is short, lower --batch-size or start more ranks with torchrun",
         )
 
 

@@ -2,7 +2,7 @@
 
 import io
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import Material
+from vitlet.methods.distill import AttentionDistillation
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
@@ -27,10 +28,14 @@ _PICTURES = 8
 def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: Objective) -> None:
     """Write `encoder/`, and what MAE reconstructs of images it was not trained on, where there are any."""
     write_model(
-        run.encoder, encoder=objective.encoder, evaluation=recipe.data.evaluation, facts=_facts(run, recipe, material)
+        run.encoder,
+        encoder=objective.encoder,
+        evaluation=recipe.data.evaluation,
+        facts=_facts(run, recipe, material) | objective.provenance(),
     )
-    if isinstance(objective, MAE):
-        _write_reconstructions(run, recipe, material, objective)
+    mae = objective.mae if isinstance(objective, AttentionDistillation) else objective
+    if isinstance(mae, MAE):
+        _write_reconstructions(run, recipe, material, mae)
 
 
 def finish_supervised(
@@ -38,14 +43,16 @@ def finish_supervised(
 ) -> None:
     """Write the classifier, and its accuracy on the images held out from training."""
     if len(material.held_out):
-        _write_accuracy(run, recipe, material, objective, num_labels=num_labels, teller=teller)
+        names: tuple[Literal["top1", "top1_first_head"], ...] = ("top1", "top1_first_head")
+        for name in names if objective.tutor else names[:1]:
+            _write_accuracy(run, recipe, material, objective, name=name, num_labels=num_labels, teller=teller)
     else:
         teller.say("note: no image was held out, so no accuracy was measured.")
     write_model(
         run.encoder,
         encoder=objective.encoder,
         evaluation=recipe.data.evaluation,
-        facts=_facts(run, recipe, material),
+        facts=_facts(run, recipe, material) | objective.provenance(),
         classifier=objective.classifier,
         classes=material.index.classes,
     )
@@ -57,6 +64,7 @@ def _write_accuracy(
     material: Material,
     objective: Supervised,
     *,
+    name: Literal["top1", "top1_first_head"],
     num_labels: int | None,
     teller: Teller,
 ) -> None:
@@ -65,7 +73,8 @@ def _write_accuracy(
     device = next(objective.parameters()).device
     batches = evaluation_batches(material.index, material.held_out, view=recipe.data.evaluation)
     with torch.inference_mode():
-        found = evaluate_classifier(objective.logits, batches, device=device)
+        forward = objective.logits if name == "top1" else objective.first_head
+        found = evaluate_classifier(forward, batches, device=device)
     used = plural(num_labels if num_labels is not None else len(material.ids), "label")
     result = Result(
         metric="top1",
@@ -73,14 +82,14 @@ def _write_accuracy(
         n=found["n"],
         seed=recipe.budget.seed,
         split=split,
-        protocol=f"fine-tuning, {used}",
+        protocol=f"fine-tuning, {used}" + ("" if name == "top1" else ", the exported head alone"),
         data={"name": material.index.name, "fingerprint": material.index.fingerprint},
         recipe=recipe.fingerprint(),
         wall_seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu_began,
         details={"top5": found["top5"], "selection": "last step, nothing was chosen on this split"},
     )
-    write_result(run, "top1", result)
+    write_result(run, name, result)
     teller.say(f"top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')} ({result.protocol})")
 
 

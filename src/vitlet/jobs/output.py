@@ -16,14 +16,15 @@ from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError
-from vitlet.jobs.material import judge, model_folder
+from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.recipe import Resample, View
 from vitlet.run import Run, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import Saved, read_model, write_model
+from vitlet.weights.folder import Saved, write_model
+from vitlet.weights.source import load_encoder
 
 TOLERANCE = 1e-5
 _SPEED_IMAGES = 64
@@ -35,7 +36,7 @@ def export(run: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: if there is no finished model, or timm computes something else from it.
     """
-    saved = read_model(model_folder(run))
+    saved = load_encoder(run)
     write_model(
         Path(out),
         encoder=saved.encoder,
@@ -62,14 +63,16 @@ def difference_in_timm(saved: Saved, folder: Path) -> float:
     images = torch.randint(0, 256, (4, 3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     other = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
-        encoded = encoder.encode(encoder.embed(images))
         normalised = normalise(images, encoder)
+        if isinstance(encoder, ConvEncoder):
+            return (other(normalised) - encoder.pooled(images, "mean")).abs().max().item()
+        encoded = encoder.encode(encoder.embed(images))
         if saved.classifier is None:
             return (cast(VisionTransformer, other).forward_features(normalised) - encoded.tokens).abs().max().item()
         return (other(normalised) - saved.classifier.eval()(encoded)).abs().max().item()
 
 
-def normalise(images: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+def normalise(images: torch.Tensor, encoder: AnyEncoder) -> torch.Tensor:
     """Images (uint8, B 3 H W) as other libraries want them: float, standardised per channel."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
     return (images.float() / 255 - mean) / std

@@ -9,14 +9,16 @@ from typing import Any, Unpack
 
 import torch
 
+from vitlet.data.index import open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
-from vitlet.jobs.options import Flags, Options, overrides, require_verb
+from vitlet.jobs.options import Flags, Options, overrides, require_uncut, require_verb
 from vitlet.jobs.outcome import finish_pretraining, finish_supervised
 from vitlet.jobs.probes import pretraining_probe
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
+from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_json
@@ -27,6 +29,7 @@ from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World
 from vitlet.units import to_steps
+from vitlet.weights.names import Source
 
 
 def pretrain(
@@ -56,7 +59,7 @@ def pretrain(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
-    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _absolute(init) if init else None)
+    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _start_of(init))
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -86,7 +89,7 @@ def finetune(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
-    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _absolute(init) if init else None, num_labels)
+    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -109,6 +112,10 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     if not full.exists():
         raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
     return str(full)
+
+
+def _start_of(init: str | os.PathLike[str] | None) -> str | None:
+    return None if init is None else str(Source.parse(init).absolute())
 
 
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
@@ -150,6 +157,7 @@ def _possible_here(recipe: Recipe, options: Options) -> Recipe:
 
 
 def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
+    require_uncut(recipe, options)
     world = World.join()
     try:
         with run.lock() if world.is_first else contextlib.nullcontext():
@@ -162,10 +170,12 @@ def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
-    material = gather_material(recipe, launch, options, teller)
+    index = open_index(launch.data)
     encoder, recipe = start_encoder(recipe, launch)
     seed = recipe.budget.seed
-    objective = recipe.objective.build(encoder, num_classes=material.num_classes, seed=seed).to(pick_device(options))
+    # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
+    objective = recipe.objective.build(encoder, num_classes=len(index.classes), seed=seed).to(pick_device(options))
+    material = gather_material(index, recipe, launch, options, teller)
     batches = TrainingBatches(
         index=material.index,
         ids=material.ids,
@@ -192,18 +202,21 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    train(
-        objective,
-        batches=batches,
-        optimizer=optimizer,
-        schedule=lr_schedule(
-            recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
-        ),
-        budget=budget,
-        writer=writer,
-        probes=probes,
-        start=start,
+    schedule = lr_schedule(
+        recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
     )
+    on_cpu = next(objective.parameters()).device.type == "cpu"
+    with routed_to_onednn(on_cpu and onednn_is_exact()):
+        train(
+            objective,
+            batches=batches,
+            optimizer=optimizer,
+            schedule=schedule,
+            budget=budget,
+            writer=writer,
+            probes=probes,
+            start=start,
+        )
     writer.metrics.close()
     if world.is_first:
         cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
@@ -268,7 +281,10 @@ def _restored(
 def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
     if run.recipe_file.is_file():
         return
-    write_json(run.path / "environment.json", environment() | {"launch": dataclasses.asdict(launch)})
+    write_json(
+        run.path / "environment.json",
+        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)},
+    )
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 

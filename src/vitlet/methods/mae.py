@@ -8,6 +8,7 @@ the order (class, visible, hidden) with positions gathered to match, since atten
 are predicted for hidden patches only, the others never enter the loss.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
-from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.nn.attention import Attention
-from vitlet.nn.encoder import Encoder, run_block
+from vitlet.nn.encoder import Encoded, Encoder, run_block
 from vitlet.nn.init import init_xavier, seeded
 from vitlet.nn.masking import gather, num_kept, split_by_noise
 from vitlet.nn.posembed import sincos_2d
@@ -37,6 +38,8 @@ class Reconstruction:
     predicted: Float[Tensor, "B M L"]
     """As the loss sees it: standardised per patch where `norm_pixels` is on."""
     target: Float[Tensor, "B M L"]
+    encoded: Encoded
+    """Of the visible patches, with the intermediates that were asked for."""
 
 
 class MAE(Objective):
@@ -51,6 +54,7 @@ class MAE(Objective):
         decoder_depth: int = 1,
         decoder_heads: int = 3,
         norm_pixels: bool = True,
+        read_after: int | None = None,
         seed: int = 0,
     ) -> None:
         """A decoder of its own around `encoder`.
@@ -62,10 +66,12 @@ class MAE(Objective):
             decoder_depth: Blocks.
             decoder_heads: Heads of each block.
             norm_pixels: Standardise each target patch by its own mean and unbiased variance.
+            read_after: Blocks below the decoder, 1 … depth; None: all of them. Fewer where something else trains the
+                blocks above (D²-MAE).
             seed: Of the decoder's initial weights.
 
         Raises:
-            UsageError: if the ratio leaves no patch visible or none hidden.
+            UsageError: if the ratio leaves no patch visible or none hidden, or there is no such block.
         """
         super().__init__()
         self.encoder = encoder
@@ -78,6 +84,12 @@ class MAE(Objective):
                 fix="objective.mask_ratio=0.75",
             )
         config = encoder.config
+        if read_after is not None and not 1 <= read_after <= config.depth:
+            raise UsageError(
+                f"the decoder cannot read after block {read_after} of an encoder with {config.depth}",
+                fix=f"a read_after of 1 … {config.depth}",
+            )
+        self.read_after = read_after
         with seeded(derive(seed, "mae decoder")):
             self.decoder_embed = nn.Linear(config.width, decoder_width)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
@@ -106,22 +118,27 @@ class MAE(Objective):
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Mean squared error on hidden patches, averaged over pixels, patches and images."""
-        made = self.reconstruct(self.encoder.pixels(batch.images), self._noise(batch, step))
+        made = self.reconstruct(self.encoder.pixels(batch.images), self.noise(batch, step))
         return Losses(total=F.mse_loss(made.predicted, made.target))
 
-    @torch.compiler.disable  # torch.compile would trace NumPy's integers as tensors
-    def _noise(self, batch: Batch, step: Step) -> Float[Tensor, "B N"]:
+    @untraced
+    def noise(self, batch: Batch, step: Step) -> Float[Tensor, "B N"]:
+        """What decides which patches of each image are hidden in this step."""
         noise = torch.from_numpy(uniform(step.key("mask"), batch.slots.numpy(), self.encoder.num_patches))
         return noise.to(batch.images.device)
 
-    def reconstruct(self, pixels: Float[Tensor, "B N L"], noise: Float[Tensor, "B N"]) -> Reconstruction:
-        """Hide by `noise`, encode what is left, predict the rest."""
+    def reconstruct(
+        self, pixels: Float[Tensor, "B N L"], noise: Float[Tensor, "B N"], trace: Sequence[str] = ()
+    ) -> Reconstruction:
+        """Hide by `noise`, encode what is left, predict the rest; `trace` as for `Encoder.encode`."""
         keep, removed = split_by_noise(noise, kept=self.kept)
         visible = gather(pixels, keep)
-        encoded = self.encoder.encode(self.encoder.project(visible), keep)
-        predicted = self._decode(encoded.tokens, keep, removed)
+        below = () if self.read_after is None else (f"block.{self.read_after - 1}.output",)
+        encoded = self.encoder.encode(self.encoder.project(visible), keep, (*trace, *below))
+        tokens = self.encoder.vit.norm(encoded.traced[below[0]]) if below else encoded.tokens
+        predicted = self._decode(tokens, keep, removed)
         target = gather(pixels, removed)
-        return Reconstruction(keep, removed, visible, predicted, self._standardise(target))
+        return Reconstruction(keep, removed, visible, predicted, self._standardise(target), encoded)
 
     def picture(
         self, images: UInt8[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]

@@ -1,13 +1,23 @@
 """What every method is: a module that turns a batch and a step into losses, and moves its own teachers after it."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vitlet.data.batch import Batch
 from vitlet.nn.encoder import Encoder
 from vitlet.rng import derive
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def untraced(function: FunctionT) -> FunctionT:
+    """Keep torch.compile out of a function that draws: it takes NumPy's and Python's numbers for tensors."""
+    return torch.compiler.disable(function)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -47,3 +57,7 @@ class Objective(nn.Module, abc.ABC):
     def after_step(self, step: Step) -> None:
         """Move what follows the weights (teachers, centres, queues); called once after each optimizer step."""
         return
+
+    def provenance(self) -> dict[str, Any]:
+        """What the card of the encoder must say beside the recipe: whose knowledge is in it, and under what licence."""
+        return {}

@@ -1,7 +1,7 @@
 """Supervised training and fine-tuning: a classifier on the encoder, with mixup, CutMix and label smoothing.
 
 Paper: Touvron et al. 2021 (DeiT) and the recipes of Wang et al. 2023; Zhang et al. 2018 (mixup); Yun et al. 2019
-(CutMix).
+(CutMix). With a `Tutor`, half of the loss is that of a second head which imitates a teacher.
 
 Differences from timm's `Mixup`: an image is mixed with its neighbour in the global batch (slots 2i and 2i+1), not
 with the batch read backwards. The order of a batch is random, so the distribution is the same, and the result does not
@@ -9,7 +9,7 @@ depend on how the batch is cut over ranks.
 """
 
 import random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlet.data.batch import Batch
-from vitlet.errors import UsageError
-from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.errors import DataError, UsageError
+from vitlet.methods.objective import Losses, Objective, Step, untraced
+from vitlet.methods.tutor import Tutor
 from vitlet.nn.encoder import Encoder, survival_table
 from vitlet.nn.heads import Classifier
+
+_BEIT_HEAD_SCALE = 0.001
 
 
 class Supervised(Objective):
@@ -35,9 +38,10 @@ class Supervised(Objective):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         smoothing: float = 0.0,
+        tutor: Tutor | None = None,
         seed: int = 0,
     ) -> None:
-        """A fresh classifier on `encoder`.
+        """A fresh classifier on `encoder`; with relative positions it starts a thousand times smaller, as in BEiT.
 
         Args:
             encoder: With its final norm where `pool` is `class`, without where it is `mean`.
@@ -46,20 +50,53 @@ class Supervised(Objective):
             mixup: α of the Beta distribution; 0 is off.
             cutmix: α of the Beta distribution; 0 is off. With both, one of the two is chosen per step, evenly.
             smoothing: Label smoothing ε.
+            tutor: A second head with a teacher to imitate.
             seed: Of the head's initial weights.
         """
         super().__init__()
         if num_classes < 2:
-            raise UsageError(
+            raise DataError(
                 f"supervised training needs at least two classes, the data has {num_classes}",
                 fix="give labelled data (class folders or a manifest with a label column)",
             )
         self.encoder = encoder
         self.classifier = Classifier(encoder.config.width, num_classes=num_classes, pool=pool, seed=seed)
+        if encoder.config.relative_position:
+            for tensor in self.classifier.head.parameters():
+                tensor.data.mul_(_BEIT_HEAD_SCALE)
         self.num_classes, self.mixup, self.cutmix, self.smoothing = num_classes, mixup, cutmix, smoothing
+        self.tutor = tutor
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy with the (mixed, smoothed) labels."""
+        images, targets, survival = self._prepare(batch, step)
+        encoded = self.encoder.encode(self.encoder.embed(images), survival=survival)
+        logits = self.classifier(encoded)
+        loss = F.cross_entropy(logits.float(), targets)
+        hits = (logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        statistics = {"train_top1": hits.detach()}
+        if self.tutor is None:
+            return Losses(total=loss, statistics=statistics)
+        terms = {"labels": loss, "teacher": self.tutor.loss(encoded, images)}
+        total = torch.lerp(terms["labels"], terms["teacher"], self.tutor.alpha)
+        return Losses(total=total, terms=terms, statistics=statistics)
+
+    def logits(self, images: Tensor) -> Float[Tensor, "B C"]:
+        """Scores of the classes, for evaluation; with a tutor the mean of both heads, as in the paper."""
+        encoded = self.encoder.encode(self.encoder.embed(images))
+        found = self.classifier(encoded)
+        return found if self.tutor is None else (found + self.tutor(encoded)) / 2
+
+    def first_head(self, images: Tensor) -> Float[Tensor, "B C"]:
+        """Scores of the classifier alone, which is what an exported file has room for."""
+        return self.classifier(self.encoder.encode(self.encoder.embed(images)))
+
+    def provenance(self) -> dict[str, Any]:
+        """The teacher, if there was one."""
+        return {} if self.tutor is None else {"teacher": self.tutor.facts, "heads": "the first of two"}
+
+    @untraced
+    def _prepare(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
         targets = smooth_one_hot(batch.labels, num_classes=self.num_classes, smoothing=self.smoothing)
         images: Tensor = batch.images
         if self.mixup or self.cutmix:
@@ -71,15 +108,7 @@ class Supervised(Objective):
             slots=batch.slots,
             device=images.device,
         )
-        encoded = self.encoder.encode(self.encoder.embed(images), survival=survival)
-        logits = self.classifier(encoded)
-        loss = F.cross_entropy(logits.float(), targets)
-        hits = (logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
-        return Losses(total=loss, statistics={"train_top1": hits.detach()})
-
-    def logits(self, images: Tensor) -> Float[Tensor, "B C"]:
-        """Scores of the classes, for evaluation."""
-        return self.classifier(self.encoder.encode(self.encoder.embed(images)))
+        return images, targets, survival
 
     def _mix(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         if len(images) % 2:

@@ -4,14 +4,19 @@ Explicit attention (two matrix products and a softmax) and the fused kernel comp
 on where they run. On a CPU the fused kernel's bf16 backward is 2.5 to 6 times slower than the explicit form, while in
 fp32 at 197 tokens it is about twice as fast (`docs/results/`); on a GPU fused is faster throughout. Explicit attention
 is also the only one whose logits can be looked at, for distillation and analysis.
+
+With `relative_grid` it is the attention of BEiT (Bao et al. 2022), as timm's `Beit` has it: a learned bias on the
+logits for each offset between two patches, biases for queries and values but none for keys.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from vitlet.nn.kernels import is_routed_to_onednn
 
 # Below this many tokens the explicit product is as fast on a CPU in fp32 and needs no second kernel.
 _FEW_TOKENS = 128
@@ -39,49 +44,117 @@ def choose_kernel(
 class Attention(nn.Module):
     """Given to timm as `attn_layer`; the tensors are `qkv.{weight,bias}` and `proj.{weight,bias}`.
 
+    With relative positions there is no `qkv.bias` but `q_bias`, `v_bias` and `relative_position_bias_table`.
+
     Raises:
         AssertionError: for timm's options that plain ViTs do not use (dropout, query and key norms).
     """
 
-    def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True, proj_bias: bool = True, **inert: object):
-        """`inert` are timm's other arguments; each must hold the value that means "off"."""
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        qkv_bias: bool = True,
+        proj_bias: bool = True,
+        relative_grid: int | None = None,
+        **inert: object,
+    ):
+        """`relative_grid` is the side of the patch grid; `inert` are timm's other arguments, each set to "off"."""
         super().__init__()
         in_use = {k: v for k, v in inert.items() if v and k != "norm_layer"}
         assert not in_use, f"attention options that vitlet's plain ViT does not have: {in_use}"
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias and relative_grid is None)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.relative_grid = relative_grid
+        if relative_grid is not None:
+            self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+            offsets = (2 * relative_grid - 1) ** 2 + 3
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, num_heads))
+            self.register_buffer("_offsets", relative_offsets(relative_grid), persistent=False)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Attend with the kernel that `choose_kernel` names."""
+    def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+        """Attend with the kernel that `choose_kernel` names.
+
+        Args:
+            x: Tokens.
+            places: Which token of the whole image each one is, the class token being 0; None: all of them in order.
+                Looked at with relative positions only.
+        """
         q, k, v = self._heads(x)
         kernel = choose_kernel(
             device=x.device.type,
             low_precision=q.dtype in (torch.bfloat16, torch.float16),
             tokens=x.shape[1],
             gradient=torch.is_grad_enabled() and q.requires_grad,
-            onednn=torch.get_float32_matmul_precision() != "highest",
+            onednn=is_routed_to_onednn(),
         )
         if kernel == "fused":
-            mixed = F.scaled_dot_product_attention(q, k, v)
+            bias = self._bias(places)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         else:
-            mixed = self.logits(q, k).softmax(dim=-1) @ v
+            mixed = self._logits(q, k, places).softmax(dim=-1) @ v
         return self._merge(mixed)
 
-    def forward_with_logits(self, x: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
-        """The same result, and the scaled products of queries and keys before the softmax."""
+    def forward_with_logits(
+        self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
+        """The same result, and what goes into the softmax."""
         q, k, v = self._heads(x)
-        logits = self.logits(q, k)
+        logits = self._logits(q, k, places)
         return self._merge(logits.softmax(dim=-1) @ v), logits
 
-    def logits(self, q: Float[Tensor, "B A T E"], k: Float[Tensor, "B A T E"]) -> Float[Tensor, "B A T T"]:
-        """Scaled query-key products, q·kᵀ/√E."""
-        return (q * self.scale) @ k.transpose(-2, -1)
+    def logits(self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B A T T"]:
+        """What goes into the softmax, q·kᵀ/√E (+ bias), and nothing else: no values are computed."""
+        width = 2 * x.shape[-1]
+        bias = self._qkv_bias()
+        q, k = self._split(F.linear(x, self.qkv.weight[:width], None if bias is None else bias[:width]), parts=2)
+        return self._logits(q, k, places)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(self, q: Tensor, k: Tensor, places: Tensor | None) -> Float[Tensor, "B A T T"]:
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self._bias(places)
+        return logits if bias is None else logits + bias
+
+    def _bias(self, places: Tensor | None) -> Float[Tensor, "... A T T"] | None:
+        if self.relative_grid is None:
+            return None
+        offsets = cast(Tensor, self._offsets)
+        if places is not None:
+            offsets = offsets[places[:, :, None], places[:, None, :]]
+        return self.relative_position_bias_table[offsets].movedim(-1, -3)
+
+    def _qkv_bias(self) -> Tensor | None:
+        if self.relative_grid is None:
+            return self.qkv.bias
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self._split(F.linear(x, self.qkv.weight, self._qkv_bias()), parts=3)
+
+    def _split(self, x: Tensor, *, parts: int) -> tuple[Tensor, ...]:
         batch, tokens, _ = x.shape
-        return self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return x.view(batch, tokens, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _merge(self, mixed: Tensor) -> Tensor:
         return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def relative_offsets(grid: int) -> Int[Tensor, "T T"]:
+    """Row of the bias table for each pair (query, key) of tokens, as timm's `Beit` numbers them.
+
+    (row offset + g − 1)·(2g − 1) + (column offset + g − 1) for two patches; the last three rows are class to patch,
+    patch to class and class to class.
+    """
+    place = torch.arange(grid * grid)
+    rows, columns = place // grid, place % grid
+    down = rows[:, None] - rows[None, :] + grid - 1
+    right = columns[:, None] - columns[None, :] + grid - 1
+    last = (2 * grid - 1) ** 2 + 2
+    offsets = torch.full((grid * grid + 1, grid * grid + 1), last)
+    offsets[1:, 1:] = down * (2 * grid - 1) + right
+    offsets[0, 1:] = last - 2
+    offsets[1:, 0] = last - 1
+    return offsets

@@ -2,7 +2,8 @@
 
 `embed(images) → patches` and `encode(patches, keep, trace) → Encoded`. MAE hands `encode` a subset of the patches,
 SimMIM replaces some before it, fine-tuning hands over all; none of them needs a branch in here. Intermediates are
-returned by name on request, so nobody hooks into modules. Keys of saved tensors are timm's.
+returned by name on request, so nobody hooks into modules. Images of other sizes than the encoder's own are encoded
+with positions resized to their grid. Keys of saved tensors are timm's.
 
 Paper: Dosovitskiy et al. 2021 (ViT), in the ViT-Tiny form of Touvron et al. 2021 with the 12 heads of Wang et al. 2023.
 
@@ -10,27 +11,31 @@ Differences from timm's own forward pass: the patch embedding is a matrix produc
 (equal to the convolution), so that patches can be dropped before it; stochastic depth takes its draws as an argument.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
+from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from vitlet.errors import UsageError
 from vitlet.nn.attention import Attention
-from vitlet.nn.init import init_timm, init_xavier, seeded, xavier_patch_embedding
+from vitlet.nn.init import init_moco, init_timm, init_xavier, seeded, xavier_patch_embedding
 from vitlet.nn.masking import gather
-from vitlet.nn.posembed import sincos_2d
+from vitlet.nn.posembed import resize, sincos_2d
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive, uniform
 from vitlet.text import did_you_mean
 
 Pixels = tuple[float, float, float]
+_LAYER_SCALE = 0.1
+Pool = Literal["mean", "class"]
 POINTS = ("norm1", "attention_logits", "attention", "norm2", "mlp", "output")
 """What can be traced inside a block, in the order it is computed: `block.<0-based index>.<point>`."""
 
@@ -51,6 +56,10 @@ class Encoded:
     def patches(self) -> Float[Tensor, "B N D"]:
         """The tokens of the patches alone."""
         return self.tokens[:, 1:]
+
+    def pooled(self, pool: Pool) -> Float[Tensor, "B D"]:
+        """One vector an image: the mean of the patch tokens, or the class token."""
+        return self.patches.mean(dim=1) if pool == "mean" else self.class_token
 
 
 class Encoder(nn.Module):
@@ -86,8 +95,12 @@ class Encoder(nn.Module):
                 num_classes=0,
                 global_pool="token",
                 final_norm=config.final_norm,
+                init_values=_LAYER_SCALE if config.relative_position else None,
                 attn_layer=Attention,
             )
+            if config.relative_position:
+                for block in self.blocks:  # timm takes a class and no arguments for it
+                    block.attn = Attention(config.width, num_heads=config.heads, relative_grid=config.grid)
             self._initialise()
         # Not in the state dict: they belong to the preprocessing and are written beside the weights.
         scale = 1 / (torch.tensor(std) * 255)
@@ -97,23 +110,31 @@ class Encoder(nn.Module):
 
     def _initialise(self) -> None:
         config, vit = self.config, self.vit
-        vit.apply(init_xavier if config.init == "xavier" else init_timm)
-        if config.init == "xavier":
-            xavier_patch_embedding(cast(nn.Conv2d, vit.patch_embed.proj))
-        draw = nn.init.normal_ if config.init == "xavier" else trunc_normal_
+        vit.apply({"timm": init_timm, "xavier": init_xavier, "moco": init_moco}[config.init])
+        convolution = cast(nn.Conv2d, vit.patch_embed.proj)
+        if config.init != "timm":
+            xavier_patch_embedding(convolution)
+        if config.init == "moco":
+            assert convolution.bias is not None
+            nn.init.zeros_(convolution.bias)
         assert vit.cls_token is not None
         assert vit.pos_embed is not None
-        draw(vit.cls_token, std=0.02)
+        draw = trunc_normal_ if config.init == "timm" else nn.init.normal_
+        draw(vit.cls_token, std=1e-6 if config.init == "moco" else 0.02)
         if config.position == "sincos":
             table = sincos_2d(config.width, grid=config.grid, column_first=config.sincos_order == "column-row")
             vit.pos_embed.data.copy_(table)
             vit.pos_embed.requires_grad_(False)
         else:
             trunc_normal_(vit.pos_embed, std=0.02)
+        if config.relative_position:
+            for i, block in enumerate(self.blocks):
+                for layer in (cast(Attention, block.attn).proj, cast(Mlp, block.mlp).fc2):
+                    layer.weight.data.div_((2 * (i + 1)) ** 0.5)
 
     @property
     def num_patches(self) -> int:
-        """N, the patches of a whole image."""
+        """N, the patches of an image of `config.image_size`."""
         return self.config.grid**2
 
     @property
@@ -122,13 +143,20 @@ class Encoder(nn.Module):
         return cast(list[Block], list(self.vit.blocks))
 
     def pixels(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N L"]:
-        """Normalised patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 before."""
-        size, patch, grid = self.config.image_size, self.config.patch_size, self.config.grid
-        if images.shape[-2:] != (size, size):
+        """Normalised patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 before.
+
+        Raises:
+            UsageError: for images that are not square or do not divide into patches.
+        """
+        height, width = images.shape[-2:]
+        patch = self.config.patch_size
+        if height != width or height % patch:
             raise UsageError(
-                f"images of {images.shape[-1]}×{images.shape[-2]} pixels for an encoder of {size}×{size}",
-                fix=f"set data.evaluation.size and encoder.image_size to {size}, or resize the encoder's positions",
+                f"images of {width}×{height} pixels for an encoder of {patch}×{patch} patches",
+                why="They must be square, with a side that is a multiple of the patch",
+                fix=f"views of {max(patch, height // patch * patch)} pixels (data.views.N.size)",
             )
+        grid = height // patch
         tiles = images.view(-1, 3, grid, patch, grid, patch).permute(0, 2, 4, 3, 5, 1)
         flat = tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)  # a copy while still one byte a value
         return torch.addcmul(cast(Tensor, self._shift), flat.float(), cast(Tensor, self._scale))
@@ -136,7 +164,7 @@ class Encoder(nn.Module):
     def to_images(self, pixels: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
         """The inverse of `pixels`, rounded and clipped, channel last."""
         raw = (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
-        grid, patch = self.config.grid, self.config.patch_size
+        grid, patch = math.isqrt(pixels.shape[1]), self.config.patch_size
         tiles = raw.round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, grid * patch, grid * patch, 3)
 
@@ -156,28 +184,51 @@ class Encoder(nn.Module):
         trace: Sequence[str] = (),
         *,
         survival: Float[Tensor, "P B"] | None = None,
+        until: int | None = None,
     ) -> Encoded:
         """Positions, class token, blocks, final norm.
 
         Args:
             patches: Embedded patches.
-            keep: Which place of the grid each patch has; None: all places in order.
+            keep: Which place of the grid of `config.image_size` each patch has; None: all places in order, of a grid
+                as large as the number of patches says, to which the positions are resized.
             trace: Names of intermediates to return: `block.<i>.<point>` with a point of `POINTS`, or `embedded`.
             survival: Factors of the residual branches (two a block) for stochastic depth, from `survival_table`.
+            until: A block of which the attention logits alone are computed, and nothing after them; `tokens` are then
+                what entered it.
 
         Raises:
-            UsageError: for a name that is not there.
+            UsageError: for a name that is not there, or another grid than that of a table of relative positions.
         """
+        if self.config.relative_position and keep is None and patches.shape[1] != self.num_patches:
+            raise UsageError(
+                f"{patches.shape[1]} patches for relative positions of {self.num_patches}",
+                why="A bias is learned for each offset in one grid; only absolute positions are resized",
+                fix="views of one size, or encoder.relative_position=false",
+            )
         note = Trace(trace, depth=self.config.depth)
         position = self.vit.pos_embed
         assert position is not None
-        at = position[:, 1:] if keep is None else gather(position[:, 1:].expand(patches.shape[0], -1, -1), keep)
+        if keep is None:
+            at = resize(position, grid=math.isqrt(patches.shape[1]))[:, 1:]
+        else:
+            at = gather(position[:, 1:].expand(patches.shape[0], -1, -1), keep)
         start = (cast(Tensor, self.vit.cls_token) + position[:, :1]).expand(patches.shape[0], -1, -1)
         x = note("embedded", torch.cat([start, patches + at], dim=1))
+        places = None if keep is None else torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], dim=1)
         for i, block in enumerate(self.blocks):
+            name = f"block.{i}"
+            if i == until:
+                normed = note(f"{name}.norm1", block.norm1(x))
+                note(f"{name}.attention_logits", cast(Attention, block.attn).logits(normed, places))
+                return Encoded(tokens=x, traced=note.found)
             factors = None if survival is None else survival[2 * i : 2 * i + 2, :, None, None]
-            x = run_block(block, x, note=note, name=f"block.{i}", survival=factors)
+            x = run_block(block, x, note=note, name=name, survival=factors, places=places)
         return Encoded(tokens=self.vit.norm(x), traced=note.found)
+
+    def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
+        """One feature vector an image."""
+        return self.encode(self.embed(images)).pooled(pool)
 
     def forward(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T D"]:
         """`encode(embed(images)).tokens`."""
@@ -210,16 +261,17 @@ def run_block(
     note: Trace | None = None,
     name: str = "",
     survival: Float[Tensor, "2 B 1 1"] | None = None,
+    places: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T D"]:
     """One of timm's pre-norm blocks with `Attention` inside, noting its intermediates under `name`."""
     note = note or Trace()
     attention = cast(Attention, block.attn)
     normed = note(f"{name}.norm1", block.norm1(x))
     if f"{name}.attention_logits" in note.names:
-        mixed, logits = attention.forward_with_logits(normed)
+        mixed, logits = attention.forward_with_logits(normed, places)
         note(f"{name}.attention_logits", logits)
     else:
-        mixed = attention(normed)
+        mixed = attention(normed, places)
     mixed = note(f"{name}.attention", block.ls1(mixed))
     x = x + (mixed if survival is None else mixed * survival[0])
     hidden = note(f"{name}.mlp", block.ls2(block.mlp(note(f"{name}.norm2", block.norm2(x)))))

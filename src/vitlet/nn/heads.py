@@ -24,9 +24,4 @@ class Classifier(nn.Module):
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
         """Logits of the classes."""
-        return self.head(self.fc_norm(pool_tokens(encoded, self.pool)))
-
-
-def pool_tokens(encoded: Encoded, pool: Literal["mean", "class"]) -> Float[Tensor, "B D"]:
-    """One vector an image: the mean of the patch tokens, or the class token."""
-    return encoded.patches.mean(dim=1) if pool == "mean" else encoded.class_token
+        return self.head(self.fc_norm(encoded.pooled(self.pool)))

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.init import trunc_normal_
 
+from vitlet.nn.attention import Attention
+
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
@@ -30,6 +32,18 @@ def init_xavier(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def init_moco(module: nn.Module) -> None:
+    """Xavier-uniform with queries, keys and values as three matrices (MoCo-v3); call through `Module.apply`.
+
+    Torch applies it to the linears inside an attention first, so that the bound of the latter stands.
+    """
+    init_xavier(module)
+    if isinstance(module, Attention):
+        width = module.qkv.in_features
+        bound = (6 / (module.qkv.out_features / 3 + width)) ** 0.5
+        nn.init.uniform_(module.qkv.weight, -bound, bound)
 
 
 def xavier_patch_embedding(convolution: nn.Conv2d) -> None:

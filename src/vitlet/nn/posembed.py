@@ -4,6 +4,8 @@ Paper: Vaswani et al. 2017, in two dimensions as MAE (He et al. 2022) and MoCo-v
 differ in which half encodes the rows; a checkpoint's own tensor is kept and never made anew.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -33,12 +35,24 @@ def _sincos_1d(width: int, position: Tensor) -> Tensor:
 
 
 def resize(table: Float[Tensor, "1 T D"], *, grid: int) -> Float[Tensor, "1 U D"]:
-    """A table for another grid: class row kept, patch rows resized bicubically; the same tensor if nothing changes."""
+    """A table for another grid: class row kept, patch rows resized bicubically; the same tensor if nothing changes.
+
+    Resizing is a product with a constant matrix: its gradient is a product too, which is deterministic on a GPU where
+    that of torch's bicubic kernel is not. It stays in the table's precision under autocast.
+    """
     prefix, patches = table[:, :1], table[:, 1:]
     old = round(patches.shape[1] ** 0.5)
     assert old * old == patches.shape[1], f"not a square grid: {patches.shape[1]} positions"
     if old == grid:
         return table
-    image = patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=(grid, grid), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([prefix, image.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    weights = _bicubic(old, grid).to(table)
+    with torch.autocast(table.device.type, enabled=False):
+        return torch.cat([prefix, weights @ patches], dim=1)
+
+
+@functools.lru_cache(maxsize=16)
+def _bicubic(old: int, new: int) -> Float[Tensor, "U N"]:
+    """What each place of the old grid gives to each of the new: torch's antialiased bicubic filter of unit images."""
+    unit = torch.eye(old * old).view(old * old, 1, old, old)
+    seen = F.interpolate(unit, size=(new, new), mode="bicubic", align_corners=False, antialias=True)
+    return seen.flatten(1).T.contiguous()

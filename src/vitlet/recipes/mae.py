@@ -34,6 +34,8 @@ class MAEObjective(ObjectiveConfig):
     decoder_heads: Annotated[int, Field(ge=1, le=64)] = 3
     norm_pixels: bool = True
     """Standardise each target patch by its own mean and unbiased variance."""
+    read_after: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Blocks below the decoder; None: all. With fewer, only distillation trains the blocks above (D²-MAE)."""
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MAE":
         """The objective; labels are not looked at."""
@@ -46,6 +48,7 @@ class MAEObjective(ObjectiveConfig):
             decoder_depth=self.decoder_depth,
             decoder_heads=self.decoder_heads,
             norm_pixels=self.norm_pixels,
+            read_after=self.read_after,
             seed=seed,
         )
 
@@ -72,11 +75,25 @@ def mae_tiny_400e() -> Recipe[MAEObjective]:
     )
 
 
+def mae_small_400e() -> Recipe[MAEObjective]:
+    """`mae_tiny_400e` for ViT-Small with 12 heads.
+
+    Published: 82.1 top-1 after `finetune_small_impr_300e` [R]. Measured here: not run.
+    """
+    recipe = mae_tiny_400e()
+    return recipe.changed(
+        name="mae_small_400e",
+        encoder=recipe.encoder.changed(width=384),
+        objective=MAEObjective(decoder_width=192, decoder_heads=6),
+    )
+
+
 def mae_micro() -> Recipe[MAEObjective]:
     """MAE for images near 32 pixels and two CPU cores: minutes instead of days. Ours, not the paper's.
 
     Measured here: `docs/results/`. The duration counts images, so that a small set is seen more often than a large one
-    and the cost stays the same.
+    and the cost stays the same. Chosen on held-out training images of digits: half the batch and twice the learning
+    rate of the usual micro setting learn more per image, and four blocks more per second than six.
     """
     return Recipe[MAEObjective](
         name="mae_micro",
@@ -85,15 +102,15 @@ def mae_micro() -> Recipe[MAEObjective]:
             evaluation=View(size=32, crop=Centre(share=1.0), flip=0),
         ),
         encoder=EncoderConfig(
-            image_size=32, patch_size=4, width=96, depth=6, heads=6, position="sincos", init="xavier"
+            image_size=32, patch_size=4, width=96, depth=4, heads=6, position="sincos", init="xavier"
         ),
         objective=MAEObjective(decoder_width=64, decoder_heads=4),
-        optimizer=OptimizerConfig(base_lr=1.5e-3, lr_batch=None, warmup=Epochs(n=2)),
+        optimizer=OptimizerConfig(base_lr=3e-3, lr_batch=None, warmup=Images(n=12_800)),
         budget=BudgetConfig(
-            duration=Images(n=240_000),
-            batch_size=128,
-            checkpoint_every=Images(n=24_000),
-            probe_every=Images(n=48_000),
+            duration=Images(n=128_000),
+            batch_size=64,
+            checkpoint_every=Images(n=12_800),
+            probe_every=Images(n=25_600),
             log_every=20,
         ),
     )
@@ -105,4 +122,14 @@ def mae_micro_crops() -> Recipe[MAEObjective]:
     views = (View(size=32, crop=Resample(scale=(0.2, 1.0))),)
     return recipe.changed(
         name="mae_micro_crops", data=recipe.data.changed(views=views, evaluation=View(size=32, crop=Centre(), flip=0))
+    )
+
+
+def mae_micro_wide() -> Recipe[MAEObjective]:
+    """`mae_micro` twice as wide, with twelve heads: the teacher of `dmae_micro`. Ours, not the paper's."""
+    recipe = mae_micro()
+    return recipe.changed(
+        name="mae_micro_wide",
+        encoder=recipe.encoder.changed(width=192, heads=12),
+        optimizer=recipe.optimizer.changed(base_lr=1e-3),
     )

@@ -1,51 +1,26 @@
 """Figures from plain numbers: inline SVG that follows the page's light or dark theme, and PNG data URIs.
 
 No text from outside enters a figure: names stand in the page's HTML beside it, so a figure can only hold digits and
-our own words. matplotlib is given stand-in colours that become CSS variables of the page; text stays text. Equal
-numbers give equal bytes: no date, no global state, and ids salted with the figure's name, which also keeps them
-apart when one page holds many figures.
+our own words.
 """
 
 import base64
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-# Stand-in colour → the page's CSS variable. Any six digits would do as long as no two are the same.
-_INK, _MUTED, _GRID = "#0a0001", "#0a0002", "#0a0003"
-_SERIES = tuple(f"#0b000{i}" for i in range(1, 7))
-_VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--grid)"} | {
-    colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES, 1)
-}
-_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 1.5), (7, 2, 1.5, 2))
+from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, pen, plain_axes, to_svg
 
-_ROUND = [1, 2, 2.5, 5, 10]  # steps between ticks
-_FONT = 12.0
 _POINTS = 400  # of a drawn curve: more than a screen resolves, and it bounds the page
 _EDGE = 10.0  # room beside a strip's scale, so that a dot on its end is whole
-
-# One CSS pixel is one point at 72 dots an inch, so every length below is in CSS pixels.
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": _FONT,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "text.color": _MUTED,
-    "axes.unicode_minus": True,
-}
 
 
 @dataclass(frozen=True)
@@ -104,8 +79,8 @@ def curves(
     drawn = [a for a in arrays if (np.isfinite(a[0]) & np.isfinite(a[1])).any()]
     if not drawn:
         return ""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(size, left=46, right=14 if len(drawn) > 1 else 52, top=30, bottom=36)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas(size, left=46, right=14 if len(drawn) > 1 else 52, top=30, bottom=36)
         pen_width = 2.0 if len(drawn) <= 4 else 1.25
         for z, (x, y, style) in enumerate(reversed(drawn)):
             if smooth:
@@ -114,11 +89,11 @@ def curves(
             _draw_curve(axes, x, line, style=style, width=pen_width, z=2 + len(drawn) + z)
             if len(drawn) == 1:
                 _label_last(axes, x, line, percent=percent)
-        _plain_axes(axes, right=float(np.nanmax(np.concatenate([x for x, _, _ in drawn]))), percent=percent)
+        plain_axes(axes, right=float(np.nanmax(np.concatenate([x for x, _, _ in drawn]))), percent=percent)
         width, height = size
-        figure.text(0, 1 - 12 / height, y_label, color=_INK, ha="left", va="baseline")
+        figure.text(0, 1 - 12 / height, y_label, color=INK, ha="left", va="baseline")
         figure.text(1 - (14 if len(drawn) > 1 else 52) / width, 4 / height, x_label, ha="right", va="baseline")
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def scale(values: Sequence[float], *, chance: float | None = None) -> Scale:
@@ -126,37 +101,37 @@ def scale(values: Sequence[float], *, chance: float | None = None) -> Scale:
     shown = [*values, *([] if chance is None else [chance])]
     low, high = min(shown), max(shown)
     room = max(0.05 * (high - low), 0.01)
-    ticks = MaxNLocator(nbins=6, steps=_ROUND).tick_values(max(low - room, 0), min(high + room, 1))
+    ticks = MaxNLocator(nbins=6, steps=ROUND).tick_values(max(low - room, 0), min(high + room, 1))
     return Scale(float(ticks[0]), float(ticks[-1]), tuple(float(round(t, 10)) for t in ticks), chance)
 
 
 def strip(row: Strip, on: Scale, *, name: str, size: tuple[int, int] = (320, 56)) -> str:
     """One row of a dot chart as SVG: circles are single values; above them the mean, a stroke, in its interval."""
-    colour = _SERIES[row.style % len(_SERIES)]
+    colour = SERIES[row.style % len(SERIES)]
     middle = 0.2 if len(row.points) > 1 else 0.0
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _strip_axes(size, on)
         for tick in on.ticks:
-            axes.axvline(tick, color=_GRID, linewidth=1)
+            axes.axvline(tick, color=GRID, linewidth=1)
         if on.chance is not None:
-            axes.axvline(on.chance, color=_MUTED, linewidth=1, dashes=(2, 2))
+            axes.axvline(on.chance, color=MUTED, linewidth=1, dashes=(2, 2))
         if row.interval is not None:
             _interval(axes, row.interval, middle=middle, half=0.22, colour=colour)
         if len(row.points) > 1:
             dots = [-0.42] * len(row.points)
             axes.plot(row.points, dots, "o", markersize=6, mfc="none", mec=colour, mew=1.25, clip_on=False)
         axes.plot((row.mean, row.mean), (middle - 0.36, middle + 0.36), color=colour, linewidth=3, clip_on=False)
-        return _svg(figure, name)
+        return to_svg(figure, name)
 
 
 def axis(on: Scale, *, name: str, size: tuple[int, int] = (320, 24)) -> str:
     """The tick labels under a column of strips, in percent."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _strip_axes(size, on)
         for tick in on.ticks:
-            axes.plot((tick, tick), (0.8, 1), color=_GRID, linewidth=1)
-            axes.text(tick, -0.45, _number(tick, percent=True), ha="center", va="center", clip_on=False)
-        return _svg(figure, name)
+            axes.plot((tick, tick), (0.8, 1), color=GRID, linewidth=1)
+            axes.text(tick, -0.45, number(tick, percent=True), ha="center", va="center", clip_on=False)
+        return to_svg(figure, name)
 
 
 def difference(
@@ -166,33 +141,33 @@ def difference(
     shown = (mean, 0.0, *(interval or ()))
     low, high = min(shown), max(shown)
     room = max(0.08 * (high - low), 0.005)
-    ticks = MaxNLocator(nbins=5, steps=_ROUND).tick_values(low - room, high + room)
+    ticks = MaxNLocator(nbins=5, steps=ROUND).tick_values(low - room, high + room)
     on = Scale(float(ticks[0]), float(ticks[-1]), tuple(map(float, ticks)))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _strip_axes(size, on)
         axes.set_ylim(-1.2, 1)
         for tick in on.ticks:
-            axes.plot((tick, tick), (-0.5, 0.55), color=_GRID, linewidth=1)
+            axes.plot((tick, tick), (-0.5, 0.55), color=GRID, linewidth=1)
             sign = "+" if tick > 1e-9 else ""
-            axes.text(tick, -0.95, sign + _number(tick, percent=True), ha="center", va="center", clip_on=False)
-        axes.plot((0, 0), (-0.6, 0.55), color=_INK, linewidth=1.5)
+            axes.text(tick, -0.95, sign + number(tick, percent=True), ha="center", va="center", clip_on=False)
+        axes.plot((0, 0), (-0.6, 0.55), color=INK, linewidth=1.5)
         # The words stand on the side of zero with more room.
         side = "left" if on.high >= -on.low else "right"
-        axes.text(0, 0.82, "no difference", color=_INK, ha=side, va="center", clip_on=False)
+        axes.text(0, 0.82, "no difference", color=INK, ha=side, va="center", clip_on=False)
         if interval is not None:
-            _interval(axes, interval, middle=0.0, half=0.2, colour=_SERIES[0])
-        axes.plot((mean, mean), (-0.32, 0.32), color=_SERIES[0], linewidth=3)
-        return _svg(figure, name)
+            _interval(axes, interval, middle=0.0, half=0.2, colour=SERIES[0])
+        axes.plot((mean, mean), (-0.32, 0.32), color=SERIES[0], linewidth=3)
+        return to_svg(figure, name)
 
 
 def swatch(style: int, *, name: str) -> str:
     """The line a key shows for `style`."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas((28, 12), left=0, right=0, top=0, bottom=0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas((28, 12), left=0, right=0, top=0, bottom=0)
         axes.axis("off")
         axes.set(xlim=(0, 28), ylim=(0, 12))
-        axes.plot((1, 27), (6, 6), linewidth=2.5, **_pen(style))
-        return _svg(figure, name)
+        axes.plot((1, 27), (6, 6), linewidth=2.5, **pen(style))
+        return to_svg(figure, name)
 
 
 def image_row(images: UInt8[np.ndarray, "n h w 3"], *, side: int = 128) -> str:
@@ -223,7 +198,7 @@ def _interval(axes: Axes, interval: tuple[float, float], *, middle: float, half:
 
 def _draw_pale(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, z: int) -> None:
     """The single values behind a running mean: a line, or their range where a screen could not show them apart."""
-    colour = _pen(style)["color"]
+    colour = pen(style)["color"]
     if len(y) > _POINTS:
         low, high = _thinned(y, np.fmin), _thinned(y, np.fmax)
         axes.fill_between(_thinned(x, np.fmax), low, high, color=colour, alpha=0.16, linewidth=0, zorder=z)
@@ -234,7 +209,7 @@ def _draw_pale(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, z: int) 
 def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, width: float, z: int) -> None:
     keep = np.unique(np.linspace(0, len(x) - 1, _POINTS).round().astype(int))
     marker = "o" if len(x) <= 15 else ""
-    axes.plot(x[keep], y[keep], linewidth=width, marker=marker, markersize=4.5, zorder=z, clip_on=False, **_pen(style))
+    axes.plot(x[keep], y[keep], linewidth=width, marker=marker, markersize=4.5, zorder=z, clip_on=False, **pen(style))
 
 
 def smoothing_window(count: int) -> int:
@@ -264,45 +239,15 @@ def _label_last(axes: Axes, x: np.ndarray, y: np.ndarray, *, percent: bool) -> N
     text = f"{100 * y[last]:.1f} %" if percent else significant(y[last])
     axes.annotate(
         text, (x[last], y[last]), xytext=(6, 0), textcoords="offset points", va="center",
-        color=_INK, annotation_clip=False,
+        color=INK, annotation_clip=False,
     )  # fmt: skip
 
 
-def _plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
-    axes.set_xlim(0, right if right > 0 else 1)
-    axes.margins(y=0.08)
-    for side in ("left", "top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_MUTED)
-    axes.grid(axis="y", color=_GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=6)
-    axes.tick_params(axis="x", length=4, pad=4)
-    room = round(72 * axes.bbox.width / axes.figure.dpi)  # CSS pixels
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=min(6, room // 50), steps=_ROUND, integer=right >= 6))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_ROUND))
-    if percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _number(v, percent=True)))
-
-
 def _strip_axes(size: tuple[int, int], on: Scale) -> tuple[Figure, Axes]:
-    figure, axes = _canvas(size, left=_EDGE, right=_EDGE, top=0, bottom=0)
+    figure, axes = canvas(size, left=_EDGE, right=_EDGE, top=0, bottom=0)
     axes.axis("off")
     axes.set(xlim=(on.low, on.high), ylim=(-1, 1))
     return figure, axes
-
-
-def _canvas(size: tuple[int, int], *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """A figure of `size` CSS pixels with one pair of axes, margins in CSS pixels."""
-    width, height = size
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
-    return figure, figure.add_axes(box, facecolor="none")
-
-
-def _pen(style: int) -> dict:
-    dashes = _DASHES[(style + style // len(_SERIES)) % len(_DASHES)]
-    return {"color": _SERIES[style % len(_SERIES)]} | ({"dashes": dashes} if dashes else {})
 
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
@@ -312,30 +257,3 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
 def significant(value: float) -> str:
     """Three digits that count, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-
-
-def _number(value: float, *, percent: bool = False) -> str:
-    text = f"{100 * value if percent else value:.4g}"
-    return "0" if text == "-0" else text.replace("-", "−")
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The drawing as an SVG element to stand inside HTML; a screen reader hears its description instead."""
-    assert re.fullmatch(r"[a-z0-9-]+", name), name
-    buffer = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    width, height = (round(72 * float(inches)) for inches in figure.get_size_inches())
-    text = buffer.getvalue()
-    body = text[text.index("</defs>") + len("</defs>") :]  # the opening and a style that would reach the whole page
-    body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # groups' ids, the same in every figure
-    body = re.sub(r'((?: id="|"#|\(#))([mp][0-9a-f]{10})', rf"\1{name}-\2", body)
-    body = re.sub(r" *font-family: [^;\"]*;?", "", body).replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, variable)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'aria-hidden="true" focusable="false">{body}'
-    )

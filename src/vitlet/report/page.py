@@ -49,7 +49,7 @@ def write_page(runs: Sequence[Run], *, out: Path, comparison: dict[str, Any] | N
     assert runs, "a page is about at least one run"
     if comparison is None:
         comparison = find_comparison(runs)
-    page = _template().render(_page(read(runs), comparison))
+    page = template("report.html.j2").render(_page(read(runs), comparison))
     write_file(out, page.encode())
     return out
 
@@ -123,7 +123,8 @@ def _summary(run: Contents) -> str:
     return ", ".join(words) + "."
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page's template; whatever it shows is escaped and printable."""
     environment = Environment(
         loader=PackageLoader("vitlet.report"),
         autoescape=True,
@@ -133,7 +134,7 @@ def _template() -> Any:
         finalize=_shown,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _shown(value: Any) -> Any:

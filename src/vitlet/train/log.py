@@ -82,10 +82,9 @@ class MetricsLog:
     def _warn_once(self, error: OSError) -> None:
         if not self._failed:
             self._failed = True
-            Console(stderr=True).print(
-                f"warning: cannot write {printable(self.run.metrics_file)}: {error.strerror}. Training goes on.",
-                markup=False,
-            )
+            text = f"warning: cannot write {printable(self.run.metrics_file)}: {error.strerror}. Training goes on."
+            with contextlib.suppress(OSError):  # stderr may lead to the same disk
+                Console(stderr=True, soft_wrap=True).print(text, markup=False)
 
 
 class _Board:
@@ -139,7 +138,8 @@ class Teller:
 
     def say(self, text: str) -> None:
         """One line, control characters escaped."""
-        self.console.print("\n".join(printable(line) for line in text.split("\n")), markup=False)
+        with contextlib.suppress(OSError):  # stdout may lead to a full disk
+            self.console.print("\n".join(printable(line) for line in text.split("\n")), markup=False)
         if self.run is not None:
             try:
                 with self.run.log_file.open("a", encoding="utf-8") as log:
@@ -183,7 +183,8 @@ class Ticker:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        self._first = done if self._first is None else self._first
+        if self._first is None:
+            self._first, self._started = done, now
         if now - self._told < _PLAIN_LINE_SECONDS or done == self._first:
             return
         self._told = now

@@ -18,10 +18,10 @@ _TOKENS = ("cls_token", "pos_embed", "mask_token")
 
 def layer_of(name: str, *, depth: int) -> int:
     """0 for tokens, positions and patch embedding of the encoder; i + 1 for its block i; depth + 1 for the rest."""
-    block = re.match(r"encoder\.vit\.blocks\.(\d+)\.", name)
+    block = re.match(r"(?:mae\.)?encoder\.vit\.blocks\.(\d+)\.", name)
     if block:
         return int(block[1]) + 1
-    stem = re.match(r"encoder\.vit\.(cls_token|pos_embed|patch_embed)", name)
+    stem = re.match(r"(?:mae\.)?encoder\.vit\.(cls_token|pos_embed|patch_embed)", name)
     return 0 if stem else depth + 1
 
 

@@ -1,13 +1,16 @@
 """The processes of one training run, as torchrun starts them; without it there is one, and no port is opened."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vitlet.errors import WorkerError
 
 _TIMEOUT = timedelta(seconds=300)
 
@@ -43,7 +46,8 @@ class World:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
+        with _together():
+            dist.all_reduce(flat)
         flat /= self.size
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
@@ -53,7 +57,8 @@ class World:
         if self.size == 1:
             return value
         value = value.clone()
-        dist.all_reduce(value)
+        with _together():
+            dist.all_reduce(value)
         return value / self.size
 
     def highest(self, value: int) -> int:
@@ -62,15 +67,34 @@ class World:
             return value
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.tensor(value, device=device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        with _together():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
     def leave(self) -> None:
         """Close the group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """Say in our words that another rank is gone.
+
+    Raises:
+        WorkerError: when the connection to a rank breaks or it does not answer in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkerError(
+            "another rank died or hangs",
+            why=str(error).splitlines()[0].rstrip("."),
+            fix="look at the output of the other ranks; the same command goes on from the last checkpoint",
+        ) from error

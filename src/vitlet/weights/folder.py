@@ -1,4 +1,4 @@
-"""An encoder or classifier as a folder that timm opens, and back.
+"""An encoder or classifier as a folder that timm opens, and back; ConvNets too.
 
 `config.json` (timm's own format: architecture, its arguments, preprocessing), `model.safetensors` with timm's names,
 and a `README.md` card. The head count stands among the arguments, since tensors alone do not show it. A `vitlet`
@@ -9,20 +9,24 @@ section that timm ignores holds what is needed to train on.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitlet.errors import CheckpointError
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
 from vitlet.run import read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
+from vitlet.weights.beit import ARCHITECTURE as BEIT
+from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -31,7 +35,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 class Saved:
     """What a folder holds."""
 
-    encoder: Encoder
+    encoder: AnyEncoder
     classifier: Classifier | None
     classes: tuple[str, ...]
     evaluation: View
@@ -44,7 +48,7 @@ class Saved:
 def write_model(
     path: Path,
     *,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     evaluation: View,
     facts: dict[str, Any],
     classifier: Classifier | None = None,
@@ -60,7 +64,9 @@ def write_model(
         classifier: Adds `fc_norm` and `head`.
         classes: Names of the head's outputs.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.vit.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network(encoder).state_dict().items()}
+    if isinstance(encoder, Encoder) and encoder.config.relative_position:
+        tensors = to_beit(tensors)
     if classifier is not None:
         tensors |= {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
@@ -75,12 +81,41 @@ def write_model(
     write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: _card(encoder, classes, facts).encode()})
 
 
+def network(encoder: AnyEncoder) -> nn.Module:
+    """The module of timm inside, whose names the tensors have in files."""
+    return encoder.net if isinstance(encoder, ConvEncoder) else encoder.vit
+
+
 def _timm_config(
-    encoder: Encoder, evaluation: View, classifier: Classifier | None, classes: tuple[str, ...]
+    encoder: AnyEncoder, evaluation: View, classifier: Classifier | None, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    shape = encoder.config
-    num_classes = len(classes)
+    num_classes, size = len(classes), encoder.config.image_size
     share = evaluation.crop.share if isinstance(evaluation.crop, Centre) else 1.0
+    if isinstance(encoder, ConvEncoder):
+        named = {"architecture": encoder.config.architecture, "num_features": encoder.width, "global_pool": "avg"}
+        stride = encoder.config.output_stride
+        named["model_args"] = {} if stride == 32 else {"output_stride": stride}
+    else:
+        named = _vit_arguments(encoder.config, has_classifier=classifier is not None)
+    return {
+        **named,
+        "num_classes": num_classes,
+        **({"label_names": list(classes)} if classes else {}),
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "fixed_input_size": isinstance(encoder, Encoder),
+            "interpolation": evaluation.crop.interpolation if isinstance(evaluation.crop, Centre) else "bicubic",
+            "crop_pct": share,
+            "crop_mode": "center",
+            "mean": list(encoder.mean),
+            "std": list(encoder.std),
+            "num_classes": num_classes,
+            **({} if isinstance(encoder, ConvEncoder) else {"first_conv": "patch_embed.proj", "classifier": "head"}),
+        },
+    }
+
+
+def _vit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, Any]:
     pool = "token" if shape.final_norm else "avg"
     arguments = {
         "img_size": shape.image_size,
@@ -90,44 +125,31 @@ def _timm_config(
         "num_heads": shape.heads,
         "mlp_ratio": shape.mlp_ratio,
         "global_pool": pool,
-        # Without a head an encoder trained for mean pooling has no final norm at all.
-        **({"final_norm": False} if not shape.final_norm and classifier is None else {}),
     }
+    if shape.relative_position:
+        arguments |= beit_arguments(shape, has_classifier=has_classifier)
+    elif not shape.final_norm and not has_classifier:
+        arguments["final_norm"] = False  # without a head an encoder trained for mean pooling has no final norm at all
     return {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": num_classes,
+        "architecture": BEIT if shape.relative_position else "vit_tiny_patch16_224",
         "num_features": shape.width,
         "global_pool": pool,
         "model_args": arguments,
-        **({"label_names": list(classes)} if classes else {}),
-        "pretrained_cfg": {
-            "input_size": [3, shape.image_size, shape.image_size],
-            "fixed_input_size": True,
-            "interpolation": evaluation.crop.interpolation if isinstance(evaluation.crop, Centre) else "bicubic",
-            "crop_pct": share,
-            "crop_mode": "center",
-            "mean": list(encoder.mean),
-            "std": list(encoder.std),
-            "num_classes": num_classes,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
     }
 
 
-def _card(encoder: Encoder, classes: tuple[str, ...], facts: dict[str, Any]) -> str:
-    shape = encoder.config
+def _card(encoder: AnyEncoder, classes: tuple[str, ...], facts: dict[str, Any]) -> str:
+    family = "ConvNet" if isinstance(encoder, ConvEncoder) else "Vision transformer"
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
     lines = [
         "---",
         "library_name: timm",
-        "tags: [image-classification, vision-transformer, vitlet]",
+        f"tags: [image-classification, {family.lower().replace(' ', '-')}, vitlet]",
         "---",
         "",
-        f"# Vision transformer, {kind}",
+        f"# {family}, {kind}",
         "",
-        f"Width {shape.width}, depth {shape.depth}, {shape.heads} heads, {shape.image_size} px in patches of "
-        f"{shape.patch_size} px. Written by vitlet.",
+        f"{_described(encoder)}. Written by vitlet.",
         "",
         "```python",
         "import timm",
@@ -142,6 +164,32 @@ def _card(encoder: Encoder, classes: tuple[str, ...], facts: dict[str, Any]) -> 
         "",
     ]
     return "\n".join(lines)
+
+
+def _described(encoder: AnyEncoder) -> str:
+    if isinstance(encoder, ConvEncoder):
+        return f"{encoder.config.architecture} with {encoder.width} features, {encoder.config.image_size} px"
+    shape = encoder.config
+    return (
+        f"Width {shape.width}, depth {shape.depth}, {shape.heads} heads, {shape.image_size} px in patches of "
+        f"{shape.patch_size} px"
+    )
+
+
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder with weights in a run or in itself.
+
+    Raises:
+        CheckpointError: if there is none; never falls back to random weights.
+    """
+    for folder in (Path(path) / "encoder", Path(path)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"no finished encoder at {printable(path)}",
+        why="neither encoder/config.json nor config.json is there",
+        fix="give a finished run (vitlet resume RUN finishes it) or a model folder",
+    )
 
 
 def read_model(path: Path) -> Saved:
@@ -161,43 +209,46 @@ def read_model(path: Path) -> Saved:
         raise CheckpointError(
             f"{printable(path / WEIGHTS)} is missing or damaged", why="its SHA-256 is not the one in config.json"
         )
-    tensors = safetensors.torch.load(content)
+    tensors = from_beit(safetensors.torch.load(content))
     preprocessing = config["pretrained_cfg"]
-    encoder = Encoder(
-        EncoderConfig.from_json(ours["encoder"]),
-        mean=tuple(preprocessing["mean"]),
-        std=tuple(preprocessing["std"]),
-    )
+    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    if ours["encoder"]["kind"] == "convnet":
+        encoder = ConvEncoder(ConvNetConfig.from_json(ours["encoder"]), mean=mean, std=std)
+    else:
+        encoder = Encoder(EncoderConfig.from_json(ours["encoder"]), mean=mean, std=std)
     classes = tuple(config.get("label_names", ()))
     classifier = None
-    if ours["pool"]:
+    if ours["pool"] and isinstance(encoder, Encoder):
         classifier = Classifier(encoder.config.width, num_classes=len(classes), pool=ours["pool"], seed=0)
-        names = classifier.state_dict().keys()
-        classifier.load_state_dict({k: tensors.pop(k) for k in list(names) if k in tensors})
-    load_exactly(encoder, tensors, where=printable(path / WEIGHTS))
+    load_exactly(encoder, tensors, where=printable(path / WEIGHTS), classifier=classifier)
     return Saved(encoder, classifier, classes, View.from_json(ours["evaluation"]), ours["sha256"], ours["facts"])
 
 
-def load_exactly(encoder: Encoder, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Load tensors with timm's names; every one must be used and none may be missing.
+def load_exactly(
+    encoder: AnyEncoder, tensors: dict[str, Tensor], *, where: str, classifier: Classifier | None = None
+) -> None:
+    """Load tensors with timm's names; every one must be used and none may be missing, or nothing is loaded.
 
     Raises:
         CheckpointError: naming the first names and shapes that differ.
     """
-    here = {k: tuple(v.shape) for k, v in encoder.vit.state_dict().items()}
+    parts = [network(encoder)] if classifier is None else [network(encoder), classifier]
+    here = {k: tuple(v.shape) for part in parts for k, v in part.state_dict().items()}
     there = {k: tuple(v.shape) for k, v in tensors.items()}
     differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if differing:
         shown = "; ".join(f"{k}: {there.get(k, 'missing')} there, {here.get(k, 'missing')} here" for k in differing[:5])
-        raise CheckpointError(f"{where} does not fit this encoder", why=f"{len(differing)} tensors differ: {shown}")
-    encoder.vit.load_state_dict(tensors)
+        number = plural(len(differing), "tensor")
+        raise CheckpointError(f"{where} does not fit this network", why=f"Differing: {number}: {shown}")
+    for part in parts:
+        part.load_state_dict({name: tensors[name] for name in part.state_dict()})
 
 
 def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int) -> Encoder:
     """An encoder made as `target` says, with all tensors of `source` that it has.
 
-    The final norm is the only part that may be left out (a mean-pooling head brings its own) or start afresh; its
-    absence is by design of the recipe. Everything else must fit.
+    The final norm may be left out (a mean-pooling head brings its own) or start afresh, and relative positions may be
+    new: both are by design of the recipe. Everything else must fit.
 
     Raises:
         CheckpointError: if the shapes differ.
@@ -208,5 +259,8 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int) -> En
         tensors = {k: v for k, v in tensors.items() if not k.startswith("norm.")}
     elif not source.config.final_norm:
         tensors |= {k: v for k, v in encoder.vit.state_dict().items() if k.startswith("norm.")}
+    if target.relative_position and not source.config.relative_position:
+        fresh = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
+        tensors = with_relative_positions(tensors, fresh, inherit_qkv_bias=target.inherit_qkv_bias)
     load_exactly(encoder, tensors, where="the initial encoder")
     return encoder

@@ -1,0 +1,133 @@
+"""What each layer holds: rank and spread of its features, what can be read from them, and how weights moved.
+
+The features of a layer are the means of its patch tokens: of the embedding (layer 0) and of each block's output.
+
+Papers: the effective rank is RankMe (Garrido et al. 2023), as in `vitlet.evaluate.health`; probing layer by layer
+follows Alain and Bengio 2016; principal components of patch tokens as colours follow DINOv2 (Oquab et al. 2023).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from vitlet.errors import UsageError
+from vitlet.evaluate.health import Health, feature_health
+from vitlet.evaluate.probe import knn_probe, logistic_probe
+from vitlet.nn.encoder import Encoder
+
+PARTS = ("attention", "mlp")
+"""Of a block, whose weights are measured apart; norms belong to the part that they feed."""
+
+
+@dataclass(frozen=True)
+class ProbeCurve:
+    """Accuracy of a simple classifier on each layer's features."""
+
+    protocol: Literal["knn", "logistic"]
+    correct: Bool[np.ndarray, "L n"]
+    """Whether each test image was classified rightly."""
+
+    @property
+    def top1(self) -> list[float]:
+        """Share of right answers by layer."""
+        return self.correct.mean(axis=1).tolist()
+
+
+def healths(features: Float[Tensor, "n L D"]) -> list[Health]:
+    """Spread and effective rank by layer."""
+    return [feature_health(layer) for layer in features.unbind(1)]
+
+
+def probe_curve(
+    protocol: Literal["knn", "logistic"],
+    train: tuple[Float[Tensor, "n L D"], Int[Tensor, "n"]],
+    test: tuple[Float[Tensor, "m L D"], Int[Tensor, "m"]],
+    *,
+    seed: int,
+    classes: Sequence[str] = (),
+) -> ProbeCurve:
+    """A probe on each layer: 20 nearest neighbours, or logistic regression.
+
+    Raises:
+        DataError: where the labels cannot be learned or counted.
+    """
+    (x, y), (x_test, y_test) = train, test
+    rows = []
+    for here, there in zip(x.unbind(1), x_test.unbind(1), strict=True):
+        if protocol == "knn":
+            rows.append(knn_probe(here, y, there, y_test, classes=classes).correct)
+        else:
+            rows.append(logistic_probe(here, y, there, y_test, seed=seed, classes=classes).correct)
+    return ProbeCurve(protocol, np.stack(rows))
+
+
+def weight_norms(encoder: Encoder) -> dict[str, list[float]]:
+    """Root mean square of the weights of each block, attention and MLP apart."""
+    return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(encoder).items()}
+
+
+def weight_distances(before: Encoder, after: Encoder) -> dict[str, list[float]]:
+    """How far the weights of each block moved, ‖after − before‖ / ‖before‖, attention and MLP apart.
+
+    Raises:
+        UsageError: if the two have different shapes.
+    """
+    if not same_shape(before, after):
+        raise UsageError("weights of different shapes cannot be subtracted", fix="compare encoders of one shape")
+    moved: dict[str, list[float]] = {}
+    first, second = _parts(before), _parts(after)
+    for part in PARTS:
+        pairs = zip(first[part], second[part], strict=True)
+        moved[part] = [_rms([b - a for a, b in zip(x, y, strict=True)]) / _rms(x) for x, y in pairs]
+    return moved
+
+
+def same_shape(a: Encoder, b: Encoder) -> bool:
+    """Whether the blocks of the two can be subtracted, tensor by tensor."""
+    shapes = [[p.shape for p in encoder.vit.blocks.parameters()] for encoder in (a, b)]
+    return shapes[0] == shapes[1]
+
+
+def principal_colours(tokens: Float[Tensor, "B N D"], *, grid: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
+    """The first three principal components of all tokens together, as red, green and blue.
+
+    Each component is stretched from its 2nd to its 98th percentile; its sign is the one that makes the largest
+    loading positive. Colours can be compared between the images, not between layers or models.
+    """
+    flat = tokens.flatten(0, 1).double()
+    centred = flat - flat.mean(dim=0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, -3:].flip(1)
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    shown = (centred @ axes).numpy()
+    low, high = np.percentile(shown, (2, 98), axis=0)
+    scaled = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours = np.zeros((len(shown), 3))
+    colours[:, : scaled.shape[1]] = scaled
+    return (255 * colours).round().astype(np.uint8).reshape(len(tokens), *grid, 3)
+
+
+def class_attention(logits: Float[Tensor, "B A T T"]) -> Float[Tensor, "B A N"]:
+    """How the class token's attention is spread over the patches, by head; sums to 1 over the patches."""
+    return logits[:, :, 0, 1:].float().softmax(dim=-1)
+
+
+def _parts(encoder: Encoder) -> dict[str, list[list[Tensor]]]:
+    """The weights of each block, by part."""
+    found: dict[str, list[list[Tensor]]] = {part: [] for part in PARTS}
+    for block in encoder.blocks:
+        named = [(name, p.detach().double().cpu()) for name, p in block.named_parameters()]
+        found["attention"].append([p for name, p in named if name.startswith(("attn", "norm1", "ls1"))])
+        found["mlp"].append([p for name, p in named if name.startswith(("mlp", "norm2", "ls2"))])
+    return found
+
+
+def _rms(tensors: Sequence[Tensor]) -> float:
+    total = sum(float(t.square().sum()) for t in tensors)
+    return math.sqrt(total / sum(t.numel() for t in tensors))

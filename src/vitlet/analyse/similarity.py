@@ -1,0 +1,153 @@
+"""Centred kernel alignment (CKA) between all layers of all models, streamed over batches.
+
+Linear CKA with the unbiased estimator of HSIC on mini-batches: within a batch of n images a layer is its n × n Gram
+matrix, so layers of any width, and models of any depth, can be compared. Over the batches,
+
+    CKA(i, j) = mean HSIC₁(Kᵢ, Kⱼ) / sqrt(mean HSIC₁(Kᵢ, Kᵢ) · mean HSIC₁(Kⱼ, Kⱼ)).
+
+Paper: Kornblith et al. 2019 (CKA), Song et al. 2012 (the unbiased HSIC₁), Nguyen et al. 2021 (over mini-batches);
+the U-centring is that of Székely and Rizzo 2014. Wang et al. 2023 draw Figures 1 and 6 with it.
+
+Differences: HSIC₁(K, L) is the scalar product of the two U-centred Grams over n(n − 3), which equals the usual
+expression with traces and sums. So each layer's Gram is made once a batch, and all pairs are one small matrix
+product; the usual code makes two Grams for every pair and those of the pair with itself again. A standard error comes
+with every value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlet.errors import DataError, UsageError
+
+MIN_IMAGES = 4
+"""HSIC₁ divides by n − 3."""
+
+_COLUMNS = 4096
+"""Of a batch of features at a time: 1 MB of 64 images."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """CKA between P points, with its standard errors."""
+
+    cka: Float[Tensor, "P P"]
+    """NaN where a point is the same for all images, so that nothing can be aligned with it."""
+    error: Float[Tensor, "P P"]
+    """Standard error over the batches; NaN for a single batch."""
+    batches: int
+
+
+@final
+class Similarity:
+    """Sums over batches; a rank's share of the batches can be merged with another's."""
+
+    def __init__(self, points: int, *, device: torch.device | str = "cpu") -> None:
+        """`points`: P, the layers of all models together."""
+        # Σ h, Σ h², Σ hᵢⱼ hᵢᵢ, Σ hᵢᵢ hⱼⱼ over the batches: all that the values and their errors need.
+        self.sums = torch.zeros(4, points, points, dtype=torch.float64, device=device)
+        self.batches = 0
+
+    def update(self, features: Sequence[Float[Tensor, "n *_"]]) -> None:
+        """Take in one batch.
+
+        Args:
+            features: Of the same n images at each of the P points; an image's features are all its numbers.
+
+        Raises:
+            DataError: for fewer than four images.
+        """
+        assert len(features) == self.sums.shape[1], "one tensor a point"
+        hsic = hsic_table([gram(x) for x in features])
+        self._add(hsic.to(self.sums.device))
+
+    def _add(self, hsic: Float[Tensor, "P P"]) -> None:
+        own = hsic.diagonal()
+        self.sums += torch.stack([hsic, hsic.square(), hsic * own[:, None], own[:, None] * own])
+        self.batches += 1
+
+    def merge(self, other: "Similarity") -> None:
+        """Take in what another one has seen, of other batches at the same points."""
+        assert other.sums.shape == self.sums.shape, "other points"
+        self.sums += other.sums.to(self.sums.device)
+        self.batches += other.batches
+
+    def result(self) -> Alignment:
+        """The alignment over all batches so far.
+
+        The error is that of a ratio of means to first order: of the mean of
+        r = hᵢⱼ − a/(2b)·hᵢᵢ − a/(2c)·hⱼⱼ, over sqrt(bc), with a, b and c the means of the three.
+        """
+        assert self.batches, "nothing to compare"
+        count = self.batches
+        mean, square, with_own, owns = self.sums / count
+        own = mean.diagonal()
+        own = torch.where(own > 0, own, torch.nan)
+        scale = (own[:, None] * own).sqrt()
+        row, column = mean / (2 * own[:, None]), mean / (2 * own)
+        variance = (
+            square
+            - 2 * (row * with_own + column * with_own.T)
+            + row.square() * owns.diagonal()[:, None]
+            + column.square() * owns.diagonal()
+            + 2 * row * column * owns
+        )
+        error = (variance.clamp(min=0) / (count - 1)).sqrt() / scale if count > 1 else torch.full_like(mean, torch.nan)
+        return Alignment(cka=(mean / scale).cpu(), error=error.cpu(), batches=count)
+
+
+def gram(features: Float[Tensor, "n *_"]) -> Float[Tensor, "n n"]:
+    """Scalar products between images, in the precision of `features`."""
+    if len(features) < MIN_IMAGES:
+        raise DataError(
+            f"a batch of {len(features)} images",
+            why=f"The unbiased estimator of CKA divides by n − 3, so it needs {MIN_IMAGES} images or more",
+            fix="analyse more images",
+        )
+    # HSIC₁ does not change when a vector is added to all images. What all images share outweighs what tells them
+    # apart, and would leave fp32 with too few digits for the latter; so the mean is taken off, a few columns at a
+    # time, while they are in the cache.
+    flat = features.flatten(1)
+    product = flat.new_zeros(len(flat), len(flat))
+    for columns in flat.split(_COLUMNS, dim=1):
+        centred = columns - columns.mean(dim=0)
+        product.addmm_(centred, centred.T)
+    return product
+
+
+def hsic_table(grams: Sequence[Float[Tensor, "n n"]]) -> Float[Tensor, "P P"]:
+    """HSIC₁ between all pairs of Grams of the same n images, float64."""
+    centred = torch.stack([u_centred(k).flatten() for k in grams])
+    n = grams[0].shape[0]
+    return centred @ centred.T / (n * (n - 3))
+
+
+def u_centred(gram: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """The Gram with a zero diagonal, and with rows and columns that sum to zero; float64."""
+    n = gram.shape[0]
+    k = gram.double().clone().fill_diagonal_(0)
+    rows = k.sum(dim=0) / (n - 2)
+    k = k - rows - rows[:, None] + rows.sum() / (n - 1)
+    return k.fill_diagonal_(0)
+
+
+def require_same_size(sizes: dict[str, int]) -> None:
+    """Refuse models that see images of different sizes: they would not be asked about the same images.
+
+    Args:
+        sizes: Pixels by the model's name, fit to print.
+
+    Raises:
+        UsageError: naming all of them.
+    """
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{name}: {size} px" for name, size in sizes.items())
+        raise UsageError(
+            "encoders of different input sizes",
+            why=f"{shown}. CKA compares what models make of the same images",
+            fix="analyse those of one size together, the others in a command of their own",
+        )

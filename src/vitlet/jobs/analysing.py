@@ -1,0 +1,284 @@
+"""Looking into encoders: one pass over the same images, probes of each layer, files, figures and a page."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vitlet.analyse import record
+from vitlet.analyse.attention import PUBLISHED_EPSILON
+from vitlet.analyse.diagnosis import Measured, Place, diagnose
+from vitlet.analyse.layers import (
+    ProbeCurve,
+    class_attention,
+    principal_colours,
+    probe_curve,
+    same_shape,
+    weight_distances,
+)
+from vitlet.analyse.sample import choose, even_batches
+from vitlet.analyse.survey import Subject, Survey, pooled_features
+from vitlet.data.batch import Batch
+from vitlet.data.index import Index, open_index
+from vitlet.data.loader import evaluation_batches
+from vitlet.errors import UsageError
+from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.options import Options
+from vitlet.nn.convnet import require_patches
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import View
+from vitlet.run import Run, environment, write_json
+from vitlet.text import printable
+from vitlet.train.log import Teller, Ticker
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
+
+RANDOM = "random"
+PROBE_IMAGES = 1000
+_BATCH, _PUBLISHED_BATCH = 64, 128
+_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which images are looked at, and how."""
+
+    images: int = 1024
+    seed: int = 0
+    published: bool = False
+    """The quirks of the paper's code: images in folder order, batches of 128, 10⁻⁶ in the entropy, pitch 14."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one batch of CKA."""
+        return _PUBLISHED_BATCH if self.published else _BATCH
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of one analysis."""
+
+    index: Index
+    ids: np.ndarray
+    """Rows to look at, in the order of the visit; a multiple of `batch_size`."""
+    batch_size: int
+    learned: np.ndarray
+    """Labelled rows that the probes learn from; none of `ids`."""
+    num_labels: int
+    """Labelled images there are to learn from."""
+    split: str
+    view: View
+    workers: int
+
+    def batches(self, ids: np.ndarray, *, size: int) -> Iterator[Batch]:
+        """Batches of the rows `ids`, in order."""
+        return evaluation_batches(self.index, ids, view=self.view, batch_size=size, workers=self.workers)
+
+
+def analyse(
+    encoders: Sequence[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    look: Look | None = None,
+    options: Options | None = None,
+) -> Path:
+    """Write `OUT/analysis/*`, `OUT/figures/*.svg` and `OUT/report.html` about some encoders.
+
+    Args:
+        encoders: Runs, model folders, `timm:NAME@FILE`, or `random`: untrained weights in the shape of the first one.
+        data: Images; the probes need labels and are left out without.
+        out: The folder.
+        look: Which images.
+        options: Workers, device, tolerance.
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: if the encoders see images of different sizes, or one has no attention.
+        DataError: if there are too few images.
+        NonFiniteError: if an encoder's features are not numbers.
+    """
+    from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
+
+    look, options = look or Look(), options or Options()
+    teller = Teller(quiet=options.quiet)
+    began = time.monotonic()
+    subjects, view = open_subjects(encoders, options)
+    survey = Survey(subjects, epsilon=PUBLISHED_EPSILON if look.published else 0.0)
+    sample = _sample(data, view, look, options, teller)
+    run = Run(Path(out))
+    with run.lock():
+        with teller.progress("looking at images", total=len(sample.ids)) as tick:
+            survey.run(_counted(sample.batches(sample.ids, size=sample.batch_size), tick))
+        record.write_survey(run.analysis, survey, published=look.published)
+        curves = _probe(survey, sample, seed=look.seed, teller=teller)
+        record.write_layers(run.analysis, survey, curves, num_labels=len(sample.learned) if curves else 0)
+        moved = _moved(subjects)
+        record.write_weights(run.analysis, moved)
+        _write_pictures(run, subjects, sample)
+        num_labels = sample.num_labels if curves else 0
+        place = Place(data=printable(data), num_labels=num_labels, image_size=view.size)
+        record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
+        seconds = time.monotonic() - began
+        write_json(run.analysis / "about.json", _about(subjects, sample, look) | {"wall_seconds": seconds})
+        page = write_analysis_page(run.path)
+    teller.say(f"page: {printable(page)}")
+    return page
+
+
+def _sample(data: str | os.PathLike[str], view: View, look: Look, options: Options, teller: Teller) -> Sample:
+    """The images to look at: held-out labelled ones where they fill a batch, else all that are usable."""
+    index = open_index(data)
+    verdicts = judge(index, options, teller)
+    train, test, split = divide(index, verdicts)
+    if len(test) < look.batch_size:
+        test, split = np.flatnonzero(verdicts.good), "all images"
+    picked = choose(np.asarray(index.labels[test]), num=look.images, seed=look.seed, folder_order=look.published)
+    num, size = even_batches(len(picked), batch_size=look.batch_size)
+    ids = test[picked[:num]]
+    learned = train[choose(np.asarray(index.labels[train]), num=PROBE_IMAGES, seed=look.seed)]
+    return Sample(
+        index=index,
+        ids=ids,
+        batch_size=size,
+        learned=np.setdiff1d(learned, ids),
+        num_labels=len(train),
+        split=split,
+        view=view,
+        workers=options.num_workers(image_size=view.size),
+    )
+
+
+def _about(subjects: Sequence[Subject], sample: Sample, look: Look) -> dict[str, Any]:
+    return {
+        "models": [{"name": s.name, "source": s.source} for s in subjects],
+        "data": {"name": sample.index.name, "fingerprint": sample.index.fingerprint},
+        "split": sample.split,
+        "images": len(sample.ids),
+        "batch_size": sample.batch_size,
+        "seed": look.seed,
+        "published_quirks": look.published,
+        "environment": environment(),
+    }
+
+
+def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subject], View]:
+    """The encoders to look at, with names that differ, and the view of the first, which all get.
+
+    Raises:
+        UsageError: if there is none, the first is `random`, or one has no attention.
+        CheckpointError: as `load_encoder`.
+    """
+    if not encoders:
+        raise UsageError("no encoder given", fix="vitlet analyse RUN --data DATA --out DIR")
+    if encoders[0] == RANDOM:
+        raise UsageError("random weights need a shape", fix="name a run or a model folder first, then random")
+    saved = {word: load_encoder(word) for word in encoders if word != RANDOM}
+    first = saved[encoders[0]]
+    device = pick_device(options)
+    subjects = []
+    for name, word in zip(_names(encoders), encoders, strict=True):
+        if word == RANDOM:
+            like = require_patches(first.encoder, purpose="an analysis")
+            made = Encoder(like.config, mean=like.mean, std=like.std, seed=0)
+            subjects.append(Subject(name, made.to(device), source=RANDOM))
+            continue
+        encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
+        norm = classifier.fc_norm.to(device) if classifier is not None and classifier.pool == "mean" else None
+        subjects.append(Subject(name, encoder.to(device), source=printable(word), token_norm=norm))
+    return subjects, first.evaluation
+
+
+def _names(words: Sequence[str]) -> list[str]:
+    """Last parts of the paths where those differ, else whole paths; a word given twice is numbered."""
+    short = [word if word == RANDOM else Source.parse(word).path.resolve().name for word in words]
+    names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
+    return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
+
+
+def _counted(batches: Iterator[Batch], tick: Ticker) -> Iterator[Batch]:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        tick(done)
+
+
+def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list[list[ProbeCurve]]:
+    """Probes of each layer, counted on the images of the survey; [] without labels."""
+    labels = torch.cat(survey.labels)
+    classes = np.unique(sample.index.labels[sample.learned])
+    if len(classes) < 2 or not (labels >= 0).any() or not np.isin(labels[labels >= 0].numpy(), classes).all():
+        teller.say("No labels of two classes both to learn from and to count on: layers are not probed.")
+        return []
+    found = []
+    for subject, looked in zip(survey.subjects, survey.looked, strict=True):
+        teller.say(f"probing the layers of {subject.name}")
+        train = pooled_features(subject.encoder, sample.batches(sample.learned, size=_BATCH))
+        test = looked.features(), labels
+        protocols: tuple[Literal["knn", "logistic"], ...] = ("knn", "logistic")
+        found.append([probe_curve(p, train, test, seed=seed, classes=sample.index.classes) for p in protocols])
+    return found
+
+
+def _moved(subjects: Sequence[Subject]) -> list[tuple[str, str, dict[str, list[float]]]]:
+    """Weight distances of each encoder from the first one, where the shapes allow."""
+    first = subjects[0]
+    return [
+        (first.name, other.name, weight_distances(first.encoder, other.encoder))
+        for other in subjects[1:]
+        if other.source != RANDOM and same_shape(first.encoder, other.encoder)
+    ]
+
+
+def _measured(
+    survey: Survey, curves: Sequence[Sequence[ProbeCurve]], moved: Sequence[tuple[str, str, dict[str, list[float]]]]
+) -> list[Measured]:
+    cka = survey.similarity.result().cka.numpy()
+    first_depth = survey.subjects[0].encoder.config.depth
+    start, found = 0, []
+    for k, subject in enumerate(survey.subjects):
+        depth = subject.encoder.config.depth
+        same = np.rint(np.arange(first_depth + 1) * depth / first_depth).astype(int)
+        found.append(
+            Measured(
+                name=subject.name,
+                source=subject.source,
+                readout=next((c.correct for c in curves[k] if c.protocol == "logistic"), None) if curves else None,
+                alignment=cka[np.arange(first_depth + 1), start + same],
+                distance=next(
+                    (np.mean([d["attention"], d["mlp"]], 0) for _, to, d in moved if to == subject.name), None
+                ),
+            )
+        )
+        start += depth + 1
+    return found
+
+
+@torch.inference_mode()
+def _write_pictures(run: Run, subjects: Sequence[Subject], sample: Sample) -> None:
+    """The first few images of the sample, with what the last layer makes of them."""
+    batch = next(sample.batches(sample.ids[:_PICTURES], size=_PICTURES))
+    colours, attention = [], []
+    for subject in subjects:
+        encoder = subject.encoder
+        grid = (encoder.config.grid, encoder.config.grid)
+        name = f"block.{encoder.config.depth - 1}.attention_logits"
+        images = batch.images.to(next(encoder.parameters()).device)
+        encoded = encoder.encode(encoder.embed(images), trace=[name])
+        colours.append(principal_colours(subject.last_norm(encoded).cpu(), grid=grid))
+        attention.append(class_attention(encoded.traced[name]).cpu().unflatten(-1, grid))
+    record.write_pictures(
+        run.analysis,
+        batch.images.permute(0, 2, 3, 1).cpu().numpy(),
+        names=[s.name for s in subjects],
+        colours=colours,
+        attention=attention,
+    )

@@ -1,0 +1,96 @@
+"""Weights from elsewhere, made a model folder that every command takes."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+
+from vitlet.errors import UsageError
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, write_model
+from vitlet.weights.foreign import HALF, IMAGENET, Imported, import_file
+from vitlet.weights.names import Source
+from vitlet.weights.source import evaluation_view
+
+
+def import_weights(
+    file: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    heads: int | None = None,
+    image_size: int | None = None,
+    allow_partial: bool = False,
+    prefix: str | None = None,
+    pixels: Literal["imagenet", "half"] | None = None,
+) -> Path:
+    """Read an encoder of another library, say what became of every tensor, and write it as a model folder.
+
+    Args:
+        file: `.safetensors`, `.pth`, `.pth.tar`, `.pt` or `.bin`.
+        out: The model folder.
+        heads: Number of heads, where the file does not decide.
+        image_size: Resize positions to images of this side, in pixels.
+        allow_partial: Accept less than the whole encoder.
+        prefix: Which network, where the file has several.
+        pixels: Normalisation: ImageNet's mean and deviation, or 0.5 and 0.5.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
+        UsageError: if something has to be asked for, or `out` holds other things.
+    """
+    source, folder, teller = Source.parse(file).path, Path(out), Teller()
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {CONFIG, WEIGHTS, CARD}):
+        raise UsageError(f"{printable(folder)} is there and not a model folder", fix="give --out a new folder")
+    found = import_file(
+        source,
+        heads=heads,
+        image_size=image_size,
+        allow_partial=allow_partial,
+        prefix=prefix,
+        pixels={"imagenet": IMAGENET, "half": HALF, None: None}[pixels],
+    )
+    _show(found, source, teller)
+    write_model(
+        folder,
+        encoder=found.encoder,
+        evaluation=evaluation_view(found.encoder.config.image_size),
+        facts=found.facts,
+        classifier=found.classifier,
+        classes=tuple(str(i) for i in range(found.classifier.head.out_features)) if found.classifier else (),
+    )
+    teller.say(f"written: {printable(folder)}")
+    return folder
+
+
+def _show(found: Imported, source: Path, teller: Teller) -> None:
+    shape, layout = found.encoder.config, found.layout
+    table = Table(title=f"{printable(source)}: {found.kind.name}", show_header=False)
+    table.add_row(
+        "encoder",
+        f"width {shape.width}, depth {shape.depth}, {shape.heads} heads, {shape.image_size} px in patches of "
+        f"{shape.patch_size} px, MLP ratio {shape.mlp_ratio:g}",
+    )
+    entry = f"entry {printable(found.facts['source']['entry'])}, " if found.facts["source"]["entry"] else ""
+    table.add_row("found under", f"{entry}prefix {printable(layout.prefix) or 'none'}")
+    whole = len(found.encoder.vit.state_dict())
+    table.add_row("matched", f"{whole - len(found.missing)} of {whole} tensors")
+    if found.classifier:
+        table.add_row("classifier", plural(found.classifier.head.out_features, "class", "classes"))
+    for sentence in layout.rewritten:
+        table.add_row("rewritten", sentence)
+    for reason, count in Counter(layout.dropped.values()).items():
+        table.add_row("dropped", f"{plural(count, 'tensor')}: {reason}")
+    for reason, count in Counter(layout.lost.values()).items():
+        table.add_row("LOST", f"{plural(count, 'tensor')}: {reason}; the encoder computes something else without")
+    for name in found.missing:
+        table.add_row("MISSING", f"{name}: random numbers stand there")
+    table.add_row("licence", found.kind.licence)
+    teller.console.print(table)
+    for note in found.notes:
+        teller.say(f"note: {note}.")

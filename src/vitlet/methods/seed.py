@@ -1,0 +1,132 @@
+"""SEED: a small network learns how a large one sees each image relate to thousands of others.
+
+Paper: Fang et al. 2021, "SEED: Self-supervised Distillation for Visual Representation", arXiv 2101.04731; the run with
+an EfficientNet-B0 that Wang et al. 2023 mention.
+
+Differences: the teacher is any encoder whose features are compared as they are, since files of encoders carry no
+projection head; so the student's head ends in the teacher's width. The queue moves after the optimizer step and is
+ordered by the place in the global batch, so it does not depend on ranks and accumulation.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlet.data.batch import Batch
+from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.nn import across
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder
+from vitlet.nn.encoder import Pool
+from vitlet.nn.frozen import Frozen
+from vitlet.nn.init import seeded
+from vitlet.rng import derive
+from vitlet.weights.teacher import EncoderTeacher
+
+
+class SEED(Objective):
+    """A student of any kind, a frozen teacher, and the teacher's features of recent images."""
+
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        teacher: EncoderTeacher,
+        *,
+        pool: Pool = "class",
+        queue: int = 65_536,
+        student_temperature: float = 0.2,
+        teacher_temperature: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        """A fresh head of two layers on the student and a queue of random directions.
+
+        Args:
+            encoder: The student: a ViT or a ConvNet.
+            teacher: It is frozen and stays out of `state_dict()`.
+            pool: What stands for an image in a ViT, student or teacher; a ConvNet has the mean of its map.
+            queue: K, the images that each image is compared with.
+            student_temperature: Of the student's similarities.
+            teacher_temperature: Of the teacher's; the lower, the fewer neighbours count.
+            seed: Of head and queue.
+        """
+        super().__init__()
+        # Wider than what other methods take: SEED asks for one vector an image, which a ConvNet has too.
+        self.encoder: AnyEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.teacher, self.facts = Frozen(teacher.encoder), teacher.facts
+        self.teacher_pool: Pool = pool
+        self.student_pool: Pool = "mean" if isinstance(encoder, ConvEncoder) else pool
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        width = encoder.width if isinstance(encoder, ConvEncoder) else encoder.config.width
+        out = teacher.encoder.config.width
+        with seeded(derive(seed, "seed head")):
+            self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+            directions = F.normalize(torch.randn(queue, out), dim=1)
+        self.register_buffer("queue", directions)
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self._seen: tuple[int, list[Tensor]] = (-1, [])
+        """A step, and the teacher's features of the parts of its batch."""
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        """Cross-entropy between the teacher's and the student's similarities to the same images."""
+        with torch.no_grad():
+            known = F.normalize(self.teacher.network.pooled(batch.images, self.teacher_pool).float(), dim=1)
+        if self._seen[0] != step.index:
+            self._seen = (step.index, [])
+        self._seen[1].append(known)
+        found = F.normalize(self.head(self.encoder.pooled(batch.images, self.student_pool)).float(), dim=1)
+        loss, entropy = similarity_loss(
+            found,
+            known,
+            cast(Tensor, self.queue),
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature,
+        )
+        return Losses(total=loss, statistics={"teacher_entropy_nats": entropy})
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """Put the teacher's features of the whole batch into the queue, in the place of the oldest."""
+        queue, place = cast(Tensor, self.queue), cast(Tensor, self.place)
+        rows = across.gather(torch.cat(self._seen[1]))[-len(queue) :]
+        self._seen = (-1, [])
+        queue[(place + torch.arange(len(rows), device=queue.device)) % len(queue)] = rows
+        place.copy_((place + len(rows)) % len(queue))
+
+    def provenance(self) -> dict[str, Any]:
+        """The teacher."""
+        return {"teacher": self.facts}
+
+
+def similarity_loss(
+    student: Float[Tensor, "B D"],
+    teacher: Float[Tensor, "B D"],
+    queue: Float[Tensor, "K D"],
+    *,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cross-entropy of two softmaxes over K + 1 images: those of the queue, and the image itself, by the teacher.
+
+    Args:
+        student: Unit vectors.
+        teacher: Unit vectors of the same images; no gradient reaches them.
+        queue: Unit vectors of other images, by the teacher.
+        student_temperature: Divides the student's cosines.
+        teacher_temperature: Divides the teacher's cosines.
+
+    Returns:
+        The loss in nats, and the teacher's mean entropy, below which the loss cannot fall.
+    """
+    teacher = teacher.detach()
+
+    def log_shares(x: Tensor, temperature: float) -> Tensor:
+        cosines = torch.cat([(x * teacher).sum(dim=1, keepdim=True), x @ queue.T], dim=1)
+        return (cosines / temperature).log_softmax(dim=1)
+
+    with torch.autocast(student.device.type, enabled=False):  # a hundredth of a cosine is a whole unit of a logit here
+        wanted = log_shares(teacher, teacher_temperature)
+        found = log_shares(student, student_temperature)
+    likely = wanted.exp()
+    return -(likely * found).sum(dim=1).mean(), -(likely * wanted).sum(dim=1).mean()

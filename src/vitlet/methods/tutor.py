@@ -1,0 +1,56 @@
+"""Fine-tuning with a supervised teacher: a second head, on the class token, imitates the teacher's answers.
+
+Paper: Touvron et al. 2021 (DeiT, hard distillation); Wang et al. 2023, first version, where the class token doubles as
+the distillation token, since the first head pools the patches and leaves it free.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitlet.nn.encoder import Encoded
+from vitlet.nn.frozen import Frozen
+from vitlet.nn.init import init_timm, seeded
+from vitlet.rng import derive
+from vitlet.weights.teacher import ClassifierTeacher
+
+
+class Tutor(nn.Module):
+    """The second head and the frozen teacher; the teacher is in no `state_dict()`."""
+
+    def __init__(self, teacher: ClassifierTeacher, *, width: int, alpha: float = 0.5, seed: int = 0) -> None:
+        """Tensors are `dist_norm.*` and `head_dist.*`.
+
+        Args:
+            teacher: Its classes are the student's.
+            width: D of the student.
+            alpha: Weight of the teacher's answers; 1 − alpha is that of the labels.
+            seed: Of the head's initial weights.
+        """
+        super().__init__()
+        self.teacher, self.alpha = Frozen(teacher.network), alpha
+        self.facts: dict[str, Any] = teacher.facts
+        with seeded(derive(seed, "tutor")):
+            self.dist_norm = nn.LayerNorm(width, eps=1e-6)
+            self.head_dist = nn.Linear(width, teacher.num_classes)
+            self.head_dist.apply(init_timm)
+        scale = 1 / (torch.tensor(teacher.std).view(3, 1, 1) * 255)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer("_shift", -torch.tensor(teacher.mean).view(3, 1, 1) * 255 * scale, persistent=False)
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
+        """Logits of the second head."""
+        return self.head_dist(self.dist_norm(encoded.class_token))
+
+    def loss(self, encoded: Encoded, images: Tensor) -> Float[Tensor, ""]:
+        """Cross-entropy of the second head with the classes that the teacher sees in the same, mixed, images."""
+        return F.cross_entropy(self(encoded).float(), self.answers(images))
+
+    @torch.no_grad()
+    def answers(self, images: Tensor) -> Int[Tensor, "B"]:
+        """The teacher's choice for each image (0 … 255)."""
+        pixels = torch.addcmul(cast(Tensor, self._shift), images.float(), cast(Tensor, self._scale))
+        return self.teacher.network(pixels).argmax(dim=1)

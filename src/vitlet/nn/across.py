@@ -1,0 +1,62 @@
+"""A batch that lies on several ranks, seen whole: for losses and norms that couple its samples.
+
+Without a process group every function is the identity, so a method is written once. All ranks hold equally many
+samples: the loader sees to it.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Which of the ranks this is; 0 without a process group."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def size() -> int:
+    """How many ranks share the batch; 1 without a process group."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all ranks in the order of the ranks, which is the order of the global batch; no gradient."""
+    x = x.detach()
+    if size() == 1:
+        return x
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of `x` over the ranks, elementwise.
+
+    Gradients flow to every rank's `x`: with losses and gradients that are means over ranks, as the loop takes them,
+    they are those of one process with the whole batch.
+    """
+    return x if size() == 1 else _Mean.apply(x)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+class _Mean(torch.autograd.Function):
+    """A mean over ranks is its own derivative: each rank's input has a share 1/R in every rank's output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _mean(gradients[0])
+
+
+def _mean(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / size()

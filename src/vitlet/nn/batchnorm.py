@@ -1,0 +1,55 @@
+"""Batch normalisation whose batch is the global one, on any device.
+
+Paper: Ioffe and Szegedy 2015, with the statistics of all ranks as MoCo-v3 and SimCLR need them.
+
+Differences from `torch.nn.SyncBatchNorm`: it also runs on CPUs (gloo), and expects equally many samples on each rank.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlet.errors import UsageError
+from vitlet.nn import across
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` with the tensors' names and, in one process, its numbers."""
+
+    def __init__(self, width: int, *, affine: bool = True) -> None:
+        """`affine` adds a trainable scale and shift."""
+        super().__init__(width, affine=affine)
+
+    def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Normalise each column; in training by the statistics of the samples of all ranks.
+
+        Raises:
+            UsageError: in training, for a global batch of one sample, which has no variance.
+        """
+        if self.training and len(input) * across.size() < 2:
+            raise UsageError(
+                "batch normalisation of a batch of one image",
+                why="The spread over the batch is what it divides by",
+                fix="--batch-size 2 or more",
+            )
+        if not self.training or across.size() == 1:
+            return super().forward(input)
+        values = input.float()
+        mean = across.mean(values.mean(dim=0))
+        variance = across.mean((values - mean).square().mean(dim=0))
+        self._follow(mean, variance, count=len(input) * across.size())
+        normal = (values - mean) * (variance + self.eps).rsqrt()
+        if self.affine:
+            normal = normal * self.weight + self.bias
+        return normal.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
+        """Move the running statistics as torch does: with the unbiased variance."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self.num_batches_tracked += 1

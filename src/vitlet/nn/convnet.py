@@ -1,0 +1,145 @@
+"""A ConvNet of timm as an encoder, for methods that ask for one vector an image and no more.
+
+It has no patches and no class token: what cuts, hides or looks at patches cannot use it. Keys of saved tensors are
+timm's. Batch normalisation sees the whole batch, however many ranks hold it.
+"""
+
+from typing import Any, cast
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from vitlet.errors import UsageError
+from vitlet.nn import across
+from vitlet.nn.batchnorm import GlobalBatchNorm1d
+from vitlet.nn.encoder import Encoder, Pixels, Pool
+from vitlet.nn.init import seeded
+from vitlet.recipe import ConvNetConfig
+from vitlet.rng import derive
+from vitlet.text import did_you_mean
+
+
+class ConvEncoder(nn.Module):
+    """A ConvNet without a head, with the pixel statistics it was made for."""
+
+    def __init__(
+        self,
+        config: ConvNetConfig,
+        *,
+        mean: Pixels = (0.485, 0.456, 0.406),
+        std: Pixels = (0.229, 0.224, 0.225),
+        seed: int = 0,
+    ) -> None:
+        """A randomly initialised ConvNet; the same seed gives the same weights on every machine.
+
+        Args:
+            config: Architecture and image size.
+            mean: Per channel, in units of 0 … 1.
+            std: Per channel, in units of 0 … 1.
+            seed: Of the initial weights.
+
+        Raises:
+            UsageError: if timm has no ConvNet of that name that works on images of this size.
+        """
+        super().__init__()
+        self.config = config
+        self.mean, self.std = mean, std
+        with seeded(derive(seed, "encoder")):
+            self.net = _make(config)
+        _see_whole_batch(self.net)
+        self.width: int = cast(int, self.net.head_hidden_size)
+        # Not in the state dict: they belong to the preprocessing and are written beside the weights.
+        self.register_buffer("_mean", torch.tensor(mean)[:, None, None] * 255, persistent=False)
+        self.register_buffer("_deviation", torch.tensor(std)[:, None, None] * 255, persistent=False)
+
+    def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
+        """One feature vector an image: the mean over the last feature map, as timm's network hands it to its head.
+
+        Raises:
+            UsageError: for the class token, which a ConvNet does not have.
+        """
+        if pool != "mean":
+            raise UsageError("a ConvNet has no class token", fix="--pool mean")
+        return self.net((images.float() - cast(Tensor, self._mean)) / cast(Tensor, self._deviation))
+
+
+AnyEncoder = Encoder | ConvEncoder
+"""What probes, features and export take."""
+
+
+def require_patches(encoder: AnyEncoder, *, purpose: str) -> Encoder:
+    """`encoder`, if it is a ViT.
+
+    Raises:
+        UsageError: saying that `purpose` (a noun) works on patches.
+    """
+    if isinstance(encoder, ConvEncoder):
+        raise UsageError(
+            f"{purpose} needs a vision transformer, and {encoder.config.architecture} is a ConvNet",
+            why="It works on patches and their tokens, which a ConvNet does not have",
+            fix="give a ViT; a ConvNet can be pre-trained with the SEED recipes, probed, embedded and exported",
+        )
+    return encoder
+
+
+def _make(config: ConvNetConfig) -> nn.Module:
+    name = config.architecture
+    if not timm.is_model(name):
+        near = timm.list_models(f"{name[:5]}*") or ["efficientnet_b0"]
+        raise UsageError(
+            f"timm has no architecture {name!r}", where="encoder.architecture", why=did_you_mean(name, near)
+        )
+    dilation: dict[str, Any] = {} if config.output_stride == 32 else {"output_stride": config.output_stride}
+    try:
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0, **dilation)
+        blank = torch.zeros(1, 3, config.image_size, config.image_size)
+        with torch.no_grad():
+            seen = network.eval().forward_features(blank)
+    except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"{name} cannot be built for {config.image_size} px and output stride {config.output_stride}",
+            where="encoder",
+            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            fix="encoder.architecture=efficientnet_b0, encoder.output_stride=32",
+        ) from None
+    if seen.ndim != 4 or seen.shape[1] != network.num_features:
+        raise UsageError(
+            f"{name} is not a ConvNet",
+            where="encoder.architecture",
+            why="Its features are not a map of channels",
+            fix="encoder.kind=vit for a plain ViT",
+        )
+    return network.train()
+
+
+def _see_whole_batch(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, GlobalBatchNorm2d(child))
+        else:
+            _see_whole_batch(child)
+
+
+class GlobalBatchNorm2d(GlobalBatchNorm1d):
+    """`GlobalBatchNorm1d` on feature maps, in the place of one of timm's, with the activation that timm puts there."""
+
+    def __init__(self, replaced: nn.BatchNorm2d) -> None:
+        """With the settings and initial weights of `replaced`."""
+        super().__init__(replaced.num_features, affine=replaced.affine)
+        self.eps, self.momentum = replaced.eps, replaced.momentum
+        self.load_state_dict(replaced.state_dict())
+        self.act: nn.Module = getattr(replaced, "act", nn.Identity())
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise each channel; in training by the statistics of the images of all ranks."""
+        if self.training and across.size() > 1:
+            rows = super().forward(x.permute(0, 2, 3, 1).flatten(0, 2))
+            normal = rows.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+        else:
+            normal = nn.BatchNorm1d.forward(self, x)
+        return self.act(normal)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.ndim == 4

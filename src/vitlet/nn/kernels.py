@@ -1,0 +1,55 @@
+"""fp32 matrix products on a CPU: who computes them, where there is a choice that changes no result that matters.
+
+torch hands fp32 products to MKL, which keeps to AVX2 on some CPUs that have more. Its precision setting "medium" hands
+them to oneDNN instead where the CPU has AVX-512. There oneDNN may round the factors to bf16 (it does on CPUs with AMX)
+or not. Names of CPUs do not tell; a product with a known result does. Speed is not measured here, since a run must
+choose the same way when it is resumed.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# MKL's and oneDNN's relative error in fp32 is near 2.5e-7 on this product, TF32's 3e-4, bf16's 3e-3.
+_FP32_ERROR = 2e-6
+
+
+def onednn_is_exact() -> bool:
+    """Whether `routed_to_onednn` would change who computes fp32 products on this CPU, and keep their precision."""
+    with routed_to_onednn():
+        precise, product = keeps_fp32(torch.matmul), torch.matmul(*_factors())
+    return precise and not torch.equal(product, torch.matmul(*_factors()))
+
+
+def keeps_fp32(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether a matrix product of fp32 tensors has fp32's error."""
+    a, b = _factors()
+    exact = a.double() @ b.double()
+    error = (product(a, b) - exact).norm() / exact.norm()
+    return bool(error < _FP32_ERROR)
+
+
+@contextmanager
+def routed_to_onednn(enabled: bool = True) -> Iterator[None]:
+    """Inside, let oneDNN compute fp32 products on the CPU; for CPU runs only: on a GPU the setting means TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if enabled else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@torch.compiler.assume_constant_result
+def is_routed_to_onednn() -> bool:
+    """Whether the caller is inside `routed_to_onednn`; torch.compile keeps the answer."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def _factors() -> tuple[Float[Tensor, "M D"], Float[Tensor, "D M"]]:
+    """Of the size of a ViT-Tiny layer: oneDNN is not asked for small products."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(256, 192, generator=draw), torch.randn(192, 256, generator=draw)

@@ -1,0 +1,141 @@
+"""The page about what encoders have learned, layer by layer, and its figures as files of their own.
+
+Everything is drawn from `analysis/*.{json,npz}`; no model is opened. The page keeps the promises of
+`vitlet.report.page`: one file, no script, no network, and text from outside only through the template's escaping.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vitlet.report.analysis_plots import (
+    Arrays,
+    Picture,
+    attention_plots,
+    layer_plots,
+    pictures,
+    read_arrays,
+    similarity_plots,
+    spectrum_plots,
+    weight_plots,
+)
+from vitlet.report.evidence import Plot
+from vitlet.report.page import template
+from vitlet.report.tables import duration
+from vitlet.run import read_json, write_file
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: figures in a grid, with what a reader must know to read them."""
+
+    key: str
+    title: str
+    note: str
+    plots: tuple[Plot, ...]
+
+
+_SECTIONS: tuple[tuple[str, str, str, Callable[[Mapping[str, Any], Arrays], list[Plot]]], ...] = (
+    (
+        "similarity",
+        "Similarity of layers",
+        "Linear CKA: 0, nothing in common; 1, the same up to rotation and scale. Layers count from the embedding, "
+        "layer 0, to the final norm.",
+        similarity_plots,
+    ),
+    (
+        "attention",
+        "Where heads look",
+        "Dots are heads, averaged over images and patches. Without the class token. Low distance: near by. "
+        "Low entropy: at few places.",
+        attention_plots,
+    ),
+    (
+        "spectrum",
+        "Fine structure",
+        "Fourier amplitude of the patch map, highest minus lowest frequency on the diagonal: the lower, the more a "
+        "layer smooths.",
+        spectrum_plots,
+    ),
+    (
+        "layers",
+        "Layer by layer",
+        "Of the mean of the patch tokens at the embedding (layer 0) and after each block.",
+        layer_plots,
+    ),
+)
+
+
+def write_analysis_page(folder: Path) -> Path:
+    """Write `report.html` and `figures/*.svg` in `folder` from the files of `folder/analysis`.
+
+    Returns:
+        The page.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged.
+        ResourceError: if the page cannot be written.
+    """
+    source = folder / "analysis"
+    about = read_json(source / "about.json")
+    sections = []
+    for key, title, note, draw in _SECTIONS:
+        plots = draw(read_json(source / f"{key}.json"), read_arrays(source / f"{key}.npz"))
+        sections.append(Section(key, title, note, tuple(plots)))
+    moved = weight_plots(read_json(source / "weights.json"))
+    if moved:
+        note = "Distance of the weights, relative to what they were."
+        sections.append(Section("weights", "What training moved", note, tuple(moved)))
+    shown: list[Picture] = pictures(read_json(source / "pictures.json"), read_arrays(source / "pictures.npz"))
+    page = template("analysis.html.j2").render(
+        about=about,
+        names=[model["name"] for model in about["models"]],
+        suggestions=read_json(source / "diagnosis.json")["suggestions"],
+        sections=sections,
+        pictures=shown,
+        facts=_facts(about),
+    )
+    write_file(folder / "report.html", page.encode())
+    for name, drawing in _drawings(sections):
+        write_file(folder / "figures" / f"{name}.svg", standalone(drawing).encode())
+    return folder / "report.html"
+
+
+def standalone(drawing: str) -> str:
+    """An inline drawing as a file that follows the viewer's theme by itself."""
+    css = resources.files("vitlet.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split(":root")[1:3])
+    rules = [_variables(light), f"@media (prefers-color-scheme: dark) {{ {_variables(dark)} }}"]
+    style = f"<style>{' '.join(rules)} svg {{ background: var(--paper); font-family: sans-serif; }}</style>"
+    opening, rest = drawing.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+
+
+def _variables(colours: Mapping[str, str]) -> str:
+    return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in colours.items())} }}"
+
+
+def _drawings(sections: list[Section]) -> Iterator[tuple[str, Markup]]:
+    for section in sections:
+        for number, plot in enumerate(section.plots, 1):
+            yield f"{section.key}-{number}", plot.drawings[0]
+
+
+def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine = about["environment"]
+    quirks = "published quirks: folder order, pitch 14, 10⁻⁶ in the entropy" if about["published_quirks"] else ""
+    return [
+        ("data", about["data"]["name"]),
+        ("split", about["split"]),
+        ("images", f"{about['images']:,} in batches of {about['batch_size']:,}"),
+        ("sample", quirks or f"class by class, seed {about['seed']}"),
+        *((f"weights of {model['name']}", model["source"]) for model in about["models"]),
+        ("time", duration(about["wall_seconds"])),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("software", ", ".join(f"{name} {version}" for name, version in machine["packages"].items())),
+    ]

@@ -1,0 +1,99 @@
+"""The drawing ground of all figures: colours that follow the page, axes without clutter, SVG that repeats.
+
+matplotlib is given stand-in colours that become CSS variables of the page; text stays text. Equal numbers give equal
+bytes: no date, no global state, and ids salted with the figure's name, which also keeps them apart when one page holds
+many figures.
+"""
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Stand-in colour → the page's CSS variable. Any six digits would do as long as no two are the same.
+INK, MUTED, GRID = "#0a0001", "#0a0002", "#0a0003"
+SERIES = tuple(f"#0b000{i}" for i in range(1, 7))
+_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
+    colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, 1)
+}
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 1.5), (7, 2, 1.5, 2))
+
+ROUND = [1, 2, 2.5, 5, 10]  # steps between ticks
+_FONT = 12.0
+
+# One CSS pixel is one point at 72 dots an inch, so every length below is in CSS pixels.
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": _FONT,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": MUTED,
+    "axes.unicode_minus": True,
+}
+
+
+def canvas(size: tuple[int, int], *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+    """A figure of `size` CSS pixels with one pair of axes, margins in CSS pixels."""
+    width, height = size
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
+    return figure, figure.add_axes(box, facecolor="none")
+
+
+def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
+    """A scale below and grid lines across, nothing else; x from 0 to `right`, y in percent where it holds shares."""
+    axes.set_xlim(0, right if right > 0 else 1)
+    axes.margins(y=0.08)
+    for side in ("left", "top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.grid(axis="y", color=GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6)
+    axes.tick_params(axis="x", length=4, pad=4)
+    room = round(72 * axes.bbox.width / axes.figure.dpi)  # CSS pixels
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=min(6, room // 50), steps=ROUND, integer=right >= 6))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=ROUND))
+    if percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, percent=True)))
+
+
+def pen(style: int) -> dict[str, Any]:
+    """Colour and dashes of a line; no two of the first twelve are alike without colour and with."""
+    dashes = _DASHES[(style + style // len(SERIES)) % len(_DASHES)]
+    return {"color": SERIES[style % len(SERIES)]} | ({"dashes": dashes} if dashes else {})
+
+
+def number(value: float, *, percent: bool = False) -> str:
+    """Four digits that count, with a true minus sign."""
+    text = f"{100 * value if percent else value:.4g}"
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The drawing as an SVG element to stand inside HTML; a screen reader hears its description instead."""
+    assert re.fullmatch(r"[a-z0-9-]+", name), name
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    width, height = (round(72 * float(inches)) for inches in figure.get_size_inches())
+    text = buffer.getvalue()
+    body = text[text.index("</defs>") + len("</defs>") :]  # the opening and a style that would reach the whole page
+    body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # groups' ids, the same in every figure
+    body = re.sub(r'((?: id="|"#|\(#))([mp][0-9a-f]{10})', rf"\1{name}-\2", body)
+    body = re.sub(r" *font-family: [^;\"]*;?", "", body).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'aria-hidden="true" focusable="false">{body}'
+    )

@@ -1,0 +1,291 @@
+"""Importing a ViT that somebody else trained: all of it or, when asked, less, and never in silence.
+
+Tensors show width, depth, patch, grid and MLP; they do not show the number of heads, nor how pixels were normalised.
+What the kind of file or a `config.json` beside it does not decide is asked for. Position embeddings are kept as they
+are (MAE's and MoCo-v3's sin-cos tables differ) and resized on request only.
+
+Differences: LayerNorm's ε is 1e-6 here, as in timm; Hugging Face's default is 1e-12, which trained weights do not feel.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vitlet.errors import CheckpointError, UsageError
+from vitlet.nn.attention import relative_offsets
+from vitlet.nn.encoder import Encoder, Pixels
+from vitlet.nn.heads import Classifier
+from vitlet.nn.posembed import resize
+from vitlet.recipe import EncoderConfig
+from vitlet.text import plural, printable
+from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, kind_of, sincos_order
+from vitlet.weights.layouts import Layout, arrange
+from vitlet.weights.reading import WeightsFile, read_weights
+
+IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: tuple[Pixels, Pixels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An encoder, and what is known of how it came out of its file."""
+
+    encoder: Encoder
+    classifier: Classifier | None
+    """With outputs called by their numbers: files do not name classes."""
+    kind: Kind
+    layout: Layout
+    missing: tuple[str, ...]
+    """Tensors (timm's names) that the file does not have; they hold random numbers."""
+    notes: tuple[str, ...]
+    """Sentences that a user should read."""
+    facts: dict[str, Any]
+    """Provenance for the model folder."""
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What the `config.json` and `preprocessor_config.json` beside a file say."""
+
+    heads: int | None = None
+    pixels: tuple[Pixels, Pixels] | None = None
+    activation: str = "gelu"
+
+
+def import_file(
+    path: Path,
+    *,
+    heads: int | None = None,
+    image_size: int | None = None,
+    allow_partial: bool = False,
+    prefix: str | None = None,
+    pixels: tuple[Pixels, Pixels] | None = None,
+) -> Imported:
+    """Read the encoder in a weights file of another library.
+
+    Args:
+        path: `.safetensors`, `.pth`, `.pth.tar`, `.pt` or `.bin`; the content decides.
+        heads: Number of heads, where neither the kind of file nor a config beside it decides.
+        image_size: Resize the position embedding to images of this side, in pixels; None keeps it.
+        allow_partial: Accept an encoder that is not whole, or that computes something else than in its home.
+        prefix: Which network, where the file has several.
+        pixels: Mean and deviation of its pixels, where the kind of file does not decide.
+
+    Raises:
+        CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
+        UsageError: if something has to be asked for.
+    """
+    file = read_weights(path)
+    layout = arrange(file.tensors, prefix=prefix)
+    kind, beside = kind_of(file, layout), _read_beside(path)
+    if beside.activation != "gelu":
+        raise CheckpointError(
+            f"{printable(path)} has the activation {beside.activation}",
+            why="A plain ViT has the exact GELU, and the encoder would compute something else",
+        )
+    shape = _shape(layout, path)
+    width = shape["width"]
+    count = heads or beside.heads or kind.heads.get(width) or _ask_for_heads(width, kind, path)
+    if width % count:
+        raise UsageError(f"width {width} cannot be split into {count} heads", fix="--heads N with N a divisor of it")
+    _check_relative(file, layout, shape, count, path)
+    values = {**shape, "heads": count, **_positions(layout, shape["image_size"] // shape["patch_size"])}
+    config = EncoderConfig.from_json(values, where=printable(path))
+    mean, std = pixels or beside.pixels or IMAGENET
+    encoder = Encoder(config, mean=mean, std=std)
+    missing = _fill(encoder, layout, path)
+    _require_whole(layout, missing, path, allow_partial=allow_partial)
+    classifier = _classifier(layout, width)
+    if image_size is not None:
+        encoder = resized(encoder, image_size)
+    notes = _notes(kind, asked_pixels=pixels is not None or beside.pixels is not None)
+    facts = _facts(path, file, layout, kind, missing, count)
+    return Imported(encoder, classifier, kind, layout, missing, notes, facts)
+
+
+def _positions(layout: Layout, grid: int) -> dict[str, Any]:
+    order = sincos_order(layout.tensors["pos_embed"]) if grid > 1 else ""
+    found: dict[str, Any] = {"position": "sincos", "sincos_order": order} if order else {}
+    return found | {"final_norm": "norm.weight" in layout.tensors, "relative_position": layout.relative}
+
+
+def _read_beside(path: Path) -> _Beside:
+    """Hugging Face's and timm's own description of a file, where one lies beside it."""
+    config, preprocessing = (_json(path.parent / name) for name in ("config.json", "preprocessor_config.json"))
+    timm_pixels = config.get("pretrained_cfg") or {}
+    mean = timm_pixels.get("mean") or preprocessing.get("image_mean")
+    std = timm_pixels.get("std") or preprocessing.get("image_std")
+    heads = config.get("num_attention_heads") or (config.get("model_args") or {}).get("num_heads")
+    return _Beside(
+        heads=heads if isinstance(heads, int) and heads > 0 else None,
+        pixels=(cast(Pixels, tuple(mean)), cast(Pixels, tuple(std))) if mean and std else None,
+        activation=str(config.get("hidden_act", "gelu")),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # the file is not ours: what cannot be read says nothing
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shape(layout: Layout, path: Path) -> dict[str, Any]:
+    """Everything about the network that its tensors show."""
+    tensors, depth = layout.tensors, layout.depth
+    patch, position = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
+    first = tensors.get("blocks.0.mlp.fc1.weight")
+    reason = ""
+    if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3]:
+        reason = f"its patch embedding has the shape {tuple(patch.shape)}; square patches of three colours are known"
+    elif "cls_token" not in tensors:
+        reason = "it has no class token"
+    elif position is None or first is None or depth == 0:
+        reason = "position embedding or blocks are missing, which only it could bring"
+    elif (
+        position.ndim != 3
+        or position.shape[1] < 2
+        or round((position.shape[1] - 1) ** 0.5) ** 2 + 1 != position.shape[1]
+    ):
+        reason = f"its position embedding has the shape {tuple(position.shape)}, which is no class token and a square"
+    if reason or first is None or position is None:
+        lost = sorted(set(layout.lost.values()))
+        also = f"; it also has {', '.join(lost)}" if lost else ""
+        raise CheckpointError(f"{printable(path)} is not a plain ViT", why=f"{reason}{also}")
+    side, width = patch.shape[2], patch.shape[0]
+    grid = round((position.shape[1] - 1) ** 0.5)
+    ratio = first.shape[0] / width
+    return {"image_size": grid * side, "patch_size": side, "width": width, "depth": depth, "mlp_ratio": ratio}
+
+
+def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
+    known = {192: "timm's and DeiT's ViT-Tiny have 3, that of Wang et al. 2023 has 12", 384: "ViT-Small has 6 or 12"}
+    raise UsageError(
+        f"{printable(path)} ({kind.name}) does not tell its number of heads",
+        why=f"Tensors of width {width} fit any divisor, and each computes something else"
+        + (f": {known[width]}" if width in known else ""),
+        fix="--heads N" if width not in known else "--heads 3 or --heads 12" if width == 192 else "--heads 6 or 12",
+    )
+
+
+def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], heads: int, path: Path) -> None:
+    """Offsets must be numbered as ours are, and the table must have a column a head."""
+    if not layout.relative:
+        return
+    grid = shape["image_size"] // shape["patch_size"]
+    ours = relative_offsets(grid)
+    for name, tensor in file.tensors.items():
+        if name.endswith("relative_position_index") and not torch.equal(tensor.long(), ours):
+            raise CheckpointError(
+                f"{printable(path)} numbers relative positions in another way", where=printable(name), why="Not BEiT's"
+            )
+    table = next(t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table"))
+    if table.shape[1] != heads:
+        raise UsageError(
+            f"the table of relative positions is for {table.shape[1]} heads", fix=f"--heads {table.shape[1]}"
+        )
+
+
+def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
+    """Put the tensors into the encoder; returns the names of those that are not there."""
+    wanted = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
+    for name, tensor in layout.tensors.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{printable(path)} is not a plain ViT",
+                where=printable(name),
+                why=f"its shape is {tuple(tensor.shape)}; with these other tensors it should be "
+                f"{tuple(wanted[name].shape)}",
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{printable(path)} has NaN or infinite weights", where=printable(name))
+    for name in layout.tensors.keys() - wanted.keys():
+        layout.lost[layout.prefix + name] = "not part of a plain ViT"
+    encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)
+    return tuple(name for name in wanted if name not in layout.tensors)
+
+
+def _classifier(layout: Layout, width: int) -> Classifier | None:
+    if not layout.classifier:
+        return None
+    pool = "mean" if "fc_norm.weight" in layout.classifier else "class"
+    num_classes = len(layout.classifier["head.weight"])
+    classifier = Classifier(width, num_classes=num_classes, pool=pool, seed=0)
+    classifier.load_state_dict(layout.classifier)
+    return classifier
+
+
+def _require_whole(layout: Layout, missing: tuple[str, ...], path: Path, *, allow_partial: bool) -> None:
+    if allow_partial or not (missing or layout.lost):
+        return
+    parts = []
+    if missing:
+        parts.append(f"{plural(len(missing), 'tensor')} missing: {', '.join(missing[:4])}{' …' * (len(missing) > 4)}")
+    for reason in sorted(set(layout.lost.values())):
+        names = [printable(name) for name, why in layout.lost.items() if why == reason]
+        parts.append(f"it has {reason} ({names[0]}{' …' * (len(names) > 1)})")
+    raise CheckpointError(
+        f"{printable(path)} is not the whole encoder",
+        why="; ".join(parts).capitalize() if missing else "; ".join(parts),
+        fix="the whole file; or --allow-partial, which leaves missing tensors random and ignores what has no place",
+    )
+
+
+def resized(encoder: Encoder, image_size: int) -> Encoder:
+    """The same encoder for images of another side, its position embedding resized bicubically.
+
+    Raises:
+        UsageError: if patches do not tile such an image, or positions are relative.
+    """
+    if encoder.config.relative_position:
+        raise UsageError("relative positions cannot be resized", fix="leave --image-size out")
+    config = encoder.config.changed(image_size=image_size)
+    other = Encoder(config, mean=encoder.mean, std=encoder.std)
+    tensors = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
+    other.vit.load_state_dict(tensors | {"pos_embed": resize(tensors["pos_embed"], grid=config.grid)})
+    return other
+
+
+def _notes(kind: Kind, *, asked_pixels: bool) -> tuple[str, ...]:
+    notes = []
+    if kind.licence == NON_COMMERCIAL:
+        notes.append(
+            f"LICENCE: the {kind.name} weights that facebookresearch released are {NON_COMMERCIAL}: not for "
+            "commercial use, and neither is what is trained from them"
+        )
+    elif kind.licence == UNKNOWN:
+        notes.append("the file does not say under which licence it may be used; ask where it came from")
+    if not asked_pixels and not kind.imagenet_pixels:
+        notes.append(
+            "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
+            "--pixels half for weights that were trained on -1 … 1 (many of timm's and Google's)"
+        )
+    return tuple(notes)
+
+
+def _facts(
+    path: Path, file: WeightsFile, layout: Layout, kind: Kind, missing: tuple[str, ...], heads: int
+) -> dict[str, Any]:
+    dropped: dict[str, int] = {}
+    for reason in layout.dropped.values():
+        dropped[reason] = dropped.get(reason, 0) + 1
+    return {
+        "source": {
+            "file": printable(path.name),
+            "sha256": file.sha256,
+            "kind": kind.name,
+            "entry": printable(file.wrapper),
+            "prefix": printable(layout.prefix),
+        },
+        "licence": kind.licence,
+        "heads": heads,
+        "rewritten": layout.rewritten,
+        "dropped": dropped,
+        "lost": {printable(name): reason for name, reason in layout.lost.items()},
+        "missing": list(missing),
+    }

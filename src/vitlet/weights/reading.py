@@ -1,0 +1,160 @@
+"""Weights files of others, read without running anything that is in them.
+
+What a file is, its first bytes say, not its name. Of a pickle only tensors, plain Python containers and
+`argparse.Namespace` (which MAE's and timm's training scripts put beside their weights) are rebuilt; anything else is
+named and refused, and there is no option that changes it.
+"""
+
+import argparse
+import hashlib
+import pickle
+import re
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vitlet.errors import CheckpointError
+from vitlet.text import plural, printable
+
+_LARGEST_HEADER = 100_000_000
+_PLAIN: list[Any] = [argparse.Namespace]
+_WRAPPERS = ("model", "state_dict", "teacher", "student")
+"""Where training scripts put their weights; of DINO's two networks the teacher, which is the one its authors use."""
+# What the unpickler raises over bytes that were cut, swapped or made up.
+_BROKEN = (
+    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError, KeyError,
+    AttributeError, IndexError, AssertionError, OSError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Tensors of a file by their names in it."""
+
+    tensors: dict[str, Tensor]
+    wrapper: str
+    """The entry they were found under; empty for a bare file of tensors."""
+    beside: tuple[str, ...]
+    """Names of the other entries: which script wrote the file shows in them."""
+    sha256: str
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """All tensors of a `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` file.
+
+    Raises:
+        CheckpointError: if it is missing, cut short, of another format, holds no tensors, or would run code.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+            stream.seek(0)
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {printable(path)}", why=error.strerror or str(error)) from None
+    if _is_safetensors(start):
+        return WeightsFile(_load_safetensors(path), "", (), sha256)
+    is_zip = start.startswith(b"PK\x03\x04")
+    if not is_zip and not start.startswith(b"\x80"):
+        raise CheckpointError(
+            f"{printable(path)} is not a weights file",
+            why="Its first bytes are neither those of safetensors nor of torch.save, whatever its name says",
+        )
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{printable(path)} is a pickle and not safetensors",
+            why="Its name promises a file that cannot hold code, and its content is one that can",
+            fix="if you expected a pickle, give it a name that ends in .pth",
+        )
+    content = _load_pickle(path, is_zip=is_zip)
+    return _unwrapped(content, path, sha256)
+
+
+def _is_safetensors(start: bytes) -> bool:
+    if len(start) < 9:
+        return False
+    (length,) = struct.unpack("<Q", start[:8])
+    return 2 <= length <= _LARGEST_HEADER and start[8:9] == b"{"
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _load_pickle(path: Path, *, is_zip: bool) -> Any:
+    _refuse_code(path, is_zip=is_zip)
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        # Torch's own text recommends to switch the protection off; only the name of what it met is passed on.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None:
+            raise _damaged(path, ValueError("its pickle has instructions that no table of tensors needs")) from None
+        raise _unsafe(path, [named[1]]) from None
+    except _BROKEN as error:
+        raise _damaged(path, error) from None
+
+
+def _refuse_code(path: Path, *, is_zip: bool) -> None:
+    """Name everything that a pickle would import, before it is read."""
+    if not is_zip:
+        return  # older files are not listed; the loader stops at the first such name
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except _BROKEN as error:
+        raise _damaged(path, error) from None
+    if names:
+        raise _unsafe(path, names)
+
+
+def _unsafe(path: Path, names: list[str]) -> CheckpointError:
+    listed = ", ".join(printable(name) for name in sorted(names)[:10])
+    return CheckpointError(
+        f"{printable(path)} holds more than weights",
+        why=f"Reading it would import {listed}"
+        + (f" and {len(names) - 10} others" if len(names) > 10 else "")
+        + ", and a pickle can run what it imports",
+        fix="ask its authors for a safetensors file, or for a checkpoint of tensors alone",
+    )
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return CheckpointError(
+        f"{printable(path)} is damaged or cut short", why=printable(first)[:200], fix="copy or download it again"
+    )
+
+
+def _unwrapped(content: Any, path: Path, sha256: str) -> WeightsFile:
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            tensors = _tensors(content.get(wrapper))
+            if tensors:
+                beside = tuple(str(key) for key in content if key != wrapper)
+                return WeightsFile(tensors, wrapper, beside, sha256)
+        tensors = _tensors(content)
+        if tensors:
+            return WeightsFile(tensors, "", tuple(str(key) for key in content if key not in tensors), sha256)
+    keys = ", ".join(printable(str(key)) for key in list(content)[:8]) if isinstance(content, dict) else ""
+    raise CheckpointError(
+        f"no weights in {printable(path)}",
+        why=f"It holds {plural(len(content), 'entry', 'entries')}: {keys}" if keys else "It is not a table of tensors",
+    )
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, dict):
+        return {}
+    return {key: entry for key, entry in value.items() if isinstance(key, str) and isinstance(entry, Tensor)}

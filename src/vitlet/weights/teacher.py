@@ -1,0 +1,143 @@
+"""Networks to learn from, read whole or refused: an encoder for its attention, a classifier for its answers.
+
+A teacher is named as an initial encoder is: a run, a model folder, or `timm:NAME@FILE`. `untrained:NAME` asks for
+timm's architecture with random weights, as a control; a path that leads nowhere is an error and never means that.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import timm
+from torch import Tensor, nn
+
+from vitlet.errors import CheckpointError, UsageError
+from vitlet.nn.encoder import Encoder, Pixels
+from vitlet.nn.init import seeded
+from vitlet.recipe import EncoderConfig
+from vitlet.rng import derive
+from vitlet.text import did_you_mean, printable
+from vitlet.weights.folder import model_folder
+from vitlet.weights.names import Source
+from vitlet.weights.reading import read_weights
+from vitlet.weights.source import load_encoder, plain_vit
+
+_UNTRAINED = "untrained:"
+_GIVE = "--set objective.teacher=RUN, or a model folder, or timm:NAME@FILE"
+
+
+@dataclass(frozen=True)
+class EncoderTeacher:
+    """An encoder to learn from."""
+
+    encoder: Encoder
+    facts: dict[str, Any]
+    """For the student's card: source, SHA-256, licence where it is known."""
+
+
+@dataclass(frozen=True)
+class ClassifierTeacher:
+    """A classifier to learn from: any network of timm."""
+
+    network: nn.Module
+    num_classes: int
+    mean: Pixels
+    std: Pixels
+    facts: dict[str, Any]
+    """For the student's card: source, SHA-256, licence where it is known."""
+
+
+def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
+    """The plain ViT that `source` names.
+
+    Args:
+        source: A run, a model folder, `timm:NAME@FILE` or `untrained:NAME`.
+        like: The student; an untrained teacher gets its image and patch size.
+
+    Raises:
+        UsageError: if nothing is named, it is not there, or it is no ViT.
+        CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
+    """
+    _require_named(source)
+    if source.startswith(_UNTRAINED):
+        model = plain_vit(source.removeprefix(_UNTRAINED))
+        block: Any = model.blocks[0]
+        shape = like.changed(
+            width=model.embed_dim,
+            depth=len(model.blocks),
+            heads=block.attn.num_heads,
+            mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+        )
+        return EncoderTeacher(Encoder(shape, seed=derive(0, "teacher")), _facts(source, {}))
+    saved = load_encoder(source)
+    if not isinstance(saved.encoder, Encoder):
+        raise UsageError(
+            f"teacher {printable(source)} is a ConvNet", why="Its attention is wanted, and it has none", fix=_GIVE
+        )
+    return EncoderTeacher(saved.encoder, _facts(source, {**saved.facts, "sha256": saved.sha256}))
+
+
+def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeacher:
+    """The classifier that `source` names, of any architecture of timm.
+
+    Args:
+        source: A folder in timm's format (that of a fine-tuning too), `timm:NAME@FILE` or `untrained:NAME`.
+        num_classes: C, which must be the teacher's.
+
+    Raises:
+        UsageError: if nothing is named, it is not there, or its classes are others.
+        CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
+    """
+    _require_named(source)
+    facts: dict[str, Any] = {}
+    if source.startswith(_UNTRAINED):
+        model = _create(source.removeprefix(_UNTRAINED), num_classes=num_classes)
+    else:
+        named = Source.parse(source)
+        if named.architecture is None:
+            model = cast(nn.Module, timm.create_model(f"local-dir:{model_folder(named.path)}", pretrained=True))
+        else:
+            file = read_weights(named.path)
+            model = _create(named.architecture, num_classes=num_classes)
+            _fill(model, file.tensors, source)
+            facts["sha256"] = file.sha256
+    known = cast(int, model.num_classes)
+    if known != num_classes:
+        raise UsageError(
+            f"the teacher knows {known} classes and the data has {num_classes}",
+            why="Its answers are the student's labels, so they must be the same classes in the same order",
+            fix="a teacher that was trained on this data",
+        )
+    values = cast(dict[str, Any], model.pretrained_cfg)
+    mean, std = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
+    return ClassifierTeacher(model, num_classes, mean, std, _facts(source, {"licence": values.get("license"), **facts}))
+
+
+def _require_named(source: str) -> None:
+    if not source:
+        raise UsageError("this recipe needs a teacher", why="None is named", fix=_GIVE)
+
+
+def _create(architecture: str, *, num_classes: int) -> nn.Module:
+    if not timm.is_model(architecture):
+        near = did_you_mean(architecture, timm.list_models())
+        raise UsageError(f"timm has no model {printable(architecture)!r}", why=near, fix="timm:NAME@FILE")
+    with seeded(derive(0, "teacher")):
+        return cast(nn.Module, timm.create_model(architecture, pretrained=False, num_classes=num_classes))
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    here = {k: v.shape for k, v in model.state_dict().items()}
+    there = {k: v.shape for k, v in tensors.items()}
+    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
+    if differing:
+        raise CheckpointError(
+            f"{printable(source)} is something else than it is called",
+            why=f"{len(differing)} tensors differ in name or shape, the first is {printable(differing[0])}",
+            fix="timm:NAME@FILE with the name of the network that the file is of, with its classes",
+        )
+    model.load_state_dict(tensors)
+
+
+def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
+    facts = {"source": printable(source), "licence": known.get("licence") or "not known"}
+    return facts | ({"sha256": known["sha256"]} if "sha256" in known else {})

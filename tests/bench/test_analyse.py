@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from vitlet.bench.analyse import bench_analyse, plain_cka
+from vitlet.recipe import EncoderConfig
+
+SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return bench_analyse(repeats=1, batch_size=8, encoder=SMALL)
+
+
+@pytest.mark.parametrize("pair", ["hsic", "attention", "whole"])
+def test_both_compute_the_same(result: dict, pair: str) -> None:
+    # The published entropy adds 1e-6 inside the logarithm; ours does too where it is compared as a whole.
+    assert result[pair]["difference"] < (1e-3 if pair == "attention" else 1e-4)
+    assert result[pair]["ratio"] == result[pair]["plain_ms"] / result[pair]["ours_ms"]
+
+
+def test_the_conditions_are_told_and_nothing_global_is_left_changed(result: dict) -> None:
+    assert (result["threads"], result["batch_size"], result["repeats"]) == (1, 8, 1)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    bench_analyse(repeats=1, batch_size=4, encoder=SMALL)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_plain_loop_gives_one_on_the_diagonal() -> None:
+    layers = [torch.randn(8, 5, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    assert torch.allclose(plain_cka(layers, layers).diagonal(), torch.ones(3), atol=1e-5)

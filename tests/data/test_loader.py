@@ -1,0 +1,278 @@
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlet.data import loader
+from vitlet.data.batch import Batch
+from vitlet.data.check import check
+from vitlet.data.decode import BadImage
+from vitlet.data.index import Index, open_index
+from vitlet.data.loader import TrainingBatches, evaluation_batches
+from vitlet.data.subsets import training_ids
+from vitlet.errors import DataError, UsageError, WorkerError
+from vitlet.recipe import Centre, Jitter, RandAugment, Resample, Shift, View
+
+# Three workers on two cores are slow, not wrong.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+AUGMENTED = View(size=8, crop=Resample(), rand_augment=RandAugment(), erase=0.5)
+JITTERED = View(size=8, crop=Shift(padding=2), jitter=Jitter(), blur=0.5)
+STILL = View(size=8, crop=Centre(share=1.0), flip=0)
+COUNT, BATCH = 26, 8
+STARTS = (0, 5, 9)
+
+
+def draw_images(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        pixels = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = draw_images(tmp_path_factory.mktemp("images"), [f"{i:02d}.png" for i in range(COUNT)])
+    return open_index(folder, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_index(tmp_path: Path) -> Index:
+    """One that a test may harm."""
+    folder = draw_images(tmp_path / "images", [f"{i:02d}.png" for i in range(COUNT)])
+    return open_index(folder, cache=tmp_path / "cache")
+
+
+def batches_of(index: Index, ids: np.ndarray | None = None, **changes: object) -> TrainingBatches:
+    values = {"views": (AUGMENTED, JITTERED), "batch_size": BATCH, "seed": 5, "workers": 0} | changes
+    return TrainingBatches(index=index, ids=np.arange(len(index)) if ids is None else ids, **values)
+
+
+def take(stream: Iterator[Batch], count: int) -> list[Batch]:
+    taken = list(itertools.islice(stream, count))
+    stream.close()
+    return taken
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors = [(*b.views, b.labels, b.positions, b.slots) for b in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*tensors, strict=True)) and one.replaced == other.replaced
+
+
+def joined(shares: tuple[Batch, ...]) -> Batch:
+    """The global batch from the shares of the ranks."""
+    return Batch(
+        views=tuple(torch.cat(view) for view in zip(*(s.views for s in shares), strict=True)),
+        labels=torch.cat([s.labels for s in shares]),
+        positions=torch.cat([s.positions for s in shares]),
+        slots=torch.cat([s.slots for s in shares]),
+        replaced=tuple(r for s in shares for r in s.replaced),
+    )
+
+
+@pytest.fixture(scope="module")
+def stream(index: Index) -> list[Batch]:
+    """Four epochs in one process."""
+    seed_everything(0)
+    return take(batches_of(index).from_step(0), 12)
+
+
+def test_an_epoch_is_a_permutation_that_changes(index: Index, stream: list[Batch]) -> None:
+    per_epoch = batches_of(index).steps_per_epoch
+    assert per_epoch == 3
+    epochs = [torch.cat([b.positions for b in stream[e : e + per_epoch]]).tolist() for e in range(0, 12, per_epoch)]
+    assert all(len(set(epoch)) == per_epoch * BATCH for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_an_image_looks_different_in_every_epoch(stream: list[Batch]) -> None:
+    looks = [b.views[0][i] for b in stream for i in range(BATCH) if b.positions[i] == stream[0].positions[0]]
+    assert len(looks) >= 2
+    assert not torch.equal(looks[0], looks[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_same_bits_for_any_workers_ranks_and_start(
+    index: Index, stream: list[Batch], workers: int, ranks: int
+) -> None:
+    for start in STARTS:
+        seed_everything(100 * workers + 10 * ranks + start)
+        before = torch.get_rng_state()
+        shares = [
+            take(batches_of(index, workers=workers, rank=rank, num_ranks=ranks).from_step(start), 3)
+            for rank in range(ranks)
+        ]
+        assert torch.equal(before, torch.get_rng_state())
+        for expected, *parts in zip(stream[start:], *shares, strict=False):
+            assert same(joined(tuple(parts)), expected)
+
+
+def test_control_augmentation_from_a_global_generator_depends_on_the_workers(
+    index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = loader.derive
+    drawn = lambda seed, *key: derived(seed, random.getrandbits(30) if key[0] == "view" else 0, *key)  # noqa: E731
+    monkeypatch.setattr(loader, "derive", drawn)
+    seed_everything(0)
+    one = take(batches_of(index, workers=0).from_step(0), 2)
+    seed_everything(0)
+    two = take(batches_of(index, workers=2).from_step(0), 2)
+    assert not all(same(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_work(index: Index) -> None:
+    with pytest.raises(UsageError, match=r"batch size 10 does not divide over 4 ranks.*--batch-size 8 or 12"):
+        batches_of(index, batch_size=10, num_ranks=4)
+    for size in (8, 12):
+        batches_of(index, batch_size=size, num_ranks=4)
+
+
+def test_a_batch_larger_than_the_data_is_refused(index: Index) -> None:
+    with pytest.raises(UsageError, match=r"batch size 64 is larger than the 26 training images.*--batch-size 26"):
+        batches_of(index, batch_size=64)
+
+
+def test_evaluation_sees_every_image_once_and_in_order(index: Index) -> None:
+    ids = np.array([3, 1, 4, 15, 9, 2, 6])
+    whole = list(evaluation_batches(index, ids, view=STILL, batch_size=3))
+    assert [len(b) for b in whole] == [3, 3, 1]
+    assert torch.cat([b.positions for b in whole]).tolist() == list(range(7))
+    shares = [list(evaluation_batches(index, ids, view=STILL, batch_size=3, rank=r, num_ranks=2)) for r in (0, 1)]
+    images = {int(p): image for share in shares for b in share for p, image in zip(b.positions, b.images, strict=True)}
+    assert sorted(images) == list(range(7))
+    assert all(torch.equal(images[int(p)], i) for b in whole for p, i in zip(b.positions, b.images, strict=True))
+    assert len(list(evaluation_batches(index, ids, view=STILL, workers=2, batch_size=2))) == 4
+
+
+def test_file_names_are_printable(tmp_path: Path) -> None:
+    folder = draw_images(tmp_path / "images", ["a\nb.png", "\x1b[31mred.png", "plain.png"])
+    batches = batches_of(open_index(folder, cache=tmp_path / "cache"), batch_size=3)
+    names = batches.describe(take(batches.from_step(0), 1)[0])
+    assert sorted(names) == ["\\x1b[31mred.png", "a\\x0ab.png", "plain.png"]
+
+
+def harm(position: int, how: object) -> object:
+    """`Samples._decode` that meets an accident at one position."""
+    real = loader.Samples._decode
+
+    def decode(self: loader.Samples, at: int) -> torch.Tensor:
+        if at == position:
+            how()
+        return real(self, at)
+
+    return decode
+
+
+def die(number: int) -> object:
+    return lambda: os.kill(os.getpid(), number)
+
+
+ACCIDENTS = {
+    "killed": die(signal.SIGKILL),
+    "segmentation fault": die(signal.SIGSEGV),
+    "gone": lambda: os._exit(1),
+    "hanging": lambda: time.sleep(1000),
+}
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_a_worker_that_dies_is_an_error_that_names_the_file(
+    index: Index, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    stream = batches_of(index).from_step(0)
+    target = int(next(itertools.islice(stream, 4, None)).positions[3])  # in the fifth batch
+    stream.close()
+    monkeypatch.setattr(loader.Samples, "_decode", harm(target, ACCIDENTS[accident]))
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 2)
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=rf"while reading .*{target:02d}\.png.*--workers 0") as caught:
+        take(batches_of(index, workers=2).from_step(0), 9)
+    assert time.monotonic() - began < 10
+    assert caught.value.exit_code == 7
+    assert "\n" not in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_the_death_of_a_worker_waits_for_the_end_of_the_step(index: Index) -> None:
+    stream = batches_of(index, workers=1).from_step(0)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    for _ in range(20):  # a step, or a checkpoint that is being written: nothing may be raised in here
+        time.sleep(0.01)
+    with pytest.raises(WorkerError):
+        take(stream, 20)
+
+
+def test_no_worker_is_left_behind(index: Index) -> None:
+    stream = batches_of(index, workers=3).from_step(0)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 3
+    stream.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_vanishes_is_replaced_the_same_way_every_time(own_index: Index, workers: int) -> None:
+    whole = take(batches_of(own_index).from_step(0), 6)
+    lost = int(whole[0].positions[2])
+    (Path(own_index.root) / own_index.path(lost)).unlink()
+    found = take(batches_of(own_index, workers=workers).from_step(0), 6)
+    again = take(batches_of(own_index, workers=1).from_step(0), 6)
+    assert all(same(a, b) for a, b in zip(found, again, strict=True))
+    replaced = [r for b in found for r in b.replaced]
+    assert len(replaced) == sum(int((b.positions == lost).sum()) for b in whole)
+    assert all(position == lost for position, _ in replaced)
+    assert all(f"{lost:02d}.png" in reason for _, reason in replaced)
+    for before, after in zip(whole, found, strict=True):
+        kept = before.positions != lost
+        assert torch.equal(before.positions, after.positions)
+        assert torch.equal(before.images[kept], after.images[kept])
+        assert not torch.equal(before.images[~kept], after.images[~kept]) or kept.all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_vanishes_is_one_sentence(own_index: Index, workers: int) -> None:
+    for i in range(COUNT):
+        (Path(own_index.root) / own_index.path(i)).unlink()
+    with pytest.raises(DataError, match=r"9 images in a row cannot be read any more \(images\)") as caught:
+        take(batches_of(own_index, workers=workers).from_step(0), 1)
+    assert not isinstance(caught.value, BadImage)
+    assert "Traceback" not in str(caught.value)
+    assert ".." not in str(caught.value)
+
+
+def test_corrupt_files_change_no_bit(tmp_path: Path) -> None:
+    """Metamorphic: a clean set, and the same set with 30 % of damaged files strewn in."""
+    names = [f"{i:02d}.png" for i in range(20)]
+    clean = draw_images(tmp_path / "clean", names)
+    dirty = draw_images(tmp_path / "dirty", names)
+    whole = (clean / names[0]).read_bytes()
+    damages = [whole[: len(whole) // 2], b"", b"<html>not found</html>", whole[:60], b"\xff\xd8\xff" + whole[:99]]
+    for i in range(9):
+        (dirty / f"{2 * i:02d}-bad.png").write_bytes(damages[i % len(damages)])
+    streams = []
+    for folder in (clean, dirty):
+        index = open_index(folder, cache=tmp_path / "cache")
+        verdicts = check(index, workers=1, cache=tmp_path / "cache")
+        ids = training_ids(index, verdicts.good)
+        streams.append(take(batches_of(index, ids=ids, workers=1).from_step(0), 6))
+    assert len(os.listdir(dirty)) == 29
+    assert all(same(a, b) for a, b in zip(*streams, strict=True))

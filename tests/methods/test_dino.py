@@ -1,0 +1,194 @@
+"""DINO: the loss against a naive one, centre and temperature, the held prototypes, crops, two ranks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitlet.data.batch import Batch
+from vitlet.errors import UsageError
+from vitlet.methods.dino import DINO, self_distillation
+from vitlet.methods.objective import Step
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.mlp import PrototypeHead
+from vitlet.recipe import EncoderConfig
+from vitlet.recipes import with_overrides
+from vitlet.recipes.dino import dino_micro, dino_tiny_100e
+
+TINY = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=2)
+
+
+def _objective(encoder: EncoderConfig = TINY, **changes: Any) -> DINO:
+    head = PrototypeHead(24, hidden=32, bottleneck=8, prototypes=12, seed=0)
+    return DINO(Encoder(encoder), head=head, **changes)
+
+
+def _batch(size: int = 6, *, num_small: int = 2) -> Batch:
+    draw = torch.Generator().manual_seed(3)
+    sides = [16, 16, *[8] * num_small]
+    views = tuple(torch.randint(256, (size, 3, s, s), dtype=torch.uint8, generator=draw) for s in sides)
+    return Batch(views, torch.full((size,), -1), torch.arange(size), torch.arange(size))
+
+
+def _step(index: int = 0, total: int = 10) -> Step:
+    return Step(index=index, total=total, seed=0)
+
+
+def _loss(objective: DINO, batch: Batch, index: int = 0) -> Tensor:
+    return objective(batch, _step(index)).total.detach()
+
+
+def test_self_distillation_is_the_naive_loss() -> None:
+    draw = torch.Generator().manual_seed(0)
+    guesses = torch.randn(5, 3, 7, generator=draw)
+    answers = torch.randn(2, 3, 7, generator=draw).softmax(dim=-1)
+    pairs = [(a, g) for a in range(2) for g in range(5) if a != g]
+    naive = sum(-(answers[a] * guesses[g].log_softmax(-1)).sum(-1).mean() for a, g in pairs) / len(pairs)
+    torch.testing.assert_close(self_distillation(guesses, answers), naive)
+
+
+def test_the_loss_is_that_of_a_naive_pass_over_the_views_one_by_one() -> None:
+    objective, batch = _objective(teacher_temperature=(0.05, 0.05)), _batch()
+    objective.centre.copy_(torch.linspace(-0.1, 0.1, 12))
+    guesses = [objective.head(objective.encoder(view)[:, 0]) / 0.1 for view in batch.views]
+    answers = [
+        ((objective.teacher_head(objective.teacher_encoder(view)[:, 0]) - objective.centre) / 0.05).softmax(-1)
+        for view in batch.views[:2]
+    ]
+    naive = self_distillation(torch.stack(guesses), torch.stack(answers))
+    torch.testing.assert_close(_loss(objective, batch), naive.detach())
+
+
+def test_the_teacher_equals_the_student_at_the_start_and_follows() -> None:
+    objective = _objective(momentum=0.9)
+    pairs = [(objective.teacher_encoder, objective.encoder), (objective.teacher_head, objective.head)]
+    twins = [(a, b) for copy, own in pairs for a, b in zip(copy.parameters(), own.parameters(), strict=True)]
+    assert all(torch.equal(a, b) and not a.requires_grad for a, b in twins)
+    objective(_batch(), _step())
+    with torch.no_grad():
+        for _, own in twins:
+            own.add_(1.0)
+    before = [copy.clone() for copy, _ in twins]
+    objective.after_step(_step(0))
+    for old, (moved, own) in zip(before, twins, strict=True):
+        torch.testing.assert_close(moved.data, 0.9 * old + 0.1 * own.data)
+
+
+def test_gradients_reach_the_student_and_nothing_else() -> None:
+    objective = _objective()
+    objective(_batch(), _step()).total.backward()
+    reached = {name for name, p in objective.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert reached == {name for name, p in objective.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("teacher") for name in reached)
+
+
+def test_the_prototypes_are_held_for_as_many_steps_as_asked() -> None:
+    objective = _objective(held_steps=2)
+    for index, held in ((0, True), (1, True), (2, False)):
+        objective.zero_grad()
+        objective(_batch(), _step(index)).total.backward()
+        assert (objective.head.prototypes.weight.grad is None) is held
+        assert objective.head.mlp[0].weight.grad is not None
+
+
+def test_scores_are_cosines() -> None:
+    head = PrototypeHead(24, hidden=32, bottleneck=8, prototypes=12, seed=0)
+    x = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
+    scores = head(x)
+    assert float(scores.detach().abs().max()) <= 1
+    with torch.no_grad():
+        head.prototypes.weight.mul_(7.0)  # the length of a prototype does not count
+    torch.testing.assert_close(head(x), scores)
+
+
+def test_the_centre_follows_the_mean_answer_however_the_batch_is_cut() -> None:
+    whole, cut = _objective(centre_momentum=0.75), _objective(centre_momentum=0.75)
+    batch = _batch()
+    whole(batch, _step())
+    for part in batch.parts(4):  # of four and of two
+        cut(part, _step())
+    with torch.no_grad():
+        seen = whole.teacher_head(whole.teacher_encoder(torch.cat(batch.views[:2]))[:, 0]).mean(dim=0)
+    for objective in (whole, cut):
+        objective.after_step(_step())
+        torch.testing.assert_close(objective.centre, 0.25 * seen)
+    before = whole.centre.clone()
+    whole(batch, _step(1))
+    assert torch.equal(whole.centre, before)  # within a step it stays
+
+
+def test_the_teachers_temperature_warms_up() -> None:
+    objective = _objective(teacher_temperature=(0.02, 0.08), warmup_steps=4)
+    batch = _batch()
+    entropies = [float(objective(batch, _step(i)).statistics["teacher_entropy_nats"]) for i in (0, 2, 4, 6)]
+    assert entropies[0] < entropies[1] < entropies[2] == entropies[3]
+    constant = _objective(teacher_temperature=(0.05, 0.05))
+    assert float(_loss(objective, batch, 2)) == pytest.approx(float(_loss(constant, batch)), rel=1e-6)
+
+
+def test_drop_path_is_the_students_and_does_not_depend_on_the_cut() -> None:
+    dropping, batch = _objective(TINY.changed(drop_path=0.5)), _batch()
+    plain = _objective()
+    one, other = dropping(batch, _step()), plain(batch, _step())
+    assert not torch.equal(one.total, other.total)
+    assert torch.equal(one.statistics["teacher_entropy_nats"], other.statistics["teacher_entropy_nats"])
+    halves = [_loss(dropping, part) for part in batch.parts(3)]
+    torch.testing.assert_close(torch.stack(halves).mean(), one.total.detach())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.views.3.size": 18}, r"18 pixels does not divide into patches of 4.*data\.views\.3\.size=16"),
+        ({"data.views.2.size": 64}, r"64 pixels is larger than the large ones of 32.*data\.views\.2\.size=16"),
+        ({"data.views.1.size": 16}, r"two large views of one size"),
+    ],
+)
+def test_views_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        with_overrides(dino_micro(), changes)
+
+
+def test_the_full_recipe_has_ten_views_of_which_two_are_large() -> None:
+    assert [view.size for view in dino_tiny_100e().data.views] == [224] * 2 + [96] * 8
+
+
+RANK = """
+from vitlet.data.batch import Batch
+from vitlet.methods.dino import DINO
+from vitlet.methods.objective import Step
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.mlp import PrototypeHead
+from vitlet.recipe import EncoderConfig
+encoder = Encoder(EncoderConfig.model_validate_json('CONFIG'))
+objective = DINO(encoder, head=PrototypeHead(24, hidden=32, bottleneck=8, prototypes=12, seed=0))
+draw = torch.Generator().manual_seed(3)
+views = [torch.randint(256, (6, 3, s, s), dtype=torch.uint8, generator=draw) for s in (16, 16, 8, 8)]
+mine = torch.arange(3 * rank, 3 * rank + 3)
+batch = Batch(tuple(v[mine] for v in views), torch.full((3,), -1), mine, mine)
+losses = objective(batch, Step(0, 10, 0))
+losses.total.backward()
+objective.after_step(Step(0, 10, 0))
+result = {"loss": losses.total.detach(), "centre": objective.centre}
+result |= {n: p.grad for n, p in objective.named_parameters() if p.requires_grad}
+"""
+
+
+def test_two_ranks_give_the_loss_gradients_and_centre_of_one(
+    two_ranks: Callable[[str], list[dict[str, Tensor]]],
+) -> None:
+    config = TINY.changed(drop_path=0.3)
+    first, second = two_ranks(RANK.replace("CONFIG", config.model_dump_json()))
+    objective = _objective(config)
+    losses = objective(_batch(), _step())
+    losses.total.backward()
+    objective.after_step(_step())
+    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, losses.total.detach())
+    torch.testing.assert_close(first["centre"], objective.centre)
+    assert torch.equal(first["centre"], second["centre"])
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            torch.testing.assert_close((first[name] + second[name]) / 2, parameter.grad, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,139 @@
+"""Supervised training: labels, mixing in closed form, and independence from how a batch is cut."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlet.data.batch import Batch
+from vitlet.errors import DataError, UsageError
+from vitlet.methods.objective import Step
+from vitlet.methods.supervised import Supervised, paste_box, smooth_one_hot, swap_neighbours
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig
+
+SMALL = EncoderConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, final_norm=False)
+
+
+def _batch(labels: list[int]) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (len(labels), 3, 16, 16), dtype=torch.uint8, generator=draw)
+    numbers = torch.arange(len(labels))
+    return Batch((images,), torch.tensor(labels), numbers, numbers)
+
+
+def _step(index: int = 0) -> Step:
+    return Step(index=index, total=10, seed=0)
+
+
+def _supervised(*, drop_path: float = 0.0, **options: float) -> Supervised:
+    return Supervised(Encoder(SMALL.changed(drop_path=drop_path)), num_classes=3, **options)
+
+
+def test_plain_loss_is_cross_entropy_and_the_statistic_is_accuracy() -> None:
+    supervised, batch = _supervised(), _batch([0, 1, 2, 1])
+    losses = supervised(batch, _step())
+    logits = supervised.logits(batch.images)
+    torch.testing.assert_close(losses.total, F.cross_entropy(logits, batch.labels))
+    hits = (logits.argmax(dim=1) == batch.labels).float().mean()
+    assert float(losses.statistics["train_top1"]) == float(hits)
+
+
+def test_smoothing_spreads_its_share_over_all_classes() -> None:
+    smooth = smooth_one_hot(torch.tensor([2, 0]), num_classes=4, smoothing=0.2)
+    torch.testing.assert_close(smooth, torch.tensor([[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]]))
+
+
+def test_smoothed_loss_is_torchs() -> None:
+    supervised, batch = _supervised(smoothing=0.1), _batch([0, 1, 2, 1])
+    theirs = F.cross_entropy(supervised.logits(batch.images), batch.labels, label_smoothing=0.1)
+    torch.testing.assert_close(supervised(batch, _step()).total, theirs)
+
+
+def test_neighbours_change_places() -> None:
+    assert swap_neighbours(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+def test_mixup_is_the_same_convex_combination_of_images_and_labels() -> None:
+    supervised, batch = _supervised(mixup=0.8), _batch([0, 1, 2, 1])
+    targets = smooth_one_hot(batch.labels, num_classes=3, smoothing=0)
+    images, mixed = supervised._mix(batch.images.float(), targets, _step())
+    share = float(mixed[0, 0])
+    assert 0 < share < 1
+    partner = batch.images[[1, 0, 3, 2]].float()
+    torch.testing.assert_close(images, share * batch.images.float() + (1 - share) * partner)
+    torch.testing.assert_close(mixed, share * targets + (1 - share) * targets[[1, 0, 3, 2]])
+
+
+def test_mixup_draws_from_beta() -> None:
+    supervised, batch = _supervised(mixup=0.2), _batch([0, 1])
+    targets = smooth_one_hot(batch.labels, num_classes=3, smoothing=0)
+    images = batch.images[:, :, :2, :2].float()
+    shares = torch.tensor([float(supervised._mix(images, targets, _step(i))[1][0, 0]) for i in range(1000)])
+    # Beta(α, α) has mean 1/2 and variance 1/(4(2α + 1)).
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.07)
+    assert float(shares.var()) == pytest.approx(1 / (4 * 1.4), abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_a_pasted_box_is_a_rectangle_and_the_share_is_what_remains(share: float) -> None:
+    ours, theirs = torch.zeros(1, 3, 20, 30), torch.ones(1, 3, 20, 30)
+    for seed in range(50):
+        pasted, remains = paste_box(ours, theirs, share=share, draw=random.Random(seed))
+        assert remains == pytest.approx(1 - float(pasted.mean()), abs=1e-6)
+        assert remains >= share - 1e-6  # the frame cuts boxes off, it never adds
+        rows, columns = (pasted[0, 0].amax(dim=d).nonzero().flatten() for d in (1, 0))
+        if len(rows):
+            box = pasted[0, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert bool(box.all())
+
+
+def test_cutmix_gives_labels_the_share_of_the_pixels() -> None:
+    supervised, batch = _supervised(cutmix=1.0), _batch([0, 1])
+    targets = smooth_one_hot(batch.labels, num_classes=3, smoothing=0)
+    black_and_white = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    for index in range(20):
+        images, mixed = supervised._mix(black_and_white, targets, _step(index))
+        assert float(mixed[0, 1]) == pytest.approx(float(images[0].mean()), abs=1e-6)
+        assert float(mixed[1, 0]) == pytest.approx(1 - float(images[1].mean()), abs=1e-6)
+
+
+def test_with_both_one_of_the_two_is_chosen_evenly() -> None:
+    supervised, batch = _supervised(mixup=0.8, cutmix=1.0), _batch([0, 1])
+    targets = smooth_one_hot(batch.labels, num_classes=3, smoothing=0)
+    black_and_white = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    mixed = [supervised._mix(black_and_white, targets, _step(i))[0] for i in range(400)]
+    blended = sum(bool(((x > 0) & (x < 1)).any()) for x in mixed)
+    assert 160 < blended < 240
+
+
+@pytest.mark.parametrize("options", [{}, {"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+def test_the_loss_does_not_depend_on_how_the_batch_is_cut(options: dict[str, float]) -> None:
+    supervised, batch = _supervised(drop_path=0.5, smoothing=0.1, **options).double(), _batch([0, 1, 2, 1, 0, 0, 2, 1])
+    supervised.encoder.double()
+    for index in range(4):
+        whole = supervised(batch, _step(index)).total
+        for size in (4, 2):
+            parts = torch.stack([supervised(part, _step(index)).total for part in batch.parts(size)])
+            torch.testing.assert_close(parts.mean(), whole, rtol=1e-6, atol=0)
+
+
+def test_one_class_and_odd_batches_to_mix_are_refused() -> None:
+    with pytest.raises(DataError, match="at least two classes, the data has 1"):
+        Supervised(Encoder(SMALL), num_classes=1)
+    with pytest.raises(UsageError, match=r"even number of images a step, not 3.*--batch-size EVEN"):
+        _supervised(mixup=0.2)(_batch([0, 1, 2]), _step())
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_outside_the_classes_is_never_trained_on(label: int) -> None:
+    with pytest.raises(RuntimeError, match="Class values must be"):
+        _supervised()(_batch([0, label]), _step())
+
+
+def test_stochastic_depth_is_off_in_evaluation() -> None:
+    with_drop, without = _supervised(drop_path=0.9), _supervised()
+    images: Tensor = _batch([0, 1]).images
+    assert torch.equal(with_drop.logits(images), without.logits(images))

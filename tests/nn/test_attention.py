@@ -1,0 +1,80 @@
+"""Attention: the two kernels agree, the logits are what they are called, and timm's module computes the same."""
+
+import itertools
+
+import pytest
+import torch
+from timm.layers import Attention as TimmAttention
+from torch import Tensor
+
+from vitlet.nn.attention import Attention, choose_kernel
+
+
+def _module(heads: int = 4) -> Attention:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        return Attention(32, num_heads=heads).double()
+
+
+def _tokens(count: int) -> Tensor:
+    return torch.randn(2, count, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _naive(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(result, logits) with a loop over images and heads."""
+    width = x.shape[2] // attention.num_heads
+    result, logits = torch.empty_like(x), []
+    for b in range(len(x)):
+        q, k, v = (x[b] @ attention.qkv.weight.T + attention.qkv.bias).chunk(3, dim=1)
+        for a in range(attention.num_heads):
+            at = slice(a * width, (a + 1) * width)
+            logits.append(q[:, at] @ k[:, at].T / width**0.5)
+            result[b, :, at] = logits[-1].exp() / logits[-1].exp().sum(dim=1, keepdim=True) @ v[:, at]
+    stacked = torch.stack(logits).unflatten(0, (len(x), attention.num_heads))
+    return result @ attention.proj.weight.T + attention.proj.bias, stacked
+
+
+# Either side of the number of tokens at which the CPU changes its kernel in fp32.
+@pytest.mark.parametrize("tokens", [7, 150])
+def test_both_kernels_equal_the_naive_loop(tokens: int) -> None:
+    attention, x = _module(), _tokens(tokens)
+    result, logits = _naive(attention, x)
+    torch.testing.assert_close(attention(x), result, rtol=1e-10, atol=1e-12)
+    explicit, found = attention.forward_with_logits(x)
+    torch.testing.assert_close(explicit, result, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, logits, rtol=1e-10, atol=1e-12)
+
+
+def test_the_two_sizes_above_use_two_kernels() -> None:
+    common = {"device": "cpu", "low_precision": False, "gradient": True, "onednn": False}
+    assert choose_kernel(tokens=7, **common) == "explicit"
+    assert choose_kernel(tokens=150, **common) == "fused"
+
+
+def test_timms_module_gives_the_same_from_the_same_tensors() -> None:
+    attention, x = _module(), _tokens(9)
+    theirs = TimmAttention(32, num_heads=4, qkv_bias=True).double()
+    theirs.load_state_dict(attention.state_dict())
+    torch.testing.assert_close(attention(x), theirs(x), rtol=1e-10, atol=1e-12)
+
+
+def test_the_number_of_heads_changes_the_result_of_the_same_tensors() -> None:
+    few, many = _module(heads=2), _module(heads=8)
+    many.load_state_dict(few.state_dict())
+    assert (few(_tokens(5)) - many(_tokens(5))).abs().max() > 1e-3
+
+
+def test_a_gpu_always_fuses_and_bf16_training_on_a_cpu_never_does() -> None:
+    for low, gradient, onednn, tokens in itertools.product([True, False], [True, False], [True, False], [5, 500]):
+        options = {"low_precision": low, "gradient": gradient, "onednn": onednn, "tokens": tokens}
+        assert choose_kernel(device="cuda", **options) == "fused"
+        if low and gradient:
+            assert choose_kernel(device="cpu", **options) == "explicit"
+        if onednn and not low:
+            assert choose_kernel(device="cpu", **options) == "explicit"
+
+
+@pytest.mark.parametrize("option", [{"attn_drop": 0.1}, {"proj_drop": 0.1}, {"qk_norm": True}])
+def test_options_that_are_not_implemented_are_not_ignored(option: dict) -> None:
+    with pytest.raises(AssertionError, match=next(iter(option))):
+        Attention(32, num_heads=4, **option)

@@ -1,0 +1,44 @@
+"""The results in README are those of the ledger."""
+
+from pathlib import Path
+
+import pytest
+
+from vitlet.errors import UsageError
+from vitlet.report.ledger import fill, markdown, rows
+from vitlet.run import write_json
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_readme_shows_the_ledger() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert fill(text, markdown(ROOT / "docs/results")) == text, "python -m vitlet.report.ledger docs/results README.md"
+
+
+def test_a_changed_figure_is_seen() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert fill(text, "| other |") != text
+
+
+def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
+    arms = [{"values": [0.5, 0.7]}, {"values": [0.3, 0.3]}]
+    difference = {"mean": 0.3, "low": 0.1, "high": 0.5, "pairs": 2}
+    protocol = {"title": "Fine-tuning", "arms": arms, "difference": difference, "n": 1000, "split": "test"}
+    write_json(tmp_path / "a.json", {"protocols": [protocol], "verdict": {}, "data": {"name": "digits"}})
+    write_json(tmp_path / "b.json", {"figures": {"ratio": 2.25, "repeats": 5}, "machine": {"command": "vitlet bench"}})
+    write_json(tmp_path / "c.json", {"protocol": "knn", "value": 0.5, "n": 10, "split": "val"})
+    found = rows(tmp_path)
+    assert found[0] == (
+        "digits: fine-tuning",
+        "30.0 % → 60.0 %, +30.0 points (+10.0 to +50.0)",
+        "2 seeds, 1,000 test images",
+        "a.json",
+    )
+    assert found[1][1] == "2.25×"
+    assert found[2][:3] == ("knn", "50.0 %", "10 val images")
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(UsageError, match="marks"):
+        fill("no marks", "")

@@ -1,0 +1,51 @@
+"""What is refused from the words alone. The messages as people see them are in `test_cli.py`."""
+
+from pathlib import Path
+
+import pytest
+
+from vitlet.arguments import Shared, chosen_recipe, existing, refuse_empty
+from vitlet.errors import UsageError
+
+
+def test_flags_change_the_recipe_and_nothing_else():
+    plain = chosen_recipe("mae_micro", Shared())
+    changed = chosen_recipe("mae_micro", Shared(epochs=3, batch_size=64, set=("objective.mask_ratio=0.5",)))
+    assert changed.budget.duration.to_json() == {"unit": "epochs", "n": 3.0}
+    assert changed.budget.batch_size == 64
+    assert changed.objective.mask_ratio == 0.5
+    assert changed.optimizer == plain.optimizer
+    assert changed.data == plain.data
+    assert chosen_recipe("mae_micro", Shared(workers=3, max_bad=0.5, fresh=True)) == plain
+
+
+@pytest.mark.parametrize(("name", "wrong", "right"), [
+    ("mae_micro", "finetune", "pretrain"), ("finetune_micro", "pretrain", "finetune"),
+])  # fmt: skip
+def test_a_recipe_is_for_its_verb(name: str, wrong, right):
+    assert chosen_recipe(name, Shared(), verb=right).name == name
+    with pytest.raises(UsageError, match=f"vitlet {right} {name}"):
+        chosen_recipe(name, Shared(), verb=wrong)
+
+
+@pytest.mark.parametrize(("words", "named"), [
+    (["pretrain", "debug", "--data", ""], "--data"),
+    (["pretrain", "debug", "--data="], "--data"),
+    (["probe", "", "--data", "images"], "probe"),
+    ([""], "vitlet"),
+])  # fmt: skip
+def test_an_empty_word_is_not_the_current_folder(words: list[str], named: str):
+    with pytest.raises(UsageError, match=f"empty value after {named}"):
+        refuse_empty(words)
+
+
+def test_words_that_hold_an_equals_sign_are_not_empty():
+    refuse_empty(["pretrain", "debug", "--set", "objective.mask_ratio=0.5", "--data=images"])
+
+
+def test_existing(tmp_path: Path):
+    assert existing(tmp_path) == tmp_path
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "nowhere", tmp_path / "dangling", Path("a" * 300), Path("a\ud800")):
+        with pytest.raises(UsageError, match="no file or folder"):
+            existing(path)

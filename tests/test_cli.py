@@ -1,0 +1,375 @@
+"""The command line: help at once, wrong words refused before anything heavy is imported, errors on one line.
+
+The refusals run together in one process without torch (`cli_cases.py`), which is also the proof that none imports it.
+"""
+
+import functools
+import json
+import os
+import random
+import resource
+import string
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitlet.cli import app, main
+from vitlet.recipes import all_recipes
+
+pytestmark = pytest.mark.timeout(300)  # seconds by themselves; another matter beside a busy neighbour
+
+HERE = Path(__file__).resolve().parent
+VERBS = tuple(word for word in app if not word.startswith("-"))
+TRAIN = ("pretrain", "mae_micro", "--data", "{data}", "--out", "{out}")
+FINE = ("finetune", "finetune_micro", "--init", "none", "--data", "{data}", "--out", "{out}")
+
+
+def with_changes(words: tuple[str, ...], **changes: str) -> tuple[str, ...]:
+    """A command line with the values after some options replaced."""
+    result = list(words)
+    for option, value in changes.items():
+        result[result.index(f"--{option}") + 1] = value
+    return tuple(result)
+
+
+# (words, what the answer has to name)
+REFUSED: list[tuple[tuple[str, ...], str]] = [
+    # verbs
+    (("pretrian",), '"pretrain"'),
+    (("finetun",), '"finetune"'),
+    (("Pretrain",), '"pretrain"'),
+    (("train",), "Unknown command"),
+    (("--versoin",), "--version"),
+    (("-v",), "-v"),
+    (("",), "empty value"),
+    # what is missing
+    (("pretrain",), "recipe"),
+    (("pretrain", "mae_micro"), "--data"),
+    (("pretrain", "mae_micro", "--data", "{data}"), "--out"),
+    (("finetune", "finetune_micro", "--data", "{data}", "--out", "{out}"), "--init"),
+    (("check",), "data"),
+    (("resume",), "run"),
+    (("probe", "{data}"), "--data"),
+    (("embed", "{data}", "--data", "{data}"), "--out"),
+    (("predict", "{data}", "--out", "{out}"), "--data"),
+    (("export", "{data}"), "--out"),
+    (("report", "{data}"), "--out"),
+    (("report", "--out", "{out}"), "no run"),
+    (("bench",), "what"),
+    ((*TRAIN, "--epochs"), "--epochs"),
+    (with_changes(TRAIN, data=""), "--data"),
+    ((*TRAIN[:2], "--data=", *TRAIN[4:]), "--data"),
+    (with_changes(TRAIN, out=""), "--out"),
+    # options
+    ((*TRAIN, "--epoch", "3"), "--epochs"),
+    ((*TRAIN, "-epochs", "3"), "--epochs"),
+    ((*TRAIN, "--batchsize", "3"), "--batch-size"),
+    ((*TRAIN, "--lr", "3"), "--lr"),
+    ((*TRAIN, "--num-labels", "3"), "--num-labels"),
+    ((*TRAIN, "--no-compile"), "--no-compile"),
+    ((*TRAIN, "--epochs", "3", "--epochs", "4"), "--epochs"),
+    ((*TRAIN, "extra"), "extra"),
+    (("check", "{data}", "{data}"), "Unused"),
+    (("recipes", "mae_micro", "debug"), "debug"),
+    (("demo", "{data}"), "Unused"),
+    # types and ranges
+    ((*TRAIN, "--epochs", "ten"), "--epochs"),
+    ((*TRAIN, "--epochs", "nan"), "budget.duration"),
+    ((*TRAIN, "--epochs", "inf"), "budget.duration"),
+    ((*TRAIN, "--epochs", "-1"), "budget.duration"),
+    ((*TRAIN, "--batch-size", "0"), "batch_size"),
+    ((*TRAIN, "--batch-size", "-8"), "batch_size"),
+    ((*TRAIN, "--batch-size", "1.5"), "--batch-size"),
+    ((*TRAIN, "--batch-size", "99999999999"), "batch_size"),
+    ((*TRAIN, "--seed", "-1"), "seed"),
+    ((*TRAIN, "--seed", "x"), "--seed"),
+    ((*TRAIN, "--seed", "4294967296"), "seed"),
+    ((*TRAIN, "--precision", "bf61"), '"bf16"'),
+    ((*TRAIN, "--precision", "64"), '"fp32"'),
+    ((*TRAIN, "--workers", "-1"), "workers"),
+    ((*TRAIN, "--workers", "many"), "--workers"),
+    ((*TRAIN, "--device", "gpu"), '"cuda"'),
+    ((*TRAIN, "--device", "cdua"), '"cuda"'),
+    ((*TRAIN, "--micro-batch", "0"), "micro_batch"),
+    ((*TRAIN, "--max-bad", "2"), "--max-bad"),
+    ((*TRAIN, "--max-bad", "1%"), "--max-bad"),
+    ((*TRAIN, "--compile", "maybe"), "maybe"),
+    ((*FINE, "--num-labels", "0"), "--num-labels"),
+    ((*FINE, "--num-labels", "few"), "--num-labels"),
+    (("check", "{data}", "--max-bad", "-0.1"), "--max-bad"),
+    (("demo", "--seeds", "0"), "--seeds"),
+    (("demo", "--seeds", "three"), "--seeds"),
+    (("probe", "{data}", "--data", "{data}", "--protocol", "knm"), '"knn"'),
+    (("probe", "{data}", "--data", "{data}", "--pool", "men"), '"mean"'),
+    (("bench", "stpe"), '"step"'),
+    # keys and values of --set
+    ((*TRAIN, "--set", "optimzer.base_lr=1"), "optimizer.base_lr"),
+    ((*TRAIN, "--set", "optimizer.lr=1"), "optimizer."),
+    ((*TRAIN, "--set", "objective.mask_ration=0.6"), "objective.mask_ratio"),
+    ((*TRAIN, "--set", "data.views.1.flip=0"), "data.views.0.flip"),
+    ((*TRAIN, "--set", "data.views.0.crop.scale=[0.2,1]"), "unknown key"),
+    ((*TRAIN, "--set", "objective.mask_ratio=1.5"), "objective.mask_ratio"),
+    ((*TRAIN, "--set", "objective.mask_ratio=most"), "objective.mask_ratio"),
+    ((*TRAIN, "--set", "optimizer.base_lr=NaN"), "optimizer.base_lr"),
+    ((*TRAIN, "--set", "optimizer.base_lr=1e999"), "optimizer.base_lr"),
+    ((*TRAIN, "--set", "optimizer.betas=[0.9]"), "optimizer.betas"),
+    ((*TRAIN, "--set", "encoder.heads=5"), "multiple of heads"),
+    ((*TRAIN, "--set", "encoder.patch_size=5"), "multiple of patch_size"),
+    ((*TRAIN, "--set", "encoder.image_size=64"), "image_size"),
+    ((*TRAIN, "--set", "budget.duration=10"), "budget.duration"),
+    ((*TRAIN, "--set", "budget.duration.unit=weeks"), "budget.duration"),
+    ((*TRAIN, "--set", "objective=3"), "objective"),
+    ((*TRAIN, "--set", "encoder.width.x=1"), "unknown key"),
+    ((*TRAIN, "--set", "=1"), "unknown key"),
+    ((*TRAIN, "--set", "encoder.width"), "--set"),
+    ((*TRAIN, "--set"), "--set"),
+    # recipes
+    (("recipes", "mae_mircro"), "mae_micro"),
+    (("recipes", "MAE_MICRO"), "recipe"),
+    (("recipes", "{out}.json"), "no file"),
+    (("recipes", "{broken}"), "JSON"),
+    (("recipes", "{list}"), "not a recipe"),
+    (("recipes", "{nameless}"), "no name"),
+    (("recipes", "{extra}"), "objective.mask_rato"),
+    (("pretrain", "mae_tiny_400", *TRAIN[2:]), "mae_tiny_400e"),
+    (("pretrain", "finetune_micro", *TRAIN[2:]), "vitlet finetune finetune_micro"),
+    (("finetune", "mae_micro", *FINE[2:]), "vitlet pretrain mae_micro"),
+    (("pretrain", "../mae_micro", *TRAIN[2:]), "mae_micro"),
+    # paths
+    (with_changes(TRAIN, data="{out}/nothing"), "no file or folder"),
+    (with_changes(TRAIN, data="{data}/\x1b[2Jname"), "\\x1b[2Jname"),
+    (with_changes(TRAIN, data="a" * 300), "no file or folder"),
+    (with_changes(TRAIN, data="\ud800"), "no file or folder"),
+    ((*TRAIN, "--init", "{out}/nothing"), "no file or folder"),
+    (with_changes(FINE, init="{out}/nothing"), "no file or folder"),
+    (with_changes(FINE, init="None"), "no file or folder"),
+    (("check", "{out}"), "no file or folder"),
+    (("demo", "--data", "{out}"), "no file or folder"),
+    (("probe", "{out}", "--data", "{data}"), "no file or folder"),
+    (("embed", "{data}", "--data", "{out}", "--out", "x.parquet"), "no file or folder"),
+    (("predict", "{out}", "--data", "{data}", "--out", "x.csv"), "no file or folder"),
+    (("export", "{out}", "--out", "x"), "no file or folder"),
+]
+# No run there: exit 4, as for every other thing that is not the run it should be.
+NO_RUN: list[tuple[tuple[str, ...], str]] = [
+    (("resume", "{out}"), "no run at"),
+    (("resume", "{data}"), "recipe.json"),
+    (("report", "{data}", "--out", "x.html"), "recipe.json"),
+]
+HELP: list[tuple[str, ...]] = [
+    ("--help",), ("-h",), (), *((verb, "--help") for verb in VERBS), ("--version",), ("recipes",), ("recipes", "debug"),
+]  # fmt: skip
+HEAVY = ("export", "{data}", "--out", "{out}")
+"""Nothing is wrong with the words, so it goes on to look for a model."""
+
+
+def edits(word: str, *, start: int) -> list[str]:
+    """Every word one deletion, insertion, substitution or exchange of neighbours away, from letter `start` on."""
+    letters = string.ascii_lowercase
+    found = {word[:i] + word[i + 1 :] for i in range(start, len(word))}
+    found |= {word[:i] + c + word[i + 1 :] for i in range(start, len(word)) for c in letters}
+    found |= {word[:i] + c + word[i:] for i in range(start, len(word) + 1) for c in letters}
+    found |= {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(start, len(word) - 1)}
+    return sorted(found - {word, word[:start]})
+
+
+def options_of(verb: str) -> list[str]:
+    arguments = app[verb].assemble_argument_collection()
+    return [name for argument in arguments for name in argument.names if name.startswith("--")]
+
+
+def typos() -> list[tuple[tuple[str, ...], str]]:
+    """(words, the right word): verbs, flags, recipes and keys, a fixed sample of all single edits."""
+    draw = random.Random(0)
+    cases: list[tuple[tuple[str, ...], str]] = []
+    for verb in VERBS:
+        cases += [((wrong,), verb) for wrong in draw.sample(edits(verb, start=0), 15) if wrong not in VERBS]
+    flags = sorted(set(options_of("pretrain")) - {"--recipe"})
+    for flag in flags:
+        for wrong in [flag[1:], *draw.sample(edits(flag, start=2), 12)]:
+            value = () if flag in ("--compile", "--fresh", "--accept-data-change") else ("1",)
+            rest = [w for w in TRAIN if w not in (flag, f"{{{flag[2:]}}}")]
+            if wrong not in flags:
+                cases.append(((*rest, wrong, *value), flag))
+    for name in all_recipes():
+        cases += [(("recipes", wrong), name) for wrong in draw.sample(edits(name, start=0), 4)]
+    for key in ("optimizer.base_lr", "objective.mask_ratio", "budget.log_every", "encoder.depth", "data.views.0.flip"):
+        cases += [((*TRAIN, "--set", f"{wrong}=1"), key) for wrong in draw.sample(edits(key, start=0), 10)]
+    return cases
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the names in braces stand for."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "images").mkdir()
+    files = {"broken": "{", "list": "[1]", "nameless": "{}"}
+    extra = all_recipes()["mae_micro"]().to_json()
+    extra["objective"]["mask_rato"] = 0.5
+    for name, content in {**files, "extra": json.dumps(extra)}.items():
+        (folder / f"{name}.json").write_text(content)
+    named = {name: str(folder / f"{name}.json") for name in (*files, "extra")}
+    return {"data": str(folder / "images"), "out": str(folder / "new"), **named}
+
+
+def filled(words: tuple[str, ...], places: dict[str, str]) -> list[str]:
+    return [functools.reduce(lambda w, p: w.replace(f"{{{p[0]}}}", p[1]), places.items(), word) for word in words]
+
+
+@pytest.fixture(scope="session")
+def answers(places: dict[str, str]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Every case, run one after the other in one fresh process."""
+    cases = [*(words for words, _ in (*REFUSED, *NO_RUN, *typos())), *HELP, HEAVY]
+    done = subprocess.run(
+        [sys.executable, HERE / "cli_cases.py"], input=json.dumps([filled(c, places) for c in cases]),
+        capture_output=True, text=True, check=True, timeout=280,
+    )  # fmt: skip
+    return dict(zip(cases, json.loads(done.stdout), strict=True))
+
+
+def shown(words: tuple[str, ...]) -> str:
+    """A name for a case."""
+    text = " ".join(word[:40] for word in words).replace("\x1b", "ESC")
+    return text.encode("ascii", "backslashreplace").decode() or "empty"
+
+
+@pytest.mark.parametrize(("words", "named"), REFUSED, ids=[shown(w) for w, _ in REFUSED])
+def test_wrong_words_are_refused(answers: dict[tuple[str, ...], dict[str, Any]], words: tuple[str, ...], named: str):
+    answer = answers[words]
+    assert answer["code"] == 2, answer
+    assert_one_line(answer, named)
+
+
+@pytest.mark.parametrize(("words", "named"), NO_RUN, ids=[shown(w) for w, _ in NO_RUN])
+def test_what_is_no_run_is_refused(answers: dict[tuple[str, ...], dict[str, Any]], words: tuple[str, ...], named: str):
+    answer = answers[words]
+    assert answer["code"] == 4, answer
+    assert_one_line(answer, named)
+
+
+def assert_one_line(answer: dict[str, Any], named: str) -> None:
+    """What, where, why and a fix on one line of printable text; nothing else was said, torch was not imported."""
+    message = answer["err"]
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert message.endswith("\n")
+    assert named in message
+    assert "Fix: " in message
+    assert "Traceback" not in message
+    assert message[:-1].isprintable()
+    assert len(message) < 700
+    assert answer["out"] == ""
+    assert not answer["torch"]
+
+
+def test_refusals_leave_nothing_behind(answers: dict[tuple[str, ...], dict[str, Any]], places: dict[str, str]):
+    assert not Path(places["out"]).exists()
+    assert not any(Path(places["data"]).iterdir())
+
+
+def test_typos_get_the_right_suggestion(answers: dict[tuple[str, ...], dict[str, Any]]):
+    cases = typos()
+    wrong = [(words, right, answers[words]["err"]) for words, right in cases if not suggests(answers[words], right)]
+    assert len(cases) > 400
+    assert len(wrong) <= 0.05 * len(cases), wrong[:10]
+    assert all(answers[words]["code"] == 2 for words, _ in cases)
+
+
+def suggests(answer: dict[str, Any], right: str) -> bool:
+    message = answer["err"]
+    return any(f"Did you mean {quote}{right}{quote}" in message for quote in ('"', "")) and message[-1:] == "\n"
+
+
+def run(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The installed command in a process of its own, and its CPU seconds (this machine may be busy)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "vitlet", *words], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_answers_at_once():
+    done, seconds = run("--help")
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
+    assert seconds <= 0.7
+
+
+@pytest.mark.parametrize("words", [("pretrain", "mae_mircro", "--data", ".", "--out", "x"), ("pretrian",)])
+def test_a_mistake_is_answered_at_once(words: tuple[str, ...]):
+    done, seconds = run(*words)
+    assert done.returncode == 2
+    assert seconds <= 2.0
+
+
+@pytest.mark.parametrize("words", HELP, ids=[" ".join(w) for w in HELP])
+def test_help_needs_no_torch(answers: dict[tuple[str, ...], dict[str, Any]], words: tuple[str, ...]):
+    answer = answers[words]
+    assert answer["code"] == 0
+    assert answer["out"]
+    assert not answer["err"]
+    assert not answer["torch"]
+
+
+def test_an_import_of_torch_would_be_seen(answers: dict[tuple[str, ...], dict[str, Any]]):
+    assert answers[HEAVY]["torch"]
+
+
+def test_every_verb_of_the_interface_is_there():
+    promised = "demo check recipes pretrain finetune resume probe embed predict export report bench"
+    assert set(VERBS) >= set(promised.split())
+
+
+def test_recipes_prints_json_that_is_a_recipe_again(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["recipes", "mae_tiny_400e"]) == 0
+    text, _, values = capsys.readouterr().out.partition("\n{")
+    assert "Table 1" in text
+    assert json.loads("{" + values) == all_recipes()["mae_tiny_400e"]().to_json()
+    replayed = tmp_path / "recipe.json"
+    replayed.write_text("{" + values)
+    assert main(["recipes", str(replayed)]) == 0
+    assert capsys.readouterr().out.endswith("{" + values)
+
+
+def test_wrong_data_is_exit_3(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    words = ["pretrain", "debug", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "run")]
+    assert main(words) == 3
+    assert "no images" in capsys.readouterr().err
+    assert main(words) == 3, "the first refusal left something that blocks the second try"
+
+
+def test_no_model_is_exit_4(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 4
+    assert "no finished encoder" in capsys.readouterr().err
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]):
+    assert main(["recipes", "mae_mircro"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["recipes", "mae_mircro", "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("error: no recipe")
+
+
+def test_a_fault_of_ours_is_said_to_be_one(capsys: pytest.CaptureFixture[str]):
+    @app.command(name="planted")
+    def planted() -> None:
+        raise KeyError("of ours\x1b[2J")
+
+    try:
+        assert main(["planted"]) == 1
+        message = capsys.readouterr().err
+        assert "KeyError" in message
+        assert "fault of vitlet" in message
+        assert "\x1b" not in message
+        assert message.count("\n") == 1
+    finally:
+        del app["planted"]

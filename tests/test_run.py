@@ -1,0 +1,187 @@
+"""The run directory; how its writing fails stands in `tests/faults`."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vitlet import run as module
+from vitlet.errors import CheckpointError, ResourceError, UsageError
+from vitlet.run import Run, environment, read_json, sweep, to_json_bytes, write_file, write_folder, write_json
+
+CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
+
+
+def crashes(work: Callable[[], None]) -> Iterator[int]:
+    """Run `work` in a child that ends at its n-th call, for n = 1, 2, …; yields after each end."""
+    for number in range(1, 100):
+        pid = os.fork()
+        if not pid:
+            left = number
+
+            def wrap(call: Callable) -> Callable:
+                def counted(*args: object, **kwargs: object) -> object:
+                    nonlocal left
+                    left -= 1
+                    if not left:
+                        os._exit(77)
+                    return call(*args, **kwargs)
+
+                return counted
+
+            try:
+                for name in CALLS:
+                    setattr(os, name, wrap(getattr(os, name)))
+                work()
+            finally:
+                os._exit(0)
+        yield os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_file_is_old_or_new_at_every_crash_point(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    points = 0
+    for status in crashes(lambda: write_file(path, b"new")):
+        assert path.read_bytes() in (b"old", b"new")
+        points += 1
+        if status == 0:
+            break
+    assert path.read_bytes() == b"new"
+    assert points > 5
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_old_or_new_and_never_half_at_every_crash_point(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    old, new = {"a": b"1", "b": b"1"}, {"a": b"2", "c": b"2", "d": b"2"}
+    write_folder(path, old)
+    seen = []
+    for status in crashes(lambda: write_folder(path, new)):
+        if not path.exists():
+            seen.append("neither")
+            sweep(tmp_path)  # the window between two renames; the next start closes it
+        content = {p.name: p.read_bytes() for p in path.iterdir()}
+        assert content in (old, new)
+        seen.append("old" if content == old else "new")
+        if status == 0:
+            break
+    assert seen.count("neither") <= 1
+    assert {"old", "new"} <= set(seen)
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == new
+
+
+def test_a_folder_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    opened: dict[int, str] = {}
+
+    def note(name: str, real: Callable) -> Callable:
+        def noted(*args: object, **kwargs: object) -> object:
+            result = real(*args, **kwargs)
+            if name == "open":
+                opened[result] = Path(args[0]).name
+            else:
+                calls.append((name, opened[args[0]] if name == "fsync" else Path(args[0]).name))
+            return result
+
+        return noted
+
+    for name in ("open", "fsync", "rename"):
+        monkeypatch.setattr(os, name, note(name, getattr(os, name)))
+    write_folder(tmp_path / "folder", {"a": b"1"})
+    temporary = f".tmp-{os.getpid()}-folder"
+    assert calls == [("fsync", "a"), ("fsync", temporary), ("rename", temporary), ("fsync", tmp_path.name)]
+
+
+def test_a_rename_that_fails_gives_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "folder", os.rename
+    write_folder(path, {"a": b"old"})
+
+    def refuse(source: object, target: object) -> None:
+        if Path(source).name.startswith(".tmp-"):
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(ResourceError, match="Input/output error"):
+        write_folder(path, {"a": b"new"})
+    assert (path / "a").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_sweeping_spares_what_is_not_ours_and_follows_no_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("1")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / ".tmp-1-link").symlink_to(precious, target_is_directory=True)
+    (place / ".hidden").write_text("1")
+    (place / "tmp-1").write_text("1")
+    sweep(place)
+    assert sorted(p.name for p in place.iterdir()) == [".hidden", "tmp-1"]
+    assert (precious / "file").exists()
+    sweep(tmp_path / "absent")
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    write_json(tmp_path / "deep" / "x.json", {"a": [1, None, "ü"]})
+    assert read_json(tmp_path / "deep" / "x.json") == {"a": [1, None, "ü"]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json_bytes({"a": float("nan")})
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"broken\.json is not JSON"):
+        read_json(tmp_path / "broken.json")
+    with pytest.raises(CheckpointError, match=r"missing file .*absent\.json"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_opening_what_is_no_run_names_a_near_one(tmp_path: Path) -> None:
+    (tmp_path / "run-one").mkdir()
+    (tmp_path / "run-one" / "recipe.json").write_text("{}")
+    assert Run.open(tmp_path / "run-one").recipe_json() == {}
+    with pytest.raises(CheckpointError, match=r"no run at .*run-ome.*Did you mean run-one") as caught:
+        Run.open(tmp_path / "run-ome")
+    assert caught.value.exit_code == 4
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds no recipe\.json"):
+        Run.open(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match="no run at"):
+        Run.open(tmp_path / "absent" / "deeper")
+
+
+def test_a_torn_last_row_of_the_metrics_is_left_out(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.metrics() == []
+    run.metrics_file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert run.metrics() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UsageError, match=r"cannot write to .*file.*Fix: .*--out"),
+        Run(tmp_path / "file" / "run").lock(),
+    ):
+        pass
+
+
+def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Run(tmp_path / "run").lock():
+            assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_the_environment_tells_of_the_machine_and_not_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/vitlet", "pretrain", "a b"])
+    found = environment()
+    assert found["command"] == "vitlet pretrain 'a b'"
+    assert found["packages"]["torch"].startswith("2.")
+    assert found["cores"] >= 1
+    assert "somebody" not in json.dumps(found)
+    assert module._version("no-such-package") == "not installed"

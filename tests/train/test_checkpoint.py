@@ -1,0 +1,100 @@
+"""What a checkpoint holds and which is the latest; how they fail stands in `tests/faults/test_damage.py`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from harness import ADAMW, digest, load, tiny_objective
+
+from vitlet.recipe import OptimizerConfig
+from vitlet.run import Run
+from vitlet.train import checkpoint
+from vitlet.train.optim import build_optimizer
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    return run
+
+
+def moved(config: OptimizerConfig) -> tuple:
+    """An objective and its optimizer after a step."""
+    objective = tiny_objective(seed=1)
+    optimizer = build_optimizer(objective, config, depth=1)
+    for parameter in objective.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    optimizer.step()
+    return objective, optimizer
+
+
+CONFIGS = {
+    "AdamW": ADAMW,
+    "SGD with momentum": OptimizerConfig(kind="sgd"),
+    "plain SGD": OptimizerConfig(kind="sgd", betas=(0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_was_saved_comes_back_to_the_bit(run: Run, config: str) -> None:
+    objective, optimizer = moved(CONFIGS[config])
+    facts = {"recipe": "abc", "metrics_bytes": 17}
+    path = checkpoint.save(run, step=3, objective=objective, optimizer=optimizer, facts=facts)
+    other = tiny_objective(seed=2)
+    second = build_optimizer(other, CONFIGS[config], depth=1)
+    assert load(run, other, second) == (3, 17)
+    assert all(
+        torch.equal(a, b) for a, b in zip(objective.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+    before = digest(run, 3)
+    checkpoint.save(run, step=3, objective=other, optimizer=second, facts=facts)
+    assert digest(run, 3) == before
+    manifest = checkpoint.read(path).manifest
+    assert manifest["recipe"] == "abc"
+    assert sorted(p.name for p in path.iterdir()) == ["manifest.json", "state.safetensors"]
+
+
+def test_the_latest_is_that_of_the_highest_step_whatever_the_clock_says(run: Run) -> None:
+    objective, optimizer = moved(ADAMW)
+    steps = [99_999_999, 100_000_000]  # more digits than the name is padded to
+    for step in steps:
+        checkpoint.save(run, step=step, objective=objective, optimizer=optimizer, facts={})
+    newer, older = checkpoint.folders(run)
+    assert [newer.name, older.name] == ["step-100000000", "step-99999999"]
+    import os
+
+    os.utime(newer, (0, 0))
+    found, _ = checkpoint.latest(run)
+    assert found is not None
+    assert found.step == 100_000_000
+
+
+def test_two_are_kept(run: Run) -> None:
+    objective, optimizer = moved(ADAMW)
+    for step in range(1, 6):
+        checkpoint.save(run, step=step, objective=objective, optimizer=optimizer, facts={})
+    assert [p.name for p in checkpoint.folders(run)] == ["step-00000005", "step-00000004"]
+
+
+def test_other_files_are_left_alone(run: Run) -> None:
+    objective, optimizer = moved(ADAMW)
+    (run.checkpoints / "mine").mkdir(parents=True)
+    (run.checkpoints / "step-1").mkdir()
+    for step in (7, 8, 9):
+        checkpoint.save(run, step=step, objective=objective, optimizer=optimizer, facts={})
+    names = sorted(p.name for p in run.checkpoints.iterdir())
+    assert names == ["mine", "step-00000008", "step-00000009", "step-1"]
+
+
+def test_nothing_there_is_not_an_error(run: Run) -> None:
+    assert checkpoint.latest(run) == (None, [])
+    assert checkpoint.folders(run) == []
+
+
+def test_no_pickle_is_written(run: Run) -> None:
+    objective, optimizer = moved(ADAMW)
+    path = checkpoint.save(run, step=1, objective=objective, optimizer=optimizer, facts={})
+    header_length = int.from_bytes((path / checkpoint.STATE).read_bytes()[:8], "little")
+    assert (path / checkpoint.STATE).read_bytes()[8:9] == b"{"
+    assert header_length < path.joinpath(checkpoint.STATE).stat().st_size

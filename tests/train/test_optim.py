@@ -1,0 +1,145 @@
+import pytest
+import torch
+from torch import nn
+
+from vitlet.methods.mae import MAE
+from vitlet.methods.supervised import Supervised
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig, OptimizerConfig
+from vitlet.recipes import by_name
+from vitlet.train.optim import build_optimizer, layer_of, lr_schedule, named_parameters, parameter_groups, set_lr
+from vitlet.units import Epochs, to_steps
+
+IMAGENET = 1_281_167
+
+
+def small(**changes: object) -> EncoderConfig:
+    return EncoderConfig(image_size=8, patch_size=4, width=8, heads=2, **{"depth": 12, **changes})
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Supervised:
+    return Supervised(Encoder(small(final_norm=False)), num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def masked() -> MAE:
+    return MAE(Encoder(small(depth=2, position="sincos")), decoder_width=8, decoder_heads=1)
+
+
+def by_parameter(module: nn.Module, config: OptimizerConfig, *, depth: int) -> dict[str, dict]:
+    groups = parameter_groups(module, config, depth=depth)
+    return {name: group for group in groups for name in group["names"]}
+
+
+def test_layer_decay_has_the_multipliers_of_the_paper(classifier: Supervised) -> None:
+    """Spec C.2: d = 0.85 over 12 blocks."""
+    found = by_parameter(classifier, OptimizerConfig(layer_decay=0.85), depth=12)
+    scales = {name: group["lr_scale"] for name, group in found.items()}
+    for stem in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+        assert scales[f"encoder.vit.{stem}"] == pytest.approx(0.1209, abs=5e-5)
+    assert scales["encoder.vit.blocks.0.attn.qkv.weight"] == pytest.approx(0.1422, abs=5e-5)
+    assert scales["encoder.vit.blocks.11.mlp.fc2.bias"] == 0.85
+    assert all(scale == 1.0 for name, scale in scales.items() if name.startswith("classifier."))
+    for i in range(12):
+        block = {scale for name, scale in scales.items() if name.startswith(f"encoder.vit.blocks.{i}.")}
+        assert block == {0.85 ** (12 - i)}
+
+
+def test_without_layer_decay_all_learn_alike(classifier: Supervised) -> None:
+    assert {g["lr_scale"] for g in parameter_groups(classifier, OptimizerConfig(), depth=12)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "one_dimensional"), [(False, False), (True, False), (True, True)], ids=["fine-tuning", "MAE", "MoCo-v3"]
+)
+def test_weight_decay_pulls_where_the_paper_says(masked: MAE, tokens: bool, one_dimensional: bool) -> None:
+    """Spec C.1, C.2: never biases and norms (but in MoCo-v3), tokens and positions only in MAE."""
+    config = OptimizerConfig(weight_decay=0.05, decay_tokens=tokens, decay_one_dimensional=one_dimensional)
+    found = {name: group["weight_decay"] for name, group in by_parameter(masked, config, depth=2).items()}
+    for name, parameter in masked.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.endswith(("cls_token", "mask_token")):
+            expected = 0.05 if tokens else 0.0
+        elif name.endswith(".bias") or "norm" in name:
+            expected = 0.05 if one_dimensional else 0.0
+        else:
+            expected = 0.05
+        assert found[name] == expected, name
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.75])
+def test_every_trainable_parameter_is_in_exactly_one_group(masked: MAE, classifier: Supervised, decay: float) -> None:
+    for module, depth in ((masked, 2), (classifier, 12)):
+        groups = parameter_groups(module, OptimizerConfig(layer_decay=decay), depth=depth)
+        names = [name for group in groups for name in group["names"]]
+        assert sorted(names) == sorted(name for name, p in module.named_parameters() if p.requires_grad)
+        parameters = dict(module.named_parameters())
+        assert all(parameters[n] is p for g in groups for n, p in zip(g["names"], g["params"], strict=True))
+
+
+def test_fixed_positions_are_not_trained(masked: MAE) -> None:
+    names = {name for name, _ in named_parameters(build_optimizer(masked, OptimizerConfig(), depth=2))}
+    assert not any("pos_embed" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("encoder.vit.cls_token", 0),
+        ("encoder.vit.patch_embed.proj.bias", 0),
+        ("encoder.vit.blocks.10.norm1.weight", 11),
+        ("encoder.vit.norm.weight", 13),
+        ("decoder_blocks.0.mlp.fc1.weight", 13),
+        ("decoder_pos_embed", 13),
+        ("mask_token", 13),
+        ("classifier.head.weight", 13),
+    ],
+)
+def test_layers(name: str, layer: int) -> None:
+    assert layer_of(name, depth=12) == layer
+
+
+def test_kinds() -> None:
+    module = MAE(Encoder(small(depth=1)), decoder_width=8, decoder_heads=1)
+    adamw = build_optimizer(module, OptimizerConfig(betas=(0.8, 0.9), epsilon=1e-6), depth=1)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert all((g["betas"], g["eps"]) == ((0.8, 0.9), 1e-6) for g in adamw.param_groups)
+    sgd = build_optimizer(module, OptimizerConfig(kind="sgd", betas=(0.9, 0.0)), depth=1)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert all(g["momentum"] == 0.9 and g["nesterov"] for g in sgd.param_groups)
+    assert isinstance(build_optimizer(module, OptimizerConfig(kind="sgd", betas=(0.0, 0.0)), depth=1), torch.optim.SGD)
+
+
+def test_the_learning_rate_of_every_group_is_its_share(classifier: Supervised) -> None:
+    optimizer = build_optimizer(classifier, OptimizerConfig(layer_decay=0.5), depth=12)
+    set_lr(optimizer, 0.08)
+    assert all(g["lr"] == 0.08 * g["lr_scale"] for g in optimizer.param_groups)
+    assert min(g["lr"] for g in optimizer.param_groups) == 0.08 * 0.5**13
+
+
+def test_the_improved_recipe_has_the_rates_of_the_paper() -> None:
+    """Spec C.3: peak 0.004 after 5 of 300 epochs, about 0.00205 in the middle, 1e-6 at the end."""
+    recipe = by_name("finetune_tiny_impr_300e")
+    steps = {n: to_steps(Epochs(n=n), num_images=IMAGENET, batch_size=1024) for n in (1, 5, 150, 300)}
+    assert steps[1] == 1251
+    lr = lr_schedule(recipe.optimizer, batch_size=1024, warmup=steps[5], total=steps[300])
+    assert lr(0) == 0.0
+    assert lr(steps[5]) == pytest.approx(4e-3)
+    assert lr(steps[150]) == pytest.approx(0.00205, abs=1e-5)
+    assert lr(steps[300]) == 1e-6
+    assert lr(steps[300] + 5) == 1e-6
+
+
+def test_mae_has_the_rates_of_the_paper() -> None:
+    """Spec C.1: 1.5e-4 · 4096 / 256, 40 epochs of warm-up from 0, then to 0."""
+    recipe = by_name("mae_tiny_400e")
+    per_epoch = to_steps(Epochs(n=1), num_images=IMAGENET, batch_size=4096)
+    assert per_epoch == 312
+    lr = lr_schedule(recipe.optimizer, batch_size=4096, warmup=40 * per_epoch, total=400 * per_epoch)
+    assert lr(0) == 0.0
+    assert lr(20 * per_epoch) == pytest.approx(1.2e-3)
+    assert lr(40 * per_epoch) == pytest.approx(2.4e-3)
+    assert lr(220 * per_epoch) == pytest.approx(1.2e-3)
+    assert lr(400 * per_epoch) == 0.0

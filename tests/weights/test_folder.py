@@ -1,0 +1,197 @@
+"""The exported folder: timm opens it and computes the same; damaged or foreign ones are refused whole."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from vitlet.errors import CheckpointError
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
+from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, initialised_from, load_exactly, read_model, write_model
+
+SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=4)
+VIEW = View(size=32, crop=Centre(share=0.8, interpolation="bilinear"), flip=0)
+MEAN, STD = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+FACTS = {"recipe": "mae_micro", "note": "``` is no fence"}
+CLASSES = ("cat", "dog", "owl")
+
+
+def _stirred(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    return module
+
+
+def _encoder(config: EncoderConfig = SMALL) -> Encoder:
+    encoder = Encoder(config, mean=MEAN, std=STD)
+    _stirred(encoder)
+    return encoder
+
+
+def _write(path: Path, encoder: Encoder, classifier: Classifier | None = None) -> Path:
+    classes = CLASSES if classifier else ()
+    write_model(path, encoder=encoder, evaluation=VIEW, facts=FACTS, classifier=classifier, classes=classes)
+    return path
+
+
+def _images() -> Tensor:
+    return torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def _in_timm(path: Path) -> tuple[torch.nn.Module, Tensor]:
+    """The model and the images, both by nothing but what timm reads in the folder."""
+    model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    told = timm.data.resolve_model_data_config(model)
+    mean, std = (torch.tensor(told[key])[:, None, None] for key in ("mean", "std"))
+    return model, (_images() / 255 - mean) / std
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("final_norm", [True, False])
+@torch.no_grad()
+def test_timm_computes_the_same_features(tmp_path: Path, heads: int, final_norm: bool) -> None:
+    encoder = _encoder(SMALL.changed(heads=heads, final_norm=final_norm))
+    model, images = _in_timm(_write(tmp_path / "encoder", encoder))
+    torch.testing.assert_close(model.forward_features(images), encoder(_images()), rtol=1e-5, atol=1e-5)
+    assert {block.attn.num_heads for block in model.blocks} == {heads}
+    # Without a head, calling the model gives one vector an image.
+    pooled = encoder(_images())
+    pooled = pooled[:, 0] if final_norm else pooled[:, 1:].mean(dim=1)
+    torch.testing.assert_close(model(images), pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "final_norm"), [("mean", False), ("class", True)])
+@torch.no_grad()
+def test_timm_computes_the_same_logits(tmp_path: Path, pool: str, final_norm: bool) -> None:
+    encoder = _encoder(SMALL.changed(final_norm=final_norm))
+    classifier = _stirred(Classifier(24, num_classes=3, pool=pool, seed=0))
+    model, images = _in_timm(_write(tmp_path / "model", encoder, classifier))
+    ours = classifier(encoder.encode(encoder.embed(_images())))
+    torch.testing.assert_close(model(images), ours, rtol=1e-5, atol=1e-5)
+    assert model.num_classes == 3
+    assert tuple(model.pretrained_cfg["label_names"]) == CLASSES
+
+
+def test_timm_is_told_the_preprocessing(tmp_path: Path) -> None:
+    model, _ = _in_timm(_write(tmp_path / "encoder", _encoder()))
+    told = timm.data.resolve_model_data_config(model)
+    assert (tuple(told["mean"]), tuple(told["std"])) == (MEAN, STD)
+    assert told["input_size"] == (3, 32, 32)
+    assert (told["crop_pct"], told["interpolation"], told["crop_mode"]) == (0.8, "bilinear", "center")
+
+
+@pytest.mark.parametrize("pool", ["mean", "class", None])
+@torch.no_grad()
+def test_what_is_read_is_what_was_written(tmp_path: Path, pool: str | None) -> None:
+    encoder = _encoder(SMALL.changed(final_norm=pool != "mean"))
+    classifier = _stirred(Classifier(24, num_classes=3, pool=pool, seed=0)) if pool else None
+    saved = read_model(_write(tmp_path / "model", encoder, classifier))
+    assert saved.encoder.config == encoder.config
+    assert (saved.encoder.mean, saved.encoder.std) == (MEAN, STD)
+    assert (saved.evaluation, saved.facts) == (VIEW, FACTS)
+    assert saved.classes == (CLASSES if classifier else ())
+    assert torch.equal(saved.encoder(_images()), encoder(_images()))
+    assert (saved.classifier is None) == (classifier is None)
+    if classifier is not None and saved.classifier is not None:
+        encoded = encoder.encode(encoder.embed(_images()))
+        assert torch.equal(saved.classifier(encoded), classifier(encoded))
+
+
+def test_the_folder_holds_no_pickle_and_a_card_whose_facts_stay_fenced(tmp_path: Path) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    assert sorted(f.name for f in path.iterdir()) == sorted([CONFIG, WEIGHTS, CARD])
+    card = (path / CARD).read_text()
+    assert card.count("```") == 4
+    assert '"recipe": "mae_micro"' in card
+
+
+def test_one_flipped_bit_and_one_lost_byte_are_noticed(tmp_path: Path) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    content = (path / WEIGHTS).read_bytes()
+    flipped = bytearray(content)
+    flipped[-100] ^= 1
+    for damaged in (bytes(flipped), content[:-1], b""):
+        (path / WEIGHTS).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged.*SHA-256"):
+            read_model(path)
+    (path / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        read_model(path)
+
+
+def test_foreign_and_broken_configs_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    (path / CONFIG).write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
+    with pytest.raises(CheckpointError, match="not written by vitlet"):
+        read_model(path)
+    (path / CONFIG).write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        read_model(path)
+    with pytest.raises(CheckpointError, match="missing file"):
+        read_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
+def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(change: str) -> None:
+    encoder, other = _encoder(), _encoder(SMALL)
+    _stirred(other, seed=2)
+    tensors = dict(other.vit.state_dict())
+    if change == "missing":
+        del tensors["blocks.1.attn.qkv.weight"]
+    elif change == "surplus":
+        tensors["blocks.2.attn.qkv.weight"] = torch.zeros(3)
+    else:
+        tensors["blocks.1.attn.qkv.weight"] = torch.zeros(3, 24)
+    before = {k: v.clone() for k, v in encoder.vit.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"a\.file does not fit.*1 tensor: .*attn\.qkv\.weight"):
+        load_exactly(encoder, tensors, where="a.file")
+    assert all(torch.equal(v, before[k]) for k, v in encoder.vit.state_dict().items())
+
+
+@pytest.mark.parametrize("drop", ["head.bias", "fc_norm.weight", "blocks.0.norm1.bias"])
+def test_a_classifier_is_read_whole_or_not_at_all(tmp_path: Path, drop: str) -> None:
+    """Also where the checksum was made to fit: by hand, or by somebody else's program."""
+    classifier = Classifier(24, num_classes=3, pool="mean", seed=0)
+    path = _write(tmp_path / "model", _encoder(SMALL.changed(final_norm=False)), classifier)
+    tensors = safetensors.torch.load_file(path / WEIGHTS)
+    del tensors[drop]
+    content = safetensors.torch.save(tensors)
+    config = json.loads((path / CONFIG).read_text())
+    config["vitlet"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (path / WEIGHTS).write_bytes(content)
+    (path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"does not fit.*{drop}"):
+        read_model(path)
+
+
+def test_fine_tuning_starts_from_all_tensors_but_the_final_norm() -> None:
+    source = _encoder(SMALL.changed(position="sincos"))
+    target = initialised_from(source, SMALL.changed(final_norm=False, drop_path=0.1), seed=3)
+    assert (target.mean, target.std) == (MEAN, STD)
+    assert target.config.drop_path == 0.1
+    theirs, ours = source.vit.state_dict(), target.vit.state_dict()
+    assert set(theirs) - set(ours) == {"norm.weight", "norm.bias"}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert target.vit.pos_embed.requires_grad  # learned from here on, starting at the checkpoint's
+
+
+def test_a_final_norm_that_the_source_lacks_starts_afresh() -> None:
+    source = _encoder(SMALL.changed(final_norm=False))
+    target = initialised_from(source, SMALL, seed=3)
+    assert torch.equal(target.vit.norm.weight, torch.ones(24))
+    assert torch.equal(target.vit.blocks[0].attn.qkv.weight, source.vit.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("change", [{"depth": 3}, {"width": 48}, {"patch_size": 4}])
+def test_a_source_of_another_shape_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(CheckpointError, match="initial encoder does not fit"):
+        initialised_from(_encoder(), SMALL.changed(**change), seed=0)

@@ -1,0 +1,93 @@
+"""Teachers are what they are called, or there is none."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from vitlet.errors import CheckpointError, UsageError
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
+from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.weights.folder import write_model
+from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher
+
+SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
+VIEW = View(size=32, crop=Centre(), flip=0)
+FACTS = {"licence": "CC-BY-NC 4.0", "recipe": "mae_micro"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    classifier = Classifier(24, num_classes=3, pool="class", seed=0)
+    write_model(
+        tmp_path / "m", encoder=Encoder(SMALL, seed=4), evaluation=VIEW, facts=FACTS,
+        classifier=classifier, classes=("a", "b", "c"),
+    )  # fmt: skip
+    return tmp_path / "m"
+
+
+def test_a_model_folder_gives_its_encoder_and_its_licence(folder: Path) -> None:
+    teacher = load_encoder_teacher(str(folder), like=SMALL)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    torch.testing.assert_close(teacher.encoder(images), Encoder(SMALL, seed=4)(images), rtol=0, atol=0)
+    assert teacher.facts["licence"] == "CC-BY-NC 4.0"
+    assert len(teacher.facts["sha256"]) == 64
+
+
+def test_a_file_is_read_as_the_network_it_is_called(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    teacher = load_encoder_teacher(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}", like=SMALL)
+    assert (teacher.encoder.config.heads, teacher.encoder.mean) == (3, (0.5, 0.5, 0.5))
+    torch.testing.assert_close(teacher.encoder.vit.norm.weight, model.norm.weight, rtol=0, atol=0)
+    assert teacher.facts["licence"]
+
+
+def test_an_untrained_teacher_has_the_shape_of_its_name_and_the_patches_of_the_student() -> None:
+    teacher = load_encoder_teacher("untrained:vit_tiny_patch16_224", like=SMALL)
+    config = teacher.encoder.config
+    assert (config.width, config.depth, config.heads) == (192, 12, 3)
+    assert (config.image_size, config.patch_size) == (32, 8)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "needs a teacher"),
+        ("no/such/run", "no file or folder no/such/run"),
+        ("untrained", "no file or folder untrained"),
+        ("untrained:resnet18", "resnet18 is not a plain ViT"),
+        ("untrained:vit_tinny", "no model 'vit_tinny'"),
+        ("timm:vit_tiny_patch16_224", "does not name a file"),
+    ],
+)
+def test_a_wrong_name_is_never_random_weights(source: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_encoder_teacher(source, like=SMALL)
+
+
+def test_a_classifier_comes_from_a_folder_of_timms_format(folder: Path) -> None:
+    teacher = load_classifier_teacher(str(folder), num_classes=3)
+    assert teacher.network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert teacher.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_classifier_of_other_classes_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="knows 3 classes and the data has 5"):
+        load_classifier_teacher(str(folder), num_classes=5)
+
+
+def test_a_classifiers_file_must_be_the_network_it_is_called(tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t", num_classes=4)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    source = f"timm:resnet10t@{tmp_path / 'w.safetensors'}"
+    teacher = load_classifier_teacher(source, num_classes=4)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(teacher.network.eval()(image), model.eval()(image))
+    with pytest.raises(CheckpointError, match="something else than it is called"):
+        load_classifier_teacher(source.replace("resnet10t", "resnet14t"), num_classes=4)
+    with pytest.raises(CheckpointError, match="2 tensors differ"):
+        load_classifier_teacher(source, num_classes=5)
