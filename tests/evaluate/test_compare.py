@@ -135,6 +135,7 @@ def test_the_document() -> None:
         "values": [0.29, 0.30],
         "seeds": [0, 1],
         "cpu_seconds": [9.0, 9.0],
+        "runs": [],
     }
     assert set(shown["difference"]) == {"mean", "low", "high", "confidence", "pairs", "method"}
     assert json.loads(json.dumps(document, allow_nan=False)) == document

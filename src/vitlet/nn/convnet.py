@@ -132,13 +132,13 @@ class GlobalBatchNorm2d(GlobalBatchNorm1d):
         self.load_state_dict(replaced.state_dict())
         self.act: nn.Module = getattr(replaced, "act", nn.Identity())
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise each channel; in training by the statistics of the images of all ranks."""
         if self.training and across.size() > 1:
-            rows = super().forward(x.permute(0, 2, 3, 1).flatten(0, 2))
-            normal = rows.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+            rows = super().forward(input.permute(0, 2, 3, 1).flatten(0, 2))
+            normal = rows.view(input.shape[0], *input.shape[2:], input.shape[1]).permute(0, 3, 1, 2)
         else:
-            normal = nn.BatchNorm1d.forward(self, x)
+            normal = nn.BatchNorm1d.forward(self, input)
         return self.act(normal)
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -131,7 +131,7 @@ def finetune_tiny_impr_300e_moco() -> Recipe[SupervisedObjective]:
 def finetune_tiny_ori_300e_moco() -> Recipe[SupervisedObjective]:
     """`finetune_tiny_ori_300e` as MoCo-v3 was run with it: the head reads the class token, layer decay 0.75.
 
-    Published: 73.7, unconfirmed [M?]; an older version of the repository has the settings [H]. Measured here: not run.
+    Published: no confirmed number; the settings are those of an older version of the repository [H]. Not run here.
     """
     recipe = finetune_tiny_ori_300e()
     return recipe.changed(

@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -127,7 +127,7 @@ def layer_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
     plots.append(_curves("Feature spread", lines("feature_std"), "layers-std", "standard deviation"))
     for part, title in (("attention", "attention"), ("mlp", "MLP")):
         rows = lines(f"weight_norm.{part}")
-        plots.append(_curves(f"Weights of {title}", rows, f"layers-{part}", "root mean square", first=1, x="block"))
+        plots.append(_curves(f"Weights of {title}", rows, f"layers-{part}", "root mean square", x="block"))
     return plots
 
 
@@ -138,7 +138,7 @@ def weight_plots(facts: Mapping[str, Any]) -> list[Plot]:
         rows = [("attention", np.array(pair["attention"])), ("MLP", np.array(pair["mlp"]))]
         title = f"From {pair['before']} to {pair['after']}"
         name = f"weights-{number}"
-        plots.append(_curves(title, rows, name, "distance, % of the weights", first=1, x="block", percent=True))
+        plots.append(_curves(title, rows, name, "distance, % of the weights", x="block", percent=True))
     return plots
 
 
@@ -174,10 +174,10 @@ def _curves(
     *,
     note: str = "",
     step: float = 1.0,
-    first: float = 0.0,
-    x: str = "layer",
+    x: Literal["layer", "block"] = "layer",
     percent: bool = False,
 ) -> Plot:
+    first = 1.0 if x == "block" else 0.0  # layer 0 is the embedding
     lines = [
         Curve([first + step * i for i in range(len(values))], [float(v) for v in values], style=style)
         for style, (_, values) in enumerate(rows)

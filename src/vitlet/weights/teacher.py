@@ -139,5 +139,6 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
 
 
 def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
-    facts = {"source": printable(source), "licence": known.get("licence") or "not known"}
+    shown = source if source.startswith(_UNTRAINED) else str(Source.parse(source).relative())
+    facts = {"source": printable(shown), "licence": known.get("licence") or "not known"}
     return facts | ({"sha256": known["sha256"]} if "sha256" in known else {})
