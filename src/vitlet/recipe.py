@@ -127,7 +127,10 @@ class EncoderConfig(Config):
     @classmethod
     def _has_patches(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("kind") == "convnet":
-            raise ValueError("a ConvNet has no patches, and this recipe needs them; the SEED recipes take one")
+            raise ValueError(
+                "a ConvNet has no patches, and this recipe needs them; the recipes of SEED, finetune_micro_convnet and "
+                "finetune_effb0_impr_300e take one"
+            )
         return values
 
     @model_validator(mode="after")
@@ -260,6 +263,12 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT]):
             raise ValueError(
                 f"data.evaluation.size {self.data.evaluation.size} is not encoder.image_size {self.encoder.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_decay(self) -> "Recipe[ObjectiveT, EncoderT]":
+        if isinstance(self.encoder, ConvNetConfig) and self.optimizer.layer_decay != 1:
+            raise ValueError("layer decay has no effect on a ConvNet; optimizer.layer_decay must be 1")
         return self
 
     @model_validator(mode="after")

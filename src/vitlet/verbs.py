@@ -159,44 +159,49 @@ def resume(run: Path, *, workers: Whole | None = None, device: Device = "auto",
 
 @app.command
 def probe(
-    run: Path,
+    run: str,
     *,
     data: Path,
-    protocol: Literal["knn", "logistic"] = "knn",
+    protocol: Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"] = "knn",
     pool: Pool = "mean",
+    layers: Literal["last", "all"] = "last",
 ) -> None:
     """Accuracy of a simple classifier on frozen features; the number also goes to RUN/results/.
 
     Parameters
     ----------
-    run: A finished run or a model folder.
+    run: A finished run, a model folder or timm:NAME@FILE.
     data: Labelled images.
-    protocol: 20 nearest neighbours, or logistic regression.
+    protocol: 20 nearest neighbours; logistic regression; a linear layer by 13 learning rates at once, or one
+        by the published settings of MAE or MoCo-v3.
     pool: Mean of the patch tokens, or the class token.
+    layers: With `linear`: one layer on every block's output, in the same pass, or on the last one's.
     """
-    existing(run)
+    start = existing_source(run)
     existing(data)
     from vitlet.jobs.evaluation import probe as job
+    from vitlet.jobs.options import require_layers
 
-    job(run, data=data, protocol=protocol, pool=pool)
+    require_layers(protocol, layers)
+    job(start, data=data, protocol=protocol, pool=pool, layers=layers)
 
 
 @app.command
-def embed(run: Path, *, data: Path, out: Path, pool: Pool = "mean") -> None:
+def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean") -> None:
     """Write one feature vector an image to a Parquet file.
 
     Parameters
     ----------
-    run: A finished run or a model folder.
+    run: A finished run, a model folder or timm:NAME@FILE.
     data: Images.
     out: The Parquet file.
     pool: Mean of the patch tokens, or the class token.
     """
-    existing(run)
+    start = existing_source(run)
     existing(data)
     from vitlet.jobs.evaluation import embed as job
 
-    job(run, data=data, out=out, pool=pool)
+    job(start, data=data, out=out, pool=pool)
 
 
 @app.command

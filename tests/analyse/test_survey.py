@@ -2,7 +2,8 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vitlet.analyse.survey import CHUNK, Subject, Survey, cka_points, depth_poin
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError, NonFiniteError, UsageError
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
 from vitlet.recipe import EncoderConfig
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
@@ -42,7 +44,7 @@ def test_one_pass_gives_what_each_analysis_gives_alone() -> None:
     survey = surveyed(pixels)
     alone = Similarity(7)
     points: list[torch.Tensor] = []
-    for subject, looked in zip(survey.subjects, survey.looked, strict=True):
+    for k, (subject, looked) in enumerate(zip(survey.subjects, survey.looked, strict=True)):
         encoder, depth = subject.encoder, subject.encoder.config.depth
         names = [f"block.{i}.{p}" for i in range(depth) for p in ("norm1", "attention_logits", "output")]
         with torch.no_grad():
@@ -56,35 +58,79 @@ def test_one_pass_gives_what_each_analysis_gives_alone() -> None:
         basis = diagonal_basis(grid)
         expected = torch.stack([log_amplitudes(x[:, 1:], basis).mean(0) for x in stream])
         assert torch.allclose(looked.spectrum.result()[::2], expected, atol=1e-5)
-        assert torch.allclose(looked.features(), torch.stack([x[:, 1:].mean(1) for x in stream], 1), atol=1e-5)
+        assert torch.allclose(survey.features(k), torch.stack([x[:, 1:].mean(1) for x in stream], 1), atol=1e-5)
     for i in (0, 12):
         alone.update([p[i : i + 12] for p in points])
     assert torch.allclose(survey.similarity.result().cka, alone.result().cka, atol=1e-5)
-    assert torch.cat(survey.labels).tolist() == [i % 3 for i in range(24)]
+    assert survey.labels.tolist() == [i % 3 for i in range(24)]
 
 
-def test_the_order_of_batches_and_the_number_of_ranks_do_not_matter() -> None:
+def test_the_order_of_batches_does_not_matter() -> None:
     pixels = images(32)
     whole = surveyed(pixels, size=8)
-    subjects = whole.subjects
-    ranks = [Survey(subjects), Survey(subjects)]
+    other = Survey(whole.subjects)
     order = list(batches(pixels, size=8))
-    ranks[0].run([order[3], order[0]])
-    ranks[1].run([order[2], order[1]])
-    ranks[0].merge(ranks[1])
-    merged = ranks[0]
-    assert merged.images == 32
-    assert torch.allclose(merged.similarity.result().cka, whole.similarity.result().cka, atol=1e-12)
-    for a, b in zip(merged.looked, whole.looked, strict=True):
+    other.run([order[3], order[0], order[2], order[1]])
+    assert torch.allclose(other.similarity.result().cka, whole.similarity.result().cka, atol=1e-12)
+    for a, b in zip(other.looked, whole.looked, strict=True):
         assert torch.allclose(a.spectrum.result(), b.spectrum.result(), atol=1e-12)
         assert torch.allclose(a.attention[0].sums, b.attention[0].sums, atol=1e-9)
 
 
+_BATCHES = """
+import torch
+from vitlet.analyse.survey import Subject, Survey
+from vitlet.data.batch import Batch
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig
+
+config = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
+pixels = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+def survey_of(first, last, *, reduce=True):
+    subjects = [Subject("a", Encoder(config, seed=1)), Subject("b", Encoder(config, seed=2))]
+    survey = Survey(subjects, pooled=30, first=first)
+    numbers = torch.arange(40)
+    survey.run(Batch((pixels[i:i + 8].clone(),), numbers[i:i + 8] % 3, numbers[i:i + 8], numbers[i:i + 8])
+               for i in range(first, last, 8))
+    if reduce:
+        survey.sum_over_ranks()
+    found = survey.similarity.result()
+    looked = survey.looked[1]
+    return {"cka": found.cka, "error": found.error, "attention": torch.stack(looked.attention[1].result()),
+            "spectrum": looked.spectrum.result(), "features": survey.features(1), "labels": survey.labels,
+            "counts": torch.tensor([survey.images, found.batches, looked.spectrum.images, looked.attention[0].images])}
+"""
+
+
+def test_two_ranks_give_the_numbers_of_one(two_ranks: Callable[[str], list[dict[str, torch.Tensor]]]) -> None:
+    """Two batches for one rank and three for the other; the thirty kept rows end within a batch of the second."""
+    space: dict[str, Any] = {}
+    exec(_BATCHES, space)
+    alone = space["survey_of"](0, 40)
+    assert alone["counts"].tolist() == [40, 5, 40, 40]
+    assert alone["labels"].tolist() == [i % 3 for i in range(30)]
+    both = two_ranks(f"{_BATCHES}\nresult = survey_of(*((0, 16), (16, 40))[rank])")
+    for rank in both:
+        for name, value in alone.items():
+            torch.testing.assert_close(rank[name], value, rtol=1e-6, atol=1e-6)
+    part = space["survey_of"](16, 40, reduce=False)
+    assert not torch.allclose(part["cka"], alone["cka"], atol=1e-3), "half the batches would be told apart"
+
+
+def test_pooled_features_end_at_the_limit_exactly() -> None:
+    pixels = images(24)
+    few, all_of_them = surveyed(pixels, pooled=17), surveyed(pixels)
+    assert torch.equal(few.features(0), all_of_them.features(0)[:17])
+    assert few.labels.tolist() == all_of_them.labels.tolist()[:17]
+    assert all_of_them.features(0).shape[0] == few.images == 24
+
+
 def test_memory_does_not_grow_with_the_images() -> None:
     def held(survey: Survey) -> int:
-        tensors = [survey.similarity.sums, *survey.labels]
+        tensors = [survey.similarity.sums, survey.labels]
         for looked in survey.looked:
-            tensors += [looked.spectrum.sums, *looked.pooled, *(a.sums for a in looked.attention)]
+            tensors += [looked.spectrum.sums, looked.pooled, *(a.sums for a in looked.attention)]
         return sum(t.numel() for t in tensors)
 
     alive: list[weakref.ref[torch.Tensor]] = []
@@ -139,10 +185,10 @@ def test_without_a_final_norm_the_last_point_is_normalised() -> None:
     encoded = encoder.encode(encoder.embed(images(4)))
     last = Subject("gap", encoder).last_norm(encoded)
     assert torch.allclose(last.mean(-1), torch.zeros(4, 16), atol=1e-5)
-    trained = torch.nn.LayerNorm(24)
+    trained = Classifier(24, num_classes=2, pool="mean", seed=0)
     with torch.no_grad():
-        trained.bias.fill_(3.0)
-    assert torch.allclose(Subject("head", encoder, token_norm=trained).last_norm(encoded), last + 3, atol=1e-3)
+        trained.fc_norm.bias.fill_(3.0)
+    assert torch.allclose(Subject("head", encoder, classifier=trained).last_norm(encoded), last + 3, atol=1e-3)
 
 
 def test_points_are_the_papers() -> None:
@@ -154,5 +200,5 @@ def test_pooled_features_are_those_of_the_survey() -> None:
     pixels = images(20)
     survey = surveyed(pixels, size=10)
     features, labels = pooled_features(survey.subjects[1].encoder, batches(pixels, size=7))
-    assert torch.allclose(features, survey.looked[1].features(), atol=1e-5)
-    assert labels.tolist() == torch.cat(survey.labels).tolist()
+    assert torch.allclose(features, survey.features(1), atol=1e-5)
+    assert labels.tolist() == survey.labels.tolist()

@@ -164,3 +164,20 @@ def test_a_damaged_cache_is_made_again(index: Index, tmp_path: Path) -> None:
 def test_no_images(index: Index, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images to evaluate"):
         _cached(Encoder(CONFIG), index, [], tmp_path)
+
+
+def test_every_block_is_what_it_gives_and_the_last_is_known(index: Index, tmp_path: Path) -> None:
+    encoder = Encoder(CONFIG, seed=1)
+    images = _images(5)
+    found, _ = features.extract_blocks(encoder, _batches(images, size=2), pool="class")
+    with torch.no_grad():
+        traced = encoder.encode(encoder.embed(images), trace=["block.0.output", "block.1.output"]).traced
+        normed = encoder.vit.norm(found[:, 1])
+    assert torch.allclose(found[:, 0], traced["block.0.output"][:, 0], atol=1e-5)
+    assert torch.allclose(normed, encoder(images)[:, 0].detach(), atol=1e-5)
+    rows = {"view": VIEW, "cache": tmp_path / "cache", "pool": "class"}
+    last, _ = cached_features(encoder, index, np.arange(7), **rows)
+    every, _ = cached_features(encoder, index, np.arange(7), **rows, every_block=True)
+    again, _ = cached_features(encoder, index, np.arange(7), **rows, every_block=True)
+    assert (last.shape, every.shape) == ((7, 24), (7, 2, 24))
+    assert torch.equal(every, again)

@@ -11,8 +11,10 @@ from vitlet.data.batch import Batch
 from vitlet.errors import DataError, UsageError
 from vitlet.methods.objective import Step
 from vitlet.methods.supervised import Supervised, paste_box, smooth_one_hot, swap_neighbours
+from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import EncoderConfig
+from vitlet.recipe import ConvNetConfig, EncoderConfig
+from vitlet.recipes import by_name, with_overrides
 
 SMALL = EncoderConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, final_norm=False)
 
@@ -137,3 +139,52 @@ def test_stochastic_depth_is_off_in_evaluation() -> None:
     with_drop, without = _supervised(drop_path=0.9), _supervised()
     images: Tensor = _batch([0, 1]).images
     assert torch.equal(with_drop.logits(images), without.logits(images))
+
+
+CONVNET = ConvNetConfig(architecture="test_efficientnet", image_size=32, output_stride=8)
+
+
+def _coloured(count: int) -> Batch:
+    """Classes that differ in their mean colour."""
+    labels, draw = torch.arange(count) % 3, torch.Generator().manual_seed(0)
+    noise = torch.randint(80, (count, 3, 32, 32), generator=draw)
+    images = (noise + 150 * F.one_hot(labels, 3)[:, :, None, None]).to(torch.uint8)
+    return Batch((images,), labels, torch.arange(count), torch.arange(count))
+
+
+def test_a_convnet_learns_with_mixing_and_gradients_reach_all_of_it() -> None:
+    supervised, batch = Supervised(ConvEncoder(CONVNET), num_classes=3, mixup=0.2, smoothing=0.1), _coloured(12)
+    optimizer = torch.optim.AdamW(supervised.parameters(), lr=2e-3)
+    losses = []
+    for index in range(20):
+        optimizer.zero_grad()
+        loss = supervised(batch, _step(index)).total
+        loss.backward()
+        losses.append(float(loss.detach()))
+        if index == 0:
+            assert all(p.grad is not None and bool(p.grad.any()) for p in supervised.parameters())
+        optimizer.step()
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    supervised.eval()
+    with torch.no_grad():
+        logits = supervised.logits(batch.images)
+        torch.testing.assert_close(logits, supervised.classifier(supervised.encoder.pooled(batch.images, "mean")))
+        torch.testing.assert_close(supervised.first_head(batch.images), logits)
+
+
+def test_efficientnet_b0_with_its_head_is_the_papers() -> None:
+    recipe = by_name("finetune_effb0_impr_300e")
+    encoder = ConvEncoder(recipe.encoder)  # type: ignore[arg-type]
+    supervised = recipe.objective.build(encoder, num_classes=1000, seed=0)  # type: ignore[arg-type]
+    assert sum(p.numel() for p in supervised.parameters()) == 5_288_548
+
+
+@pytest.mark.parametrize("change", [{"objective.pool": "class"}, {"objective.teacher": "there"}])
+def test_a_head_on_the_class_token_of_a_convnet_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="is a ConvNet and has no class token"):
+        with_overrides(by_name("finetune_micro_convnet"), change)
+
+
+def test_layer_decay_of_a_convnet_is_refused() -> None:
+    with pytest.raises(UsageError, match="layer decay has no effect on a ConvNet"):
+        with_overrides(by_name("finetune_micro_convnet"), {"optimizer.layer_decay": 0.8})

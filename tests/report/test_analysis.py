@@ -38,7 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     curves = [[ProbeCurve("knn", correct), ProbeCurve("logistic", correct)]] * 2
     source = out / "analysis"
     record.write_survey(source, survey, published=False)
-    record.write_layers(source, survey, curves, num_labels=100)
+    gradients = [
+        record.Gradients({"attention": [0.1, 0.2], "mlp": [0.3, 0.4]}, "mean loss over 16 images"),
+        record.Gradients(None, "no classifier, so no loss"),
+    ]
+    record.write_layers(source, survey, curves, gradients, num_labels=100)
     record.write_weights(source, [("plain", HOSTILE, {"attention": [0.1, 0.2], "mlp": [0.3, 0.4]})])
     maps = torch.full((8, 3, 4, 4), 1 / 16)
     colours = np.zeros((8, 4, 4, 3), dtype=np.uint8)

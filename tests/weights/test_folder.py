@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from vitlet.errors import CheckpointError
+from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
-from vitlet.nn.heads import Classifier
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.nn.heads import Classifier, ConvClassifier, head_input, new_classifier
+from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
 from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, initialised_from, load_exactly, read_model, write_model
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=4)
@@ -138,6 +139,79 @@ def test_foreign_and_broken_configs_are_refused(tmp_path: Path) -> None:
         read_model(path)
     with pytest.raises(CheckpointError, match="missing file"):
         read_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "test_resnet"])
+@torch.no_grad()
+def test_a_convnet_classifier_is_one_network_of_timm_and_comes_back(tmp_path: Path, architecture: str) -> None:
+    """Whatever timm calls its last layer; the control is that the encoder alone has none."""
+    stride = 8 if architecture == "test_efficientnet" else 32
+    encoder = ConvEncoder(
+        ConvNetConfig(architecture=architecture, image_size=32, output_stride=stride), mean=MEAN, std=STD
+    )
+    classifier = _stirred(new_classifier(encoder, num_classes=3, pool="mean", seed=0))
+    assert isinstance(classifier, ConvClassifier)
+    path = tmp_path / "model"
+    write_model(path, encoder=encoder, evaluation=VIEW, facts=FACTS, classifier=classifier, classes=CLASSES)
+    encoder.eval()
+    ours = classifier(head_input(encoder, _images()))
+    model, images = _in_timm(path)
+    torch.testing.assert_close(model(images), ours, rtol=1e-4, atol=1e-5)
+    last = model.get_classifier()
+    assert torch.equal(last.weight, classifier.weight)
+    names = set(safetensors.torch.load_file(path / WEIGHTS))
+    assert names == set(model.state_dict())
+    assert {n for n in names if n.startswith(f"{encoder.head_name}.")} == {
+        f"{encoder.head_name}.weight",
+        f"{encoder.head_name}.bias",
+    }
+    saved = read_model(path)
+    assert (saved.classes, saved.encoder.config) == (CLASSES, encoder.config)
+    assert saved.classifier is not None
+    torch.testing.assert_close(saved.classifier(head_input(saved.encoder.eval(), _images())), ours, rtol=0, atol=0)
+    write_model(tmp_path / "encoder", encoder=encoder, evaluation=VIEW, facts=FACTS)
+    assert _in_timm(tmp_path / "encoder")[0].num_classes == 0
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [("sha256",), ("pool",), ("facts",), ("encoder",), ("encoder", "kind"), ("evaluation",), ("evaluation", "size")],
+)
+def test_a_folder_from_before_a_field_existed_is_refused_by_name(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    config = json.loads((path / CONFIG).read_text())
+    at = config["vitlet"]
+    for key in lost[:-1]:
+        at = at[key]
+    del at[lost[-1]]
+    (path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"encoder/config\.json describes no model.*{lost[-1]}"):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("encoder", {"kind": "vit", "rotary": True}, "rotary"), ("encoder", {"kind": "convnet", "width": 3}, "width"),
+     ("encoder", 3, "int"), ("evaluation", {"size": 32, "crop": {"kind": "ten"}}, "crop")],
+)  # fmt: skip
+def test_a_folder_with_a_field_that_is_unknown_here_is_refused_by_name(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    config = json.loads((path / CONFIG).read_text())
+    config["vitlet"][key] = value
+    (path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"encoder/config\.json describes no model.*{named}"):
+        read_model(path)
+
+
+def test_a_folder_without_preprocessing_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "encoder", _encoder())
+    config = json.loads((path / CONFIG).read_text())
+    del config["pretrained_cfg"]["std"]
+    (path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json describes no model.*std"):
+        read_model(path)
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "shape"])

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlet.nn import across
+
 PUBLISHED_PITCH = 14
 PUBLISHED_EPSILON = 1e-6
 
@@ -29,7 +31,7 @@ _CACHE_BYTES = 3 << 18
 
 @final
 class AttentionStatistics:
-    """Sums over images for one layer; a rank's share of the images can be merged with another's."""
+    """Sums over images for one layer; ranks may take different images and add up."""
 
     def __init__(self, heads: int, *, grid: tuple[int, int], epsilon: float = 0.0) -> None:
         """Args:
@@ -50,11 +52,10 @@ class AttentionStatistics:
         self.sums += statistics(logits, self._pitch.to(logits.device), epsilon=self.epsilon).sum(dim=1).cpu()
         self.images += len(logits)
 
-    def merge(self, other: "AttentionStatistics") -> None:
-        """Take in what another one has seen, of other images."""
-        assert (other.grid, other.epsilon) == (self.grid, self.epsilon), "other attention"
-        self.sums += other.sums
-        self.images += other.images
+    def sum_over_ranks(self) -> None:
+        """Take in what the other ranks have seen."""
+        self.sums = across.total(self.sums)
+        self.images = int(across.total(torch.tensor(self.images)))
 
     def result(self) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
         """Distance in patches and entropy in nats of each head."""

@@ -79,12 +79,15 @@ class Place:
     num_labels: int
     """Labelled training images the user has."""
     image_size: int
+    limit: int | None = None
+    """Training labels that the commands may use; None: all."""
 
     def finetune(self, source: str, *settings: str) -> str:
         """The command that decides between initialisations."""
         recipe = "finetune_micro" if self.image_size <= _SMALL else "finetune_tiny_impr_100e"
         start = "none" if source == "random" else source
         words = ["vitlet", "finetune", recipe, "--init", start, "--data", self.data, "--out", "tried"]
+        words += [] if self.limit is None else ["--num-labels", str(self.limit)]
         return shlex.join([*words, *(word for s in settings for word in ("--set", s))])
 
     def distil(self, teacher: str, *, layer: int) -> str:

@@ -1,4 +1,4 @@
-"""What each layer holds: rank and spread of its features, what can be read from them, and how weights moved.
+"""What each layer holds: rank and spread of its features, what can be read from them, its weights and their gradients.
 
 The features of a layer are the means of its patch tokens: of the embedding (layer 0) and of each block's output.
 
@@ -7,22 +7,28 @@ follows Alain and Bengio 2016; principal components of patch tokens as colours f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.evaluate.health import Health, feature_health
 from vitlet.evaluate.probe import knn_probe, logistic_probe
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
 
 PARTS = ("attention", "mlp")
 """Of a block, whose weights are measured apart; norms belong to the part that they feed."""
+
+_GRADIENT_CHUNK = 32
+"""Images whose activations are held for one backward pass."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,35 @@ def probe_curve(
 
 def weight_norms(encoder: Encoder) -> dict[str, list[float]]:
     """Root mean square of the weights of each block, attention and MLP apart."""
-    return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(encoder).items()}
+    return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(_weights(encoder)).items()}
+
+
+def gradient_norms(encoder: Encoder, classifier: Classifier, batches: Iterable[Batch]) -> dict[str, list[float]]:
+    """Root mean square of the gradient of the classifier's loss by the weights of each block, attention and MLP apart.
+
+    The loss is the mean cross-entropy over the images as they are: without views, mixing or dropped paths.
+
+    Args:
+        encoder: With weights that are not frozen.
+        classifier: Its head.
+        batches: Each image labelled with a number of the head's.
+    """
+    encoder.eval()
+    weights = _weights(encoder)
+    wanted = [tensor for block in weights for tensor in block.values()]
+    sums = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in wanted]
+    images = 0
+    for batch in batches:
+        for part in batch.parts(_GRADIENT_CHUNK):
+            part = part.to(wanted[0].device)
+            logits = classifier(encoder.encode(encoder.embed(part.images)))
+            loss = F.cross_entropy(logits.float(), part.labels, reduction="sum")
+            for total, gradient in zip(sums, torch.autograd.grad(loss, wanted), strict=True):
+                total += gradient
+            images += len(part)
+    found = iter(sums)
+    gradients = [{name: next(found) / images for name in block} for block in weights]
+    return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(gradients).items()}
 
 
 def weight_distances(before: Encoder, after: Encoder) -> dict[str, list[float]]:
@@ -81,7 +115,7 @@ def weight_distances(before: Encoder, after: Encoder) -> dict[str, list[float]]:
     if not same_shape(before, after):
         raise UsageError("weights of different shapes cannot be subtracted", fix="compare encoders of one shape")
     moved: dict[str, list[float]] = {}
-    first, second = _parts(before), _parts(after)
+    first, second = _parts(_weights(before)), _parts(_weights(after))
     for part in PARTS:
         pairs = zip(first[part], second[part], strict=True)
         moved[part] = [_rms([b - a for a, b in zip(x, y, strict=True)]) / _rms(x) for x, y in pairs]
@@ -118,11 +152,16 @@ def class_attention(logits: Float[Tensor, "B A T T"]) -> Float[Tensor, "B A N"]:
     return logits[:, :, 0, 1:].float().softmax(dim=-1)
 
 
-def _parts(encoder: Encoder) -> dict[str, list[list[Tensor]]]:
-    """The weights of each block, by part."""
+def _weights(encoder: Encoder) -> list[dict[str, Tensor]]:
+    """The parameters of each block by name."""
+    return [dict(block.named_parameters()) for block in encoder.blocks]
+
+
+def _parts(blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, list[list[Tensor]]]:
+    """What belongs to each block's parameters, by part."""
     found: dict[str, list[list[Tensor]]] = {part: [] for part in PARTS}
-    for block in encoder.blocks:
-        named = [(name, p.detach().double().cpu()) for name, p in block.named_parameters()]
+    for block in blocks:
+        named = [(name, tensor.detach().double().cpu()) for name, tensor in block.items()]
         found["attention"].append([p for name, p in named if name.startswith(("attn", "norm1", "ls1"))])
         found["mlp"].append([p for name, p in named if name.startswith(("mlp", "norm2", "ls2"))])
     return found

@@ -6,7 +6,7 @@ pages are made from these files alone.
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +36,54 @@ def write_survey(folder: Path, survey: Survey, *, published: bool) -> None:
     _write_spectrum(folder, survey)
 
 
-def write_layers(folder: Path, survey: Survey, curves: Sequence[Sequence[ProbeCurve]], *, num_labels: int) -> None:
-    """`layers`: effective rank, feature spread, probes and weight norms by layer.
+@dataclass(frozen=True)
+class Gradients:
+    """Norms of the loss's gradient by part and block, or why there are none."""
+
+    norms: Mapping[str, Sequence[float]] | None
+    words: str
+    """What they are of, or what is missing."""
+
+
+def write_layers(
+    folder: Path,
+    survey: Survey,
+    curves: Sequence[Sequence[ProbeCurve]],
+    gradients: Sequence[Gradients],
+    *,
+    num_labels: int,
+) -> None:
+    """`layers`: effective rank, feature spread, probes, weight and gradient norms by layer.
 
     Args:
         folder: The `analysis` folder.
         survey: After its pass.
         curves: Of each subject; empty without labels.
+        gradients: Of each subject.
         num_labels: Images the probes learned from.
     """
     arrays: dict[str, np.ndarray] = {}
     models = []
-    for k, (subject, looked) in enumerate(zip(survey.subjects, survey.looked, strict=True)):
-        found = healths(looked.features())
+    for k, (subject, gradient) in enumerate(zip(survey.subjects, gradients, strict=True)):
+        found = healths(survey.features(k))
         arrays[f"effective_rank.{k}"] = np.array([h.effective_rank for h in found])
         arrays[f"feature_std.{k}"] = np.array([h.feature_std for h in found])
         for part, values in weight_norms(subject.encoder).items():
             arrays[f"weight_norm.{part}.{k}"] = np.array(values)
+        for part, values in (gradient.norms or {}).items():
+            arrays[f"gradient_norm.{part}.{k}"] = np.array(values)
         for curve in curves[k] if curves else ():
             arrays[f"{curve.protocol}.{k}"] = curve.correct
-        models.append({"name": subject.name, "points": depth_points(subject.encoder)})
+        points = depth_points(subject.encoder)
+        models.append({"name": subject.name, "points": points, "gradient": gradient.words})
     meaning = {
         "effective_rank": "directions in use by the pooled features (RankMe, centred), at most the width",
         "feature_std": "spread of the L2-normalised pooled features, 1: evenly in all directions",
         "weight_norm": "root mean square of a block's weights",
+        "gradient_norm": "root mean square of the gradient of the classifier's loss by a block's weights",
         "knn, logistic": "whether the probe on a layer was right, test image by test image",
     }
-    images = len(survey.looked[0].features())
+    images = len(survey.labels)
     facts = {"models": models, "parts": list(PARTS), "meaning": meaning, "images": images, "num_labels": num_labels}
     _write(folder, "layers", arrays, facts)
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlet.errors import DataError, UsageError
+from vitlet.nn import across
 
 MIN_IMAGES = 4
 """HSIC₁ divides by n − 3."""
@@ -44,7 +45,7 @@ class Alignment:
 
 @final
 class Similarity:
-    """Sums over batches; a rank's share of the batches can be merged with another's."""
+    """Sums over batches; ranks may take different batches and add up."""
 
     def __init__(self, points: int, *, device: torch.device | str = "cpu") -> None:
         """`points`: P, the layers of all models together."""
@@ -70,11 +71,10 @@ class Similarity:
         self.sums += torch.stack([hsic, hsic.square(), hsic * own[:, None], own[:, None] * own])
         self.batches += 1
 
-    def merge(self, other: "Similarity") -> None:
-        """Take in what another one has seen, of other batches at the same points."""
-        assert other.sums.shape == self.sums.shape, "other points"
-        self.sums += other.sums.to(self.sums.device)
-        self.batches += other.batches
+    def sum_over_ranks(self) -> None:
+        """Take in what the other ranks have seen of other batches at the same points."""
+        self.sums = across.total(self.sums)
+        self.batches = int(across.total(torch.tensor(self.batches)))
 
     def result(self) -> Alignment:
         """The alignment over all batches so far.

@@ -27,12 +27,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlet.nn import across
+
 _FLOOR = 1e-6
 
 
 @final
 class Spectrum:
-    """Sums over images at P points of one model; a rank's share of the images can be merged with another's."""
+    """Sums over images at P points of one model; ranks may take different images and add up."""
 
     def __init__(self, points: int, *, grid: tuple[int, int]) -> None:
         """`grid`: rows and columns of patches."""
@@ -47,11 +49,10 @@ class Spectrum:
         self.sums += torch.stack([log_amplitudes(x, basis).sum(dim=0).cpu() for x in maps])
         self.images += len(maps[0])
 
-    def merge(self, other: "Spectrum") -> None:
-        """Take in what another one has seen, of other images."""
-        assert other.basis.equal(self.basis), "another grid"
-        self.sums += other.sums
-        self.images += other.images
+    def sum_over_ranks(self) -> None:
+        """Take in what the other ranks have seen."""
+        self.sums = across.total(self.sums)
+        self.images = int(across.total(torch.tensor(self.images)))
 
     def result(self) -> Float[Tensor, "P K"]:
         """Mean log amplitudes, from frequency 0 upwards."""

@@ -6,13 +6,13 @@ images; the one exception, pooled features for the probes, has a limit of its ow
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitlet.analyse.attention import AttentionStatistics
 from vitlet.analyse.similarity import Similarity, require_same_size
@@ -20,7 +20,9 @@ from vitlet.analyse.spectrum import Spectrum
 from vitlet.data.batch import Batch
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
+from vitlet.nn import across
 from vitlet.nn.encoder import Encoded, Encoder
+from vitlet.nn.heads import Classifier
 
 CHUNK = 8
 """Images whose intermediates are held at once; the attention logits of one in a ViT-Tiny are 22 MB."""
@@ -37,8 +39,10 @@ class Subject:
     encoder: Encoder
     source: str = ""
     """The word that named it, for messages and commands; fit to print."""
-    token_norm: nn.Module | None = None
-    """The norm of a mean-pooling classifier, applied to each token at the last point."""
+    classifier: Classifier | None = None
+    """Its head, where it has one; the norm of a mean-pooling one is applied to each token at the last point."""
+    classes: tuple[str, ...] = ()
+    """What the head tells apart."""
 
     def last_norm(self, encoded: Encoded) -> Float[Tensor, "B N D"]:
         """The patch tokens at the last point of CKA.
@@ -46,8 +50,8 @@ class Subject:
         The encoder's final norm where it has one; else the classifier's; else normalisation without parameters, as
         the paper's code compares MAE's checkpoints, which hold no such norm.
         """
-        if self.token_norm is not None:
-            return self.token_norm(encoded.patches)
+        if self.classifier is not None and self.classifier.pool == "mean":
+            return self.classifier.fc_norm(encoded.patches)
         if self.encoder.config.final_norm:
             return encoded.patches
         return F.layer_norm(encoded.patches, encoded.patches.shape[-1:], eps=1e-6)
@@ -61,25 +65,24 @@ class Looked:
     """One a block."""
     spectrum: Spectrum
     """At the embedding, then after each attention and each MLP."""
-    pooled: list[Float[Tensor, "B L D"]] = field(default_factory=list)
-    """Means of the patch tokens at the embedding and after each block, batch by batch."""
-
-    def features(self) -> Float[Tensor, "n L D"]:
-        """All pooled features, in the order of the images."""
-        return torch.cat(self.pooled)
+    pooled: Float[Tensor, "P L D"]
+    """Means of the patch tokens at the embedding and after each block, a row an image; 0 where none was seen yet."""
 
 
 @final
 class Survey:
-    """The state of the pass; ranks may take different batches and be merged."""
+    """The state of the pass; ranks may take different batches and add up."""
 
-    def __init__(self, subjects: Sequence[Subject], *, epsilon: float = 0.0, pooled: int = POOLED_LIMIT) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], *, epsilon: float = 0.0, pooled: int = POOLED_LIMIT, first: int = 0
+    ) -> None:
         """What all subjects will be asked.
 
         Args:
             subjects: One or more.
             epsilon: Added inside the entropy's logarithm.
-            pooled: Images whose pooled features are kept, rounded up to whole batches.
+            pooled: Images whose pooled features are kept, the first ones of all ranks together.
+            first: Images that lower ranks look at.
 
         Raises:
             UsageError: if the subjects see images of different sizes.
@@ -87,9 +90,9 @@ class Survey:
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         self.subjects = tuple(subjects)
         self.similarity = Similarity(sum(len(cka_points(s.encoder)) for s in subjects))
-        self.looked = [_new_look(s.encoder, epsilon=epsilon) for s in subjects]
-        self.pooled = pooled
-        self.labels: list[Tensor] = []
+        self.looked = [_new_look(s.encoder, epsilon=epsilon, pooled=pooled) for s in subjects]
+        self._labels = torch.zeros(pooled, dtype=torch.int64)
+        self._first = first
         self.images = 0
 
     @torch.inference_mode()
@@ -106,25 +109,33 @@ class Survey:
         for subject in self.subjects:
             subject.encoder.eval()
         for batch in each_once(batches):
-            keep = self.images < self.pooled
+            row = self._first + self.images
             points: list[Tensor] = []
             for subject, looked in zip(self.subjects, self.looked, strict=True):
-                points += _look(subject, looked, batch, keep=keep)
+                points += _look(subject, looked, batch, row=row)
             self.similarity.update(points)
-            if keep:
-                self.labels.append(batch.labels)
+            _put(self._labels, batch.labels, row=row)
             self.images += len(batch)
 
-    def merge(self, other: "Survey") -> None:
-        """Take in what another rank has seen of other batches; its pooled features follow ours."""
-        self.similarity.merge(other.similarity)
-        for mine, theirs in zip(self.looked, other.looked, strict=True):
-            for a, b in zip(mine.attention, theirs.attention, strict=True):
-                a.merge(b)
-            mine.spectrum.merge(theirs.spectrum)
-            mine.pooled += theirs.pooled
-        self.labels += other.labels
-        self.images += other.images
+    def sum_over_ranks(self) -> None:
+        """Take in what the other ranks have seen of other batches; nothing to do for one rank."""
+        self.similarity.sum_over_ranks()
+        for looked in self.looked:
+            for attention in looked.attention:
+                attention.sum_over_ranks()
+            looked.spectrum.sum_over_ranks()
+            looked.pooled = across.total(looked.pooled)
+        self._labels = across.total(self._labels)
+        self.images = int(across.total(torch.tensor(self.images)))
+
+    @property
+    def labels(self) -> Int[Tensor, "n"]:
+        """Of the images whose pooled features are kept; -1 without one."""
+        return self._labels[: self.images]
+
+    def features(self, subject: int) -> Float[Tensor, "n L D"]:
+        """The pooled features of one subject, in the order of the images."""
+        return self.looked[subject].pooled[: self.images]
 
 
 def cka_points(encoder: Encoder) -> list[str]:
@@ -150,15 +161,19 @@ def pooled_features(encoder: Encoder, batches: Iterable[Batch]) -> tuple[Float[T
     return torch.cat(features).clone(), torch.cat(labels).clone()
 
 
-def _new_look(encoder: Encoder, *, epsilon: float) -> Looked:
+def _new_look(encoder: Encoder, *, epsilon: float, pooled: int) -> Looked:
     shape = encoder.config
     grid = (shape.grid, shape.grid)
     attention = [AttentionStatistics(shape.heads, grid=grid, epsilon=epsilon) for _ in range(shape.depth)]
-    return Looked(attention, Spectrum(1 + 2 * shape.depth, grid=grid))
+    rows = torch.zeros(pooled, len(depth_points(encoder)), shape.width)
+    return Looked(attention, Spectrum(1 + 2 * shape.depth, grid=grid), rows)
 
 
-def _look(subject: Subject, looked: Looked, batch: Batch, *, keep: bool) -> list[Tensor]:
-    """Feed one batch to the subject's analyses; returns the features of the CKA points, one tensor a point."""
+def _look(subject: Subject, looked: Looked, batch: Batch, *, row: int) -> list[Tensor]:
+    """Feed one batch to the subject's analyses; returns the features of the CKA points, one tensor a point.
+
+    `row` is the number of the batch's first image among those of all ranks.
+    """
     encoder = subject.encoder
     traces = [
         f"block.{i}.{p}"
@@ -173,12 +188,18 @@ def _look(subject: Subject, looked: Looked, batch: Batch, *, keep: bool) -> list
         for i, statistics in enumerate(looked.attention):
             statistics.update(traced.pop(f"block.{i}.attention_logits"))
         looked.spectrum.update([x[:, 1:] for x in _after_each_residual(traced, depth=encoder.config.depth)])
-        if keep:
-            looked.pooled.append(_pool(encoder, traced))
+        _put(looked.pooled, _pool(encoder, traced), row=row)
+        row += len(images)
         features = [*(traced[name][:, 1:] for name in cka_points(encoder)[:-1]), subject.last_norm(encoded)]
         for point, feature in zip(points, features, strict=True):
             point.append(feature.flatten(1))
     return [torch.cat(point) for point in points]
+
+
+def _put(table: Tensor, rows: Tensor, *, row: int) -> None:
+    """Write rows from `row` on, as far as there is room."""
+    room = table[row : row + len(rows)]
+    room.copy_(rows[: len(room)])
 
 
 def _after_each_residual(traced: dict[str, Tensor], *, depth: int) -> list[Float[Tensor, "B T D"]]:

@@ -7,7 +7,7 @@ Labels are not in it; they come from the index each time.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +23,8 @@ from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
-from vitlet.nn.convnet import AnyEncoder
-from vitlet.nn.encoder import Pool
+from vitlet.nn.convnet import AnyEncoder, require_patches
+from vitlet.nn.encoder import Encoded, Encoder, Pool
 from vitlet.recipe import View
 from vitlet.run import write_file
 
@@ -51,6 +51,25 @@ def extract(
         DataError: as `each_once`.
         NonFiniteError: if a feature is NaN or infinite.
     """
+    return _extract(encoder, loader, lambda images: encoder.pooled(images, pool), precision=precision)
+
+
+def extract_blocks(
+    encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
+) -> tuple[Float[Tensor, "n L D"], Int[Tensor, "n"]]:
+    """As `extract`, of the output of every block, lowest first, before the final norm."""
+    names = [f"block.{i}.output" for i in range(encoder.config.depth)]
+
+    def pooled(images: Tensor) -> Float[Tensor, "B L D"]:
+        traced = encoder.encode(encoder.embed(images), trace=names).traced
+        return torch.stack([Encoded(traced[name]).pooled(pool) for name in names], dim=1)
+
+    return _extract(encoder, loader, pooled, precision=precision)
+
+
+def _extract(
+    encoder: AnyEncoder, loader: Iterable[Batch], pooled: Callable[[Tensor], Tensor], *, precision: Precision
+) -> tuple[Tensor, Int[Tensor, "n"]]:
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
@@ -61,7 +80,7 @@ def extract(
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
         ):
             for batch in each_once(loader):
-                features.append(encoder.pooled(batch.images.to(device), pool).float().cpu())
+                features.append(pooled(batch.images.to(device)).float().cpu())
                 labels.append(batch.labels)
     finally:
         encoder.train(was_training)
@@ -86,8 +105,9 @@ def cached_features(
     pool: Pool,
     precision: Precision = "fp32",
     workers: int = 0,
-) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
-    """`extract` of the rows `ids` of `index`, computed at most once.
+    every_block: bool = False,
+) -> tuple[Float[Tensor, "n *L D"], Int[Tensor, "n"]]:
+    """`extract` (or `extract_blocks`) of the rows `ids` of `index`, computed at most once.
 
     Args:
         encoder: Any; its content decides.
@@ -98,15 +118,24 @@ def cached_features(
         pool: As in `extract`.
         precision: As in `extract`; part of the name.
         workers: Loader processes where features must be computed.
+        every_block: Give [n, L, D] instead of [n, D].
+
+    Raises:
+        UsageError: for every block of a ConvNet.
     """
     name = f"{encoder_digest(encoder, view=view)[:16]}-{images_digest(index, ids)[:16]}-{pool}-{precision}"
+    name += "-blocks" * every_block
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
     kept = _read(path)
     if kept is not None:
         return kept, labels
     loader = evaluation_batches(index, ids, view=view, workers=workers)
-    features, _ = extract(encoder, loader, pool=pool, precision=precision)
+    if every_block:
+        plain = require_patches(encoder, purpose="a probe of every block")
+        features, _ = extract_blocks(plain, loader, pool=pool, precision=precision)
+    else:
+        features, _ = extract(encoder, loader, pool=pool, precision=precision)
     write_file(path, save({"features": features}))
     return features, labels
 
@@ -134,7 +163,7 @@ def images_digest(index: Index, ids: Int[np.ndarray, "n"]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Float[Tensor, "n D"] | None:
+def _read(path: Path) -> Float[Tensor, "n *L D"] | None:
     try:
         return load_file(path)["features"]
     except (FileNotFoundError, SafetensorError):  # not there, or damaged: it can be computed again

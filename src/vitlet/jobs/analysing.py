@@ -1,5 +1,6 @@
 """Looking into encoders: one pass over the same images, probes of each layer, files, figures and a page."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,30 +17,37 @@ from vitlet.analyse.diagnosis import Measured, Place, diagnose
 from vitlet.analyse.layers import (
     ProbeCurve,
     class_attention,
+    gradient_norms,
     principal_colours,
     probe_curve,
     same_shape,
     weight_distances,
 )
+from vitlet.analyse.record import Gradients
 from vitlet.analyse.sample import choose, even_batches
-from vitlet.analyse.survey import Subject, Survey, pooled_features
+from vitlet.analyse.similarity import require_same_size
+from vitlet.analyse.survey import POOLED_LIMIT, Subject, Survey, pooled_features
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.subsets import balanced
 from vitlet.errors import UsageError
 from vitlet.jobs.material import divide, judge, pick_device
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
 from vitlet.recipe import View
 from vitlet.run import Run, environment, write_json
-from vitlet.text import printable
+from vitlet.text import plural, printable
 from vitlet.train.log import Teller, Ticker
+from vitlet.train.ranks import World
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
 RANDOM = "random"
 PROBE_IMAGES = 1000
+GRADIENT_IMAGES = 256
 _BATCH, _PUBLISHED_BATCH = 64, 128
 _PICTURES = 8
 
@@ -50,6 +58,8 @@ class Look:
 
     images: int = 1024
     seed: int = 0
+    num_labels: int | None = None
+    """Use only so many training labels, balanced over classes: those that fine-tuning with this seed gets."""
     published: bool = False
     """The quirks of the paper's code: images in folder order, batches of 128, 10⁻⁶ in the entropy, pitch 14."""
 
@@ -70,7 +80,7 @@ class Sample:
     learned: np.ndarray
     """Labelled rows that the probes learn from; none of `ids`."""
     num_labels: int
-    """Labelled images there are to learn from."""
+    """Labelled images there are to learn from, or as many of them as may be used."""
     split: str
     view: View
     workers: int
@@ -108,29 +118,60 @@ def analyse(
     from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
 
     look, options = look or Look(), options or Options()
-    teller = Teller(quiet=options.quiet)
+    world = World.join()
+    teller = Teller(quiet=options.quiet or not world.is_first)
     began = time.monotonic()
-    subjects, view = open_subjects(encoders, options)
-    survey = Survey(subjects, epsilon=PUBLISHED_EPSILON if look.published else 0.0)
-    sample = _sample(data, view, look, options, teller)
     run = Run(Path(out))
-    with run.lock():
-        with teller.progress("looking at images", total=len(sample.ids)) as tick:
-            survey.run(_counted(sample.batches(sample.ids, size=sample.batch_size), tick))
-        record.write_survey(run.analysis, survey, published=look.published)
-        curves = _probe(survey, sample, seed=look.seed, teller=teller)
-        record.write_layers(run.analysis, survey, curves, num_labels=len(sample.learned) if curves else 0)
-        moved = _moved(subjects)
-        record.write_weights(run.analysis, moved)
-        _write_pictures(run, subjects, sample)
-        num_labels = sample.num_labels if curves else 0
-        place = Place(data=printable(data), num_labels=num_labels, image_size=view.size)
-        record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
-        seconds = time.monotonic() - began
-        write_json(run.analysis / "about.json", _about(subjects, sample, look) | {"wall_seconds": seconds})
-        page = write_analysis_page(run.path)
-    teller.say(f"page: {printable(page)}")
-    return page
+    try:
+        subjects, view = open_subjects(encoders, options)
+        require_same_size({s.name: s.encoder.config.image_size for s in subjects})
+        sample = _sample(data, view, look, options, teller)
+        with run.lock() if world.is_first else contextlib.nullcontext():
+            survey = _survey(subjects, sample, look, world, teller)
+            if world.is_first:
+                _write(run, survey, sample, look, teller, data=printable(data))
+                seconds = time.monotonic() - began
+                write_json(run.analysis / "about.json", _about(subjects, sample, look) | {"wall_seconds": seconds})
+                teller.say(f"page: {printable(write_analysis_page(run.path))}")
+    finally:
+        world.leave()
+    return run.path / "report.html"
+
+
+def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: World, teller: Teller) -> Survey:
+    """The pass over the images; under torchrun each rank looks at a run of whole batches."""
+    batches = len(sample.ids) // sample.batch_size
+    first, last = (sample.batch_size * (batches * rank // world.size) for rank in (world.rank, world.rank + 1))
+    survey = Survey(
+        subjects,
+        epsilon=PUBLISHED_EPSILON if look.published else 0.0,
+        pooled=min(POOLED_LIMIT, len(sample.ids)),
+        first=first,
+    )
+    with teller.progress("looking at images", total=last - first) as tick:
+        survey.run(_counted(sample.batches(sample.ids[first:last], size=sample.batch_size), tick))
+    survey.sum_over_ranks()
+    return survey
+
+
+def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller, *, data: str) -> None:
+    """Everything that needs no second pass over all images, as files."""
+    subjects = survey.subjects
+    record.write_survey(run.analysis, survey, published=look.published)
+    curves = _probe(survey, sample, seed=look.seed, teller=teller)
+    gradients = [_gradients(subject, sample) for subject in subjects]
+    num_learned = len(sample.learned) if curves else 0
+    record.write_layers(run.analysis, survey, curves, gradients, num_labels=num_learned)
+    moved = _moved(subjects)
+    record.write_weights(run.analysis, moved)
+    _write_pictures(run, subjects, sample)
+    place = Place(
+        data=data,
+        num_labels=sample.num_labels if curves else 0,
+        image_size=sample.view.size,
+        limit=look.num_labels,
+    )
+    record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
 
 
 def _sample(data: str | os.PathLike[str], view: View, look: Look, options: Options, teller: Teller) -> Sample:
@@ -143,6 +184,8 @@ def _sample(data: str | os.PathLike[str], view: View, look: Look, options: Optio
     picked = choose(np.asarray(index.labels[test]), num=look.images, seed=look.seed, folder_order=look.published)
     num, size = even_batches(len(picked), batch_size=look.batch_size)
     ids = test[picked[:num]]
+    if look.num_labels is not None:
+        train = train[balanced(np.asarray(index.labels[train]), num=look.num_labels, seed=look.seed)]
     learned = train[choose(np.asarray(index.labels[train]), num=PROBE_IMAGES, seed=look.seed)]
     return Sample(
         index=index,
@@ -191,8 +234,10 @@ def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subje
             subjects.append(Subject(name, made.to(device), source=RANDOM))
             continue
         encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
-        norm = classifier.fc_norm.to(device) if classifier is not None and classifier.pool == "mean" else None
-        subjects.append(Subject(name, encoder.to(device), source=printable(word), token_norm=norm))
+        head = classifier.to(device) if isinstance(classifier, Classifier) else None
+        subjects.append(
+            Subject(name, encoder.to(device), source=printable(word), classifier=head, classes=saved[word].classes)
+        )
     return subjects, first.evaluation
 
 
@@ -213,19 +258,32 @@ def _counted(batches: Iterator[Batch], tick: Ticker) -> Iterator[Batch]:
 
 def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list[list[ProbeCurve]]:
     """Probes of each layer, counted on the images of the survey; [] without labels."""
-    labels = torch.cat(survey.labels)
+    labels = survey.labels
     classes = np.unique(sample.index.labels[sample.learned])
     if len(classes) < 2 or not (labels >= 0).any() or not np.isin(labels[labels >= 0].numpy(), classes).all():
         teller.say("No labels of two classes both to learn from and to count on: layers are not probed.")
         return []
     found = []
-    for subject, looked in zip(survey.subjects, survey.looked, strict=True):
+    for k, subject in enumerate(survey.subjects):
         teller.say(f"probing the layers of {subject.name}")
         train = pooled_features(subject.encoder, sample.batches(sample.learned, size=_BATCH))
-        test = looked.features(), labels
+        test = survey.features(k), labels
         protocols: tuple[Literal["knn", "logistic"], ...] = ("knn", "logistic")
         found.append([probe_curve(p, train, test, seed=seed, classes=sample.index.classes) for p in protocols])
     return found
+
+
+def _gradients(subject: Subject, sample: Sample) -> Gradients:
+    """Of the classifier's loss on labelled images, where there are a classifier and labels of its classes."""
+    if subject.classifier is None:
+        return Gradients(None, "no classifier, so no loss")
+    if subject.classes != sample.index.classes:
+        return Gradients(None, "its classes are not those of the images")
+    ids = sample.ids[np.asarray(sample.index.labels[sample.ids]) >= 0][:GRADIENT_IMAGES]
+    if not len(ids):
+        return Gradients(None, "no labelled image")
+    norms = gradient_norms(subject.encoder, subject.classifier, sample.batches(ids, size=_BATCH))
+    return Gradients(norms, f"mean loss over {plural(len(ids), 'image')}")
 
 
 def _moved(subjects: Sequence[Subject]) -> list[tuple[str, str, dict[str, list[float]]]]:

@@ -13,7 +13,7 @@ import numpy as np
 from vitlet.data.index import Index
 from vitlet.data.subsets import balanced
 from vitlet.evaluate.compare import Arm
-from vitlet.jobs.evaluation import probe_encoder
+from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, require_patches
@@ -160,7 +160,5 @@ def _probed(
 ) -> float:
     labels = np.asarray(images.index.labels[images.train])
     few = images.train[balanced(labels, num=terms.num_labels, seed=seed)]
-    found = probe_encoder(
-        encoder, images.index, few, images.test, view=view, protocol=protocol, pool="mean", options=Options()
-    )
+    found = probe_encoder(encoder, images.index, few, images.test, view=view, how=Probing(protocol), options=Options())
     return found.top1

@@ -5,8 +5,8 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,13 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import Pool, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
+from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import divide, judge, pick_device
-from vitlet.jobs.options import Options
-from vitlet.nn.convnet import AnyEncoder, require_patches
+from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
+from vitlet.nn.convnet import AnyEncoder
+from vitlet.nn.heads import head_input
 from vitlet.recipe import View
 from vitlet.run import Run, write_file
 from vitlet.text import csv_cell, plural, printable
@@ -38,8 +40,9 @@ def probe(
     run: str | os.PathLike[str],
     *,
     data: str | os.PathLike[str],
-    protocol: Literal["knn", "logistic"] = "knn",
+    protocol: ProbeName = "knn",
     pool: Pool = "mean",
+    layers: Layers = "last",
     options: Options | None = None,
 ) -> Result:
     """Accuracy of a simple classifier on the frozen features of a finished encoder.
@@ -48,14 +51,17 @@ def probe(
         run: A finished run or a model folder.
         data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
         protocol: `knn`: 20 nearest neighbours, temperature 0.07; `logistic`: regression, strength chosen on a split of
-            the training images.
+            the training images; `linear`: SGD, learning rate chosen on such a split; `linear-mae`, `linear-moco`: the
+            published settings, on cached centre crops.
         pool: Mean of the patch tokens, or the class token.
+        layers: `all` lets `linear` choose among the outputs of all blocks too.
         options: Workers, device, tolerance.
 
     Returns:
         The number, which also stands in `results/` of the run.
     """
     options = options or Options()
+    require_layers(protocol, layers)
     teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
@@ -65,16 +71,16 @@ def probe(
     if not len(train_ids):
         raise DataError(f"{index.name} has no labelled images", fix="give class folders or a manifest with labels")
     encoder = saved.encoder.to(pick_device(options))
-    found = probe_encoder(
-        encoder, index, train_ids, test_ids, view=saved.evaluation, protocol=protocol, pool=pool, options=options
-    )
+    how = Probing(protocol, pool, layers)
+    found = probe_encoder(encoder, index, train_ids, test_ids, view=saved.evaluation, how=how, options=options)
+    seen = f"{pool}, every block" if layers == "all" else pool
     result = Result(
         metric="top1",
         value=found.top1,
         n=found.n,
         seed=PROBE_SEED,
         split=split,
-        protocol=f"{protocol} on frozen features ({pool}), {plural(len(train_ids), 'label')}",
+        protocol=f"{protocol} on frozen features ({seen}), {plural(len(train_ids), 'label')}",
         data={"name": index.name, "fingerprint": index.fingerprint},
         recipe=saved.facts.get("recipe_fingerprint", ""),
         wall_seconds=time.monotonic() - began,
@@ -82,9 +88,18 @@ def probe(
         details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
     )
     if Source.parse(run).architecture is None:  # a bare file has no place for results
-        write_result(Run(Path(run)), f"{protocol}-{pool}", result)
+        write_result(Run(Path(run)), f"{protocol}-{pool}{'-blocks' * (layers == 'all')}", result)
     teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')}")
     return result
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How frozen features are judged; see `probe`."""
+
+    protocol: ProbeName
+    pool: Pool = "mean"
+    layers: Layers = "last"
 
 
 def probe_encoder(
@@ -94,20 +109,27 @@ def probe_encoder(
     test_ids: np.ndarray,
     *,
     view: View,
-    protocol: Literal["knn", "logistic"],
-    pool: Pool,
+    how: Probing,
     options: Options,
 ) -> ProbeResult:
     """One probe from cached features."""
-    workers = options.num_workers(image_size=view.size)
-    features = [
-        cached_features(encoder, index, ids, view=view, cache=cache_folder(), pool=pool, workers=workers)
+    workers, every_block = options.num_workers(image_size=view.size), how.layers == "all"
+    (x, y), (x_test, y_test) = (
+        cached_features(
+            encoder, index, ids, view=view, cache=cache_folder(), pool=how.pool, workers=workers,
+            every_block=every_block,
+        )
         for ids in (train_ids, test_ids)
-    ]
-    (train, train_labels), (test, test_labels) = features
-    if protocol == "knn":
-        return knn_probe(train, train_labels, test, test_labels, classes=index.classes)
-    return logistic_probe(train, train_labels, test, test_labels, seed=PROBE_SEED, classes=index.classes)
+    )  # fmt: skip
+    if how.protocol == "knn":
+        return knn_probe(x, y, x_test, y_test, classes=index.classes)
+    if how.protocol == "logistic":
+        return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
+    if how.protocol == "linear":
+        if not every_block:
+            x, x_test = x[:, None], x_test[:, None]
+        return linear_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
+    return published_probe(x, y, x_test, y_test, protocol=how.protocol, seed=PROBE_SEED, classes=index.classes)
 
 
 def embed(
@@ -176,7 +198,7 @@ def predict(
     index = open_index(data)
     ids = np.flatnonzero(judge(index, options, teller).good)
     device = pick_device(options)
-    encoder = require_patches(saved.encoder, purpose="a classifier").to(device).eval()
+    encoder = saved.encoder.to(device).eval()
     classifier = saved.classifier.to(device).eval()
     workers = options.num_workers(image_size=saved.evaluation.size)
     batches = evaluation_batches(index, ids, view=saved.evaluation, workers=workers)
@@ -186,7 +208,7 @@ def predict(
 
     def rows() -> Iterator[tuple[str, str, str, str]]:
         for batch in each_once(batches):
-            logits = classifier(encoder.encode(encoder.embed(batch.images.to(device))))
+            logits = classifier(head_input(encoder, batch.images.to(device)))
             likely, chosen = logits.float().softmax(dim=1).max(dim=1)
             for position, p, c in zip(batch.positions.tolist(), likely.tolist(), chosen.tolist(), strict=True):
                 row = int(ids[position])

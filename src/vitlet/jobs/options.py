@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vitlet.config import Config, parse_value
 from vitlet.errors import UsageError
-from vitlet.recipe import Recipe
+from vitlet.recipe import ConvNetConfig, Recipe
 
 
 class Options(Config):
@@ -87,11 +87,31 @@ def require_uncut(recipe: Recipe, options: Options) -> None:
     Raises:
         UsageError: naming what to do instead.
     """
-    if recipe.objective.couples_samples and options.micro_batch is not None:
+    has_batch_norm = isinstance(recipe.encoder, ConvNetConfig)
+    if (recipe.objective.couples_samples or has_batch_norm) and options.micro_batch is not None:
+        compares = "Its ConvNet normalises" if has_batch_norm else "Its loss compares"
         raise UsageError(
             f"--micro-batch with {recipe.name}",
-            why="Its loss compares each image with all others of the batch; over parts of it, it would be another loss",
+            why=f"{compares} each image by all others of the batch; over parts of it, that would be another loss",
             fix="leave --micro-batch out; where memory is short, lower --batch-size or start more ranks with torchrun",
+        )
+
+
+ProbeName = Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"]
+Layers = Literal["last", "all"]
+
+
+def require_layers(protocol: ProbeName, layers: Layers) -> None:
+    """Refuse a choice among blocks by a protocol that chooses nothing among them.
+
+    Raises:
+        UsageError: naming the protocol that does.
+    """
+    if layers == "all" and protocol != "linear":
+        raise UsageError(
+            f"--layers all with --protocol {protocol}",
+            why="Only the linear probe trains all blocks in one pass and chooses among them",
+            fix="--protocol linear, or vitlet analyse for a curve over layers",
         )
 
 

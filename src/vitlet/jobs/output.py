@@ -19,6 +19,7 @@ from vitlet.errors import CheckpointError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
+from vitlet.nn.heads import head_input
 from vitlet.recipe import Resample, View
 from vitlet.run import Run, write_json
 from vitlet.text import plural, printable
@@ -64,12 +65,12 @@ def difference_in_timm(saved: Saved, folder: Path) -> float:
     other = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
         normalised = normalise(images, encoder)
+        if saved.classifier is not None:
+            ours = saved.classifier.eval()(head_input(encoder, images))
+            return (other(normalised) - ours).abs().max().item()
         if isinstance(encoder, ConvEncoder):
             return (other(normalised) - encoder.pooled(images, "mean")).abs().max().item()
-        encoded = encoder.encode(encoder.embed(images))
-        if saved.classifier is None:
-            return (cast(VisionTransformer, other).forward_features(normalised) - encoded.tokens).abs().max().item()
-        return (other(normalised) - saved.classifier.eval()(encoded)).abs().max().item()
+        return (cast(VisionTransformer, other).forward_features(normalised) - encoder(images)).abs().max().item()
 
 
 def normalise(images: torch.Tensor, encoder: AnyEncoder) -> torch.Tensor:

@@ -9,7 +9,7 @@ depend on how the batch is cut over ranks.
 """
 
 import random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,10 @@ from vitlet.data.batch import Batch
 from vitlet.errors import DataError, UsageError
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.methods.tutor import Tutor
-from vitlet.nn.encoder import Encoder, survival_table
-from vitlet.nn.heads import Classifier
+from vitlet.nn.convnet import AnyEncoder
+from vitlet.nn.encoder import Encoded, Encoder, survival_table
+from vitlet.nn.heads import Classifier, head_input, new_classifier
+from vitlet.recipe import ConvNetConfig
 
 _BEIT_HEAD_SCALE = 0.001
 
@@ -31,7 +33,7 @@ class Supervised(Objective):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         *,
         num_classes: int,
         pool: Literal["mean", "class"] = "mean",
@@ -44,13 +46,13 @@ class Supervised(Objective):
         """A fresh classifier on `encoder`; with relative positions it starts a thousand times smaller, as in BEiT.
 
         Args:
-            encoder: With its final norm where `pool` is `class`, without where it is `mean`.
+            encoder: A ViT, with its final norm where `pool` is `class` and without where it is `mean`; or a ConvNet.
             num_classes: C; at least two.
-            pool: What the head reads.
+            pool: What the head of a ViT reads.
             mixup: α of the Beta distribution; 0 is off.
             cutmix: α of the Beta distribution; 0 is off. With both, one of the two is chosen per step, evenly.
             smoothing: Label smoothing ε.
-            tutor: A second head with a teacher to imitate.
+            tutor: A second head on a ViT with a teacher to imitate.
             seed: Of the head's initial weights.
         """
         super().__init__()
@@ -59,10 +61,11 @@ class Supervised(Objective):
                 f"supervised training needs at least two classes, the data has {num_classes}",
                 fix="give labelled data (class folders or a manifest with a label column)",
             )
-        self.encoder = encoder
-        self.classifier = Classifier(encoder.config.width, num_classes=num_classes, pool=pool, seed=seed)
-        if encoder.config.relative_position:
-            for tensor in self.classifier.head.parameters():
+        # Wider than what other methods take: a classifier asks for no patches.
+        self.encoder: AnyEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.classifier = new_classifier(encoder, num_classes=num_classes, pool=pool, seed=seed)
+        if isinstance(encoder, Encoder) and encoder.config.relative_position:
+            for tensor in cast(Classifier, self.classifier).head.parameters():
                 tensor.data.mul_(_BEIT_HEAD_SCALE)
         self.num_classes, self.mixup, self.cutmix, self.smoothing = num_classes, mixup, cutmix, smoothing
         self.tutor = tutor
@@ -70,26 +73,26 @@ class Supervised(Objective):
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy with the (mixed, smoothed) labels."""
         images, targets, survival = self._prepare(batch, step)
-        encoded = self.encoder.encode(self.encoder.embed(images), survival=survival)
+        encoded = head_input(self.encoder, images, survival=survival)
         logits = self.classifier(encoded)
         loss = F.cross_entropy(logits.float(), targets)
         hits = (logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         statistics = {"train_top1": hits.detach()}
         if self.tutor is None:
             return Losses(total=loss, statistics=statistics)
-        terms = {"labels": loss, "teacher": self.tutor.loss(encoded, images)}
+        terms = {"labels": loss, "teacher": self.tutor.loss(cast(Encoded, encoded), images)}
         total = torch.lerp(terms["labels"], terms["teacher"], self.tutor.alpha)
         return Losses(total=total, terms=terms, statistics=statistics)
 
     def logits(self, images: Tensor) -> Float[Tensor, "B C"]:
         """Scores of the classes, for evaluation; with a tutor the mean of both heads, as in the paper."""
-        encoded = self.encoder.encode(self.encoder.embed(images))
+        encoded = head_input(self.encoder, images)
         found = self.classifier(encoded)
         return found if self.tutor is None else (found + self.tutor(encoded)) / 2
 
     def first_head(self, images: Tensor) -> Float[Tensor, "B C"]:
         """Scores of the classifier alone, which is what an exported file has room for."""
-        return self.classifier(self.encoder.encode(self.encoder.embed(images)))
+        return self.classifier(head_input(self.encoder, images))
 
     def provenance(self) -> dict[str, Any]:
         """The teacher, if there was one."""
@@ -101,14 +104,14 @@ class Supervised(Objective):
         images: Tensor = batch.images
         if self.mixup or self.cutmix:
             images, targets = self._mix(images.float(), targets, step)
-        survival = survival_table(
-            rate=self.encoder.config.drop_path,
-            depth=self.encoder.config.depth,
-            key=step.key("drop path"),
-            slots=batch.slots,
-            device=images.device,
-        )
-        return images, targets, survival
+        return images, targets, self._survival(batch, step)
+
+    def _survival(self, batch: Batch, step: Step) -> Tensor | None:
+        config = self.encoder.config
+        if isinstance(config, ConvNetConfig):
+            return None
+        key, device = step.key("drop path"), batch.images.device
+        return survival_table(rate=config.drop_path, depth=config.depth, key=key, slots=batch.slots, device=device)
 
     def _mix(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         if len(images) % 2:

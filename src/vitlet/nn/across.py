@@ -31,6 +31,15 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def total(x: Tensor) -> Tensor:
+    """The sum of `x` over the ranks, elementwise; no gradient."""
+    if size() == 1:
+        return x
+    summed = x.detach().to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+    dist.all_reduce(summed)
+    return summed.to(x.device)
+
+
 def mean(x: Tensor) -> Tensor:
     """The mean of `x` over the ranks, elementwise.
 

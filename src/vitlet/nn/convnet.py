@@ -50,6 +50,7 @@ class ConvEncoder(nn.Module):
             self.net = _make(config)
         _see_whole_batch(self.net)
         self.width: int = cast(int, self.net.head_hidden_size)
+        self.head_name: str = cast(dict[str, Any], self.net.pretrained_cfg)["classifier"]
         # Not in the state dict: they belong to the preprocessing and are written beside the weights.
         self.register_buffer("_mean", torch.tensor(mean)[:, None, None] * 255, persistent=False)
         self.register_buffer("_deviation", torch.tensor(std)[:, None, None] * 255, persistent=False)
@@ -79,7 +80,7 @@ def require_patches(encoder: AnyEncoder, *, purpose: str) -> Encoder:
         raise UsageError(
             f"{purpose} needs a vision transformer, and {encoder.config.architecture} is a ConvNet",
             why="It works on patches and their tokens, which a ConvNet does not have",
-            fix="give a ViT; a ConvNet can be pre-trained with the SEED recipes, probed, embedded and exported",
+            fix="give a ViT; recipes for ConvNets are seed_*, finetune_micro_convnet and finetune_effb0_impr_300e",
         )
     return encoder
 

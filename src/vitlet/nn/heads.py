@@ -1,11 +1,12 @@
-"""Heads on an encoder: the classifier, in timm's two forms."""
+"""Heads on an encoder: the classifier, in timm's two forms for a ViT and its one for a ConvNet."""
 
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from vitlet.nn.encoder import Encoded
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder
+from vitlet.nn.encoder import Encoded, Pool
 from vitlet.nn.init import init_timm, seeded
 from vitlet.rng import derive
 
@@ -16,7 +17,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int, *, num_classes: int, pool: Literal["mean", "class"], seed: int) -> None:
         """`mean`: average of the patch tokens, then a LayerNorm of its own; `class`: the class token as it is."""
         super().__init__()
-        self.pool: Literal["mean", "class"] = pool
+        self.pool: Pool = pool
         with seeded(derive(seed, "classifier")):
             self.fc_norm = nn.LayerNorm(width, eps=1e-6) if pool == "mean" else nn.Identity()
             self.head = nn.Linear(width, num_classes)
@@ -25,3 +26,45 @@ class Classifier(nn.Module):
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
         """Logits of the classes."""
         return self.head(self.fc_norm(encoded.pooled(self.pool)))
+
+
+class ConvClassifier(nn.Linear):
+    """A linear on the pooled features of a ConvNet. Tensors are `weight` and `bias`; timm's networks differ in what
+    they call the layer.
+    """
+
+    pool: Pool = "mean"
+
+    def __init__(self, width: int, *, num_classes: int, seed: int) -> None:
+        """Random weights."""
+        with seeded(derive(seed, "classifier")):
+            super().__init__(width, num_classes)
+            init_timm(self)
+
+
+AnyClassifier = Classifier | ConvClassifier
+
+
+def new_classifier(encoder: AnyEncoder, *, num_classes: int, pool: Pool, seed: int) -> AnyClassifier:
+    """A fresh head of the kind that fits `encoder`; a ConvNet has the mean of its map, whatever `pool` says."""
+    if isinstance(encoder, ConvEncoder):
+        return ConvClassifier(encoder.width, num_classes=num_classes, seed=seed)
+    return Classifier(encoder.config.width, num_classes=num_classes, pool=pool, seed=seed)
+
+
+def head_input(
+    encoder: AnyEncoder,
+    images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"],
+    *,
+    survival: Float[Tensor, "P B"] | None = None,
+) -> Encoded | Float[Tensor, "B D"]:
+    """What the head of `new_classifier` reads: all tokens of a ViT, the pooled features of a ConvNet.
+
+    Args:
+        encoder: In the mode that is wanted.
+        images: With values 0 … 255.
+        survival: For stochastic depth in a ViT, from `survival_table`.
+    """
+    if isinstance(encoder, ConvEncoder):
+        return encoder.pooled(images, "mean")
+    return encoder.encode(encoder.embed(images), survival=survival)

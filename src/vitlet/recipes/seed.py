@@ -45,9 +45,7 @@ class SEEDObjective(ObjectiveConfig):
     teacher_temperature: Positive = 0.01
 
     def require_fit(self, recipe: Recipe) -> None:
-        """A ConvNet has no layers for a decay of the learning rate; the queue holds a whole batch."""
-        if isinstance(recipe.encoder, ConvNetConfig) and recipe.optimizer.layer_decay != 1:
-            raise UsageError("layer decay has no effect on a ConvNet", fix="optimizer.layer_decay=1")
+        """The queue holds a whole batch."""
         if self.queue < recipe.budget.batch_size:
             raise UsageError(
                 f"a queue of {self.queue} images for batches of {recipe.budget.batch_size}",

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ def spectrum_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
 
 
 def layer_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
-    """Probes, rank, spread and weight norms over the layers."""
+    """Probes, rank, spread, weight and gradient norms over the layers."""
     models = facts["models"]
 
     def lines(key: str) -> list[tuple[str, np.ndarray]]:
@@ -123,11 +123,18 @@ def layer_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
             num = len(lines(key)[0][1][0])
             note = f"{facts['num_labels']:,} labelled images learned from, {num:,} counted on."
             plots.append(_curves(title, rows, f"layers-{key}", "top-1 accuracy, %", note=note, percent=True))
-    plots.append(_curves("Effective rank", lines("effective_rank"), "layers-rank", "dimensions"))
-    plots.append(_curves("Feature spread", lines("feature_std"), "layers-std", "standard deviation"))
-    for part, title in (("attention", "attention"), ("mlp", "MLP")):
-        rows = lines(f"weight_norm.{part}")
-        plots.append(_curves(f"Weights of {title}", rows, f"layers-{part}", "root mean square", x="block"))
+    counted = f"Of {facts['images']:,} images."
+    plots.append(_curves("Effective rank", lines("effective_rank"), "layers-rank", "dimensions", note=counted))
+    plots.append(_curves("Feature spread", lines("feature_std"), "layers-std", "standard deviation", note=counted))
+    of_gradients = "; ".join(f"{m['name']}: {m['gradient']}" for m in models)
+    for key, title, note in (("weight_norm", "Weights", ""), ("gradient_norm", "Gradients", f"{of_gradients}.")):
+        for part, where in (("attention", "attention"), ("mlp", "MLP")):
+            rows = lines(f"{key}.{part}")
+            if rows:
+                name, unit = f"layers-{title.lower()}-{part}", "root mean square"
+                plots.append(_curves(f"{title} of {where}", rows, name, unit, note=note, x="block"))
+    if not lines("gradient_norm.mlp"):
+        plots[-1] = replace(plots[-1], note=f"No gradients. {of_gradients}.")
     return plots
 
 

@@ -18,10 +18,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from vitlet.errors import CheckpointError
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
-from vitlet.nn.heads import Classifier
+from vitlet.nn.heads import AnyClassifier, ConvClassifier, new_classifier
 from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
 from vitlet.run import read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
@@ -36,7 +36,7 @@ class Saved:
     """What a folder holds."""
 
     encoder: AnyEncoder
-    classifier: Classifier | None
+    classifier: AnyClassifier | None
     classes: tuple[str, ...]
     evaluation: View
     sha256: str
@@ -51,7 +51,7 @@ def write_model(
     encoder: AnyEncoder,
     evaluation: View,
     facts: dict[str, Any],
-    classifier: Classifier | None = None,
+    classifier: AnyClassifier | None = None,
     classes: tuple[str, ...] = (),
 ) -> None:
     """Write the folder, whole or not at all.
@@ -61,14 +61,16 @@ def write_model(
         encoder: Its tensors get timm's names.
         evaluation: The view that evaluation uses, told to timm as preprocessing.
         facts: Provenance for the card: recipe, data, command, numbers.
-        classifier: Adds `fc_norm` and `head`.
+        classifier: Adds `fc_norm` and `head`, or what timm calls the last layer of the ConvNet.
         classes: Names of the head's outputs.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network(encoder).state_dict().items()}
+    tensors = {
+        prefix + name: value.detach().cpu().contiguous()
+        for prefix, part in _parts(encoder, classifier)
+        for name, value in part.state_dict().items()
+    }
     if isinstance(encoder, Encoder) and encoder.config.relative_position:
         tensors = to_beit(tensors)
-    if classifier is not None:
-        tensors |= {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = _timm_config(encoder, evaluation, classifier, classes)
     config["vitlet"] = {
@@ -86,8 +88,15 @@ def network(encoder: AnyEncoder) -> nn.Module:
     return encoder.net if isinstance(encoder, ConvEncoder) else encoder.vit
 
 
+def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[str, nn.Module]]:
+    """Everything that is saved, with what comes before its names in files."""
+    prefix = f"{encoder.head_name}." if isinstance(encoder, ConvEncoder) else ""
+    assert classifier is None or isinstance(classifier, ConvClassifier) == isinstance(encoder, ConvEncoder)
+    return [("", network(encoder)), *([] if classifier is None else [(prefix, classifier)])]
+
+
 def _timm_config(
-    encoder: AnyEncoder, evaluation: View, classifier: Classifier | None, classes: tuple[str, ...]
+    encoder: AnyEncoder, evaluation: View, classifier: AnyClassifier | None, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     num_classes, size = len(classes), encoder.config.image_size
     share = evaluation.crop.share if isinstance(evaluation.crop, Centre) else 1.0
@@ -110,7 +119,8 @@ def _timm_config(
             "mean": list(encoder.mean),
             "std": list(encoder.std),
             "num_classes": num_classes,
-            **({} if isinstance(encoder, ConvEncoder) else {"first_conv": "patch_embed.proj", "classifier": "head"}),
+            "classifier": encoder.head_name if isinstance(encoder, ConvEncoder) else "head",
+            **({} if isinstance(encoder, ConvEncoder) else {"first_conv": "patch_embed.proj"}),
         },
     }
 
@@ -204,13 +214,32 @@ def read_model(path: Path) -> Saved:
         raise CheckpointError(
             f"{printable(path / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR"
         )
+    try:
+        saved = _described_in(config)
+    except (KeyError, TypeError, UsageError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{printable(path / CONFIG)} describes no model that this vitlet knows",
+            why=f"It was written by another version, or changed: {why}",
+            fix="export it again with the version that trained it and this one's `vitlet import`, or train again",
+        ) from None
     content = (path / WEIGHTS).read_bytes() if (path / WEIGHTS).is_file() else b""
-    if hashlib.sha256(content).hexdigest() != ours["sha256"]:
+    if hashlib.sha256(content).hexdigest() != saved.sha256:
         raise CheckpointError(
             f"{printable(path / WEIGHTS)} is missing or damaged", why="its SHA-256 is not the one in config.json"
         )
     tensors = from_beit(safetensors.torch.load(content))
-    preprocessing = config["pretrained_cfg"]
+    load_exactly(saved.encoder, tensors, where=printable(path / WEIGHTS), classifier=saved.classifier)
+    return saved
+
+
+def _described_in(config: dict[str, Any]) -> Saved:
+    """The model that `config` describes, with untrained weights.
+
+    Raises:
+        KeyError, TypeError, UsageError: where something is missing or has another form.
+    """
+    ours, preprocessing = config["vitlet"], config["pretrained_cfg"]
     mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
     if ours["encoder"]["kind"] == "convnet":
         encoder = ConvEncoder(ConvNetConfig.from_json(ours["encoder"]), mean=mean, std=std)
@@ -218,30 +247,29 @@ def read_model(path: Path) -> Saved:
         encoder = Encoder(EncoderConfig.from_json(ours["encoder"]), mean=mean, std=std)
     classes = tuple(config.get("label_names", ()))
     classifier = None
-    if ours["pool"] and isinstance(encoder, Encoder):
-        classifier = Classifier(encoder.config.width, num_classes=len(classes), pool=ours["pool"], seed=0)
-    load_exactly(encoder, tensors, where=printable(path / WEIGHTS), classifier=classifier)
+    if ours["pool"]:
+        classifier = new_classifier(encoder, num_classes=len(classes), pool=ours["pool"], seed=0)
     return Saved(encoder, classifier, classes, View.from_json(ours["evaluation"]), ours["sha256"], ours["facts"])
 
 
 def load_exactly(
-    encoder: AnyEncoder, tensors: dict[str, Tensor], *, where: str, classifier: Classifier | None = None
+    encoder: AnyEncoder, tensors: dict[str, Tensor], *, where: str, classifier: AnyClassifier | None = None
 ) -> None:
     """Load tensors with timm's names; every one must be used and none may be missing, or nothing is loaded.
 
     Raises:
         CheckpointError: naming the first names and shapes that differ.
     """
-    parts = [network(encoder)] if classifier is None else [network(encoder), classifier]
-    here = {k: tuple(v.shape) for part in parts for k, v in part.state_dict().items()}
+    parts = _parts(encoder, classifier)
+    here = {prefix + k: tuple(v.shape) for prefix, part in parts for k, v in part.state_dict().items()}
     there = {k: tuple(v.shape) for k, v in tensors.items()}
     differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if differing:
         shown = "; ".join(f"{k}: {there.get(k, 'missing')} there, {here.get(k, 'missing')} here" for k in differing[:5])
         number = plural(len(differing), "tensor")
         raise CheckpointError(f"{where} does not fit this network", why=f"Differing: {number}: {shown}")
-    for part in parts:
-        part.load_state_dict({name: tensors[name] for name in part.state_dict()})
+    for prefix, part in parts:
+        part.load_state_dict({name: tensors[prefix + name] for name in part.state_dict()})
 
 
 def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int) -> Encoder:
