@@ -1,15 +1,40 @@
-"""The command line: runs one verb, and turns every error into one line and an exit code."""
+"""The command line: the list of verbs; runs one, and turns every error into one line and an exit code."""
 
 import sys
 import traceback
 
-from cyclopts import CycloptsError
+from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import app
+from vitlet.verbs import data, evaluation, models, training
+
+app = App(
+    name="vitlet",
+    help="Small vision transformers, pre-trained on your own images.",
+    help_format="plaintext",
+    result_action="return_value",
+    help_epilogue="Every command takes --debug, which shows where an error comes from.",
+)
+for _verb in (
+    training.demo,
+    data.check,
+    data.recipes,
+    training.pretrain,
+    training.finetune,
+    training.resume,
+    evaluation.probe,
+    evaluation.analyse,
+    evaluation.bench,
+    models.embed,
+    models.predict,
+    models.export,
+    models.report,
+):
+    app.command(_verb)
+app.command(models.import_, name="import")
 
 
 def main(arguments: list[str] | None = None) -> int:

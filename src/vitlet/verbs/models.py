@@ -1,0 +1,103 @@
+"""Commands that use a finished model, show it, or bring one in."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vitlet.arguments import AtLeastOne, Pool, existing, existing_source
+from vitlet.errors import UsageError
+
+
+def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean") -> None:
+    """Write one feature vector an image to a Parquet file.
+
+    Parameters
+    ----------
+    run: A finished run, a model folder or timm:NAME@FILE.
+    data: Images.
+    out: The Parquet file.
+    pool: Mean of the patch tokens, or the class token.
+    """
+    start = existing_source(run)
+    existing(data)
+    from vitlet.jobs.evaluation import embed as job
+
+    job(start, data=data, out=out, pool=pool)
+
+
+def predict(run: Path, *, data: Path, out: Path) -> None:
+    """Write the predicted class of every image to a CSV file.
+
+    Parameters
+    ----------
+    run: A fine-tuned run or a model folder with a classifier.
+    data: Images.
+    out: The CSV file.
+    """
+    existing(run)
+    existing(data)
+    from vitlet.jobs.evaluation import predict as job
+
+    job(run, data=data, out=out)
+
+
+def export(run: Path, *, out: Path) -> None:
+    """Write the finished model as a folder that timm opens, and prove that it does.
+
+    Parameters
+    ----------
+    run: A finished run.
+    out: The folder.
+    """
+    existing(run)
+    from vitlet.jobs.output import export as job
+
+    job(run, out=out)
+
+
+def import_(
+    file: Path,
+    *,
+    out: Path,
+    heads: AtLeastOne | None = None,
+    image_size: AtLeastOne | None = None,
+    allow_partial: Annotated[bool, Parameter(negative="")] = False,
+    prefix: str | None = None,
+    pixels: Literal["imagenet", "half"] | None = None,
+) -> None:
+    """Make a model folder of a vision transformer from elsewhere, and say what became of every tensor.
+
+    Parameters
+    ----------
+    file: .safetensors, .pth, .pth.tar, .pt or .bin of timm, MAE, MAE-Lite, MoCo-v3, DINO or Hugging Face.
+    out: The folder.
+    heads: Number of heads, where the file does not tell.
+    image_size: Resize positions to images of this side in pixels.
+    allow_partial: Accept less than the whole encoder.
+    prefix: Which network, where the file has several.
+    pixels: Normalisation of pixels, where the file does not tell: ImageNet's, or 0.5 and 0.5.
+    """
+    existing(file)
+    from vitlet.jobs.importing import import_weights as job
+
+    job(file, out=out, heads=heads, image_size=image_size, allow_partial=allow_partial, prefix=prefix, pixels=pixels)
+
+
+def report(*runs: Path, out: Path) -> None:
+    """Write one self-contained page about one or several runs.
+
+    Parameters
+    ----------
+    runs: Run directories.
+    out: The HTML file.
+    """
+    from vitlet.run import Run
+
+    if not runs:
+        raise UsageError("no run given", fix="vitlet report RUN --out FILE.html")
+    for run in runs:
+        Run.open(run)
+    from vitlet.jobs.output import report as job
+
+    job(runs, out=out)

@@ -1,0 +1,100 @@
+"""Commands that train."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vitlet.arguments import AtLeastOne, Device, Shared, Whole, chosen_recipe, existing, existing_source
+from vitlet.text import printable
+
+
+def demo(
+    *,
+    data: Path | None = None,
+    out: Path = Path("demo-run"),
+    seeds: AtLeastOne = 3,
+    num_labels: AtLeastOne | None = None,
+) -> None:
+    """Show the whole job: pre-train on images, fine-tune with few labels from there and from scratch, write a page.
+
+    Parameters
+    ----------
+    data: Your images; by default 5,000 scanned digits that a Python package carries.
+    out: Where runs and page go.
+    seeds: Repetitions of the comparison.
+    num_labels: Training labels of the comparison; by default twenty a class.
+    """
+    source = None if data is None else existing(data)
+    from vitlet.jobs.demo import demo as job
+
+    job(data=source, out=out, seeds=seeds, num_labels=num_labels)
+
+
+def pretrain(recipe: str, *, data: Path, out: Path, init: str | None = None, shared: Shared | None = None) -> None:
+    """Pre-train an encoder on images, labels unseen; an interrupted run in --out is resumed.
+
+    Parameters
+    ----------
+    recipe: A name of `vitlet recipes`, or a recipe.json.
+    data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
+    out: The run directory.
+    init: A run or model folder to start from, or timm:NAME@FILE.
+    """
+    shared = shared or Shared()
+    chosen = chosen_recipe(recipe, shared, verb="pretrain")
+    existing(data)
+    start = None if init is None else existing_source(init)
+    from vitlet.jobs.training import pretrain as job
+
+    run = job(chosen, data=data, out=out, init=start, options=shared.options())
+    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+
+
+def finetune(
+    recipe: str, *, init: str, data: Path, out: Path, num_labels: AtLeastOne | None = None, shared: Shared | None = None
+) -> None:
+    """Train a classifier on labelled images, from an encoder or from scratch.
+
+    Parameters
+    ----------
+    recipe: A supervised recipe, or a recipe.json.
+    init: A run or model folder, timm:NAME@FILE, or `none` for random weights.
+    data: Labelled images.
+    out: The run directory.
+    num_labels: Use only so many training labels, balanced over classes.
+    """
+    shared = shared or Shared()
+    chosen = chosen_recipe(recipe, shared, verb="finetune")
+    existing(data)
+    start = None if init == "none" else existing_source(init)
+    from vitlet.jobs.training import finetune as job
+
+    run = job(chosen, init=start, data=data, out=out, num_labels=num_labels, options=shared.options())
+    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+
+
+def resume(run: Path, *, workers: Whole | None = None, device: Device = "auto",
+           accept_data_change: bool = False) -> None:  # fmt: skip
+    """Go on with an interrupted run from its latest valid checkpoint.
+
+    Parameters
+    ----------
+    run: The run directory.
+    workers: Loader processes.
+    device: Where to compute.
+    accept_data_change: Go on although images were added, removed or changed.
+    """
+    from vitlet.run import Run
+
+    Run.open(run)
+    from vitlet.jobs.options import Options
+    from vitlet.jobs.training import resume as job
+
+    finished = job(run, options=Options(workers=workers, device=device, accept_data_change=accept_data_change))
+    _done(finished.path, f"vitlet report {run} --out {run}/report.html")
+
+
+def _done(path: Path, then: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(
+        f"finished: {printable(path)}   next: {printable(then)}", markup=False
+    )
