@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench learn docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test              the tests"
 	@echo "make check             lint, format, types, layers, documentation"
 	@echo "make bench             our speed beside plain references; figures in docs/results/"
+	@echo "make learn DATA=…      every method on one budget beside random weights; about 40 minutes; table in docs/results/"
 	@echo "make docs              the documentation on http://127.0.0.1:8000"
 	@echo "PYTHON=python3.12 with any of them makes the environment with that interpreter"
 
@@ -32,6 +33,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/vitlet bench step --json docs/results/bench-step.json
 	@$(BIN)/vitlet bench input --json docs/results/bench-input.json
+
+learn: $(VENV)/.dev
+	@test -n "$(DATA)" || { echo "error: no data. Fix: make learn DATA=folder of labelled images near 32 pixels"; exit 2; }
+	@$(BIN)/vitlet learn --data "$(DATA)" --out "$(or $(OUT),learn-run)" --json docs/results/learning.json $(ARGS)
 
 docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

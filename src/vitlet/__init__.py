@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vitlet.jobs.evaluation import embed as embed
     from vitlet.jobs.evaluation import predict as predict
     from vitlet.jobs.evaluation import probe as probe
+    from vitlet.jobs.learning import learn as learn
     from vitlet.jobs.options import Options as Options
     from vitlet.jobs.output import check_data as check_data
     from vitlet.jobs.output import export as export
@@ -29,6 +30,7 @@ _HOMES = {
     "embed": "vitlet.jobs.evaluation",
     "export": "vitlet.jobs.output",
     "finetune": "vitlet.jobs.training",
+    "learn": "vitlet.jobs.learning",
     "predict": "vitlet.jobs.evaluation",
     "pretrain": "vitlet.jobs.training",
     "probe": "vitlet.jobs.evaluation",
@@ -43,6 +45,7 @@ __all__ = [
     "embed",
     "export",
     "finetune",
+    "learn",
     "predict",
     "pretrain",
     "probe",

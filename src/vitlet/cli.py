@@ -25,6 +25,7 @@ for _verb in (
     training.pretrain,
     training.finetune,
     training.resume,
+    training.learn,
     evaluation.probe,
     evaluation.analyse,
     evaluation.bench,

@@ -175,6 +175,17 @@ def test_a_picture_shows_visible_patches_as_they_are_and_hidden_ones_in_the_mean
     assert float((seen["reconstruction"][hidden] != seen["input"][hidden]).float().mean()) > 0.9
 
 
+@torch.no_grad()
+def test_an_image_whose_visible_pixels_are_grey_is_guessed_in_grey() -> None:
+    mae, images, noise = _stirred(), _batch().images, _noise()
+    grey = images[:, :1].expand_as(images)
+    seen = mae.picture(grey, noise)["reconstruction"]
+    assert torch.equal(seen.amax(dim=-1), seen.amin(dim=-1))
+    one = grey.clone()
+    one[:, 0] = images[:, 1]  # a control: one other channel is a colour
+    assert not torch.equal((coloured := mae.picture(one, noise)["reconstruction"]).amax(dim=-1), coloured.amin(dim=-1))
+
+
 def test_the_decoders_weights_come_from_the_seed() -> None:
     def decoder(seed: int) -> Tensor:
         return MAE(Encoder(SMALL), decoder_width=12, seed=seed).decoder_pred.weight

@@ -23,11 +23,19 @@ from vitlet.report.page import write_page
 from vitlet.run import Run, environment, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.units import Images
 
 _LABELS_PER_CLASS = 20
 _SMALL_PIXELS = 48
-_DIGIT_VIEWS = {"data.views.0.flip": 0.0, "data.views.0.crop.padding": 2}
-"""A mirrored digit is another sign; a shift by an eighth of the image loses strokes."""
+_DIGITS: dict[str, Any] = {
+    "data.views.0.flip": 0.0,
+    "data.views.0.crop.padding": 2,
+    "data.mean": (0.5, 0.5, 0.5),
+    "data.std": (0.5, 0.5, 0.5),
+}
+"""A mirrored digit is another sign; a shift by an eighth of the image loses strokes; grey has one statistic."""
+_LONG, _SHORT = {"budget.duration": Images(n=96_000)}, {"budget.duration": Images(n=9_600)}
+"""Of pre-training and fine-tuning on digits: less than the recipes' own, so that old processors end in minutes too."""
 
 _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
     ("knn", "20 nearest neighbours"),
@@ -58,11 +66,11 @@ def demo(
     index = open_index(source)
     verdicts = judge(index, Options(), teller)
     train, test, split = divide(index, verdicts)
-    settings = _DIGIT_VIEWS if data is None else {}
+    long, short = (_DIGITS | _LONG, _DIGITS | _SHORT) if data is None else ({}, {})
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
-    run = pretrain(pretraining, data=source, out=out / "pretrained", set=settings)
+    run = pretrain(pretraining, data=source, out=out / "pretrained", set=long)
     labels = few_labels(np.asarray(index.labels[train]))
     num_labels = num_labels if labels and num_labels is not None else labels
     if not num_labels or not len(test):
@@ -70,7 +78,7 @@ def demo(
         return _page([run], out, teller, began)
 
     teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there and from random weights")
-    terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=settings)
+    terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
     starts = (
         Start("pretrained", f"pre-trained ({pretraining})", run.path),
         Start("scratch", "random weights", None),

@@ -1,8 +1,10 @@
 """Does every method learn here? The same images, the same random start, the same protocols, one table.
 
-Each micro recipe pre-trains on the same number of image views; then kNN, logistic regression and fine-tuning with few
+Each micro recipe pre-trains on the same budget of image views; then kNN, logistic regression and fine-tuning with few
 labels judge the frozen or trained encoder beside random weights, with several seeds. What does not beat random weights
 stands in the table as it is.
+
+A view counts by its area: MoCo-v3 sees each image twice, DINO in two whole and four quarter views, so three times.
 """
 
 import time
@@ -18,11 +20,13 @@ from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
+from vitlet.recipes import by_name
 from vitlet.run import environment, read_json, write_json
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.units import Images
 
+VIEWS = 64_000
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro")
 TEACHER = "mae_micro_wide"
 _NEEDS_TEACHER = ("dmae_micro",)
@@ -32,7 +36,7 @@ def learn(
     *,
     data: Path,
     out: Path,
-    views: int = 32_000,
+    views: int = VIEWS,
     num_labels: int = 1_000,
     seeds: int = 3,
     methods: Sequence[str] = METHODS,
@@ -43,7 +47,8 @@ def learn(
     Args:
         data: Labelled images near 32 pixels with a test split.
         out: Folder of the runs; finished ones are used again.
-        views: Images each method sees while pre-training, counted with repetition; the teacher sees four times as many.
+        views: Image views of each method while pre-training, counted with repetition and by area; those of the
+            teacher are as many again.
         num_labels: Of the probes and of fine-tuning, drawn anew for each seed.
         seeds: Repetitions of each protocol; pre-training is done once.
         methods: Recipes.
@@ -57,9 +62,9 @@ def learn(
     train, test, split = divide(index, judge(index, Options(), teller))
     runs = {}
     for method in methods:
-        changes: dict[str, Any] = _length(views)
+        changes: dict[str, Any] = _length(method, views)
         if method in _NEEDS_TEACHER:
-            teacher = pretrain(TEACHER, data=data, out=out / TEACHER, set=_length(4 * views))
+            teacher = pretrain(TEACHER, data=data, out=out / TEACHER, set=_length(TEACHER, views))
             changes["objective.teacher"] = str(teacher.path.absolute())
         runs[method] = pretrain(method, data=data, out=out / method, set=changes)
     starts = [Start(name, name, run.path) for name, run in runs.items()] + [Start("random", "random weights", None)]
@@ -89,9 +94,13 @@ def learn(
     return found
 
 
-def _length(views: int) -> dict[str, Any]:
-    share = {"optimizer.warmup": views // 10, "budget.checkpoint_every": views // 4, "budget.probe_every": views}
-    return {key: Images(n=n) for key, n in share.items()} | {"budget.duration": Images(n=views)}
+def _length(method: str, views: int) -> dict[str, Any]:
+    """Durations in images that amount to so many views."""
+    seen = by_name(method).data.views
+    whole = sum((view.size / seen[0].size) ** 2 for view in seen)
+    images = round(views / whole)
+    share = {"optimizer.warmup": images // 10, "budget.checkpoint_every": images // 4, "budget.probe_every": images}
+    return {key: Images(n=n) for key, n in share.items()} | {"budget.duration": Images(n=images)}
 
 
 def _rows(arms: list[Arm]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from vitlet.nn.masking import gather, num_kept, split_by_noise
 from vitlet.nn.posembed import sincos_2d
 from vitlet.rng import derive, uniform
 
+_GREY = 0.5
+"""Difference between channels, of 255, up to which a pixel has no colour: they are whole numbers but for rounding."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -146,7 +149,9 @@ class MAE(Objective):
         """`input`, `masked` (hidden patches grey), `reconstruction` (visible patches as they are, hidden as guessed).
 
         Standardised predictions get the mean and deviation of the visible patches, weighted by closeness in the grid:
-        nothing of the hidden pixels leaks into the picture.
+        nothing of the hidden pixels leaks into the picture. Where no visible pixel has a colour, guesses get none
+        either: channels are normalised differently, so that black is a tint to the network, which a deviation that is
+        guessed too large would blow up.
         """
         encoder = self.encoder
         pixels = encoder.pixels(images)
@@ -160,10 +165,14 @@ class MAE(Objective):
         masked, whole = pixels.clone(), pixels.clone()
         masked[rows, made.removed] = 0.0  # the mean colour
         whole[rows, made.removed] = guessed
+        reconstruction = encoder.to_images(whole)
+        grey = reconstruction.float().mean(dim=-1, keepdim=True).round().to(torch.uint8).expand_as(reconstruction)
+        visible = encoder.values(made.visible).unflatten(-1, (-1, 3))
+        coloured = (visible.amax(dim=-1) - visible.amin(dim=-1) > _GREY).flatten(1).any(dim=1)
         return {
             "input": encoder.to_images(pixels),
             "masked": encoder.to_images(masked),
-            "reconstruction": encoder.to_images(whole),
+            "reconstruction": torch.where(coloured[:, None, None, None], reconstruction, grey),
         }
 
     def _closeness(self, removed: Int[Tensor, "B M"], keep: Int[Tensor, "B K"]) -> Float[Tensor, "B M K"]:

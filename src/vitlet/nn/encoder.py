@@ -161,11 +161,14 @@ class Encoder(nn.Module):
         flat = tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)  # a copy while still one byte a value
         return torch.addcmul(cast(Tensor, self._shift), flat.float(), cast(Tensor, self._scale))
 
+    def values(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
+        """Normalised patches in 0 … 255 again."""
+        return (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
+
     def to_images(self, pixels: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
         """The inverse of `pixels`, rounded and clipped, channel last."""
-        raw = (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
         grid, patch = math.isqrt(pixels.shape[1]), self.config.patch_size
-        tiles = raw.round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
+        tiles = self.values(pixels).round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, grid * patch, grid * patch, 3)
 
     def project(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:

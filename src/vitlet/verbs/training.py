@@ -1,7 +1,9 @@
 """Commands that train."""
 
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from vitlet.arguments import AtLeastOne, Device, Shared, Whole, chosen_recipe, existing, existing_source
@@ -92,6 +94,47 @@ def resume(run: Path, *, workers: Whole | None = None, device: Device = "auto",
 
     finished = job(run, options=Options(workers=workers, device=device, accept_data_change=accept_data_change))
     _done(finished.path, f"vitlet report {run} --out {run}/report.html")
+
+
+def learn(
+    *,
+    data: Path,
+    out: Path,
+    views: AtLeastOne | None = None,
+    num_labels: AtLeastOne = 1_000,
+    seeds: AtLeastOne = 3,
+    methods: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    json: Path | None = None,
+) -> None:
+    """Pre-train by every method on one budget of image views, and judge each beside random weights.
+
+    Parameters
+    ----------
+    data: Labelled images near 32 pixels.
+    out: Folder of the runs; finished ones are used again.
+    views: Image views of each method; by default as many as minutes allow.
+    num_labels: Of the probes and of fine-tuning.
+    seeds: Repetitions of each protocol.
+    methods: Micro recipes; by default one of each method.
+    json: Where to write the table too.
+    """
+    from vitlet.recipes import by_name
+
+    existing(data)
+    for name in methods:
+        by_name(name)
+    from vitlet.jobs.learning import METHODS, VIEWS
+    from vitlet.jobs.learning import learn as job
+
+    job(
+        data=data,
+        out=out,
+        views=views or VIEWS,
+        num_labels=num_labels,
+        seeds=seeds,
+        methods=methods or METHODS,
+        file=json,
+    )
 
 
 def _done(path: Path, then: str) -> None:
