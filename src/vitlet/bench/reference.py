@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vitlet.methods.mae import MAE
 from vitlet.nn.attention import Attention
+from vitlet.nn.encoder import Encoder
 
 if TYPE_CHECKING:
     from transformers import ViTMAEForPreTraining
@@ -32,12 +33,12 @@ class PlainAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Attend."""
+        """Attend; what went into the softmax is left in `logits`, where distillation fetches it."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
-        weights = (query @ key.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(dim=-1)
-        return self.proj((weights @ value).transpose(1, 2).reshape(batch, tokens, width))
+        self.logits = query @ key.transpose(-2, -1) * (width // self.heads) ** -0.5
+        return self.proj((self.logits.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, tokens, width))
 
 
 class PlainBlock(nn.Module):
@@ -56,22 +57,48 @@ class PlainBlock(nn.Module):
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
 
+class PlainEncoder(nn.Module):
+    """A plain ViT; every patch is embedded by a convolution, whichever are kept afterwards."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """A copy of `encoder`, weights and all."""
+        super().__init__()
+        config = encoder.config
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.patch_embed = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.grid**2 + 1, width))
+        self.blocks = nn.ModuleList(PlainBlock(width, heads=config.heads, hidden=hidden) for _ in encoder.blocks)
+        self.norm = nn.LayerNorm(width, eps=1e-6) if config.final_norm else nn.Identity()
+        tensors = encoder.vit.state_dict()
+        self.load_state_dict({k.replace("patch_embed.proj", "patch_embed"): v for k, v in tensors.items()})
+        assert encoder.vit.pos_embed is not None
+        self.pos_embed.requires_grad_(encoder.vit.pos_embed.requires_grad)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Tokens of normalised images after the final norm; of all patches, or of those to keep."""
+        x = self.patch_embed(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
+        if keep is not None:
+            x = torch.gather(x, 1, keep[:, :, None].repeat(1, 1, x.shape[2]))
+        start = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        x = torch.cat([start, x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
 class PlainMAE(nn.Module):
     """The paper's network and loss, straight down."""
 
     def __init__(self, mae: MAE) -> None:
         """A copy of `mae`, weights and all."""
         super().__init__()
-        vit, config = mae.encoder.vit, mae.encoder.config
-        width, decoder_width = config.width, mae.decoder_embed.out_features
+        config, decoder_width = mae.encoder.config, mae.decoder_embed.out_features
         self.patch_size, self.kept, self.norm_pixels = config.patch_size, mae.kept, mae.norm_pixels
-        self.patch_embed = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty(1, config.grid**2 + 1, width), requires_grad=False)
-        hidden = int(width * config.mlp_ratio)
-        self.blocks = nn.ModuleList(PlainBlock(width, heads=config.heads, hidden=hidden) for _ in vit.blocks)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.encoder = PlainEncoder(mae.encoder)
+        self.decoder_embed = nn.Linear(config.width, decoder_width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_width))
         self.decoder_pos_embed = nn.Parameter(torch.empty_like(mae.decoder_pos_embed), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
@@ -79,34 +106,30 @@ class PlainMAE(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
         self.decoder_pred = nn.Linear(decoder_width, 3 * config.patch_size**2)
-        self.load_state_dict(
-            {
-                name.removeprefix("encoder.vit.").replace("patch_embed.proj", "patch_embed"): value
-                for name, value in mae.state_dict().items()
-            }
-        )
+        ours = {name: value for name, value in mae.state_dict().items() if not name.startswith("encoder.")}
+        self.load_state_dict({f"encoder.{k}": v for k, v in self.encoder.state_dict().items()} | ours)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
         """The loss of normalised images; the patches with the smallest noise stay visible."""
-        shuffle = noise.argsort(dim=1)
-        restore = shuffle.argsort(dim=1)
+        return self.loss(images, self.encoder(images, self.visible(noise)), noise)
+
+    def visible(self, noise: Float[Tensor, "B N"]) -> Int[Tensor, "B K"]:
+        """The patches that stay."""
+        return noise.argsort(dim=1)[:, : self.kept]
+
+    def loss(
+        self, images: Float[Tensor, "B 3 H W"], tokens: Float[Tensor, "B T D"], noise: Float[Tensor, "B N"]
+    ) -> Float[Tensor, ""]:
+        """Of what the encoder says about the visible patches."""
+        restore = noise.argsort(dim=1).argsort(dim=1)
         mask = (restore >= self.kept).float()
-        prediction = self._decode(self._encode(images, shuffle[:, : self.kept]), restore)
+        prediction = self._decode(tokens, restore)
         target = self._patches(images)
         if self.norm_pixels:
             mean, variance = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
             target = (target - mean) / (variance + 1e-6) ** 0.5
         loss = ((prediction - target) ** 2).mean(dim=-1)
         return (loss * mask).sum() / mask.sum()
-
-    def _encode(self, images: Tensor, keep: Tensor) -> Tensor:
-        x = self.patch_embed(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
-        x = torch.gather(x, 1, keep[:, :, None].repeat(1, 1, x.shape[2]))
-        start = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        x = torch.cat([start, x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
 
     def _decode(self, tokens: Tensor, restore: Tensor) -> Tensor:
         x = self.decoder_embed(tokens)

@@ -18,7 +18,7 @@ from vitlet.jobs.outcome import finish_pretraining, finish_supervised
 from vitlet.jobs.probes import pretraining_probe
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
-from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
+from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_json
@@ -149,8 +149,7 @@ def _possible_here(recipe: Recipe, options: Options) -> Recipe:
     """The recipe in a precision that the device has in hardware; anything else is said."""
     device = pick_device(options)
     precision = recipe.budget.precision
-    no_bf16 = precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if no_bf16 or (precision == "fp16" and device.type != "cuda"):
+    if (precision == "bf16" and not has_bf16(device)) or (precision == "fp16" and device.type != "cuda"):
         Teller(quiet=options.quiet).say(f"note: this {device.type} has no fast {precision}; training in fp32 instead.")
         return recipe.changed(budget=recipe.budget.changed(precision="fp32"))
     return recipe

@@ -27,6 +27,7 @@ from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.nn.encoder import Encoded, Encoder
 from vitlet.nn.frozen import Frozen
 from vitlet.nn.init import init_xavier, seeded
+from vitlet.nn.kernels import has_bf16
 from vitlet.nn.masking import gather
 from vitlet.rng import derive
 from vitlet.weights.teacher import EncoderTeacher
@@ -181,13 +182,9 @@ def attention_loss(
 
 def low_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bf16 where the hardware computes in it; nothing where it does not, or where the caller has chosen already."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.is_autocast_enabled(device.type) or not has_bf16(device):
         return contextlib.nullcontext()
-    if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        supported = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16) if supported else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _logits_name(layer: int) -> str:

@@ -1,4 +1,4 @@
-"""fp32 matrix products on a CPU: who computes them, where there is a choice that changes no result that matters.
+"""Matrix products: which precisions the hardware has, and who computes fp32 on a CPU where that is a choice.
 
 torch hands fp32 products to MKL, which keeps to AVX2 on some CPUs that have more. Its precision setting "medium" hands
 them to oneDNN instead where the CPU has AVX-512. There oneDNN may round the factors to bf16 (it does on CPUs with AMX)
@@ -6,6 +6,7 @@ or not. Names of CPUs do not tell; a product with a known result does. Speed is 
 choose the same way when it is resumed.
 """
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,17 @@ def keeps_fp32(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
     exact = a.double() @ b.double()
     error = (product(a, b) - exact).norm() / exact.norm()
     return bool(error < _FP32_ERROR)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` has instructions for products in bf16; without, they are emulated and many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    if platform.machine() in ("x86_64", "AMD64"):  # oneDNN says yes from AVX-512 on, and emulates
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
