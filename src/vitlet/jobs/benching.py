@@ -8,7 +8,7 @@ from vitlet.text import printable
 from vitlet.train.log import Teller
 
 
-def bench(what: Literal["step", "input", "analyse"], *, out: Path | None = None) -> dict[str, Any]:
+def bench(what: Literal["step", "input", "attention", "analyse"], *, out: Path | None = None) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
     Returns:
@@ -18,6 +18,10 @@ def bench(what: Literal["step", "input", "analyse"], *, out: Path | None = None)
         from vitlet.bench.step import bench_step
 
         figures = bench_step()
+    elif what == "attention":
+        from vitlet.bench.attention import bench_attention
+
+        figures = bench_attention()
     elif what == "analyse":
         from vitlet.bench.analyse import bench_analyse
 

@@ -1,9 +1,9 @@
 """Multi-head self-attention with timm's parameter names, choosing per call how to compute itself.
 
 Explicit attention (two matrix products and a softmax) and the fused kernel compute the same; which is faster depends
-on where they run. On a CPU the fused kernel's bf16 backward is 2.5 to 6 times slower than the explicit form, while in
-fp32 at 197 tokens it is about twice as fast (`docs/results/`); on a GPU fused is faster throughout. Explicit attention
-is also the only one whose logits can be looked at, for distillation and analysis.
+on where they run (`vitlet bench attention`). On a CPU the fused kernel is faster in fp32, by a little at 17 tokens and
+more than twice at 197, while its bf16 backward is several times slower than the explicit form; on a GPU fused is faster
+throughout. Explicit attention is also the only one whose logits can be looked at, for distillation and analysis.
 
 With `relative_grid` it is the attention of BEiT (Bao et al. 2022), as timm's `Beit` has it: a learned bias on the
 logits for each offset between two patches, biases for queries and values but none for keys.
@@ -18,19 +18,15 @@ from torch import Tensor, nn
 
 from vitlet.nn.kernels import is_routed_to_onednn
 
-# Below this many tokens the explicit product is as fast on a CPU in fp32 and needs no second kernel.
-_FEW_TOKENS = 128
+Kernel = Literal["explicit", "fused"]
 
 
-def choose_kernel(
-    *, device: str, low_precision: bool, tokens: int, gradient: bool, onednn: bool
-) -> Literal["explicit", "fused"]:
+def choose_kernel(*, device: str, low_precision: bool, gradient: bool, onednn: bool) -> Kernel:
     """The faster of the two for one call.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
         low_precision: Whether the products run in bf16 or fp16.
-        tokens: T, of queries and keys alike.
         gradient: Whether a backward pass will follow.
         onednn: Whether fp32 products are routed to oneDNN, which slows the fused kernel's inner products.
     """
@@ -38,7 +34,7 @@ def choose_kernel(
         return "fused"
     if low_precision:
         return "explicit" if gradient else "fused"
-    return "explicit" if tokens <= _FEW_TOKENS or onednn else "fused"
+    return "explicit" if onednn else "fused"
 
 
 class Attention(nn.Module):
@@ -87,16 +83,10 @@ class Attention(nn.Module):
         kernel = choose_kernel(
             device=x.device.type,
             low_precision=q.dtype in (torch.bfloat16, torch.float16),
-            tokens=x.shape[1],
             gradient=torch.is_grad_enabled() and q.requires_grad,
             onednn=is_routed_to_onednn(),
         )
-        if kernel == "fused":
-            bias = self._bias(places)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        else:
-            mixed = self._logits(q, k, places).softmax(dim=-1) @ v
-        return self._merge(mixed)
+        return self._merge(attend(q, k, v, self._bias(places), kernel=kernel))
 
     def forward_with_logits(
         self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None
@@ -140,6 +130,14 @@ class Attention(nn.Module):
 
     def _merge(self, mixed: Tensor) -> Tensor:
         return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, kernel: Kernel) -> Tensor:
+    """softmax(q·kᵀ/√E + bias)·v, of (B, A, T, E)."""
+    if kernel == "fused":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
 
 def relative_offsets(grid: int) -> Int[Tensor, "T T"]:

@@ -1,0 +1,59 @@
+"""Which form of attention is faster on this CPU, explicit or fused: what `choose_kernel` rests on."""
+
+import itertools
+import statistics
+import time
+from typing import Any, get_args
+
+import torch
+
+from vitlet.nn.attention import Kernel, attend
+from vitlet.nn.kernels import has_bf16
+from vitlet.run import environment
+
+SHAPES = ((64, 12, 17, 16), (64, 12, 50, 16), (64, 12, 65, 16), (64, 3, 50, 64), (16, 12, 197, 16))
+"""(images, heads, tokens, width of a head): micro MAE, MAE-Tiny, micro fine-tuning, ViT-Tiny's old heads, ViT-Tiny."""
+
+
+def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = SHAPES) -> dict[str, Any]:
+    """Time both kernels in turns, forward alone and with backward, on one thread in CPU seconds.
+
+    Returns:
+        `ratio`: time of the explicit form over that of the fused one; above 1 the fused kernel is faster. `cpu_ms`: of
+        both. By `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. And the conditions.
+    """
+    precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(torch.device("cpu")) else {})
+    threads, found = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    try:
+        for shape, (precision, dtype), backward in itertools.product(shapes, precisions.items(), (True, False)):
+            images, heads, tokens, width = shape
+            draw = torch.Generator().manual_seed(0)
+            packed = torch.randn(images, tokens, 3, heads, width, generator=draw).to(dtype)
+            name = f"{heads}x{width} heads, {tokens} tokens, {precision}, {'training' if backward else 'inference'}"
+            turns = [
+                {kernel: _cpu_seconds(packed, kernel, backward=backward) for kernel in get_args(Kernel)}
+                for _ in range(repeats + 1)
+            ]
+            found[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "ratio": {name: times["explicit"] / times["fused"] for name, times in found.items()},
+        "cpu_ms": found,
+        "repeats": repeats,
+        "threads": 1,
+        "processor": environment()["processor"],
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _cpu_seconds(packed: torch.Tensor, kernel: Kernel, *, backward: bool) -> float:
+    leaf = packed.clone().requires_grad_(backward)
+    began = time.process_time()
+    with torch.set_grad_enabled(backward):
+        q, k, v = leaf.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attend(q, k, v, kernel=kernel).transpose(1, 2).flatten(2)
+        if backward:
+            mixed.sum().backward()
+    return time.process_time() - began
