@@ -31,8 +31,7 @@ check: $(VENV)/.dev
 	@echo "lint, format, types, layers, documentation: all well"
 
 bench: $(VENV)/.dev
-	@$(BIN)/vitlet bench step --json docs/results/bench-step.json
-	@$(BIN)/vitlet bench input --json docs/results/bench-input.json
+	@for what in step input attention analyse; do $(BIN)/vitlet bench $$what --json docs/results/bench-$$what.json; done
 
 learn: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make learn DATA=folder of labelled images near 32 pixels"; exit 2; }
