@@ -39,5 +39,7 @@ def recipes(name: str | None = None) -> None:
         out.print(all_recipes()[recipe.name].__doc__ or "", markup=False)
         out.print(to_json_bytes(recipe.to_json()).decode(), markup=False)
         return
-    for known, function in all_recipes().items():
-        out.print(f"{known:28}{(function.__doc__ or '').splitlines()[0]}", markup=False)
+    known = all_recipes()
+    width = max(map(len, known)) + 2
+    for title, function in known.items():
+        out.print(f"{title:{width}}{(function.__doc__ or '').splitlines()[0]}", markup=False)
