@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from vitlet.errors import UsageError
-from vitlet.units import Duration, Epochs, Images, Steps, cosine, steps_per_epoch, to_steps, warmup_cosine
+from vitlet.units import Duration, Epochs, Images, Share, Steps, cosine, steps_per_epoch, to_steps, warmup_cosine
 
 
 def test_an_epoch_drops_the_rest() -> None:
@@ -62,3 +62,9 @@ def test_degenerate_schedules() -> None:
     assert cosine(0, total=10, start=0.99, end=1.0) == 0.99
     assert cosine(5, total=10, start=0.99, end=1.0) == pytest.approx(0.995)
     assert cosine(10, total=10, start=0.99, end=1.0) == 1.0
+
+
+def test_a_share_is_of_the_run_it_stands_in():
+    assert to_steps(Share(n=0.1), num_images=10, batch_size=2, total=50) == 5
+    with pytest.raises(AssertionError, match="share of itself"):
+        to_steps(Share(n=0.1), num_images=10, batch_size=2)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
 from vitlet.config import Config
-from vitlet.units import Duration, Epochs
+from vitlet.units import Duration, Epochs, Span
 
 if TYPE_CHECKING:
     from vitlet.methods.objective import Objective
@@ -176,7 +176,7 @@ class OptimizerConfig(Config):
     """Learning rate at a global batch of `lr_batch`; scaled linearly with the batch (Goyal et al. 2017)."""
     lr_batch: Count | None = 256
     """None: `base_lr` is the learning rate whatever the batch."""
-    warmup: Duration = Epochs(n=40)
+    warmup: Span = Epochs(n=40)
     warmup_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
     final_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
@@ -204,10 +204,10 @@ class BudgetConfig(Config):
     """Images in one optimizer step, over all ranks and accumulation steps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    checkpoint_every: Duration = Epochs(n=1)
+    checkpoint_every: Span = Epochs(n=1)
     log_every: Annotated[int, Field(ge=1, le=10**6)] = 10
     """Steps between rows of metrics.jsonl."""
-    probe_every: Duration = Epochs(n=10)
+    probe_every: Span = Epochs(n=10)
     """Between looks at the frozen features during pre-training (kNN with labels, health without)."""
 
 

@@ -1,6 +1,6 @@
 """Durations that carry their unit, and schedules that are pure functions of the step.
 
-After assembly only integer steps exist: `to_steps` is the one place where epochs and images become steps.
+After assembly only integer steps exist: `to_steps` is the one place where epochs, images and shares become steps.
 """
 
 import math
@@ -33,7 +33,16 @@ class Images(Config):
     n: Annotated[int, Field(ge=0, le=10**13)]
 
 
+class Share(Config):
+    """A part of the whole run, however long that is."""
+
+    unit: Literal["share"] = "share"
+    n: Annotated[float, Field(ge=0, le=1)]
+
+
 Duration = Annotated[Epochs | Steps | Images, Field(discriminator="unit")]
+Span = Annotated[Epochs | Steps | Images | Share, Field(discriminator="unit")]
+"""Something within a run: a warm-up, the time between two looks."""
 
 
 def steps_per_epoch(*, num_images: int, batch_size: int) -> int:
@@ -47,8 +56,13 @@ def steps_per_epoch(*, num_images: int, batch_size: int) -> int:
     return num_images // batch_size
 
 
-def to_steps(duration: Epochs | Steps | Images, *, num_images: int, batch_size: int) -> int:
-    """A duration in optimizer steps for this data and global batch."""
+def to_steps(
+    duration: Epochs | Steps | Images | Share, *, num_images: int, batch_size: int, total: int | None = None
+) -> int:
+    """A duration in optimizer steps for this data and global batch; `total` steps of the run are what shares are of."""
+    if isinstance(duration, Share):
+        assert total is not None, "a run cannot be as long as a share of itself"
+        return round(duration.n * total)
     if isinstance(duration, Steps):
         return duration.n
     if isinstance(duration, Images):

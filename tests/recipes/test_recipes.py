@@ -10,7 +10,7 @@ import pytest
 from vitlet.errors import UsageError
 from vitlet.recipe import Recipe
 from vitlet.recipes import all_recipes, by_name, from_json, with_overrides
-from vitlet.units import Epochs, to_steps
+from vitlet.units import Epochs, Images, to_steps
 
 NAMES = list(all_recipes())
 IMAGENET = 1_281_167
@@ -164,3 +164,13 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         from_json({"data": 1})
     with pytest.raises(UsageError, match=r"unknown key 'bugdet'"):
         from_json({**by_name("debug").to_json(), "bugdet": {}})
+
+
+@pytest.mark.parametrize("name", [name for name in all_recipes() if "micro" in name])
+def test_a_micro_recipe_can_be_cut_as_short_as_one_likes(name: str) -> None:
+    """`--epochs` alone must not leave a warm-up that is longer than the run, as a count of images would."""
+    recipe = by_name(name)
+    for total in (1, 10, 1000):
+        assert to_steps(recipe.optimizer.warmup, num_images=64, batch_size=64, total=total) <= total
+    control = to_steps(Images(n=12_800), num_images=64, batch_size=64, total=10)
+    assert control > 10

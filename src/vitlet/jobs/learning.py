@@ -24,7 +24,7 @@ from vitlet.recipes import by_name
 from vitlet.run import environment, read_json, write_json
 from vitlet.text import printable
 from vitlet.train.log import Teller
-from vitlet.units import Images
+from vitlet.units import Images, Share
 
 VIEWS = 64_000
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro")
@@ -95,12 +95,10 @@ def learn(
 
 
 def _length(method: str, views: int) -> dict[str, Any]:
-    """Durations in images that amount to so many views."""
+    """The duration that amounts to so many views, without looks at the features on the way."""
     seen = by_name(method).data.views
     whole = sum((view.size / seen[0].size) ** 2 for view in seen)
-    images = round(views / whole)
-    share = {"optimizer.warmup": images // 10, "budget.checkpoint_every": images // 4, "budget.probe_every": images}
-    return {key: Images(n=n) for key, n in share.items()} | {"budget.duration": Images(n=images)}
+    return {"budget.duration": Images(n=round(views / whole)), "budget.probe_every": Share(n=1)}
 
 
 def _rows(arms: list[Arm]) -> dict[str, Any]:

@@ -223,11 +223,14 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
 
 
 def _in_steps(recipe: Recipe, batches: TrainingBatches, options: Options) -> tuple[Budget, int, int]:
-    def steps(duration: Any) -> int:
-        return to_steps(duration, num_images=len(batches.ids), batch_size=batches.batch_size)
+    size = {"num_images": len(batches.ids), "batch_size": batches.batch_size}
+    total = to_steps(recipe.budget.duration, **size)
+
+    def steps(span: Any) -> int:
+        return to_steps(span, **size, total=total)
 
     budget = Budget(
-        total_steps=steps(recipe.budget.duration),
+        total_steps=total,
         checkpoint_every=max(1, steps(recipe.budget.checkpoint_every)),
         log_every=recipe.budget.log_every,
         precision=recipe.budget.precision,
@@ -237,10 +240,10 @@ def _in_steps(recipe: Recipe, batches: TrainingBatches, options: Options) -> tup
         compile=options.compile,
     )
     warmup = steps(recipe.optimizer.warmup)
-    if warmup > budget.total_steps:
+    if warmup > total:
         raise UsageError(
-            f"a warm-up of {warmup} steps in a run of {budget.total_steps}",
-            fix="shorten optimizer.warmup or lengthen budget.duration",
+            f"a warm-up of {warmup} steps in a run of {total}",
+            fix='--set optimizer.warmup=\'{"unit": "share", "n": 0.1}\' for a tenth of the run, or a longer one',
         )
     return budget, max(1, steps(recipe.budget.probe_every)), warmup
 

@@ -21,7 +21,7 @@ from vitlet.recipe import (
 )
 from vitlet.recipes.mae import mae_micro
 from vitlet.recipes.mocov3 import MILD
-from vitlet.units import Epochs, Images
+from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
     from vitlet.methods.dino import DINO
@@ -137,7 +137,7 @@ def dino_micro() -> Recipe[DINOObjective]:
         encoder=mae_micro().encoder,  # methods are compared from one random start
         objective=DINOObjective(hidden_width=512, bottleneck_width=128, prototypes=1024, momentum=0.98, held_steps=20),
         optimizer=OptimizerConfig(
-            base_lr=1e-3, lr_batch=None, warmup=Images(n=2_000), weight_decay=0.04, betas=(0.9, 0.999), clip_norm=3.0
+            base_lr=1e-3, lr_batch=None, warmup=Share(n=0.1), weight_decay=0.04, betas=(0.9, 0.999), clip_norm=3.0
         ),
         budget=BudgetConfig(
             duration=Images(n=24_000),

@@ -17,7 +17,7 @@ from vitlet.recipe import (
     Shift,
     View,
 )
-from vitlet.units import Epochs, Images
+from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
     from vitlet.methods.mae import MAE
@@ -105,7 +105,7 @@ def mae_micro() -> Recipe[MAEObjective]:
             image_size=32, patch_size=4, width=96, depth=4, heads=6, position="sincos", init="xavier"
         ),
         objective=MAEObjective(decoder_width=64, decoder_heads=4),
-        optimizer=OptimizerConfig(base_lr=3e-3, lr_batch=None, warmup=Images(n=12_800)),
+        optimizer=OptimizerConfig(base_lr=3e-3, lr_batch=None, warmup=Share(n=0.1)),
         budget=BudgetConfig(
             duration=Images(n=128_000),
             batch_size=64,

@@ -20,7 +20,7 @@ from vitlet.recipe import (
     View,
 )
 from vitlet.recipes.mae import mae_micro
-from vitlet.units import Epochs, Images
+from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
     from vitlet.methods.mocov3 import MoCoV3
@@ -120,7 +120,7 @@ def mocov3_micro() -> Recipe[MoCoV3Objective]:
         data=DataConfig(views=(view, view), evaluation=View(size=32, crop=Centre(share=1.0), flip=0)),
         encoder=mae_micro().encoder,  # methods are compared from one random start
         objective=MoCoV3Objective(hidden_width=512, output_width=128, momentum=0.9),
-        optimizer=OptimizerConfig(base_lr=2e-3, lr_batch=None, warmup=Images(n=2_000), betas=(0.9, 0.999)),
+        optimizer=OptimizerConfig(base_lr=2e-3, lr_batch=None, warmup=Share(n=0.1), betas=(0.9, 0.999)),
         budget=BudgetConfig(
             duration=Images(n=32_000),
             batch_size=128,

@@ -20,7 +20,7 @@ from vitlet.recipe import (
     Resample,
     View,
 )
-from vitlet.units import Epochs, Images
+from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
     from vitlet.methods.seed import SEED
@@ -120,7 +120,7 @@ def seed_micro() -> Recipe[SEEDObjective, StudentConfig]:
         data=DataConfig(views=(view,), evaluation=View(size=32, crop=Centre(share=1.0), flip=0)),
         encoder=ConvNetConfig(architecture="test_efficientnet", image_size=32, output_stride=8),
         objective=SEEDObjective(pool="mean", queue=4096),
-        optimizer=OptimizerConfig(base_lr=2e-3, lr_batch=None, warmup=Images(n=2_000), betas=(0.9, 0.999)),
+        optimizer=OptimizerConfig(base_lr=2e-3, lr_batch=None, warmup=Share(n=0.1), betas=(0.9, 0.999)),
         budget=BudgetConfig(
             duration=Images(n=64_000),
             batch_size=128,

@@ -20,7 +20,7 @@ from vitlet.recipe import (
     Shift,
     View,
 )
-from vitlet.units import Epochs, Images
+from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
     from vitlet.methods.supervised import Supervised
@@ -250,9 +250,7 @@ def finetune_micro() -> Recipe[SupervisedObjective]:
         ),
         encoder=EncoderConfig(image_size=32, patch_size=4, width=96, depth=4, heads=6, final_norm=False),
         objective=SupervisedObjective(),
-        optimizer=OptimizerConfig(
-            base_lr=1e-3, lr_batch=None, warmup=Images(n=1_200), final_lr=1e-6, betas=(0.9, 0.999)
-        ),
+        optimizer=OptimizerConfig(base_lr=1e-3, lr_batch=None, warmup=Share(n=0.1), final_lr=1e-6, betas=(0.9, 0.999)),
         budget=BudgetConfig(duration=Images(n=12_000), batch_size=32, checkpoint_every=Images(n=6_000), log_every=10),
     )
 
