@@ -74,8 +74,8 @@ def demo(
     labels = few_labels(np.asarray(index.labels[train]))
     num_labels = num_labels if labels and num_labels is not None else labels
     if not num_labels or not len(test):
-        teller.say("Without labels of two classes nobody can say whether it helped; the page shows the health.")
-        return _page([run], out, teller, began)
+        found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
+        return _page([run], out, teller, began, found_out)
 
     teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there and from random weights")
     terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
@@ -104,8 +104,8 @@ def demo(
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
     found |= {"machine": environment(), "wall_seconds": time.monotonic() - began}
     write_json(out / "comparison.json", found)
-    teller.say(found["verdict"]["sentence"])
-    return _page([run, *(Run(out / name) for arm in tuned for name in arm.runs)], out, teller, began, found)
+    runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
+    return _page(runs, out, teller, began, found["verdict"]["sentence"], found)
 
 
 def few_labels(labels: np.ndarray) -> int:
@@ -122,7 +122,10 @@ def _pair(arms: list[Arm]) -> tuple[Arm, Arm]:
     return first, second
 
 
-def _page(runs: list[Run], out: Path, teller: Teller, began: float, found: dict[str, Any] | None = None) -> Path:
+def _page(
+    runs: list[Run], out: Path, teller: Teller, began: float, sentence: str, found: dict[str, Any] | None = None
+) -> Path:
     page = write_page(runs, out=out / "report.html", comparison=found)
-    teller.say(f"{time.monotonic() - began:.0f} s. The page: {printable(os.path.abspath(page))}")
+    teller.say(f"5. The page is written, after {time.monotonic() - began:.0f} s")
+    teller.say(f"{sentence} The page: {printable(os.path.abspath(page))}")
     return page
