@@ -16,7 +16,7 @@ from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, resolved
-from vitlet.nn.convnet import AnyEncoder, require_patches
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import View
 from vitlet.run import Run, read_json
@@ -50,6 +50,8 @@ class Terms:
     num_labels: int
     settings: Mapping[str, Any]
     """Changes of the fine-tuning recipe."""
+    recipe: str = "finetune_micro"
+    """Of fine-tuning."""
 
 
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
@@ -58,7 +60,7 @@ def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list
     A small network gains little from a second thread; two runs of one thread use two cores fully.
     """
     runs = {(start.name, seed): Run(terms.out / f"{start.name}-{seed}") for start in starts for seed in terms.seeds}
-    recipe = resolved("finetune_micro", {"set": terms.settings})
+    recipe = resolved(terms.recipe, {"set": terms.settings})
     budget = recipe.budget
     total = len(runs) * to_steps(budget.duration, num_images=terms.num_labels, batch_size=budget.batch_size)
     workers = min(available_cores(), len(runs))
@@ -103,7 +105,7 @@ def _use_threads(number: int) -> None:
 
 def _finetune_one(source: Path | None, terms: Terms, seed: int, out: Path) -> None:
     finetune(
-        "finetune_micro",
+        terms.recipe,
         init=source,
         data=terms.data,
         out=out,
@@ -141,18 +143,23 @@ def frozen_arms(
 ) -> list[Arm]:
     """A probe on frozen features from every start; a random start has the shape of the first that is none."""
     model = load_encoder(next(start.source for start in starts if start.source))
-    first = require_patches(model.encoder, purpose="a comparison with random weights")
     arms = []
     for start in starts:
         loaded = load_encoder(start.source).encoder if start.source else None
         values, costs = [], []
         for seed in terms.seeds:
             began = time.process_time()
-            encoder = loaded or Encoder(first.config, mean=first.mean, std=first.std, seed=seed)
+            encoder = loaded or _untrained(model.encoder, seed=seed)
             values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
             costs.append(time.process_time() - began)
         arms.append(Arm(start.name, start.title, tuple(values), terms.seeds, tuple(costs)))
     return arms
+
+
+def _untrained(like: AnyEncoder, *, seed: int) -> AnyEncoder:
+    if isinstance(like, Encoder):
+        return Encoder(like.config, mean=like.mean, std=like.std, seed=seed)
+    return ConvEncoder(like.config, mean=like.mean, std=like.std, seed=seed)
 
 
 def _probed(

@@ -7,15 +7,16 @@ stands in the table as it is.
 A view counts by its area: MoCo-v3 sees each image twice, DINO in two whole and four quarter views, so three times.
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from vitlet.data.index import open_index
-from vitlet.evaluate.compare import Arm, mean_interval, paired_difference
+from vitlet.evaluate.compare import Arm, Difference, Interval, mean_interval, paired_difference
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.options import Options
@@ -27,9 +28,13 @@ from vitlet.train.log import Teller
 from vitlet.units import Images, Share
 
 VIEWS = 64_000
-METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro")
+_FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
+"""Fine-tuning of each kind of encoder."""
+METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
 TEACHER = "mae_micro_wide"
-_NEEDS_TEACHER = ("dmae_micro",)
+_NEEDS_TEACHER = ("dmae_micro", "seed_micro")
+_BESIDE = {"dmae_micro": "mae_micro"}
+"""What a method adds to, and is compared with beside random weights."""
 
 
 def learn(
@@ -40,6 +45,7 @@ def learn(
     num_labels: int = 1_000,
     seeds: int = 3,
     methods: Sequence[str] = METHODS,
+    settings: Mapping[str, Any] | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
     """Pre-train by every method, judge them, and write the table.
@@ -52,6 +58,7 @@ def learn(
         num_labels: Of the probes and of fine-tuning, drawn anew for each seed.
         seeds: Repetitions of each protocol; pre-training is done once.
         methods: Recipes.
+        settings: Changes of the fine-tuning recipes.
         file: Where the table goes beside `out/learning.json`.
 
     Returns:
@@ -60,26 +67,32 @@ def learn(
     teller, began = Teller(), time.monotonic()
     index = open_index(data)
     train, test, split = divide(index, judge(index, Options(), teller))
-    runs = {}
-    for method in methods:
-        changes: dict[str, Any] = _length(method, views)
-        if method in _NEEDS_TEACHER:
-            teacher = pretrain(TEACHER, data=data, out=out / TEACHER, set=_length(TEACHER, views))
-            changes["objective.teacher"] = str(teacher.path.absolute())
-        runs[method] = pretrain(method, data=data, out=out / method, set=changes)
-    starts = [Start(name, name, run.path) for name, run in runs.items()] + [Start("random", "random weights", None)]
-    terms = Terms(data=data, out=out / "finetuned", seeds=tuple(range(seeds)), num_labels=num_labels, settings={})
-    images = Labelled(index, train, test, split)
-    arms = {
-        "finetune": finetune_arms(starts, terms, teller),
-        "knn": frozen_arms(starts, terms, images, protocol="knn"),
-        "logistic": frozen_arms(starts, terms, images, protocol="logistic"),
+    runs = {
+        method: pretrain(
+            method,
+            data=data,
+            out=out / method,
+            set=_length(method, views) | _teacher(method, data=data, out=out, views=views),
+        )
+        for method in methods
     }
+    images = Labelled(index, train, test, split)
+    terms = Terms(
+        data=data, out=out / "finetuned", seeds=tuple(range(seeds)), num_labels=num_labels, settings=settings or {}
+    )
+    protocols: dict[str, dict[str, Any]] = {"finetune": {}, "knn": {}, "logistic": {}}
+    for family, recipe in _FAMILIES.items():
+        starts = [Start(m, m, run.path) for m, run in runs.items() if by_name(m).encoder.kind == family]
+        if starts:
+            starts.append(Start(f"random_{family}", "random weights", None))
+            arms = _judged(starts, dataclasses.replace(terms, recipe=recipe), images, teller)
+            for protocol, columns in arms.items():
+                protocols[protocol] |= _rows(columns)
     cost = {name: read_json(run.path / "environment.json")["cpu_seconds"] for name, run in runs.items()}
     found = {
         "kind": "learning",
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {len(test):,} {split} images",
-        "protocols": {name: _rows(columns) for name, columns in arms.items()},
+        "protocols": protocols,
         "pretraining_cpu_seconds": cost,
         "data": {"name": index.name, "fingerprint": index.fingerprint},
         "n": len(test),
@@ -94,6 +107,22 @@ def learn(
     return found
 
 
+def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller) -> dict[str, list[Arm]]:
+    return {
+        "finetune": finetune_arms(starts, terms, teller),
+        "knn": frozen_arms(starts, terms, images, protocol="knn"),
+        "logistic": frozen_arms(starts, terms, images, protocol="logistic"),
+    }
+
+
+def _teacher(method: str, *, data: Path, out: Path, views: int) -> dict[str, Any]:
+    """The setting that names a teacher, trained first, where the method needs one."""
+    if method not in _NEEDS_TEACHER:
+        return {}
+    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, set=_length(TEACHER, views))
+    return {"objective.teacher": str(teacher.path.absolute())}
+
+
 def _length(method: str, views: int) -> dict[str, Any]:
     """The duration that amounts to so many views, without looks at the features on the way."""
     seen = by_name(method).data.views
@@ -102,18 +131,23 @@ def _length(method: str, views: int) -> dict[str, Any]:
 
 
 def _rows(arms: list[Arm]) -> dict[str, Any]:
+    """Mean and interval of each arm, its lead over the last one, random weights, and over what it adds to."""
     *methods, random = arms
-    rows = {}
-    for arm in arms:
-        mean = mean_interval(arm.values)
-        rows[arm.name] = {"values": list(arm.values), "mean": mean.mean, "low": mean.low, "high": mean.high}
+    known = {arm.name: arm for arm in arms}
+    rows: dict[str, Any] = {arm.name: {"values": list(arm.values), **_ends(mean_interval(arm.values))} for arm in arms}
     base = rows[random.name]
     for arm in methods:
-        difference, row = paired_difference(arm.values, random.values), rows[arm.name]
-        row["difference"] = {"mean": difference.mean, "low": difference.low, "high": difference.high}
-        apart = row["low"] is not None and row["low"] > base["high"]
-        row["above_random"] = bool(apart)
+        row = rows[arm.name]
+        row["difference"] = _ends(paired_difference(arm.values, random.values))
+        row["above_random"] = row["low"] is not None and row["low"] > base["high"]
+        beside = known.get(_BESIDE.get(arm.name, ""))
+        if beside is not None:
+            row["beside"] = {"name": beside.name, **_ends(paired_difference(arm.values, beside.values))}
     return rows
+
+
+def _ends(found: Interval | Difference) -> dict[str, float | None]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -125,5 +159,5 @@ def _table(found: dict[str, Any]) -> Table:
         rows = [found["protocols"][protocol][name] for protocol in protocols]
         above = sum(row.get("above_random", False) for row in rows)
         shown = [f"{100 * row['mean']:.1f} ± {100 * ((row['high'] or row['mean']) - row['mean']):.1f}" for row in rows]
-        table.add_row(name, *shown, "" if name == "random" else f"{above} of {len(rows)}")
+        table.add_row(name, *shown, "" if name.startswith("random") else f"{above} of {len(rows)}")
     return table

@@ -45,7 +45,9 @@ def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str
 def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
     shown = []
     for protocol, table in entry["protocols"].items():
-        shown.append(f"{protocol} {100 * table[name]['mean']:.1f} % (random {100 * table['random']['mean']:.1f} %)")
+        row = table[name]
+        random = row["mean"] - row["difference"]["mean"]
+        shown.append(f"{protocol} {100 * row['mean']:.1f} % (random {100 * random:.1f} %)")
     return f"{entry['title'].split(':')[0]}: {name}", "; ".join(shown), f"{entry['seeds']} seeds, {entry['n']:,} images"
 
 
