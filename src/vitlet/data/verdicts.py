@@ -14,7 +14,7 @@ from vitlet.data.duplicates import THUMBNAIL, equal_pairs, near_pairs, shared_pa
 from vitlet.data.index import SPLITS, Index
 from vitlet.errors import DataError
 from vitlet.run import write_file
-from vitlet.text import plural, printable
+from vitlet.text import csv_cell, plural, printable
 
 ITEM = np.dtype(
     [
@@ -134,7 +134,7 @@ class Verdicts:
         stream = io.StringIO(newline="")
         writer = csv.writer(stream)
         writer.writerow(("path", "reason"))
-        writer.writerows((_harmless(printable(name)), _harmless(reason)) for name, reason in self.bad)
+        writer.writerows((csv_cell(printable(name)), csv_cell(reason)) for name, reason in self.bad)
         write_file(path, stream.getvalue().encode())
 
 
@@ -183,8 +183,3 @@ def _balance(index: Index, good: np.ndarray) -> dict[str, dict[str, int]]:
         if counts.any():
             balance[split] = {name: int(n) for name, n in zip(names, counts, strict=True) if n or name}
     return balance
-
-
-def _harmless(cell: str) -> str:
-    """A spreadsheet takes a cell that starts with one of these for a formula; a quote before it makes it text."""
-    return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

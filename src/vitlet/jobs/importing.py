@@ -7,10 +7,9 @@ from typing import Literal
 
 from rich.table import Table
 
-from vitlet.errors import UsageError
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, write_model
+from vitlet.weights.folder import require_replaceable, write_model
 from vitlet.weights.foreign import HALF, IMAGENET, Imported, import_file
 from vitlet.weights.names import Source
 from vitlet.weights.source import evaluation_view
@@ -45,8 +44,7 @@ def import_weights(
         UsageError: if something has to be asked for, or `out` holds other things.
     """
     source, folder, teller = Source.parse(file).path, Path(out), Teller()
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {CONFIG, WEIGHTS, CARD}):
-        raise UsageError(f"{printable(folder)} is there and not a model folder", fix="give --out a new folder")
+    require_replaceable(folder)
     found = import_file(
         source,
         heads=heads,

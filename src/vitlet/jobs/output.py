@@ -24,7 +24,7 @@ from vitlet.recipe import Resample, View
 from vitlet.run import Run, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import Saved, write_model
+from vitlet.weights.folder import Saved, require_replaceable, write_model
 from vitlet.weights.source import load_encoder
 
 TOLERANCE = 1e-5
@@ -36,7 +36,9 @@ def export(run: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
 
     Raises:
         CheckpointError: if there is no finished model, or timm computes something else from it.
+        UsageError: if `out` holds other things.
     """
+    require_replaceable(Path(out))
     saved = load_encoder(run)
     write_model(
         Path(out),

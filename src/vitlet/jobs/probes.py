@@ -32,6 +32,8 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
         features, labels = extract(objective.encoder, batches, pool="mean")
         rows = run.metrics()
         losses = [row["loss"] for row in rows if row.get("loss") is not None]
+        if len(features) < 2:  # one image has no spread; the loss alone is judged
+            return {"verdict": verdict(losses, []), "advice": explain(losses, [])}
         known = [Health(p["feature_std"], p["effective_rank"]) for p in (r.get("probe") for r in rows) if p]
         healths = [*known, feature_health(features)]
         found: dict[str, Any] = {

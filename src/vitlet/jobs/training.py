@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
-from vitlet.data.index import open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
@@ -121,17 +121,13 @@ def _start_of(init: str | os.PathLike[str] | None) -> str | None:
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     """Begin a run, or go on with the one that stands in its folder."""
     recipe = _possible_here(recipe, options)
-    if options.fresh and run.recipe_file.is_file():
-        with run.lock():
-            pass  # nobody else is writing it
-        remove_folder(run.path)
     if run.path.is_dir() and not run.recipe_file.is_file() and any(p.name != ".lock" for p in run.path.iterdir()):
         raise UsageError(
             f"{printable(run.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
         )
-    if run.recipe_file.is_file():
+    if run.recipe_file.is_file() and not options.fresh:
         _require_same(run, launch)
-    return _execute(recipe, launch, run, options)
+    return _execute(recipe, launch, run, options, fresh=options.fresh)
 
 
 def _require_same(run: Run, launch: Launch) -> None:
@@ -155,10 +151,15 @@ def _possible_here(recipe: Recipe, options: Options) -> Recipe:
     return recipe
 
 
-def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
+def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh: bool = False) -> Run:
     require_uncut(recipe, options)
     world = World.join()
     try:
+        if fresh and world.is_first and run.recipe_file.is_file():
+            with run.lock():
+                pass  # nobody else is writing it
+            remove_folder(run.path)
+        world.wait()  # or another rank would still find the old run
         with run.lock() if world.is_first else contextlib.nullcontext():
             _train(recipe, launch, run, options, world)
     finally:
@@ -170,6 +171,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     began, cpu_began = time.monotonic(), time.process_time()
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     index = open_index(launch.data)
+    if _is_finished(run, index, options):
+        Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
+        return
     encoder, recipe = start_encoder(recipe, launch)
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
@@ -222,6 +226,28 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         _finish(run, recipe, launch, material, objective, teller, cost)
 
 
+def _is_finished(run: Run, index: Index, options: Options) -> bool:
+    """Whether the run needs nothing more; what its checkpoints were needed for may be gone by then.
+
+    Raises:
+        DataError: if it was trained on other data than stands there now.
+    """
+    started = read_json(run.path / "environment.json") if run.recipe_file.is_file() else {}
+    if not {"finished", "data"} <= started.keys():
+        return False
+    _require_same_data(index, started["data"], options)
+    return True
+
+
+def _require_same_data(index: Index, fingerprint: str, options: Options) -> None:
+    if fingerprint != index.fingerprint and not options.accept_data_change:
+        raise DataError(
+            f"{index.name} has changed since the run began",
+            why="Names, sizes, labels or splits of its images are not the same",
+            fix="restore the images, or go on with --accept-data-change",
+        )
+
+
 def _in_steps(recipe: Recipe, batches: TrainingBatches, options: Options) -> tuple[Budget, int, int]:
     size = {"num_images": len(batches.ids), "batch_size": batches.batch_size}
     total = to_steps(recipe.budget.duration, **size)
@@ -269,12 +295,7 @@ def _restored(
             why=f"its fingerprint is {found.manifest['recipe']}, recipe.json gives {recipe.fingerprint()}",
             fix="restore recipe.json, or start anew with --fresh",
         )
-    if found.manifest["data"] != material.index.fingerprint and not options.accept_data_change:
-        raise DataError(
-            f"{material.index.name} has changed since the run began",
-            why=f"it had {found.manifest['images']:,} usable images and now has {len(material.ids):,}, or files differ",
-            fix="restore the images, or go on with --accept-data-change",
-        )
+    _require_same_data(material.index, found.manifest["data"], options)
     checkpoint.restore(found, objective=objective, optimizer=optimizer)
     teller.say(f"resuming {printable(run.path)} after step {found.step}")
     return found.step, found.manifest["metrics_bytes"]
@@ -299,12 +320,11 @@ def _finish(
     teller: Teller,
     cost: dict[str, float],
 ) -> None:
-    started = read_json(run.path / "environment.json")
-    if "finished" not in started:
-        now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        write_json(run.path / "environment.json", started | now | cost)
     objective.eval()
     if isinstance(objective, Supervised):
         finish_supervised(run, recipe, material, objective, num_labels=launch.num_labels, teller=teller)
     else:
         finish_pretraining(run, recipe, material, objective)
+    # Last: what is called finished has its model and its numbers.
+    now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
+    write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | cost)

@@ -186,6 +186,20 @@ def _described(encoder: AnyEncoder) -> str:
     )
 
 
+def require_replaceable(folder: Path) -> None:
+    """Refuse to put a model where something else is: writing one replaces the whole folder.
+
+    Raises:
+        UsageError: if anything but an empty folder or a model folder stands there.
+    """
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {CONFIG, WEIGHTS, CARD}):
+        raise UsageError(
+            f"{printable(folder)} is there and not a model folder",
+            why="Nothing in it was changed",
+            fix="give --out a new folder",
+        )
+
+
 def model_folder(path: str | os.PathLike[str]) -> Path:
     """The folder with weights in a run or in itself.
 

@@ -1,0 +1,39 @@
+"""One labelled set of small images and one chain of runs on it, for all tests of this folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+
+from small_runs import QUIET, SHORT, write_images
+
+from vitlet.jobs.training import finetune, pretrain
+from vitlet.run import Run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that brightness tells apart: 16 training and 6 test images of each."""
+    return write_images(tmp_path_factory.mktemp("images"), train=16, test=6)
+
+
+@pytest.fixture(scope="session")
+def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`debug`, as it stands in the recipes; only to be read."""
+    return pretrain("debug", data=data, out=tmp_path_factory.mktemp("runs") / "pretrained", options=QUIET)
+
+
+@pytest.fixture(scope="session")
+def tuned(data: Path, pretrained: Run) -> Run:
+    """`debug_supervised` on 16 labels from the encoder of `pretrained`; only to be read."""
+    out = pretrained.path.parent / "tuned"
+    return finetune("debug_supervised", init=pretrained.path, data=data, out=out, num_labels=16, options=QUIET)
+
+
+@pytest.fixture(scope="session")
+def short(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What the variants of `SHORT` are compared with; only to be read."""
+    return pretrain("debug", data=data, out=tmp_path_factory.mktemp("runs") / "short", options=QUIET, set=SHORT)

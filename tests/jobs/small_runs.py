@@ -1,0 +1,86 @@
+"""Images and trainings of a fraction of a second, and what is compared of two runs. Not a test itself."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitlet.jobs.options import Options
+from vitlet.run import Run
+from vitlet.train import checkpoint
+
+QUIET = Options(quiet=True, workers=0)
+CLASSES = ("dark", "light")
+TIMING = ("images_per_second", "data_wait")
+
+SMALLER: dict[str, Any] = {
+    "encoder.width": 24,
+    "encoder.depth": 1,
+    "encoder.heads": 2,
+    "budget.batch_size": 8,
+    "budget.duration": {"unit": "steps", "n": 6},
+    "budget.checkpoint_every": {"unit": "steps", "n": 3},
+    "budget.probe_every": {"unit": "steps", "n": 3},
+    "optimizer.warmup": {"unit": "steps", "n": 2},
+}
+"""Of any debug recipe."""
+SHORT = {**SMALLER, "objective.decoder_width": 16, "objective.decoder_heads": 2}
+"""Of `debug`: six steps, checkpoints after three and six."""
+
+
+def pixels(key: int, *, light: bool) -> np.ndarray:
+    """Noise of 32 × 32 pixels, uint8, in the lower or the upper half of the range."""
+    draw = np.random.Generator(np.random.Philox(key=key))
+    return (draw.integers(0, 120, (32, 32, 3)) + 130 * light).astype(np.uint8)
+
+
+def write_image(path: Path, key: int, *, light: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(key, light=light)).save(path)
+
+
+def write_images(root: Path, *, train: int, test: int = 0) -> Path:
+    """So many images of each class, below `train/` and, where there are any, `test/`."""
+    for code, name in enumerate(CLASSES):
+        for split, count in (("train", train), ("test", test)):
+            for i in range(count):
+                key = 1000 * code + 500 * (split == "test") + i
+                write_image(root / split / name / f"{i:02}.png", key, light=bool(code))
+    return root
+
+
+def weights(run: Run) -> bytes:
+    """Every tensor of the last checkpoint: objective and optimizer."""
+    return (checkpoint.folders(run)[0] / checkpoint.STATE).read_bytes()
+
+
+def rows(run: Run) -> list[dict[str, Any]]:
+    """The metrics, without what the clock decides."""
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in run.metrics()]
+
+
+def losses(run: Run) -> list[float]:
+    return [row["loss"] for row in run.metrics() if "loss" in row]
+
+
+def stands(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of change of every file, the lock apart."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+
+def interrupted(run: Run, out: Path) -> Run:
+    """A copy as a kill after the first checkpoint leaves it: rows behind that checkpoint, and nothing finished."""
+    shutil.copytree(run.path, out)
+    copy = Run(out)
+    shutil.rmtree(checkpoint.folders(copy)[0])
+    for folder in (copy.encoder, copy.results, copy.analysis):
+        shutil.rmtree(folder, ignore_errors=True)
+    environment = json.loads((out / "environment.json").read_text())
+    for key in ("finished", "data", "wall_seconds", "cpu_seconds"):
+        del environment[key]
+    (out / "environment.json").write_text(json.dumps(environment))
+    return copy

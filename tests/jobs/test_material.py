@@ -1,0 +1,170 @@
+"""What a job works on: which images are learned from and counted on, the device, the encoder to start from."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
+
+from vitlet.cli import app
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.errors import DataError, UsageError
+from vitlet.jobs.material import Launch, divide, gather_material, judge, pick_device, start_encoder
+from vitlet.jobs.training import resolved
+from vitlet.nn.convnet import ConvEncoder
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import ConvNetConfig, EncoderConfig
+from vitlet.recipes import by_name
+from vitlet.run import Run
+from vitlet.train.log import Teller
+from vitlet.weights.folder import write_model
+from vitlet.weights.source import evaluation_view, load_encoder
+
+
+def judged(data: Path) -> tuple[Index, np.ndarray, np.ndarray, str]:
+    index = open_index(data)
+    train, held, split = divide(index, judge(index, QUIET, Teller(quiet=True)))
+    assert not set(train) & set(held)
+    return index, train, held, split
+
+
+class TestDivide:
+    @pytest.mark.parametrize(("there", "counted"), [(("test", "val"), "test"), (("val",), "val"), (("test",), "test")])
+    def test_counts_on_the_test_split_or_else_on_val(
+        self, there: tuple[str, ...], counted: str, tmp_path: Path
+    ) -> None:
+        for split in ("train", *there):
+            for code, name in enumerate(CLASSES):
+                write_image(tmp_path / split / name / "1.png", code, light=bool(code))
+        index, train, held, split = judged(tmp_path)
+        assert split == counted
+        assert [SPLITS[s] for s in index.splits[train]] == ["train"] * 2
+        assert [SPLITS[s] for s in index.splits[held]] == [counted] * 2
+
+    def test_without_either_the_same_fifth_of_each_class_is_held_out(self, data: Path) -> None:
+        index, train, held, split = judged(data / "train")
+        assert split == "held-out train"
+        assert np.bincount(index.labels[held]).tolist() == [3, 3]
+        assert len(train) + len(held) == 32
+        assert judged(data / "train")[2].tolist() == held.tolist()
+        for seed in (0, 1):
+            recipe = resolved("debug_supervised", {"seed": seed})
+            launch = Launch("finetune", recipe.fingerprint(), str(data / "train"))
+            material = gather_material(index, recipe, launch, QUIET, Teller(quiet=True))
+            assert material.held_out.tolist() == held.tolist(), (
+                "whatever the seed of a run, or runs could not be compared"
+            )
+
+    def test_images_without_a_label_are_neither(self, tmp_path: Path) -> None:
+        for i in range(6):
+            write_image(tmp_path / f"{i}.png", i, light=bool(i % 2))
+        labels = ["a", "b", "", "a", "b", ""]
+        rows = [f"{i}.png,{label}" for i, label in enumerate(labels)]
+        (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+        index, train, held, _ = judged(tmp_path / "table.csv")
+        assert sorted([*train, *held]) == [0, 1, 3, 4]
+        recipe = by_name("debug")
+        launch = Launch("pretrain", recipe.fingerprint(), str(tmp_path))
+        material = gather_material(index, recipe, launch, QUIET, Teller(quiet=True))
+        assert material.ids.tolist() == [*range(6)], "pre-training takes them all"
+        assert len(material.held_out) == 0
+
+
+def test_bad_images_are_refused_by_name(tmp_path: Path) -> None:
+    root = write_images(tmp_path, train=4)
+    (root / "train/dark/broken.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 9 images cannot be used.*broken\.png"):
+        judge(open_index(root), QUIET, Teller(quiet=True))
+    assert judge(open_index(root), QUIET.changed(max_bad=0.2), Teller(quiet=True)).good.sum() == 8
+
+
+def test_the_device_that_is_asked_for_or_none() -> None:
+    assert pick_device(QUIET.changed(device="cpu")) == torch.device("cpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert pick_device(QUIET).type == best
+    for absent in {"cuda", "mps"} - {best}:
+        with pytest.raises(UsageError, match=rf"no {absent} device on this machine.*--device auto"):
+            pick_device(QUIET.changed(device=absent))
+
+
+@pytest.mark.parametrize(
+    ("launch", "words"),
+    [
+        (Launch("pretrain", "", "/d/images"), ()),
+        (Launch("pretrain", "", "/d/images", "/r/before"), ("--init", "before")),
+        (Launch("finetune", "", "/d/images"), ("--init", "none")),
+        (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "before", "--num-labels", "20")),
+    ],
+)
+def test_the_command_of_a_run_is_one_that_the_command_line_takes(
+    launch: Launch, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are relative, so that it shows no home folder and can move with the folders around it."""
+    for folder in ("d/images", "r/before", "r/run"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "r")
+    rooted = Launch(
+        launch.verb, launch.recipe, str(tmp_path) + launch.data, launch.init and str(tmp_path) + launch.init,
+        launch.num_labels,
+    )  # fmt: skip
+    command = rooted.command(Path("run"))
+    assert command == ["vitlet", launch.verb, "run/recipe.json", "--data", "../d/images", *words, "--out", "NEW"]
+    app.parse_args(command[1:], exit_on_error=False, print_error=False)
+    assert shlex.split(shlex.join(command)) == command
+
+
+class TestStart:
+    def started(self, name: str, init: Path | str | None, *, seed: int = 3, **changes: object) -> tuple:
+        recipe = resolved(name, {"seed": seed, "set": changes})
+        return start_encoder(recipe, Launch("finetune", "", "", None if init is None else str(init)))
+
+    def test_an_encoder_brings_its_tensors_its_shape_and_its_pixels(self, tmp_path: Path) -> None:
+        source = Encoder(
+            EncoderConfig(image_size=32, patch_size=8, width=36, depth=2, heads=3, mlp_ratio=2), mean=(0.1, 0.2, 0.3),
+            std=(0.4, 0.5, 0.6), seed=7,
+        )  # fmt: skip
+        write_model(tmp_path / "model", encoder=source, evaluation=evaluation_view(32), facts={})
+        encoder, recipe = self.started("debug_supervised", tmp_path / "model")
+        for name, tensor in source.vit.state_dict().items():
+            assert name.startswith("norm.") or torch.equal(encoder.vit.state_dict()[name], tensor), name
+        shape = recipe.encoder
+        assert (shape.patch_size, shape.width, shape.depth, shape.heads, shape.mlp_ratio) == (8, 36, 2, 3, 2)
+        assert not shape.final_norm, "what is no tensor is the recipe's"
+        assert (recipe.data.mean, recipe.data.std) == (encoder.mean, encoder.std) == (source.mean, source.std)
+
+    def test_without_one_the_seed_decides(self) -> None:
+        first, second, third = (self.started("debug", None, seed=seed)[0] for seed in (3, 3, 4))
+        one, two, three = (e.state_dict()["vit.blocks.0.attn.qkv.weight"] for e in (first, second, third))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+
+    def test_another_image_size_is_refused(self, tmp_path: Path) -> None:
+        small = Encoder(EncoderConfig(image_size=16, patch_size=4, width=24, depth=1, heads=2))
+        write_model(tmp_path / "model", encoder=small, evaluation=evaluation_view(16), facts={})
+        with pytest.raises(UsageError, match=r"sees 16 px.*debug_supervised works on 32 px"):
+            self.started("debug_supervised", tmp_path / "model")
+
+    def test_a_convnet_and_a_transformer_are_not_the_same(self, pretrained: Run, tmp_path: Path) -> None:
+        net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
+        write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
+        with pytest.raises(UsageError, match="is a ConvNet"):
+            self.started("debug_supervised", tmp_path / "net")
+        with pytest.raises(UsageError, match="trains a ConvNet and the initial encoder is a vision transformer"):
+            self.started("finetune_micro_convnet", pretrained.path)
+        encoder, recipe = self.started("finetune_micro_convnet", tmp_path / "net")
+        assert recipe.encoder.architecture == "test_efficientnet"
+        assert all(torch.equal(encoder.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+
+    def test_a_run_of_the_right_shape_needs_no_change(self, pretrained: Run) -> None:
+        encoder, recipe = self.started("debug", pretrained.path)
+        assert recipe.encoder == by_name("debug").encoder
+        found = load_encoder(pretrained.path).encoder.state_dict()
+        assert all(torch.equal(encoder.state_dict()[name], tensor) for name, tensor in found.items())
+
+
+def test_half_a_shape_is_no_shape() -> None:
+    """`SMALLER` is what these tests train; it must stay a valid change of every debug recipe."""
+    for name in ("debug", "debug_supervised", "debug_simmim", "debug_mocov3"):
+        assert resolved(name, {"set": SMALLER}).encoder.width == 24

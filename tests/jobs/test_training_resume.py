@@ -1,0 +1,261 @@
+"""Going on: when, from where, to the same bits; and what another command in the same folder is answered.
+
+How a checkpoint survives a kill within its writing stands in `tests/faults`; here the whole job is killed.
+"""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import fork, kill_when, wait
+from small_runs import QUIET, SHORT, SMALLER, interrupted, losses, rows, stands, weights, write_image, write_images
+
+from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.jobs import training
+from vitlet.jobs.options import Options
+from vitlet.jobs.training import finetune, pretrain, resume
+from vitlet.run import Run
+from vitlet.train import checkpoint
+
+FIRST, LAST = "step-00000003", "step-00000006"
+
+
+def shortly(data: Path, out: Path, **changes: Any) -> Run:
+    """The training that `short` is, with some arguments more."""
+    return pretrain("debug", **{"data": data, "out": out, "options": QUIET, "set": SHORT} | changes)
+
+
+def same_outcome(run: Run, other: Run) -> bool:
+    """Weights, optimizer, metrics and model, bit for bit."""
+    model = [(r.encoder / "model.safetensors").read_bytes() for r in (run, other)]
+    return weights(run) == weights(other) and rows(run) == rows(other) and model[0] == model[1]
+
+
+class TestAnInterruptedRun:
+    def test_goes_on_when_the_command_is_given_again(self, short: Run, data: Path, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        assert checkpoint.folders(begun)[0].name == FIRST
+        assert same_outcome(shortly(data, begun.path), short)
+        assert f"resuming {begun.path} after step 3" in begun.log_file.read_text()
+
+    def test_goes_on_with_resume_and_other_workers(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        assert resume(begun.path, options=QUIET.changed(workers=1)) == begun
+        assert same_outcome(begun, short)
+
+    def test_begins_where_no_checkpoint_was_reached(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        shutil.rmtree(begun.checkpoints)
+        assert same_outcome(resume(begun.path, options=QUIET), short)
+
+    def test_that_was_stopped_before_its_model_was_written_gets_one(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        shutil.copytree(short.checkpoints / LAST, begun.checkpoints / LAST)
+        assert same_outcome(resume(begun.path, options=QUIET), short)
+        assert "finished" in json.loads((begun.path / "environment.json").read_text())
+
+    def test_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        shutil.copytree(short.checkpoints / LAST, begun.checkpoints / LAST)
+        (begun.checkpoints / LAST / checkpoint.STATE).write_bytes(b"")
+        assert same_outcome(resume(begun.path, options=QUIET), short)
+        assert f"warning: checkpoint {begun.checkpoints / LAST}" in begun.log_file.read_text()
+
+    def test_that_is_killed_changes_no_bit(self, short: Run, data: Path, tmp_path: Path) -> None:
+        run, errors = Run(tmp_path / "run"), tmp_path / "error.txt"
+        child = fork(lambda: [shortly(data, run.path), signal.pause()], error_file=errors)
+        assert kill_when(child, (run.checkpoints / FIRST).exists)
+        assert wait(child) == -signal.SIGKILL
+        assert same_outcome(shortly(data, run.path), short)
+        assert [p.name for p in run.path.rglob(".*")] == [".lock"]
+
+
+class TestAFinishedRun:
+    @pytest.mark.parametrize("again", ["command", "resume"])
+    def test_is_left_as_it_is(self, again: str, tuned: Run, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = stands(tuned.path)
+        options = Options(workers=0)
+        if again == "resume":
+            assert resume(tuned.path, options=options) == tuned
+        else:
+            init = tuned.path.parent / "pretrained"
+            finetune("debug_supervised", init=init, data=data, out=tuned.path, num_labels=16, options=options)
+        assert stands(tuned.path) == before
+        assert "tuned is finished and stays as it is" in capsys.readouterr().out
+
+    def test_needs_neither_its_checkpoints_nor_its_start(self, tuned: Run, data: Path, tmp_path: Path) -> None:
+        start = Run(shutil.copytree(tuned.path, tmp_path / "start"))
+        run = finetune("debug_supervised", init=start.path, data=data, out=tmp_path / "run", options=QUIET, set=SMALLER)
+        shutil.rmtree(run.checkpoints)
+        shutil.rmtree(start.path)
+        before = stands(run.path)
+        resume(run.path, options=QUIET)
+        assert stands(run.path) == before
+
+    def test_on_other_data_is_not_taken_for_the_one_that_is_asked_for(self, tmp_path: Path) -> None:
+        data = write_images(tmp_path / "images", train=12)
+        run = shortly(data, tmp_path / "run")
+        before = stands(run.path)
+        write_image(data / "train/dark/new.png", 77, light=False)
+        with pytest.raises(DataError, match=r"images has changed since the run began.*--accept-data-change"):
+            shortly(data, run.path)
+        shortly(data, run.path, options=QUIET.changed(accept_data_change=True))
+        assert stands(run.path) == before
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "longer"])
+def test_changed_data_is_refused(change: str, short: Run, data: Path, tmp_path: Path) -> None:
+    begun, own = interrupted(short, tmp_path / "begun"), shutil.copytree(data, tmp_path / "images")
+    environment = json.loads((begun.path / "environment.json").read_text())
+    environment["launch"]["data"] = str(own)
+    (begun.path / "environment.json").write_text(json.dumps(environment))
+    before, file = stands(begun.path), own / "train/dark/00.png"
+    match change:
+        case "added":
+            write_image(own / "train/dark/new.png", 77, light=False)
+        case "removed":
+            file.unlink()
+        case "renamed":
+            file.rename(file.with_name("zz.png"))
+        case "longer":
+            file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"images has changed since the run began.*--accept-data-change"):
+        resume(begun.path, options=QUIET)
+    assert stands(begun.path) == before
+    if change == "added":
+        resume(begun.path, options=QUIET.changed(accept_data_change=True))
+        assert checkpoint.folders(begun)[0].name == LAST
+
+
+@pytest.fixture(scope="module")
+def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Fine-tuned from random weights on 12 labels; only to be read."""
+    out = tmp_path_factory.mktemp("few") / "run"
+    return finetune("debug_supervised", init=None, data=data, out=out, num_labels=12, options=QUIET, set=SMALLER)
+
+
+class TestAnotherRunInTheSameFolder:
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"seed": 1}, "recipe"),
+            ({"set": SMALLER | {"optimizer.base_lr": 0.5}}, "recipe"),
+            ({"num_labels": 14}, "num_labels"),
+            ({"num_labels": None}, "num_labels"),
+            ({"init": "pretrained"}, "init"),
+            ({"data": "others"}, "data"),
+        ],
+    )
+    def test_is_refused_by_what_differs(
+        self, changes: dict[str, Any], named: str, few: Run, data: Path, pretrained: Run, tmp_path: Path
+    ) -> None:
+        asked = {"init": None, "data": data, "num_labels": 12, "set": SMALLER} | changes
+        places = {"pretrained": pretrained.path, "others": write_images(tmp_path / "others", train=8)}
+        asked = {key: places.get(value, value) if isinstance(value, str) else value for key, value in asked.items()}
+        before = stands(few.path)
+        with pytest.raises(UsageError, match=rf"holds another run\. {named} differ.*--fresh to replace it") as caught:
+            finetune("debug_supervised", out=few.path, options=QUIET, **asked)
+        assert caught.value.exit_code == 2
+        assert stands(few.path) == before
+
+    def test_of_the_other_verb(self, short: Run, data: Path) -> None:
+        before = stands(short.path)
+        with pytest.raises(UsageError, match=r"holds another run\. verb, recipe differ"):
+            finetune("debug_supervised", init=None, data=data, out=short.path, options=QUIET)
+        assert stands(short.path) == before
+
+    def test_replaces_it_where_that_is_asked_for(self, short: Run, data: Path, tmp_path: Path) -> None:
+        run = shortly(data, tmp_path / "run", seed=1)
+        (run.path / "results").mkdir()
+        (run.path / "results/old.json").write_text("{}")
+        shortly(data, run.path, options=QUIET.changed(fresh=True))
+        assert same_outcome(run, short)
+        assert not (run.path / "results/old.json").exists()
+
+    def test_fresh_is_no_matter_of_resuming(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        resume(begun.path, options=QUIET.changed(fresh=True))
+        assert len([line for line in begun.log_file.read_text().splitlines() if "after step 3" in line]) == 1
+
+    def test_an_edited_recipe_is_not_trained_on_with_old_weights(self, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        recipe = begun.recipe_json()
+        recipe["optimizer"]["base_lr"] = 0.123
+        begun.recipe_file.write_text(json.dumps(recipe))
+        with pytest.raises(CheckpointError, match="belongs to another recipe"):
+            resume(begun.path, options=QUIET)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_with_other_things_is_left_alone(fresh: bool, data: Path, tmp_path: Path) -> None:
+    precious = write_images(tmp_path / "precious", train=1)
+    before = stands(precious)
+    with pytest.raises(UsageError, match=r"is not empty and not a run.*nothing was changed"):
+        shortly(data, precious, options=QUIET.changed(fresh=fresh))
+    assert stands(precious) == before
+
+
+def test_what_is_no_run_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
+    for place in (data, tmp_path / "nothing"):
+        with pytest.raises(CheckpointError, match="no run at"):
+            resume(place)
+
+
+@pytest.fixture(scope="module")
+def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The training that `short` is, by the command line, over two processes on gloo; in the place of another run."""
+    out = tmp_path_factory.mktemp("ranks") / "run"
+    shortly(data, out, seed=9)
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in SHORT.items()]
+    words = ["pretrain", "debug", "--data", data, "--out", out, "--fresh", "--workers", "0", *settings]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, "-m", "vitlet", *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("finished: ") == 2, "each process ends well"
+    return Run(out)
+
+
+def test_two_ranks_learn_what_one_learns(by_two: Run, short: Run) -> None:
+    assert by_two.recipe_json() == short.recipe_json()
+    assert losses(by_two) == pytest.approx(losses(short), rel=1e-6)
+    assert [row["step"] for row in by_two.metrics()] == [row["step"] for row in short.metrics()]
+
+
+def test_a_run_of_two_ranks_is_gone_on_with_by_one(by_two: Run, short: Run, data: Path, tmp_path: Path) -> None:
+    begun = interrupted(by_two, tmp_path / "begun")
+    assert losses(shortly(data, begun.path)) == pytest.approx(losses(short), rel=1e-6)
+
+
+def test_of_two_ranks_only_the_first_makes_room_for_a_fresh_run(short: Run, data: Path, tmp_path: Path) -> None:
+    """The other, although it comes first, must neither delete the old run nor, later, the new one."""
+    run = shortly(data, tmp_path / "run", seed=9)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def body(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        real = training.remove_folder
+
+        def noted(path: Path) -> None:
+            (tmp_path / f"removed-by-{rank}").touch()
+            real(path)
+
+        training.remove_folder = noted
+        time.sleep(0.5 * (rank == 0))
+        shortly(data, run.path, options=QUIET.changed(fresh=True))
+
+    errors = [tmp_path / f"error-{rank}.txt" for rank in (0, 1)]
+    children = [fork(functools.partial(body, rank), error_file=errors[rank]) for rank in (0, 1)]
+    assert [wait(child) for child in children] == [0, 0], [e.read_text() for e in errors if e.exists()]
+    assert [p.name for p in tmp_path.glob("removed-by-*")] == ["removed-by-0"]
+    assert losses(run) == pytest.approx(losses(short), rel=1e-6)
