@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
-from vitlet.errors import CheckpointError
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier, ConvClassifier, head_input, new_classifier
@@ -269,3 +269,27 @@ def test_a_final_norm_that_the_source_lacks_starts_afresh() -> None:
 def test_a_source_of_another_shape_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match="initial encoder does not fit"):
         initialised_from(_encoder(), SMALL.changed(**change), seed=0)
+
+
+def test_only_the_lowest_blocks_come_from_the_source() -> None:
+    source, fresh = _encoder(), Encoder(SMALL, mean=MEAN, std=STD, seed=3)
+    kept = initialised_from(source, SMALL, seed=3, keep_blocks=1).vit.state_dict()
+    for name, tensor in kept.items():
+        above = name.startswith(("norm.", "blocks.1."))
+        assert torch.equal(tensor, (fresh if above else source).vit.state_dict()[name]), name
+    assert not torch.equal(kept["blocks.1.attn.qkv.weight"], source.vit.state_dict()["blocks.1.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(("blocks", "like"), [(0, "fresh"), (2, "source"), (None, "source")])
+def test_no_block_is_from_scratch_and_all_blocks_is_the_source(blocks: int | None, like: str) -> None:
+    source, fresh = _encoder(), Encoder(SMALL, mean=MEAN, std=STD, seed=3)
+    expected = {"fresh": fresh, "source": source}[like].vit.state_dict()
+    target = SMALL.changed(final_norm=False)
+    kept = initialised_from(source, target, seed=3, keep_blocks=blocks).vit.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("blocks", [-1, 3])
+def test_blocks_that_are_not_there_cannot_be_kept(blocks: int) -> None:
+    with pytest.raises(UsageError, match=r"an encoder that has 2.*--keep-blocks 0 … 2"):
+        initialised_from(_encoder(), SMALL, seed=0, keep_blocks=blocks)

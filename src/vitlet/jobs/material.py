@@ -34,6 +34,8 @@ class Launch:
     data: str
     init: str | None = None
     num_labels: int | None = None
+    keep_blocks: int | None = None
+    """Of the initial encoder, counted from the lowest; None: all."""
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
@@ -42,6 +44,8 @@ class Launch:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
         if self.num_labels is not None:
             words += ["--num-labels", str(self.num_labels)]
+        if self.keep_blocks is not None:
+            words += ["--keep-blocks", str(self.keep_blocks)]
         return [*words, "--out", "NEW"]
 
 
@@ -145,6 +149,8 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
         return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
     found = load_encoder(launch.init).encoder
     if isinstance(shape, ConvNetConfig):
+        if launch.keep_blocks is not None:
+            raise UsageError("--keep-blocks with a ConvNet", why="It has no blocks", fix="leave it out")
         return _start_convnet(recipe, shape, found)
     source = require_patches(found, purpose=f"recipe {recipe.name}")
     changes = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
@@ -157,7 +163,7 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     changes["relative_position"] = recipe.encoder.relative_position or source.config.relative_position
     wanted = recipe.encoder.changed(**changes)
     changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))
-    return initialised_from(source, wanted, seed=seed), changed
+    return initialised_from(source, wanted, seed=seed, keep_blocks=launch.keep_blocks), changed
 
 
 def _start_convnet(recipe: Recipe, shape: ConvNetConfig, source: AnyEncoder) -> tuple[ConvEncoder, Recipe]:

@@ -70,6 +70,7 @@ def finetune(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     num_labels: int | None = None,
+    keep_blocks: int | None = None,
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
@@ -81,6 +82,8 @@ def finetune(
         data: Folder, manifest or Parquet with labels.
         out: The run directory.
         num_labels: Use only so many training labels, balanced over classes; the seed decides which.
+        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; 0 takes
+            nothing but the shape.
         options: What does not change the numbers.
         **flags: As for `pretrain`.
 
@@ -89,7 +92,9 @@ def finetune(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
-    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels)
+    if keep_blocks is not None and init is None:
+        raise UsageError("--keep-blocks without an initial encoder", fix="--init RUN, or leave --keep-blocks out")
+    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels, keep_blocks)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 

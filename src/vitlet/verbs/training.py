@@ -53,7 +53,14 @@ def pretrain(recipe: str, *, data: Path, out: Path, init: str | None = None, sha
 
 
 def finetune(
-    recipe: str, *, init: str, data: Path, out: Path, num_labels: AtLeastOne | None = None, shared: Shared | None = None
+    recipe: str,
+    *,
+    init: str,
+    data: Path,
+    out: Path,
+    num_labels: AtLeastOne | None = None,
+    keep_blocks: Whole | None = None,
+    shared: Shared | None = None,
 ) -> None:
     """Train a classifier on labelled images, from an encoder or from scratch.
 
@@ -64,6 +71,7 @@ def finetune(
     data: Labelled images.
     out: The run directory.
     num_labels: Use only so many training labels, balanced over classes.
+    keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
@@ -71,7 +79,15 @@ def finetune(
     start = None if init == "none" else existing_source(init)
     from vitlet.jobs.training import finetune as job
 
-    run = job(chosen, init=start, data=data, out=out, num_labels=num_labels, options=shared.options())
+    run = job(
+        chosen,
+        init=start,
+        data=data,
+        out=out,
+        num_labels=num_labels,
+        keep_blocks=keep_blocks,
+        options=shared.options(),
+    )
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
 
 

@@ -286,16 +286,26 @@ def load_exactly(
         part.load_state_dict({name: tensors[prefix + name] for name in part.state_dict()})
 
 
-def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int) -> Encoder:
+def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_blocks: int | None = None) -> Encoder:
     """An encoder made as `target` says, with all tensors of `source` that it has.
 
     The final norm may be left out (a mean-pooling head brings its own) or start afresh, and relative positions may be
     new: both are by design of the recipe. Everything else must fit.
 
+    Args:
+        source: Trained weights.
+        target: The shape and settings of the result.
+        seed: Of what starts afresh.
+        keep_blocks: Only patch embedding, tokens and so many of the lowest blocks come from `source` (Wang et al. 2023,
+            Figures 2 and 4); 0 keeps nothing, which the paper calls from scratch. None: everything comes from it.
+
     Raises:
         CheckpointError: if the shapes differ.
+        UsageError: if there are not so many blocks.
     """
     encoder = Encoder(target, mean=source.mean, std=source.std, seed=seed)
+    if keep_blocks is not None:
+        source = _lowest(source, keep_blocks, seed=seed)
     tensors = cast(dict[str, Tensor], dict(source.vit.state_dict()))
     if not target.final_norm:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("norm.")}
@@ -306,3 +316,16 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int) -> En
         tensors = with_relative_positions(tensors, fresh, inherit_qkv_bias=target.inherit_qkv_bias)
     load_exactly(encoder, tensors, where="the initial encoder")
     return encoder
+
+
+def _lowest(source: Encoder, blocks: int, *, seed: int) -> Encoder:
+    depth = source.config.depth
+    if not 0 <= blocks <= depth:
+        raise UsageError(f"{blocks} blocks of an encoder that has {depth}", fix=f"--keep-blocks 0 … {depth}")
+    fresh = Encoder(source.config, mean=source.mean, std=source.std, seed=seed)
+    tensors = fresh.vit.state_dict()
+    if blocks:
+        above = ("norm.", *(f"blocks.{i}." for i in range(blocks, depth)))
+        tensors |= {k: v for k, v in source.vit.state_dict().items() if not k.startswith(above)}
+    load_exactly(fresh, dict(tensors), where="the lowest blocks")
+    return fresh
