@@ -3,26 +3,47 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_runs import Here, write_images
 
 from vitlet.evaluate.compare import Arm
-from vitlet.jobs.learning import _length, _rows, learn
+from vitlet.jobs import comparing
+from vitlet.jobs.learning import METHODS, _length, _rows, learn
+from vitlet.run import Run
 from vitlet.units import Images
 
 
 def arm(name: str, *values: float) -> Arm:
-    return Arm(name, name, values, seeds=(0, 1, 2), cpu_seconds=(1.0, 1.0, 1.0))
+    return Arm(name, name, values, seeds=tuple(range(len(values))), cpu_seconds=(1.0,) * len(values))
 
 
-def test_above_random_means_intervals_that_do_not_touch() -> None:
-    random = arm("random", 0.30, 0.31, 0.32)
-    rows = _rows([arm("far", 0.50, 0.51, 0.52), arm("near", 0.31, 0.33, 0.35), random])
-    assert rows["far"]["above_random"]
-    assert not rows["near"]["above_random"]
-    assert rows["near"]["difference"]["mean"] == pytest.approx(0.02)
-    assert "difference" not in rows["random"]
+@pytest.mark.parametrize(
+    ("values", "above"),
+    [
+        ((0.50, 0.51, 0.52), True),
+        ((0.31, 0.33, 0.35), False),  # the intervals touch
+        ((0.30, 0.60, 0.95), False),  # a higher mean is not enough
+        ((0.10, 0.11, 0.12), False),  # worse
+        ((0.30, 0.31, 0.32), False),  # equal
+    ],
+)
+def test_above_random_means_intervals_that_do_not_touch(values: tuple[float, ...], above: bool) -> None:
+    rows = _rows([arm("method", *values), arm("random", 0.30, 0.31, 0.32)])
+    assert rows["method"]["above_random"] is above
+    assert rows["random"].keys() == {"values", "mean", "low", "high"}, "it is not compared with itself"
+
+
+def test_of_one_seed_it_cannot_be_said() -> None:
+    assert not _rows([arm("method", 0.9), arm("random", 0.1)])["method"]["above_random"]
+
+
+def test_numbers_by_hand() -> None:
+    rows = _rows([arm("method", 0.6, 0.8), arm("random", 0.5, 0.5)])
+    assert rows["method"]["values"] == [0.6, 0.8]
+    assert rows["method"]["mean"] == pytest.approx(0.7)
+    assert rows["method"]["high"] - 0.7 == pytest.approx(12.7062 * 0.1, rel=1e-4), "Student's t of one degree"
+    assert rows["method"]["difference"]["mean"] == pytest.approx(0.2)
+    assert (rows["random"]["low"], rows["random"]["high"]) == (0.5, 0.5)
 
 
 def test_a_distilled_method_is_compared_with_what_it_adds_to() -> None:
@@ -32,33 +53,41 @@ def test_a_distilled_method_is_compared_with_what_it_adds_to() -> None:
     assert "beside" not in rows["mae_micro"]
 
 
-@pytest.mark.parametrize(("method", "images"), [("mae_micro", 6_000), ("mocov3_micro", 3_000), ("dino_micro", 2_000)])
+@pytest.mark.parametrize(
+    ("method", "images"),
+    [("mae_micro", 6_000), ("simmim_micro", 6_000), ("mocov3_micro", 3_000), ("dino_micro", 2_000)],
+)
 def test_views_count_by_their_area(method: str, images: int) -> None:
+    assert method in METHODS
     assert _length(method, 6_000)["budget.duration"] == Images(n=images)
 
 
-@pytest.mark.timeout(300)  # processes of its own, each of which imports torch
-def test_a_table_from_end_to_end(tmp_path: Path) -> None:
-    draw = np.random.Generator(np.random.Philox(key=1))
-    for split, count in (("train", 72), ("test", 16)):
-        for code, name in enumerate(("dark", "light")):
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.integers(0, 120, (32, 32, 3)) + 130 * code
-                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / split / name / f"{i:02}.png")
+def test_a_table_of_both_families_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    methods = ("mae_micro", "seed_micro")
     found = learn(
-        data=tmp_path / "data",
+        data=write_images(tmp_path / "images", train=72, test=16),
         out=tmp_path / "out",
         views=128,
         num_labels=8,
         seeds=1,
-        methods=("seed_micro",),
+        methods=methods,
         settings={"budget.duration": Images(n=64)},
         file=tmp_path / "table.json",
     )
-    assert json.loads((tmp_path / "table.json").read_text())["protocols"] == found["protocols"]
-    assert set(found["protocols"]) == {"finetune", "knn", "logistic"}
-    for rows in found["protocols"].values():
-        assert set(rows) == {"seed_micro", "random_convnet"}
-        assert not rows["seed_micro"]["above_random"], "one seed has no interval"
-    assert set(found["pretraining_cpu_seconds"]) == {"seed_micro"}
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert written == json.loads((tmp_path / "out/learning.json").read_text()) == json.loads(json.dumps(found))
+    assert (written["kind"], written["n"], written["seeds"]) == ("learning", 32, 1)
+    assert written["title"] == "images: 128 image views, 8 labels, 32 test images"
+    assert list(written["protocols"]) == ["finetune", "knn", "logistic"]
+    for rows in written["protocols"].values():
+        assert set(rows) == {"mae_micro", "random_vit", "seed_micro", "random_convnet"}
+        assert all(len(row["values"]) == 1 for row in rows.values())
+        assert not any(rows[method]["above_random"] for method in methods), "one seed has no interval"
+    assert set(written["pretraining_cpu_seconds"]) == set(methods)
+    assert Run(tmp_path / "out/mae_micro").metrics()[-1]["step"] == 128 // 64
+    told = capsys.readouterr().out
+    assert "above random" in told
+    assert told.count("0 of 3") == 2

@@ -1,0 +1,93 @@
+"""Several starts under the same protocols: what they share, and what alone differs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import QUIET
+
+from vitlet.data.index import open_index
+from vitlet.errors import UsageError
+from vitlet.evaluate.features import encoder_digest
+from vitlet.jobs import comparing
+from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_arms
+from vitlet.jobs.material import divide, judge
+from vitlet.jobs.outcome import write_model
+from vitlet.nn.convnet import ConvEncoder
+from vitlet.recipe import ConvNetConfig
+from vitlet.run import Run
+from vitlet.train.log import Teller
+from vitlet.weights.source import evaluation_view, load_encoder
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture
+def images(data: Path) -> Labelled:
+    index = open_index(data)
+    return Labelled(index, *divide(index, judge(index, QUIET, Teller(quiet=True))))
+
+
+@pytest.fixture
+def terms(data: Path, tmp_path: Path) -> Terms:
+    return Terms(data=data, out=tmp_path, seeds=SEEDS, num_labels=8, settings={})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What every probe was given; the probes themselves are the real ones."""
+    real, calls = comparing.probe_encoder, []
+
+    def noted(encoder: Any, index: Any, train: np.ndarray, test: np.ndarray, **options: Any) -> Any:
+        digest = encoder_digest(encoder, view=options["view"])
+        calls.append({"encoder": digest, "train": train.tolist(), "test": test.tolist(), "view": options["view"]})
+        return real(encoder, index, train, test, **options)
+
+    monkeypatch.setattr(comparing, "probe_encoder", noted)
+    return calls
+
+
+def test_only_the_weights_differ_between_starts(
+    pretrained: Run, tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
+) -> None:
+    starts = [Start("a", "A", pretrained.path), Start("b", "B", tuned.path), Start("random", "random weights", None)]
+    arms = frozen_arms(starts, terms, images, protocol="knn")
+    assert [(arm.name, arm.title, arm.seeds) for arm in arms] == [(s.name, s.title, SEEDS) for s in starts]
+    assert all(0 <= value <= 1 for arm in arms for value in arm.values)
+    first, second, random = asked[:3], asked[3:6], asked[6:]
+    for a, b, c in zip(first, second, random, strict=True):
+        assert a["train"] == b["train"] == c["train"], "one seed, the same labels"
+        assert a["test"] == b["test"] == c["test"] == images.test.tolist()
+        assert a["view"] == b["view"] == c["view"]
+        assert np.bincount(images.index.labels[a["train"]]).tolist() == [4, 4]
+        assert not set(a["train"]) & set(a["test"])
+    assert len({tuple(call["train"]) for call in first}) == 3, "another seed, other labels"
+    assert len({call["encoder"] for call in first}) == len({call["encoder"] for call in second}) == 1
+    assert len({call["encoder"] for call in random}) == 3, "random weights are drawn anew"
+
+
+def test_random_weights_have_the_shape_of_the_first_that_are_none(
+    tuned: Run, terms: Terms, images: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        comparing, "_probed", lambda encoder, *_, **__: seen.append((encoder.config, encoder.mean, encoder.std)) or 0.5
+    )
+    frozen_arms([Start("random", "", None), Start("tuned", "", tuned.path)], terms, images, protocol="logistic")
+    assert len(seen) == 6
+    assert len(set(map(str, seen))) == 1
+    assert seen[0][0] == load_encoder(tuned.path).encoder.config
+
+
+def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled) -> None:
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    first, second = (frozen_arms(starts, terms, images, protocol="logistic") for _ in range(2))
+    assert [arm.values for arm in first] == [arm.values for arm in second]
+
+
+def test_a_convnet_has_no_random_counterpart_here(terms: Terms, images: Labelled, tmp_path: Path) -> None:
+    net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
+    write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
+    with pytest.raises(UsageError, match="is a ConvNet"):
+        frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
