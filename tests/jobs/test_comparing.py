@@ -1,9 +1,12 @@
 """Several starts under the same protocols: what they share, and what alone differs."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from small_runs import QUIET
 
@@ -91,3 +94,37 @@ def test_a_convnet_has_no_random_counterpart_here(terms: Terms, images: Labelled
     write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
     with pytest.raises(UsageError, match="is a ConvNet"):
         frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
+
+
+_PARENT = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from vitlet.jobs.comparing import _begin_worker
+
+if __name__ == "__main__":
+    options = {"initializer": _begin_worker, "initargs": (1,)} if sys.argv[1] == "ours" else {}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("ours", True), ("plain", False)])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str, ends: bool) -> None:
+    """The plain pool is the control: its worker finishes what it has, unseen."""
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    parent = subprocess.Popen([sys.executable, script, kind], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    try:
+        parent.kill()
+        parent.wait()
+        if ends:
+            assert not psutil.wait_procs([worker], timeout=30)[1]
+        else:
+            assert psutil.wait_procs([worker], timeout=2)[1]
+    finally:
+        parent.stdout.close()
+        if worker.is_running():
+            worker.kill()

@@ -1,6 +1,8 @@
 """Several starts under the same protocols: the same labels, steps and seeds, only the initial weights differ."""
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -68,7 +70,7 @@ def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list
         ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_use_threads,
+            initializer=_begin_worker,
             initargs=(max(1, available_cores() // workers),),
         ) as pool,
         teller.progress("fine-tuning", total=total) as tick,
@@ -97,10 +99,19 @@ def _arm(start: Start, terms: Terms, runs: list[Run]) -> Arm:
     )
 
 
-def _use_threads(number: int) -> None:
+def _begin_worker(threads: int) -> None:
+    """So many threads each, and an end with the parent: whoever kills that must not have its runs go on in secret."""
     import torch
 
-    torch.set_num_threads(number)
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _finetune_one(source: Path | None, terms: Terms, seed: int, out: Path) -> None:
