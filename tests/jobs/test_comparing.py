@@ -11,7 +11,6 @@ import pytest
 from small_runs import QUIET
 
 from vitlet.data.index import open_index
-from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing
 from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_arms
@@ -89,11 +88,14 @@ def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: La
     assert [arm.values for arm in first] == [arm.values for arm in second]
 
 
-def test_a_convnet_has_no_random_counterpart_here(terms: Terms, images: Labelled, tmp_path: Path) -> None:
+def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
+    terms: Terms, images: Labelled, tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
     net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
     write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
-    with pytest.raises(UsageError, match="is a ConvNet"):
-        frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
+    frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
+    trained, random = ({call["encoder"] for call in calls} for calls in (asked[:3], asked[3:]))
+    assert (len(trained), len(random)) == (1, 3)
 
 
 _PARENT = """

@@ -74,7 +74,7 @@ def test_a_table_of_both_families_from_end_to_end(
         num_labels=8,
         seeds=1,
         methods=methods,
-        settings={"budget.duration": Images(n=64)},
+        settings={"budget.duration": Images(n=64), "budget.batch_size": 8},
         file=tmp_path / "table.json",
     )
     written = json.loads((tmp_path / "table.json").read_text())
