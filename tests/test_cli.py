@@ -99,6 +99,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*TRAIN, "--compile", "maybe"), "maybe"),
     ((*FINE, "--num-labels", "0"), "--num-labels"),
     ((*FINE, "--num-labels", "few"), "--num-labels"),
+    ((*FINE, "--keep-blocks", "2"), "--keep-blocks without an initial encoder"),
+    ((*FINE, "--keep-blocks", "two"), "--keep-blocks"),
     (("check", "{data}", "--max-bad", "-0.1"), "--max-bad"),
     (("demo", "--seeds", "0"), "--seeds"),
     (("demo", "--seeds", "three"), "--seeds"),

@@ -115,6 +115,17 @@ def require_layers(protocol: ProbeName, layers: Layers) -> None:
         )
 
 
+def require_start(init: object | None, keep_blocks: int | None) -> None:
+    """Refuse to keep blocks of nothing, or fewer than none.
+
+    Raises:
+        UsageError: naming what to give.
+    """
+    if keep_blocks is not None and (init is None or keep_blocks < 0):
+        what = "without an initial encoder" if init is None else f"{keep_blocks}"
+        raise UsageError(f"--keep-blocks {what}", fix="--init RUN with --keep-blocks 0 or more, or leave it out")
+
+
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     """`("optimizer.base_lr=1e-3", …)` as a mapping.
 

@@ -13,7 +13,7 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
-from vitlet.jobs.options import Flags, Options, overrides, require_uncut, require_verb
+from vitlet.jobs.options import Flags, Options, overrides, require_start, require_uncut, require_verb
 from vitlet.jobs.outcome import finish_pretraining, finish_supervised
 from vitlet.jobs.probes import pretraining_probe
 from vitlet.methods.objective import Objective
@@ -92,8 +92,7 @@ def finetune(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
-    if keep_blocks is not None and init is None:
-        raise UsageError("--keep-blocks without an initial encoder", fix="--init RUN, or leave --keep-blocks out")
+    require_start(init, keep_blocks)
     launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels, keep_blocks)
     return _start(asked, launch, Run(Path(out)), options or Options())
 

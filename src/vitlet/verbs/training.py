@@ -77,6 +77,9 @@ def finetune(
     chosen = chosen_recipe(recipe, shared, verb="finetune")
     existing(data)
     start = None if init == "none" else existing_source(init)
+    from vitlet.jobs.options import require_start
+
+    require_start(start, keep_blocks)
     from vitlet.jobs.training import finetune as job
 
     run = job(

@@ -295,7 +295,7 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
     Args:
         source: Trained weights.
         target: The shape and settings of the result.
-        seed: Of what starts afresh.
+        seed: Of what starts afresh, as `target` initialises.
         keep_blocks: Only patch embedding, tokens and so many of the lowest blocks come from `source` (Wang et al. 2023,
             Figures 2 and 4); 0 keeps nothing, which the paper calls from scratch. None: everything comes from it.
 
@@ -304,28 +304,22 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
         UsageError: if there are not so many blocks.
     """
     encoder = Encoder(target, mean=source.mean, std=source.std, seed=seed)
-    if keep_blocks is not None:
-        source = _lowest(source, keep_blocks, seed=seed)
+    fresh = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
     tensors = cast(dict[str, Tensor], dict(source.vit.state_dict()))
     if not target.final_norm:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("norm.")}
     elif not source.config.final_norm:
-        tensors |= {k: v for k, v in encoder.vit.state_dict().items() if k.startswith("norm.")}
+        tensors |= {k: v for k, v in fresh.items() if k.startswith("norm.")}
     if target.relative_position and not source.config.relative_position:
-        fresh = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
         tensors = with_relative_positions(tensors, fresh, inherit_qkv_bias=target.inherit_qkv_bias)
+    if keep_blocks is not None:
+        tensors |= {k: v for k, v in fresh.items() if _is_above(k, keep_blocks, depth=target.depth)}
     load_exactly(encoder, tensors, where="the initial encoder")
     return encoder
 
 
-def _lowest(source: Encoder, blocks: int, *, seed: int) -> Encoder:
-    depth = source.config.depth
+def _is_above(name: str, blocks: int, *, depth: int) -> bool:
+    """Whether a tensor belongs to what lies above so many blocks; above none lies everything."""
     if not 0 <= blocks <= depth:
         raise UsageError(f"{blocks} blocks of an encoder that has {depth}", fix=f"--keep-blocks 0 … {depth}")
-    fresh = Encoder(source.config, mean=source.mean, std=source.std, seed=seed)
-    tensors = fresh.vit.state_dict()
-    if blocks:
-        above = ("norm.", *(f"blocks.{i}." for i in range(blocks, depth)))
-        tensors |= {k: v for k, v in source.vit.state_dict().items() if not k.startswith(above)}
-    load_exactly(fresh, dict(tensors), where="the lowest blocks")
-    return fresh
+    return blocks == 0 or name.startswith(("norm.", *(f"blocks.{i}." for i in range(blocks, depth))))
