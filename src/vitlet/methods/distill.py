@@ -24,6 +24,7 @@ from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.nn.attention import scaled_logits
 from vitlet.nn.encoder import Encoded, Encoder
 from vitlet.nn.frozen import Frozen
 from vitlet.nn.init import init_xavier, seeded
@@ -167,9 +168,9 @@ class ExtraAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B A T T"]:
         """Scaled products of queries and keys."""
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         q, k = self.query_key(self.norm1(x)).view(batch, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        return (q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)
+        return scaled_logits(q, k)
 
 
 def attention_loss(
@@ -181,8 +182,8 @@ def attention_loss(
 
 
 def low_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 where the hardware computes in it; nothing where it does not, or where the caller has chosen already."""
-    if torch.is_autocast_enabled(device.type) or not has_bf16(device):
+    """bf16 where the hardware is known to compute in it; nothing elsewhere, or where the caller has chosen already."""
+    if torch.is_autocast_enabled(device.type) or device.type not in ("cpu", "cuda") or not has_bf16(device):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 

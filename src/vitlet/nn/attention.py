@@ -61,7 +61,6 @@ class Attention(nn.Module):
         in_use = {k: v for k, v in inert.items() if v and k != "norm_layer"}
         assert not in_use, f"attention options that vitlet's plain ViT does not have: {in_use}"
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias and relative_grid is None)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
         self.relative_grid = relative_grid
@@ -93,7 +92,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
         """The same result, and what goes into the softmax."""
         q, k, v = self._heads(x)
-        logits = self._logits(q, k, places)
+        logits = scaled_logits(q, k, self._bias(places))
         return self._merge(logits.softmax(dim=-1) @ v), logits
 
     def logits(self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B A T T"]:
@@ -101,12 +100,7 @@ class Attention(nn.Module):
         width = 2 * x.shape[-1]
         bias = self._qkv_bias()
         q, k = self._split(F.linear(x, self.qkv.weight[:width], None if bias is None else bias[:width]), parts=2)
-        return self._logits(q, k, places)
-
-    def _logits(self, q: Tensor, k: Tensor, places: Tensor | None) -> Float[Tensor, "B A T T"]:
-        logits = (q * self.scale) @ k.transpose(-2, -1)
-        bias = self._bias(places)
-        return logits if bias is None else logits + bias
+        return scaled_logits(q, k, self._bias(places))
 
     def _bias(self, places: Tensor | None) -> Float[Tensor, "... A T T"] | None:
         if self.relative_grid is None:
@@ -136,8 +130,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, kerne
     """softmax(q·kᵀ/√E + bias)·v, of (B, A, T, E)."""
     if kernel == "fused":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+    return scaled_logits(q, k, bias).softmax(dim=-1) @ v
+
+
+def scaled_logits(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """q·kᵀ/√E (+ bias) of (B, A, T, E): what goes into the softmax, (B, A, T, T)."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+    return logits if bias is None else logits + bias
 
 
 def relative_offsets(grid: int) -> Int[Tensor, "T T"]:
