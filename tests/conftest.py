@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums on two threads differ in the last bits; children inherit it
+
 import pytest
 import torch
 
@@ -25,6 +27,12 @@ def shared() -> Path:
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never read or fill the user's cache."""
     os.environ["VITLET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def fp32_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers compute in fp32 on every processor: where the hardware has bf16 they would take that."""
+    monkeypatch.setattr("vitlet.methods.distill.has_bf16", lambda _: False)
 
 
 _RANK = """

@@ -22,6 +22,7 @@ from vitlet.weights.teacher import EncoderTeacher
 STUDENT = EncoderConfig(image_size=32, patch_size=8, width=12, depth=2, heads=3, position="sincos")
 TEACHER = STUDENT.changed(width=20, depth=4, heads=5)
 STEP = Step(index=3, total=10, seed=0)
+pytestmark = pytest.mark.usefixtures("fp32_teachers")
 PIXELS: dict[str, Any] = {"mean": (0.2, 0.3, 0.4), "std": (0.5, 0.6, 0.7)}
 
 

@@ -168,6 +168,7 @@ def test_the_encoder_is_part_of_the_objective(recipe: Recipe) -> None:
     assert any(module is encoder for module in objective.modules())
 
 
+@pytest.mark.usefixtures("fp32_teachers")
 def test_golden_losses(recipe: Recipe, request: pytest.FixtureRequest) -> None:
     losses = _train(_objective(recipe), recipe, steps=20, batch=lambda i: _batch(recipe, count=16, key=i))
     file = GOLDEN / f"{recipe.name}.txt"
