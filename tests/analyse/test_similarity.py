@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch_cka import CKA
 
 from vitlet.analyse.similarity import Similarity, gram, hsic_table, require_same_size, u_centred
 from vitlet.errors import DataError, UsageError
@@ -148,3 +149,23 @@ def test_encoders_of_different_sizes_are_refused() -> None:
     require_same_size({"a": 32, "b": 32})
     with pytest.raises(UsageError, match="a: 32 px, b: 64 px"):
         require_same_size({"a": 32, "b": 64})
+
+
+@pytest.mark.filterwarnings("ignore:Dataloader for Model 2:UserWarning")
+def test_it_is_what_a_public_package_gives() -> None:
+    """torch_cka runs both networks itself and hooks their layers; here their layers' outputs are handed over."""
+    images = features(40, 12, dtype=torch.float32)
+    draw = torch.Generator().manual_seed(1)
+    nets = [torch.nn.Sequential(*(torch.nn.Linear(12, 12) for _ in range(depth))) for depth in (3, 2)]
+    for parameter in (p for net in nets for p in net.parameters()):
+        torch.nn.init.normal_(parameter, generator=draw)
+    layers = [["0", "1", "2"], ["0", "1"]]
+    theirs = CKA(nets[0], nets[1], "a", "b", model1_layers=layers[0], model2_layers=layers[1], device="cpu")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), batch_size=10)
+    theirs.compare(loader)
+    with torch.no_grad():
+        outputs = [net[: i + 1](images) for net in nets for i in range(len(net))]
+    ours = cka(*outputs, batch=10)[:3, 3:]
+    assert torch.allclose(ours.float(), theirs.export()["CKA"], rtol=0, atol=1e-5)
+    once = cka(*outputs, batch=40)[:3, 3:]
+    assert not torch.allclose(ours, once, rtol=0, atol=1e-5), "the control: the mean over batches is part of it"
