@@ -28,12 +28,11 @@ def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"protocols": [protocol], "verdict": {}, "data": {"name": "digits"}})
     write_json(tmp_path / "b.json", {"figures": {"ratio": 2.25, "repeats": 5}, "machine": {"command": "vitlet bench"}})
     write_json(tmp_path / "c.json", {"protocol": "knn", "value": 0.5, "n": 10, "split": "val"})
-    row = {"mean": 0.5, "difference": {"mean": 0.2}}
+    row = {"values": [0.4, 0.5, 0.6], "mean": 0.5, "difference": {"mean": 0.2}}
     learned = {
         "kind": "learning",
         "title": "cifar: 64 views",
         "protocols": {"knn": {"mae": row}},
-        "seeds": 3,
         "n": 1000,
     }
     write_json(tmp_path / "d.json", learned | {"pretraining_cpu_seconds": {"mae": 1.0}})

@@ -28,6 +28,8 @@ from vitlet.train.log import Teller
 from vitlet.units import Images, Share
 
 VIEWS = 64_000
+PROBES = 10
+"""Repetitions of a probe: its interval is over labels drawn anew, and a repetition costs seconds."""
 _FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
 """Fine-tuning of each kind of encoder."""
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
@@ -56,7 +58,7 @@ def learn(
         views: Image views of each method while pre-training, counted with repetition and by area; those of the
             teacher are as many again.
         num_labels: Of the probes and of fine-tuning, drawn anew for each seed.
-        seeds: Repetitions of each protocol; pre-training is done once.
+        seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
         methods: Recipes.
         settings: Changes of the fine-tuning recipes.
         file: Where the table goes beside `out/learning.json`.
@@ -108,10 +110,11 @@ def learn(
 
 
 def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller) -> dict[str, list[Arm]]:
+    often = dataclasses.replace(terms, seeds=tuple(range(PROBES)))
     return {
         "finetune": finetune_arms(starts, terms, teller),
-        "knn": frozen_arms(starts, terms, images, protocol="knn"),
-        "logistic": frozen_arms(starts, terms, images, protocol="logistic"),
+        "knn": frozen_arms(starts, often, images, protocol="knn"),
+        "logistic": frozen_arms(starts, often, images, protocol="logistic"),
     }
 
 

@@ -43,12 +43,13 @@ def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str
 
 
 def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
-    shown = []
+    shown, seeds = [], []
     for protocol, table in entry["protocols"].items():
         row = table[name]
+        seeds.append(str(len(row["values"])))
         random = row["mean"] - row["difference"]["mean"]
         shown.append(f"{protocol} {100 * row['mean']:.1f} % (random {100 * random:.1f} %)")
-    return f"{entry['title'].split(':')[0]}: {name}", "; ".join(shown), f"{entry['seeds']} seeds, {entry['n']:,} images"
+    return f"{entry['title'].split(':')[0]}: {name}", "; ".join(shown), f"{'/'.join(seeds)} seeds, {entry['n']:,} images"
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:

@@ -133,7 +133,7 @@ def learn(
     out: Folder of the runs; finished ones are used again.
     views: Image views of each method; by default as many as minutes allow.
     num_labels: Of the probes and of fine-tuning.
-    seeds: Repetitions of each protocol.
+    seeds: Repetitions of fine-tuning; probes are repeated ten times.
     methods: Micro recipes; by default one of each method.
     json: Where to write the table too.
     """
