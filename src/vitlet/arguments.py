@@ -126,6 +126,17 @@ def existing_source(text: str) -> str:
     return str(Source.parse(text))
 
 
+def subset_words(text: str | None) -> str | None:
+    """`text`, if it names a part of the training images.
+
+    Raises:
+        UsageError: else.
+    """
+    from vitlet.data.choice import Subset
+
+    return None if text is None else str(Subset.parse(text))
+
+
 def refuse_empty(words: list[str]) -> None:
     """An empty word is a shell variable that was not set; as a path it would mean the current folder.
 

@@ -1,8 +1,12 @@
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from vitlet.data.choice import Subset
 from vitlet.data.index import open_index
-from vitlet.data.subsets import balanced, holdout, split_ids, training_ids
+from vitlet.data.subsets import balanced, holdout, listed, long_tailed, share_of, split_ids, training_ids
 from vitlet.errors import DataError
 
 LABELS = np.array([0, 1, 2, -1] * 25, dtype=np.int32)
@@ -63,3 +67,93 @@ def test_holdout_keeps_small_classes_on_both_sides():
     learn, held = holdout(np.array([0, 0, 1, 1, 2]), share=0.1, seed=0)
     assert sorted(np.array([0, 0, 1, 1, 2])[held].tolist()) == [0, 1]
     assert len(learn) == 3
+
+
+UNEVEN = np.repeat(np.arange(3, dtype=np.int32), [100, 20, 4])
+
+
+class TestShare:
+    def test_classes_give_equally_as_far_as_they_can(self):
+        def given(share: float) -> list[int]:
+            return np.bincount(UNEVEN[share_of(UNEVEN, share=share, seed=0)], minlength=3).tolist()
+
+        assert given(12 / 124) == [4, 4, 4]
+        assert given(24 / 124) == [10, 10, 4]
+        assert given(64 / 124) == [40, 20, 4]
+        assert given(1) == [100, 20, 4]
+
+    @pytest.mark.parametrize("num", [3, 31, 75])
+    def test_it_is_balanced_where_all_classes_have_enough(self, num: int):
+        known = LABELS[LABELS >= 0]
+        np.testing.assert_array_equal(share_of(known, share=num / len(known), seed=5), balanced(known, num=num, seed=5))
+
+    def test_the_smaller_is_in_the_larger(self):
+        small, large = (set(share_of(UNEVEN, share=share / 124, seed=1)) for share in (24, 64))
+        assert small < large
+        assert small != set(share_of(UNEVEN, share=24 / 124, seed=2))
+
+    def test_without_labels_it_is_a_plain_draw(self):
+        ids = share_of(np.full(50, -1, np.int32), share=0.2, seed=0)
+        assert len(ids) == len(set(ids)) == 10
+        assert ids.tolist() == sorted(ids)
+
+    def test_images_without_a_label_give_their_share(self):
+        assert np.bincount(LABELS[share_of(LABELS, share=0.24, seed=0)] + 1).tolist() == [6, 6, 6, 6]
+
+    def test_every_class_needs_one(self):
+        with pytest.raises(DataError, match=r"share of 0.01 is 1 image of 124.*3 classes.*0\.024194 or more"):
+            share_of(UNEVEN, share=0.01, seed=0)
+        assert len(share_of(UNEVEN, share=0.024194, seed=0)) == 3
+        with pytest.raises(DataError, match="0 images of 50"):
+            share_of(np.full(50, -1, np.int32), share=0.001, seed=0)
+
+
+def test_a_long_tail_has_the_published_sizes():
+    """CIFAR-10-LT with imbalance 100, as Cui et al. 2019 define it: 12,406 images."""
+    labels = np.repeat(np.arange(10, dtype=np.int32), 5000)
+    ids = long_tailed(labels, imbalance=100, seed=0)
+    assert np.bincount(labels[ids]).tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert ids.tolist() != long_tailed(labels, imbalance=100, seed=1).tolist()
+    assert long_tailed(labels, imbalance=1, seed=0).tolist() == list(range(50_000))
+    assert np.bincount(UNEVEN[long_tailed(UNEVEN, imbalance=4, seed=0)]).tolist() == [100, 20, 4]
+
+
+PATHS = ["train/n01/n01_1.JPEG", "train/n01/n01_2.JPEG", "train/n02/n02_1.JPEG", "train/n02/7 b.JPEG", "a/7", "b/7"]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["n02_1.JPEG", "n01_1.JPEG"], [0, 2]),
+        (["train/n01/n01_2.JPEG 0", "n02/n02_1.JPEG 17"], [1, 2]),
+        (["7 b.JPEG"], [3]),
+        (["a/7"], [4]),
+    ],
+)
+def test_a_list_names_images_by_path_or_its_end(names: list[str], found: list[int]):
+    assert listed(names, PATHS, where="list.txt").tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["n01_1.JPEG", "n09_1.JPEG"], r"1 of 2 listed names.*\(list.txt\).*n09_1.JPEG"),
+        (["7"], r"2 training images are called 7.*a/7 and b/7"),
+        (["n01_1.JPEG", "train/n01/n01_1.JPEG 0"], "listed twice"),
+        (["1_1.JPEG"], "1 of 1 listed name"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(names: list[str], words: str):
+    with pytest.raises(DataError, match=words):
+        listed(names, PATHS, where="list.txt")
+
+
+def test_the_published_lists_are_balanced(shared: Path):
+    """Every class folder of ImageNet that the lists name, empty of pixels: 12,811 images, 12 or 13 a class."""
+    names = Subset.parse(str(shared / "imagenet_lists" / "simclr_1percent.txt")).names()
+    paths = [f"train/{name.split('_')[0]}/{name}" for name in names]
+    others = [f"train/{name.split('_')[0]}/other_{name}" for name in names]
+    chosen = listed(names, [*others, *paths], where="list")
+    assert chosen.tolist() == list(range(len(names), 2 * len(names)))
+    counts = Counter(Counter(name.split("_")[0] for name in names).values())
+    assert (len(names), counts) == (12_811, {12: 189, 13: 811})

@@ -96,6 +96,7 @@ def test_the_device_that_is_asked_for_or_none() -> None:
         (Launch("pretrain", "", "/d/images", "/r/before"), ("--init", "before")),
         (Launch("finetune", "", "/d/images"), ("--init", "none")),
         (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "before", "--num-labels", "20")),
+        (Launch("pretrain", "", "/d/images", subset="0.1"), ("--subset", "0.1")),
     ],
 )
 def test_the_command_of_a_run_is_one_that_the_command_line_takes(
@@ -107,7 +108,7 @@ def test_the_command_of_a_run_is_one_that_the_command_line_takes(
     monkeypatch.chdir(tmp_path / "r")
     rooted = Launch(
         launch.verb, launch.recipe, str(tmp_path) + launch.data, launch.init and str(tmp_path) + launch.init,
-        launch.num_labels,
+        launch.num_labels, subset=launch.subset,
     )  # fmt: skip
     command = rooted.command(Path("run"))
     assert command == ["vitlet", launch.verb, "run/recipe.json", "--data", "../d/images", *words, "--out", "NEW"]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from vitlet.data.check import check
+from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index
-from vitlet.data.subsets import balanced, holdout, split_ids, training_ids
+from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.options import Options, available_cores
@@ -36,6 +37,8 @@ class Launch:
     num_labels: int | None = None
     keep_blocks: int | None = None
     """Of the initial encoder, counted from the lowest; None: all."""
+    subset: str | None = None
+    """Of the training images, as `Subset` writes itself; None: all."""
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
@@ -46,6 +49,8 @@ class Launch:
             words += ["--num-labels", str(self.num_labels)]
         if self.keep_blocks is not None:
             words += ["--keep-blocks", str(self.keep_blocks)]
+        if self.subset is not None:
+            words += ["--subset", Subset.parse(self.subset).words()]
         return [*words, "--out", "NEW"]
 
 
@@ -61,6 +66,8 @@ class Material:
     """Rows that training does not see; may be empty."""
     held_out_split: str
     """What they are called: `test`, `val` or `held-out train`."""
+    num_whole: int
+    """Training images before a subset was chosen."""
 
     @property
     def num_classes(self) -> int:
@@ -92,18 +99,33 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     """
     verdicts = judge(index, options, teller)
     if launch.verb == "pretrain":
-        ids = training_ids(index, verdicts.good)
-        return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test")
-    ids, held_out, split = divide(index, verdicts)
-    if not len(ids):
+        whole = training_ids(index, verdicts.good)
+        ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
+        return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test", len(whole))
+    whole, held_out, split = divide(index, verdicts)
+    if not len(whole):
         raise DataError(
             f"{index.name} has no labels",
             why="Fine-tuning learns classes",
             fix="give class folders or a manifest with a label column, or use vitlet pretrain",
         )
-    if launch.num_labels is not None:
-        ids = ids[balanced(np.asarray(index.labels[ids]), num=launch.num_labels, seed=recipe.budget.seed)]
-    return Material(index, verdicts, ids, held_out, split)
+    ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset, num_labels=launch.num_labels)
+    return Material(index, verdicts, ids, held_out, split, len(whole))
+
+
+def chosen_ids(
+    index: Index, ids: np.ndarray, *, seed: int, subset: str | None = None, num_labels: int | None = None
+) -> np.ndarray:
+    """Those of the rows `ids` that a run with this seed learns from: the subset, and of it so many labels.
+
+    Raises:
+        DataError: as `subset_ids` and `balanced`.
+    """
+    if subset is not None:
+        ids = subset_ids(index, ids, Subset.parse(subset), seed=seed)
+    if num_labels is not None:
+        ids = ids[balanced(np.asarray(index.labels[ids]), num=num_labels, seed=seed)]
+    return ids
 
 
 def divide(index: Index, verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray, str]:

@@ -38,14 +38,12 @@ def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: 
         _write_reconstructions(run, recipe, material, mae)
 
 
-def finish_supervised(
-    run: Run, recipe: Recipe, material: Material, objective: Supervised, *, num_labels: int | None, teller: Teller
-) -> None:
+def finish_supervised(run: Run, recipe: Recipe, material: Material, objective: Supervised, *, teller: Teller) -> None:
     """Write the classifier, and its accuracy on the images held out from training."""
     if len(material.held_out):
         names: tuple[Literal["top1", "top1_first_head"], ...] = ("top1", "top1_first_head")
         for name in names if objective.tutor else names[:1]:
-            _write_accuracy(run, recipe, material, objective, name=name, num_labels=num_labels, teller=teller)
+            _write_accuracy(run, recipe, material, objective, name=name, teller=teller)
     else:
         teller.say("note: no image was held out, so no accuracy was measured.")
     write_model(
@@ -65,7 +63,6 @@ def _write_accuracy(
     objective: Supervised,
     *,
     name: Literal["top1", "top1_first_head"],
-    num_labels: int | None,
     teller: Teller,
 ) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
@@ -75,7 +72,7 @@ def _write_accuracy(
     with torch.inference_mode():
         forward = objective.logits if name == "top1" else objective.first_head
         found = evaluate_classifier(forward, batches, device=device)
-    used = plural(num_labels if num_labels is not None else len(material.ids), "label")
+    used = plural(len(material.ids), "label")
     result = Result(
         metric="top1",
         value=found["top1"],

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
+from vitlet.data.choice import Subset
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import CheckpointError, DataError, UsageError
@@ -38,6 +39,7 @@ def pretrain(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     init: str | os.PathLike[str] | None = None,
+    subset: str | None = None,
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
@@ -48,6 +50,7 @@ def pretrain(
         data: Folder, manifest or Parquet.
         out: The run directory; an unfinished run of the same recipe in it is resumed.
         init: A run or model folder to start from; None starts from random weights.
+        subset: Use only a part of the training images, see `vitlet.data.choice`; the seed decides which.
         options: What does not change the numbers.
         **flags: `epochs`, `batch_size`, `seed`, `precision`, and `set` for dotted keys.
 
@@ -59,7 +62,8 @@ def pretrain(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
-    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _start_of(init))
+    part = None if subset is None else str(Subset.parse(subset))
+    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _start_of(init), subset=part)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -71,6 +75,7 @@ def finetune(
     out: str | os.PathLike[str],
     num_labels: int | None = None,
     keep_blocks: int | None = None,
+    subset: str | None = None,
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
@@ -84,6 +89,7 @@ def finetune(
         num_labels: Use only so many training labels, balanced over classes; the seed decides which.
         keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; 0 takes
             nothing but the shape.
+        subset: As for `pretrain`; `num_labels` are then taken from it.
         options: What does not change the numbers.
         **flags: As for `pretrain`.
 
@@ -93,7 +99,8 @@ def finetune(
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
     require_start(init, keep_blocks)
-    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels, keep_blocks)
+    part = None if subset is None else str(Subset.parse(subset))
+    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels, keep_blocks, part)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -193,7 +200,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         rank=world.rank,
         num_ranks=world.size,
     )
-    budget, probe_every, warmup = _in_steps(recipe, batches, options)
+    budget, probe_every, warmup = _in_steps(recipe, material, options)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
     start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
     if world.is_first:
@@ -252,8 +259,9 @@ def _require_same_data(index: Index, fingerprint: str, options: Options) -> None
         )
 
 
-def _in_steps(recipe: Recipe, batches: TrainingBatches, options: Options) -> tuple[Budget, int, int]:
-    size = {"num_images": len(batches.ids), "batch_size": batches.batch_size}
+def _in_steps(recipe: Recipe, material: Material, options: Options) -> tuple[Budget, int, int]:
+    num_images = material.num_whole if recipe.budget.epoch_of == "whole" else len(material.ids)
+    size = {"num_images": num_images, "batch_size": recipe.budget.batch_size}
     total = to_steps(recipe.budget.duration, **size)
 
     def steps(span: Any) -> int:
@@ -326,7 +334,7 @@ def _finish(
 ) -> None:
     objective.eval()
     if isinstance(objective, Supervised):
-        finish_supervised(run, recipe, material, objective, num_labels=launch.num_labels, teller=teller)
+        finish_supervised(run, recipe, material, objective, teller=teller)
     else:
         finish_pretraining(run, recipe, material, objective)
     # Last: what is called finished has its model and its numbers.

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from vitlet.arguments import AtLeastOne, Device, Shared, Whole, chosen_recipe, existing, existing_source
+from vitlet.arguments import AtLeastOne, Device, Shared, Whole, chosen_recipe, existing, existing_source, subset_words
 from vitlet.text import printable
 
 
@@ -32,7 +32,15 @@ def demo(
     job(data=source, out=out, seeds=seeds, num_labels=num_labels)
 
 
-def pretrain(recipe: str, *, data: Path, out: Path, init: str | None = None, shared: Shared | None = None) -> None:
+def pretrain(
+    recipe: str,
+    *,
+    data: Path,
+    out: Path,
+    init: str | None = None,
+    subset: str | None = None,
+    shared: Shared | None = None,
+) -> None:
     """Pre-train an encoder on images, labels unseen; an interrupted run in --out is resumed.
 
     Parameters
@@ -41,14 +49,16 @@ def pretrain(recipe: str, *, data: Path, out: Path, init: str | None = None, sha
     data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
     out: The run directory.
     init: A run or model folder to start from, or timm:NAME@FILE.
+    subset: Use only a part of the training images: a share like 0.01 or 1%, tail:100, or a file of names.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="pretrain")
     existing(data)
     start = None if init is None else existing_source(init)
+    part = subset_words(subset)
     from vitlet.jobs.training import pretrain as job
 
-    run = job(chosen, data=data, out=out, init=start, options=shared.options())
+    run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
 
 
@@ -60,6 +70,7 @@ def finetune(
     out: Path,
     num_labels: AtLeastOne | None = None,
     keep_blocks: Whole | None = None,
+    subset: str | None = None,
     shared: Shared | None = None,
 ) -> None:
     """Train a classifier on labelled images, from an encoder or from scratch.
@@ -72,11 +83,13 @@ def finetune(
     out: The run directory.
     num_labels: Use only so many training labels, balanced over classes.
     keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
+    subset: As for pretrain; --num-labels are then taken from it.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
     existing(data)
     start = None if init == "none" else existing_source(init)
+    part = subset_words(subset)
     from vitlet.jobs.options import require_start
 
     require_start(start, keep_blocks)
@@ -89,6 +102,7 @@ def finetune(
         out=out,
         num_labels=num_labels,
         keep_blocks=keep_blocks,
+        subset=part,
         options=shared.options(),
     )
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
