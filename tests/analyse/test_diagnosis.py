@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from vitlet.analyse.diagnosis import MANY_LABELS, Measured, Place, Suggestion, confidence, diagnose, paired
+from vitlet.analyse.diagnosis import (
+    MANY_LABELS,
+    Claim,
+    Measured,
+    Place,
+    Suggestion,
+    Way,
+    confidence,
+    diagnose,
+    paired,
+)
 from vitlet.rng import derive
 
 PLACE = Place(data="my data", num_labels=500, image_size=32)
@@ -22,7 +32,7 @@ def said(*measured: Measured, place: Place = PLACE) -> dict[str, Suggestion]:
 def test_without_labels_nothing_is_claimed() -> None:
     found = said(Measured("mine", "runs/mine", None))
     assert {s.confidence for s in found.values()} == {"no evidence"}
-    assert not any(s.suggestion or s.command for s in found.values())
+    assert not any(s.suggestion or s.command or s.claim for s in found.values())
 
 
 def test_equal_encoders_give_no_evidence() -> None:
@@ -38,6 +48,7 @@ def test_a_better_start_is_named_with_its_command() -> None:
     assert start.suggestion == "Start from other instead."
     assert start.command == "vitlet finetune finetune_micro --init 'runs/o ther' --data 'my data' --out tried"
     assert "20." in start.finding
+    assert start.claim == Claim(Way("runs/o ther"), Way("runs/mine"))
 
 
 def test_random_weights_that_read_out_better_are_named_none() -> None:
@@ -52,6 +63,11 @@ def test_top_blocks_that_lose_what_lower_ones_hold() -> None:
     assert found["Top blocks"].confidence == "high"
     assert "top 2 blocks" in found["Top blocks"].suggestion
     assert "lowest 2 blocks of 4" in found["Lower blocks"].suggestion
+    assert found["Top blocks"].claim is None, "it takes a longer pre-training to tell"
+    assert found["Lower blocks"].claim == Claim(Way("runs/mine", layer_decay=0.75), Way("runs/mine"))
+    assert found["Lower blocks"].command.endswith(
+        "--init runs/mine --data 'my data' --out tried --set optimizer.layer_decay=0.75"
+    )
     many = Place(data="d", num_labels=MANY_LABELS + 1, image_size=32)
     assert said(Measured("mine", "runs/mine", rows), place=many)["Top blocks"].confidence == "low"
 

@@ -19,7 +19,8 @@ The rules, all of them:
   no error, so the confidence is never above `low`.
 
 A suggestion is never a result: a probe's readout predicts fine-tuning only roughly, which is why each names the
-command that decides.
+command that decides. What fine-tuning can decide is also there as a claim, one way to fine-tune against another;
+`vitlet study` holds claims against fine-tuning, and `docs/results/` has what came of it.
 """
 
 import math
@@ -33,6 +34,8 @@ from jaxtyping import Bool, Float
 
 from vitlet.text import plural
 
+RANDOM = "random"
+"""The source of untrained weights."""
 Confidence = Literal["high", "moderate", "low", "no evidence"]
 HIGH, MODERATE, PICKED = 3.0, 2.0, 1.0
 MANY_LABELS = 50_000
@@ -58,6 +61,24 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way to fine-tune."""
+
+    source: str
+    """Where it starts, as the command line names it; `random` for fresh weights."""
+    layer_decay: float | None = None
+    """Of learning rates from each block to the one below; None: the recipe's."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one way of fine-tuning is more accurate than another, all else equal."""
+
+    better: Way
+    worse: Way
+
+
+@dataclass(frozen=True)
 class Suggestion:
     """One entry of "what to try"."""
 
@@ -68,6 +89,8 @@ class Suggestion:
     """Empty where there is no evidence."""
     command: str
     confidence: Confidence
+    claim: Claim | None = None
+    """What the suggestion comes to where fine-tuning alone decides it; None where that takes another pre-training."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +105,14 @@ class Place:
     limit: int | None = None
     """Training labels that the commands may use; None: all."""
 
-    def finetune(self, source: str, *settings: str) -> str:
-        """The command that decides between initialisations."""
+    def finetune(self, way: Way) -> str:
+        """The command that fine-tunes this way."""
         recipe = "finetune_micro" if self.image_size <= _SMALL else "finetune_tiny_impr_100e"
-        start = "none" if source == "random" else source
+        start = "none" if way.source == RANDOM else way.source
         words = ["vitlet", "finetune", recipe, "--init", start, "--data", self.data, "--out", "tried"]
         words += [] if self.limit is None else ["--num-labels", str(self.limit)]
-        return shlex.join([*words, *(word for s in settings for word in ("--set", s))])
+        words += [] if way.layer_decay is None else ["--set", f"optimizer.layer_decay={way.layer_decay:g}"]
+        return shlex.join(words)
 
     def distil(self, teacher: str, *, layer: int) -> str:
         """The command that pre-trains a student."""
@@ -143,13 +167,12 @@ def _initialisation(first: Measured, best: Measured, measured: Sequence[Measured
         second = max(others, key=lambda m: _best(m)[1].mean())
         gap, error = paired(_best(first)[1], _best(second)[1])
         finding = f"{first.name} reads out best; {second.name} follows {_points(gap, error)} behind."
-        return _suggest(
-            topic, finding, f"Stay with {first.name}.", place.finetune(first.source), confidence(gap, error)
-        )
+        claim = Claim(Way(first.source), Way(second.source))
+        return _suggest(topic, finding, f"Stay with {first.name}.", claim, place, confidence(gap, error))
     gap, error = paired(_best(best)[1], _best(first)[1])
     finding = f"The best layer of {best.name} reads out {_points(gap, error)} better than that of {first.name}."
-    advice = f"Start from {best.name} instead."
-    return _suggest(topic, finding, advice, place.finetune(best.source), confidence(gap, error))
+    claim = Claim(Way(best.source), Way(first.source))
+    return _suggest(topic, finding, f"Start from {best.name} instead.", claim, place, confidence(gap, error))
 
 
 def _lower_blocks(first: Measured, place: Place) -> Suggestion:
@@ -168,8 +191,8 @@ def _lower_blocks(first: Measured, place: Place) -> Suggestion:
     if reach == depth:
         return _nothing("Lower blocks", f"{finding} All blocks add to it.")
     advice = f"The lowest {plural(reach, 'block')} of {depth} carry the transfer: let the blocks above learn faster."
-    command = place.finetune(first.source, "optimizer.layer_decay=0.75")
-    return _suggest("Lower blocks", finding, advice, command, confidence(gap, error, picked=True))
+    claim = _decayed(first, 0.75)
+    return _suggest("Lower blocks", finding, advice, claim, place, confidence(gap, error, picked=True))
 
 
 def _top_blocks(first: Measured, place: Place) -> Suggestion:
@@ -186,12 +209,14 @@ def _top_blocks(first: Measured, place: Place) -> Suggestion:
         sure = "low"
     advice = f"The top {plural(last - best, 'block')} are under-trained for these labels: pre-train longer from here."
     words = ["vitlet", "pretrain", "RECIPE", "--init", first.source, "--data", place.data, "--out", "longer"]
-    return _suggest("Top blocks", finding, advice, shlex.join(words), sure)
+    if sure == "no evidence":
+        return _nothing("Top blocks", finding)
+    return Suggestion("Top blocks", finding, advice, shlex.join(words), sure)
 
 
 def _distillation(first: Measured, best: Measured, place: Place) -> Suggestion:
     topic = "Distillation"
-    if best is first or best.source == "random" or best.alignment is None:
+    if best is first or best.source == RANDOM or best.alignment is None:
         return _nothing(topic, "None of the other encoders is a teacher: none reads out better.")
     gap, error = paired(_best(best)[1], _best(first)[1])
     if confidence(gap, error) == "no evidence":
@@ -218,14 +243,10 @@ def _moved(after: Measured, before: Measured, distance: Float[np.ndarray, "d"], 
     )
     if upper > _UNEVEN * lower:
         advice = "The lower blocks were kept nearly as they are: a lower learning rate there costs little."
-        return Suggestion(
-            "Fine-tuning", finding, advice, place.finetune(before.source, "optimizer.layer_decay=0.75"), "low"
-        )
+        return _suggest("Fine-tuning", finding, advice, _decayed(before, 0.75), place, "low")
     if lower > _UNEVEN * upper:
         advice = "The lower blocks were rebuilt, so little of the start was used: protect them, or start elsewhere."
-        return Suggestion(
-            "Fine-tuning", finding, advice, place.finetune(before.source, "optimizer.layer_decay=0.65"), "low"
-        )
+        return _suggest("Fine-tuning", finding, advice, _decayed(before, 0.65), place, "low")
     return _nothing("Fine-tuning", f"{finding} Neither half stands out.")
 
 
@@ -241,10 +262,14 @@ def _best(measured: Measured) -> tuple[int, Bool[np.ndarray, "n"]]:
     return layer, rows[layer]
 
 
-def _suggest(topic: str, finding: str, advice: str, command: str, sure: Confidence) -> Suggestion:
+def _decayed(first: Measured, rate: float) -> Claim:
+    return Claim(Way(first.source, layer_decay=rate), Way(first.source))
+
+
+def _suggest(topic: str, finding: str, advice: str, claim: Claim, place: Place, sure: Confidence) -> Suggestion:
     if sure == "no evidence":
         return _nothing(topic, finding)
-    return Suggestion(topic, finding, advice, command, sure)
+    return Suggestion(topic, finding, advice, place.finetune(claim.better), sure, claim)
 
 
 def _nothing(topic: str, finding: str) -> Suggestion:

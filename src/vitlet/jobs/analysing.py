@@ -13,7 +13,7 @@ import torch
 
 from vitlet.analyse import record
 from vitlet.analyse.attention import PUBLISHED_EPSILON
-from vitlet.analyse.diagnosis import Measured, Place, diagnose
+from vitlet.analyse.diagnosis import RANDOM, Measured, Place, diagnose
 from vitlet.analyse.layers import (
     ProbeCurve,
     class_attention,
@@ -45,7 +45,6 @@ from vitlet.train.ranks import World
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
-RANDOM = "random"
 PROBE_IMAGES = 1000
 GRADIENT_IMAGES = 256
 _BATCH, _PUBLISHED_BATCH = 64, 128
