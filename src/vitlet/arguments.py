@@ -4,6 +4,7 @@ Whatever can be refused from the words alone is refused here, in a fraction of a
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,20 @@ def existing(path: Path) -> Path:
     if not os.path.exists(path):
         raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
     return path
+
+
+def existing_data(data: Path) -> Path:
+    """`data`, if something is there or it is an address in an object store.
+
+    Raises:
+        UsageError: else.
+    """
+    if re.match(r"[a-z0-9]+:/", os.fspath(data)) and not os.path.exists(data):
+        from vitlet.data.stores import remote_address
+
+        if remote_address(data) is not None:
+            return data
+    return existing(data)
 
 
 def existing_source(text: str) -> str:

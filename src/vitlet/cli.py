@@ -21,6 +21,7 @@ app = App(
 for _verb in (
     training.demo,
     data.check,
+    data.pack,
     data.recipes,
     training.pretrain,
     training.finetune,

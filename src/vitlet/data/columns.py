@@ -1,9 +1,10 @@
 """The index on disk: one folder of flat columns in the cache, written once, read through memory maps.
 
     index.json · paths.bin, path_ends.npy · labels.npy · splits.npy · sizes.npy · mtimes.npy ·
-    [content.bin, content_ends.npy]
+    [content.bin, content_ends.npy] · [shards.npy, offsets.npy]
 
-Paths are bytes, one after the other; `content.bin` holds the images themselves where the source is a Parquet file.
+Paths are bytes, one after the other; `content.bin` holds the images themselves where the source is a Parquet file;
+`shards` and `offsets` say where an image begins where the source is tar shards.
 A million Python strings would cost 100 MB in every worker and, through reference counts, be copied by every fork; a
 map costs the pages that are touched, once for all processes.
 
@@ -77,6 +78,8 @@ class Writer:
         except OSError as error:
             raise cache_error(error, cache) from error
         self._content: IO[bytes] | None = None
+        self._files: list[str] | None = None
+        self._places = {"shards": array.array("i"), "offsets": array.array("q")}
         self._end = 0
 
     def __enter__(self) -> "Writer":
@@ -108,6 +111,15 @@ class Writer:
         if self._content is None:
             self._content = open(self._folder / "content.bin", "wb")  # noqa: SIM115
         self._write(self._content, content)
+
+    def place_in(self, files: list[str]) -> None:
+        """The images that follow lie inside these files, whose names are relative to the root."""
+        self._files = files
+
+    def add_place(self, file: int, offset: int) -> None:
+        """Where the image added last begins: a position in the files of `place_in`, and bytes from their start."""
+        self._places["shards"].append(file)
+        self._places["offsets"].append(offset)
 
     def skip(self, path: str, reason: str) -> None:
         """Remember that something was not read, and why."""
@@ -171,6 +183,9 @@ class Writer:
                 "num_skipped": self.num_skipped,
                 "notes": self.notes,
             }
+            if self._files is not None:
+                meta["files"] = self._files
+                columns |= {n: np.frombuffer(c, dtype=c.typecode) for n, c in self._places.items()}
             content_hash.update(columns["mtimes"].tobytes() + to_json_bytes(meta))
             folder = source_folder(self._cache, key or content_hash.hexdigest())
             for column, values in columns.items():

@@ -10,12 +10,13 @@
 | several frames or pages (GIF, WebP, PNG, TIFF) | the first one |
 | EXIF orientation 1 … 8 | applied |
 | colour profile (ICC) | ignored: values as stored |
+| uint8 array, height × width × 3 (`.npy`) | as stored; what `vitlet pack --raw` writes |
 | truncated, damaged, above the pixel limit, a side below the minimum, another format, NaN in floats | `BadImage` |
 
-The format is read from the first bytes, never from the name, and only six formats are opened: most security faults
-of image libraries sit in the others. The size is read from the header before any pixel is allocated. Grey and RGB
-JPEG go through torchvision, everything else through Pillow. No setting of Pillow is changed: in particular half a
-file is never filled up with grey.
+The format is read from the first bytes, never from the name, and only six formats are opened beside raw arrays: most
+security faults of image libraries sit in the others. The size is read from the header before any pixel is allocated.
+Grey and RGB JPEG go through torchvision, everything else through Pillow. No setting of Pillow is changed: in
+particular half a file is never filled up with grey.
 """
 
 import io
@@ -32,6 +33,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from vitlet.data import pixels
 from vitlet.errors import DataError
 from vitlet.text import printable
 
@@ -51,6 +53,7 @@ _MAGIC = (
     ("TIFF", b"MM\0*"),
     ("TIFF", b"II+\0"),
     ("TIFF", b"MM\0+"),
+    ("NPY", pixels.MAGIC),
 )
 # No encoder of these formats packs more pixels into a byte (1-bit PNG: 8 × deflate's limit of 1032). A header that
 # claims more is a bomb of a few bytes. WebP and TIFF (solid colours, fax codes) have no such bound.
@@ -102,12 +105,13 @@ def decode_with_mode(
     """`decode`, and how the image was stored: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`."""
     try:
         kind = _format(content)
+        if kind == "NPY":
+            return _raw(content, max_pixels, min_side), "NPY RGB"
         with _silent_pillow(), Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_size(image.size, len(content) if kind in _BOUNDED else None, max_pixels, min_side)
             mode = f"{kind} {image.mode}"
             if kind != "JPEG" or image.mode not in ("L", "RGB"):
-                pixels = _with_pillow(image)
-                return pixels, mode + (", first frame" if _has_more_frames(image) else "")
+                return _with_pillow(image), mode + (", first frame" if _has_more_frames(image) else "")
         return _with_torchvision(content), mode
     except BadImage:
         raise
@@ -116,6 +120,18 @@ def decode_with_mode(
     # Parsers of damaged files raise anything: OSError, SyntaxError, struct.error, ValueError, MemoryError …
     except Exception as error:
         raise BadImage(path, _reason(error)) from error
+
+
+def file_suffix(content: bytes) -> str:
+    """The usual suffix of an image file (`jpg`, `png` …), from its first bytes.
+
+    Raises:
+        BadImage: if it is none of the formats that `decode` opens.
+    """
+    try:
+        return {"JPEG": "jpg", "TIFF": "tif"}.get(kind := _format(content), kind.lower())
+    except _Refused as refusal:
+        raise BadImage("", str(refusal)) from None
 
 
 class _Refused(Exception):
@@ -142,6 +158,17 @@ def _check_size(size: tuple[int, int], num_bytes: int | None, max_pixels: int, m
         raise _Refused(f"{width} × {height} pixels; more than the limit of {max_pixels:,}")
     if num_bytes is not None and width * height > num_bytes * _MAX_PIXELS_PER_BYTE:
         raise _Refused(f"claims {width} × {height} pixels in {num_bytes} bytes")
+
+
+def _raw(content: bytes, max_pixels: int, min_side: int) -> UInt8[Tensor, "3 H W"]:
+    shape = pixels.npy_shape(content)
+    if shape is None:
+        raise _Refused("an array that is not uint8 of height × width × 3")
+    height, width, offset = shape
+    _check_size((width, height), None, max_pixels, min_side)
+    if len(content) != offset + 3 * height * width:
+        raise _Refused(f"{len(content) - offset:,} bytes of pixels for {width} × {height}")
+    return pixels.from_npy(content, shape=shape)
 
 
 def _reason(error: Exception) -> str:

@@ -6,11 +6,11 @@ that every number that follows from a position is the same on every machine.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from vitlet.data.decode import BadImage
 from vitlet.data.folders import add_folder
 from vitlet.data.manifest import add_manifest
 from vitlet.data.rows import add_rows, find_row_files, rows_key
+from vitlet.data.shards import add_shards, find_shards, shards_key
+from vitlet.data.stores import Entry, Store, remote_address
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
@@ -67,6 +69,7 @@ class Index:
     _paths: mmap = field(repr=False)
     _content_ends: np.ndarray | None = field(repr=False)
     _content: mmap | None = field(repr=False)
+    _shards: "_Shards | None" = field(repr=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Index":
@@ -88,6 +91,7 @@ class Index:
             _paths=paths,
             _content_ends=read_column(folder, "content_ends") if content is not None else None,
             _content=content,
+            _shards=_Shards.load(folder, meta) if "files" in meta else None,
         )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Index"], tuple[Path]]:
@@ -98,7 +102,10 @@ class Index:
         return len(self.labels)
 
     def path(self, i: int | np.integer) -> str:
-        """Relative to the root, undecodable bytes as surrogates; for Parquet `FILE/ROW` or `FILE/ROW/NAME`."""
+        """Relative to the root, undecodable bytes as surrogates.
+
+        For Parquet `FILE/ROW` or `FILE/ROW/NAME`, for tars of others `FILE/NAME`, for packed data the path it had.
+        """
         start = int(self._path_ends[i - 1]) if i else 0
         return os.fsdecode(self._paths[start : int(self._path_ends[i])])
 
@@ -115,22 +122,57 @@ class Index:
         if self._content is not None and self._content_ends is not None:
             start = int(self._content_ends[i - 1]) if i else 0
             return self._content[start : int(self._content_ends[i])]
+        if self._shards is not None:
+            try:
+                return self._shards.store.read(*self._shards.place(i), self.size(i))
+            except BadImage as error:
+                raise BadImage(self.path(i), f"{error.reason} ({error.path})") from error
         path = self.path(i)
         try:
             return _read_regular(os.path.join(self.root, path))
         except OSError as error:
             raise BadImage(path, f"cannot read the file: {error.strerror or error}") from error
 
+    def read_ahead(self, rows: Sequence[int]) -> dict[int, bytes]:
+        """The files of those `rows` that are worth fetching together: all in an object store, none elsewhere.
+
+        What cannot be read is left out; `read` says why.
+        """
+        if self._shards is None or not self._shards.store.is_remote:
+            return {}
+        unique = sorted(set(rows))
+        found = self._shards.store.read_many([(*self._shards.place(i), self.size(i)) for i in unique])
+        return {i: content for i, content in zip(unique, found, strict=True) if isinstance(content, bytes)}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Shards:
+    """Where the images of packed data begin."""
+
+    store: Store
+    files: tuple[str, ...]
+    codes: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path, meta: dict[str, Any]) -> "_Shards":
+        codes, offsets = read_column(folder, "shards"), read_column(folder, "offsets")
+        return cls(Store(meta["root"]), tuple(meta["files"]), codes, offsets)
+
+    def place(self, i: int | np.integer) -> tuple[str, int]:
+        return self.files[int(self.codes[i])], int(self.offsets[i])
+
 
 def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follow_outside: bool = False) -> Index:
-    """Find the images of a folder, a manifest or Parquet files.
+    """Find the images of a folder, a manifest, Parquet files or tar shards.
 
-    Read as what is there: `*.parquet` with image bytes; folders `train`, `val`, `test`; one folder a class; images
-    in any folders without labels; or a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written
-    to the user's folder.
+    Read as what is there: `*.parquet` with image bytes; `*.tar` as WebDataset writes them; folders `train`, `val`,
+    `test`; one folder a class; images in any folders without labels; or a CSV or Parquet manifest with `path`,
+    `label` and `split`. Nothing is written to the user's folder.
 
     Args:
-        data: A folder, a `.csv` or a `.parquet` file.
+        data: A folder, a `.csv`, `.parquet` or `.tar` file, or the address of a folder of shards.
         cache: Where the columns are kept; see `columns.cache_folder`.
         follow_outside: Also read what links and manifests name outside the folder.
 
@@ -138,11 +180,18 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         DataError: if there are no images, or the layout or the labels are not clear.
         ResourceError: if the cache cannot be written.
     """
+    cache = cache_folder(cache)
+    address = remote_address(data)
+    if address is not None:
+        return _open_shards(*find_shards(address), cache=cache, name=printable(address))
     source = Path(os.path.abspath(data))
     if not source.exists():
         raise _missing(source)
-    cache = cache_folder(cache)
     name = printable(source.name or str(source))
+    if source.is_dir() or source.suffix.lower() == ".tar":
+        store, shards = find_shards(source)
+        if shards:
+            return _open_shards(store, shards, cache=cache, name=name)
     row_files = find_row_files(source)
     root = source if source.is_dir() else source.parent
     key = rows_key(row_files, root=root) if row_files else ""
@@ -155,13 +204,26 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
             add_folder(os.fsencode(source), writer=writer, follow_outside=follow_outside)
         else:
             add_manifest(source, writer=writer, follow_outside=follow_outside)
-        classes = writer.classes
-        _check_classes(writer, classes, where=name)
-        if writer.num_skipped:
-            place, reason = writer.skipped[0]
-            count = plural(writer.num_skipped, "place was", "places were")
-            writer.notes.append(f"{count} not read, such as {printable(place)}: {reason}")
-        return Index.load(writer.publish(key=key, name=name, root=str(root), classes=classes))
+        return _published(writer, key=key, name=name, root=str(root))
+
+
+def _open_shards(store: Store, entries: list[Entry], *, cache: Path, name: str) -> Index:
+    key = shards_key(store, entries)
+    if (source_folder(cache, key) / "index.json").is_file():
+        return Index.load(source_folder(cache, key))
+    with Writer(cache) as writer:
+        add_shards(store, entries, writer=writer)
+        return _published(writer, key=key, name=name, root=store.root)
+
+
+def _published(writer: Writer, *, key: str, name: str, root: str) -> Index:
+    classes = writer.classes
+    _check_classes(writer, classes, where=name)
+    if writer.num_skipped:
+        place, reason = writer.skipped[0]
+        count = plural(writer.num_skipped, "place was", "places were")
+        writer.notes.append(f"{count} not read, such as {printable(place)}: {reason}")
+    return Index.load(writer.publish(key=key, name=name, root=root, classes=classes))
 
 
 def _read_regular(path: str) -> bytes:

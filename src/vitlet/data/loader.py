@@ -48,9 +48,15 @@ class Samples(Dataset):
         """Which position each worker is at; it outlives them."""
         self._decoded: dict[int, Tensor] = {}
         self._room = _DECODED_CACHE_BYTES
+        self._fetched: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
+        """Several samples; from an object store their files are fetched together first."""
+        self._fetched = self.index.read_ahead([int(self.ids[position]) for _, position in items])
+        return [self[item] for item in items]
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
         epoch, position = item
@@ -85,7 +91,8 @@ class Samples(Dataset):
         if position in self._decoded:
             return self._decoded[position]
         row = int(self.ids[position])
-        image = decode(self.index.read(row), path=self.index.path(row))
+        content = self._fetched.pop(row, None)
+        image = decode(self.index.read(row) if content is None else content, path=self.index.path(row))
         if image.nbytes * len(self) <= _DECODED_CACHE_BYTES and image.nbytes <= self._room:
             self._decoded[position] = image
             self._room -= image.nbytes

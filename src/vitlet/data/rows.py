@@ -46,7 +46,7 @@ def add_rows(files: list[Path], *, root: Path, writer: Writer) -> None:
     Raises:
         DataError: if splits or label columns are not clear, a label has no class name, or a file is damaged.
     """
-    splits = _splits(files, where=printable(root))
+    splits = split_codes(files, where=printable(root))
     for file in sorted(files, key=lambda file: splits[file]):
         try:
             _add_file(file, name=os.fsencode(file.relative_to(root)), split=splits[file], writer=writer)
@@ -153,7 +153,7 @@ def _label(value: Any, names: list[str], file: Path, row: int) -> bytes | None:
     )
 
 
-def _splits(files: list[Path], *, where: str) -> dict[Path, int]:
+def split_codes(files: list[Path], *, where: str) -> dict[Path, int]:
     """Split codes from the files' names; files that name none are training shards, if all are."""
     matches = {file: _SPLIT_NAME.match(file.name) for file in files}
     if not any(matches.values()):

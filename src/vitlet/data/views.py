@@ -81,7 +81,7 @@ def _crop(image: Tensor, view: View, draw: random.Random) -> Tensor:
         top, left, height, width = random_box(image.shape[1], image.shape[2], crop, draw)
         name = crop.interpolation
         mode = draw.choice(("bilinear", "bicubic")) if name == "random" else name
-        return _resize(image[:, top : top + height, left : left + width], (size, size), mode)
+        return resize(image[:, top : top + height, left : left + width], (size, size), mode)
     if isinstance(crop, Shift):
         return _shift(image, size, crop.padding, draw)
     return _centre(image, size, share=crop.share, mode=crop.interpolation)
@@ -108,7 +108,8 @@ def random_box(height: int, width: int, crop: Resample, draw: random.Random) -> 
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _resize(image: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
+def resize(image: UInt8[Tensor, "3 H W"], shape: tuple[int, int], mode: str) -> UInt8[Tensor, "3 h w"]:
+    """`image` at `shape` (height, width), antialiased; `mode` is `bilinear` or `bicubic`."""
     if image.shape[1:] == shape:
         return image
     # The stride of a batch of one is free to choose, and torch keeps to its fast path for channels-last images only
@@ -126,7 +127,7 @@ def _centre(image: Tensor, size: int, *, share: float, mode: str) -> Tensor:
     image = _middle(image, height, width)
     target = round(size / share)
     shape = (target * height // short, target * width // short)
-    return _middle(_resize(image, shape, mode), size, size)
+    return _middle(resize(image, shape, mode), size, size)
 
 
 def _middle(image: Tensor, height: int, width: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from vitlet.data.check import check
 from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index
+from vitlet.data.stores import is_remote
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import DataError, UsageError
@@ -42,7 +43,8 @@ class Launch:
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
-        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", os.path.relpath(self.data)]
+        data = self.data if is_remote(self.data) else os.path.relpath(self.data)
+        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", data]
         if self.verb == "finetune" or self.init:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
         if self.num_labels is not None:

@@ -12,6 +12,7 @@ import torch
 from vitlet.data.choice import Subset
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
+from vitlet.data.stores import remote_address
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_uncut, require_verb
@@ -119,6 +120,8 @@ def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
+    if (address := remote_address(path)) is not None:
+        return address
     full = Path(path).expanduser().absolute()
     if not full.exists():
         raise UsageError(f"no file or folder {printable(path)}", fix="check the path")

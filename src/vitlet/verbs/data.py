@@ -1,10 +1,12 @@
 """What concerns images and recipes alone."""
 
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
-from vitlet.arguments import Share, Shared, chosen_recipe, existing
+from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_data
 
 
 def check(data: Path, *, out: Path | None = None, max_bad: Share = 0.01) -> None:
@@ -16,11 +18,39 @@ def check(data: Path, *, out: Path | None = None, max_bad: Share = 0.01) -> None
     out: Folder for data_check.json and bad_files.csv.
     max_bad: Share of unreadable images that passes.
     """
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.options import Options
     from vitlet.jobs.output import check_data
 
     check_data(data, out=out, options=Options(max_bad=max_bad))
+
+
+def pack(
+    data: Path,
+    *,
+    out: Path,
+    short_side: AtLeastOne | None = None,
+    raw: Annotated[bool, Parameter(negative="")] = False,
+    shard_mb: AtLeastOne = 256,
+    max_bad: Share = 0.01,
+) -> None:
+    """Write a data set as tar shards, for fast and for remote storage; every command and WebDataset reads them.
+
+    Parameters
+    ----------
+    data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
+    out: A new folder.
+    short_side: Make larger images smaller, to this many pixels; without it every file stays as it is.
+    raw: Store pixels: ten times the room, no decoding.
+    shard_mb: Size of a shard in units of 2^20 bytes, about.
+    max_bad: Share of unreadable images that may be left out.
+    """
+    existing_data(data)
+    from vitlet.jobs.options import Options
+    from vitlet.jobs.packing import pack as job
+
+    options = Options(max_bad=max_bad)
+    job(data, out=out, short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20, options=options)
 
 
 def recipes(name: str | None = None) -> None:

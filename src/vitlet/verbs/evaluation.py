@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing, existing_source
+from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing_data, existing_source
 
 
 def probe(
@@ -28,7 +28,7 @@ def probe(
     layers: With `linear`: one layer on every block's output, in the same pass, or on the last one's.
     """
     start = existing_source(run)
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.evaluation import probe as job
     from vitlet.jobs.options import require_layers
 
@@ -59,7 +59,7 @@ def analyse(
     workers: Loader processes; by default as many as help.
     device: Where to compute.
     """
-    existing(data)
+    existing_data(data)
     for encoder in encoders:
         if encoder != "random":
             existing_source(encoder)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Pool, existing, existing_source
+from vitlet.arguments import AtLeastOne, Pool, existing, existing_data, existing_source
 from vitlet.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean") -> None:
     pool: Mean of the patch tokens, or the class token.
     """
     start = existing_source(run)
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.evaluation import embed as job
 
     job(start, data=data, out=out, pool=pool)
@@ -36,7 +36,7 @@ def predict(run: Path, *, data: Path, out: Path) -> None:
     out: The CSV file.
     """
     existing(run)
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.evaluation import predict as job
 
     job(run, data=data, out=out)

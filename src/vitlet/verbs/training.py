@@ -6,7 +6,17 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from vitlet.arguments import AtLeastOne, Device, Shared, Whole, chosen_recipe, existing, existing_source, subset_words
+from vitlet.arguments import (
+    AtLeastOne,
+    Device,
+    Shared,
+    Whole,
+    chosen_recipe,
+    existing,
+    existing_data,
+    existing_source,
+    subset_words,
+)
 from vitlet.text import printable
 
 
@@ -26,7 +36,7 @@ def demo(
     seeds: Repetitions of the comparison.
     num_labels: Training labels of the comparison; by default twenty a class.
     """
-    source = None if data is None else existing(data)
+    source = None if data is None else existing_data(data)
     from vitlet.jobs.demo import demo as job
 
     job(data=source, out=out, seeds=seeds, num_labels=num_labels)
@@ -53,7 +63,7 @@ def pretrain(
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="pretrain")
-    existing(data)
+    existing_data(data)
     start = None if init is None else existing_source(init)
     part = subset_words(subset)
     from vitlet.jobs.training import pretrain as job
@@ -87,7 +97,7 @@ def finetune(
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
-    existing(data)
+    existing_data(data)
     start = None if init == "none" else existing_source(init)
     part = subset_words(subset)
     from vitlet.jobs.options import require_start
@@ -153,7 +163,7 @@ def learn(
     """
     from vitlet.recipes import by_name
 
-    existing(data)
+    existing_data(data)
     for name in methods:
         by_name(name)
     from vitlet.jobs.learning import METHODS, VIEWS

@@ -1,0 +1,270 @@
+"""Images in tar shards, as WebDataset stores them, read at random by (shard, offset, length).
+
+`vitlet pack` leaves an index beside its shards (`index.parquet`), from which rows come in the order of the data that
+was packed, under its paths and classes: the same fingerprint, and so the same batches and runs that can be resumed.
+Tars of others are read once, header by header, and indexed in the order of their names. A header that is damaged
+costs the samples up to the next one that is whole; damage inside an image is found by decoding it, as everywhere.
+
+Differences from the `webdataset` package: nothing is streamed, so there is no shuffle buffer and no shard that only one
+worker sees; a sample that cannot be read is counted and not passed over; `pipe:` and other commands are not run.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.decode import BadImage
+from vitlet.data.folders import SUFFIXES
+from vitlet.data.rows import split_codes
+from vitlet.data.stores import Entry, Store, is_remote
+from vitlet.errors import DataError
+from vitlet.text import plural, printable
+
+INDEX_FILE = "index.parquet"
+INDEX_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        ("path", pa.binary()),
+        ("label", pa.int32()),
+        ("split", pa.uint8()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+"""One row an image, in the order of the data that was packed. The metadata entry `vitlet` holds classes and shards."""
+
+_COMPRESSED = re.compile(r"(?i).*\.(tgz|tar\.(gz|bz2|xz|zst|lz4))")
+_IMAGE_SUFFIXES = {suffix.decode() for suffix in SUFFIXES} | {".npy"}
+_MAX_LABEL_BYTES = 4096
+_BATCH_ROWS = 65_536
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    size: int
+
+
+def find_shards(source: str | Path) -> tuple[Store, list[Entry]]:
+    """The store and its tars, with their index file where there is one; no entries where this is not shards.
+
+    A folder counts as shards if it holds tars and beside them the index of `vitlet pack`, or neither images nor
+    tables nor folders.
+
+    Raises:
+        DataError: for compressed tars, or an address without shards.
+    """
+    if is_remote(source):
+        store, entries = Store(str(source)), Store(str(source)).entries()
+    elif os.path.isdir(source):
+        store = Store(str(source))
+        if not os.path.isfile(os.path.join(source, INDEX_FILE)) and _holds_more(Path(source)):
+            return store, []
+        entries = store.entries()
+    else:
+        store = Store(os.path.dirname(source))
+        entries = [entry for entry in store.entries() if entry.name == os.path.basename(source)]
+    tars = [entry for entry in entries if entry.name.endswith((".tar", INDEX_FILE))]
+    compressed = [entry.name for entry in entries if _COMPRESSED.fullmatch(entry.name)]
+    if compressed and not any(entry.name.endswith(".tar") for entry in tars):
+        raise DataError(
+            f"compressed shards: {printable(', '.join(compressed[:3]))}",
+            where=printable(store.root),
+            why="Inside a compressed tar nothing can be read at random, and images in it are compressed already",
+            fix="decompress them (gunzip, xz -d, zstd -d)",
+        )
+    has_tars = any(entry.name.endswith(".tar") for entry in tars)
+    if not has_tars and is_remote(source):
+        raise DataError(
+            "no shards",
+            where=printable(store.root),
+            why=f"Of {plural(len(entries), 'file')} there, none is a .tar",
+            fix="vitlet pack DATA --out SHARDS, and copy that folder there",
+        )
+    return store, tars if has_tars else []
+
+
+def shards_key(store: Store, entries: list[Entry]) -> str:
+    """Changes when one of the files does."""
+    return repr(("shards", store.root, [tuple(entry) for entry in entries]))
+
+
+def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
+    """Add every image of the shards, from their index or by reading their headers.
+
+    Raises:
+        DataError: if there is no image, or the index does not fit the shards.
+    """
+    tars = [entry for entry in entries if entry.name.endswith(".tar")]
+    if any(entry.name == INDEX_FILE for entry in entries):
+        _add_indexed(store, {entry.name: entry for entry in tars}, writer)
+    else:
+        _add_scanned(store, tars, writer)
+    if not len(writer):
+        raise DataError("no images", where=printable(store.root), why="The shards hold none that can be read")
+
+
+def _add_indexed(store: Store, tars: dict[str, Entry], writer: Writer) -> None:
+    try:
+        with store.open(INDEX_FILE) as stream, pq.ParquetFile(stream) as table:
+            facts = _facts(table.schema_arrow, store)
+            shards = [_matching(shard, tars, store) for shard in facts["shards"]]
+            writer.declare([os.fsencode(name) for name in facts["classes"]])
+            writer.place_in([shard.name for shard in shards])
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                _add_batch(batch, shards, facts["classes"], store, writer)
+    except (pa.ArrowException, OSError) as error:
+        raise _unusable(store, str(error)) from error
+
+
+def _add_batch(batch: pa.RecordBatch, shards: list[Entry], classes: list[str], store: Store, writer: Writer) -> None:
+    labels, splits, codes, offsets, lengths = (
+        batch.column(name).to_numpy(zero_copy_only=False) for name in SCHEMA.names[1:]
+    )
+    sizes = np.array([shard.size for shard in shards])
+    fits = (codes >= 0) & (codes < len(shards)) & (labels >= -1) & (labels < len(classes)) & (splits < len(SPLITS))
+    fits &= (offsets >= 0) & (lengths >= 0)
+    if not fits.all() or (offsets + lengths > sizes[codes]).any():
+        raise _unusable(store, "it points outside the shards")
+    names = [os.fsencode(name) for name in classes]
+    columns = (column.tolist() for column in (labels, splits, codes, offsets, lengths))
+    for path, label, split, code, offset, length in zip(batch.column("path").to_pylist(), *columns, strict=True):
+        name = None if label < 0 else names[label]
+        writer.add(path, label=name, split=split, size=length, mtime=shards[code].stamp)
+        writer.add_place(code, offset)
+
+
+def _facts(schema: pa.Schema, store: Store) -> dict[str, Any]:
+    try:
+        facts = json.loads((schema.metadata or {})[b"vitlet"])
+        complete = facts["version"] == INDEX_VERSION and {"classes", "shards"} <= facts.keys()
+    except (KeyError, TypeError, ValueError):
+        complete, facts = False, {}
+    if not complete or any(schema.field(f.name).type != f.type for f in SCHEMA if f.name in schema.names):
+        raise _unusable(store, "it was not written by this version of vitlet pack")
+    if not set(SCHEMA.names) <= set(schema.names):
+        raise _unusable(store, "columns are missing")
+    return facts
+
+
+def _matching(shard: dict[str, Any], tars: dict[str, Entry], store: Store) -> Entry:
+    found = tars.get(shard["name"])
+    if found is None or found.size != shard["bytes"]:
+        there = "is missing" if found is None else f"has {found.size:,} bytes, not {shard['bytes']:,}"
+        raise DataError(
+            f"shard {printable(shard['name'])} {there}",
+            where=printable(store.root),
+            why=f"{INDEX_FILE} was written for other files",
+            fix="copy the shard again, or pack the data again",
+        )
+    return found
+
+
+def _unusable(store: Store, why: str) -> DataError:
+    return DataError(
+        f"cannot use {INDEX_FILE}",
+        where=printable(store.root),
+        why=printable(why[:200]),
+        fix="pack the data again, or delete this file: the shards are then read header by header",
+    )
+
+
+def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
+    names = [Path(entry.name) for entry in tars]
+    splits = split_codes(names, where=printable(store.root))
+    writer.place_in([entry.name for entry in tars])
+    for code in sorted(range(len(tars)), key=lambda code: splits[names[code]]):
+        entry = tars[code]
+        try:
+            with store.open(entry.name) as stream:
+                for sample in _samples(_members(stream, entry, writer)):
+                    _add_sample(sample, entry, code, splits[names[code]], store, writer)
+        except OSError as error:
+            raise DataError(
+                f"cannot read {printable(entry.name)}", where=printable(store.root), why=error.strerror or str(error)
+            ) from error
+
+
+def _members(stream: IO[bytes], entry: Entry, writer: Writer) -> Iterator[_Member]:
+    """The files of a tar, by their headers alone; what is damaged or cut short is remembered in `writer`."""
+    expected = 0
+    # With ignore_zeros a header that is damaged is passed over block by block, up to the next one that is whole.
+    with tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True, errors="surrogateescape") as tar:
+        while True:
+            try:
+                info = tar.next()
+            except tarfile.ReadError:
+                return
+            if info is None:
+                return
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps every header
+            if info.offset > expected:
+                writer.skip(f"{entry.name} at byte {expected}", f"{info.offset - expected:,} bytes without a header")
+            expected = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if not info.isreg() or info.sparse:
+                continue
+            if info.offset_data + info.size > entry.size:
+                writer.skip(f"{entry.name}/{info.name}", "the shard ends before this file does")
+                return
+            yield _Member(info.name, info.offset_data, info.size)
+
+
+def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
+    """Neighbours whose names are the same up to the first dot of the last part: WebDataset's rule."""
+    sample: list[_Member] = []
+    for member in members:
+        if sample and _key(member.name) != _key(sample[0].name):
+            yield sample
+            sample = []
+        sample.append(member)
+    if sample:
+        yield sample
+
+
+def _key(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.', 1)[0]}"
+
+
+def _add_sample(sample: list[_Member], entry: Entry, code: int, split: int, store: Store, writer: Writer) -> None:
+    images = [member for member in sample if os.path.splitext(member.name)[1].lower() in _IMAGE_SUFFIXES]
+    place = f"{entry.name}/{sample[0].name}"
+    if not images:
+        writer.skip(place, "a sample without an image")
+        return
+    if len(images) > 1:
+        writer.skip(place, f"{plural(len(images) - 1, 'more image')} in one sample; the first is used")
+    image, label = images[0], None
+    for member in sample:
+        if member.name.endswith(".cls") and member.size <= _MAX_LABEL_BYTES:
+            try:
+                label = store.read(entry.name, member.offset, member.size).strip() or None
+            except BadImage as error:
+                writer.skip(place, f"label: {error.reason}")
+    name = os.fsencode(f"{entry.name}/{image.name}")
+    writer.add(name, label=label, split=split, size=image.size, mtime=entry.stamp)
+    writer.add_place(code, image.offset)
+
+
+def _holds_more(folder: Path) -> bool:
+    """Whether there is anything that other kinds of data consist of; looks no further than the first."""
+    others = _IMAGE_SUFFIXES | {".parquet"}
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                entry.is_dir() or os.path.splitext(entry.name)[1].lower() in others
+                for entry in entries
+                if entry.name[:1] != "."
+            )
+    except OSError:  # whoever reads it next says so
+        return True

@@ -1,0 +1,211 @@
+"""Where files of many images lie: a folder, or an object store that fsspec opens (`s3://`, `gs://`, `hf://`).
+
+A store answers three questions: which files there are, what stands at an offset of one, and what stands at many at
+once. Nothing is kept open: a local read costs 10 µs for the opening, and a store that was forked into ten workers has
+nothing to share. Addresses are taken from a list of schemes; those of fsspec that start programs or chain other
+addresses are not on it.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple, cast, final
+
+from vitlet.data.decode import BadImage
+from vitlet.errors import DataError, UsageError
+from vitlet.text import printable
+
+SCHEMES = ("s3", "gs", "gcs", "hf", "http", "https", "memory")
+"""`memory` is fsspec's own, for tests."""
+
+_ADDRESS = re.compile(r"([a-z0-9]+):/+([^/].*)", re.DOTALL)
+_MAX_BYTES = 1 << 30
+# Small enough that a batch of 4,096 raw images does not stand in memory twice, large enough to hide the latency.
+_AT_ONCE = 64
+
+
+class Entry(NamedTuple):
+    """One file of a store."""
+
+    name: str
+    """Relative to the store."""
+    size: int
+    """Bytes."""
+    stamp: int
+    """Changes when the file does: its time of change in nanoseconds, or a hash of what the store calls its version."""
+
+
+Range = tuple[str, int, int]
+"""(name, offset, length in bytes)."""
+
+
+def is_remote(data: str | os.PathLike[str]) -> bool:
+    """Whether `data` is an address in an object store rather than a path."""
+    return remote_address(data) is not None
+
+
+def remote_address(data: str | os.PathLike[str]) -> str | None:
+    """`data` as an address with two slashes (a `Path` loses one of them); None for a path.
+
+    Raises:
+        UsageError: if it names a password, or chains addresses.
+    """
+    found = _ADDRESS.fullmatch(os.fspath(data))
+    if found is None or found[1] not in SCHEMES:
+        return None
+    if ":" in found[2].split("@")[0].split("/")[0] and "@" in found[2].split("/")[0]:
+        raise UsageError(
+            "a password in an address",
+            why="Addresses are written to run directories and logs",
+            fix="give it in the environment, as the store's own tools read it (AWS_SECRET_ACCESS_KEY, HF_TOKEN …)",
+        )
+    if "::" in found[2]:
+        raise UsageError(f"a chained address: {printable(os.fspath(data))}", fix="give the address of a folder")
+    return f"{found[1]}://{found[2].rstrip('/')}"
+
+
+def wherever(data: str | os.PathLike[str]) -> str:
+    """`data` as an absolute path, or as an address."""
+    return remote_address(data) or os.path.abspath(data)
+
+
+@final
+@dataclass(frozen=True)
+class Store:
+    """A folder by its path, or by its address in an object store."""
+
+    root: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading costs a request."""
+        return is_remote(self.root)
+
+    def entries(self) -> list[Entry]:
+        """The files directly in it, sorted by the bytes of their names.
+
+        Raises:
+            DataError: if it cannot be listed.
+        """
+        try:
+            found = self._remote_entries() if self.is_remote else self._local_entries()
+        except _FAULTS as error:
+            raise DataError(
+                f"cannot list {printable(self.root)}", why=_reason(error), fix="check the address and the credentials"
+            ) from error
+        return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to read and seek in."""
+        if not self.is_remote:
+            return open(os.path.join(self.root, name), "rb")
+        system, root = _filesystem(self.root)
+        return cast(IO[bytes], system.open(f"{root}/{name}", "rb"))
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Bytes `offset … offset + length - 1` of a file.
+
+        Raises:
+            BadImage: if they cannot be read, all of them.
+        """
+        try:
+            if self.is_remote:
+                system, root = _filesystem(self.root)
+                content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
+            else:
+                content = _read_local(os.path.join(self.root, name), offset, length)
+        except _FAULTS as error:
+            raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
+        return _whole(content, name, offset, length)
+
+    def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
+        """`read` of several ranges, from an object store side by side: one latency for 64 of them."""
+        results: list[bytes | BadImage] = []
+        for start in range(0, len(ranges), _AT_ONCE):
+            results += self._read_some(ranges[start : start + _AT_ONCE])
+        return results
+
+    def _read_some(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
+        if not self.is_remote:
+            contents: list[Any] = [None] * len(ranges)
+        else:
+            system, root = _filesystem(self.root)
+            names, starts, lengths = zip(*ranges, strict=True)
+            ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+            contents = system.cat_ranges([f"{root}/{name}" for name in names], starts, ends, on_error="return")
+        results: list[bytes | BadImage] = []
+        for content, (name, offset, length) in zip(contents, ranges, strict=True):
+            try:
+                whole = isinstance(content, bytes) and len(content) == length
+                results.append(content if whole else self.read(name, offset, length))  # once more, alone
+            except BadImage as error:
+                results.append(error)
+        return results
+
+    def _local_entries(self) -> list[Entry]:
+        with os.scandir(self.root) as entries:
+            files = [(entry.name, entry.stat()) for entry in entries if entry.name[:1] != "." and entry.is_file()]
+        return [Entry(name, status.st_size, status.st_mtime_ns) for name, status in files]
+
+    def _remote_entries(self) -> list[Entry]:
+        system, root = _filesystem(self.root)
+        system.invalidate_cache(root)
+        return [
+            Entry(found["name"].rsplit("/", 1)[-1], int(found["size"]), _stamp(found))
+            for found in system.ls(root, detail=True)
+            if found["type"] == "file"
+        ]
+
+
+# Clients of object stores raise exceptions of their own, which have no common base below Exception.
+_FAULTS = (Exception,)
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    """The file system of an address, one for each process, and the path in it."""
+    try:
+        import fsspec
+
+        return fsspec.url_to_fs(address)
+    except ImportError as error:
+        raise UsageError(
+            f"cannot open {printable(address.split(':')[0])}:// addresses",
+            why=str(error),
+            fix="pip install 'vitlet[remote]'",
+        ) from error
+
+
+def _stamp(found: dict[str, Any]) -> int:
+    version = found.get("ETag") or found.get("etag") or found.get("blob_id") or found.get("LastModified")
+    version = version or found.get("created") or found.get("mtime") or ""
+    return int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7], "big")
+
+
+def _read_local(path: str, offset: int, length: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe by that name would block
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        if length > _MAX_BYTES:
+            raise OSError(f"{length:,} bytes; more than any image within the pixel limit")
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
+
+
+def _whole(content: bytes, name: str, offset: int, length: int) -> bytes:
+    if len(content) != length:
+        raise BadImage(_place(name, offset), f"the shard ends after {len(content):,} of {length:,} bytes")
+    return content
+
+
+def _place(name: str, offset: int) -> str:
+    return f"{name} at byte {offset}"
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split()))[:200].rstrip(".") or type(error).__name__

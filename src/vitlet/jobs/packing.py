@@ -1,0 +1,60 @@
+"""Packing: a data set as tar shards, checked first."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlet.data.index import open_index
+from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
+from vitlet.data.packing import pack as write_shards
+from vitlet.jobs.material import judge
+from vitlet.jobs.options import Options, available_cores
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+
+
+def pack(
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    short_side: int | None = None,
+    raw: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Write a data set as tar shards that every command and any WebDataset reader opens.
+
+    Args:
+        data: Whatever the commands read.
+        out: A new folder.
+        short_side: Make larger images smaller, in pixels; None keeps every file as it is, byte for byte.
+        raw: Store pixels instead of compressed files.
+        shard_bytes: Of one shard, about.
+        options: `max_bad`: the share of unreadable images that may be left out.
+
+    Returns:
+        What `shards.json` holds: exact counts, how it was packed, and what was left out.
+
+    Raises:
+        DataError: if more images are unreadable than accepted.
+        UsageError: if `out` is not empty.
+        ResourceError: if the disk is full; nothing is left behind.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    index = open_index(data)
+    verdicts = judge(index, options, teller)
+    ids = np.flatnonzero(verdicts.good)
+    form = Form(short_side=short_side, raw=raw, shard_bytes=shard_bytes)
+    with teller.progress("packing images", total=len(ids)) as tick:
+        facts = write_shards(
+            index, ids, out=Path(out), form=form, threads=available_cores(), left_out=verdicts.bad, progress=tick
+        )
+    bad = f", {plural(len(verdicts.bad), 'unreadable image')} left out" if verdicts.bad else ""
+    teller.say(
+        f"{plural(facts['num_images'], 'image')} in {plural(len(facts['shardlist']), 'shard')}, "
+        f"{facts['num_bytes'] / 1e6:,.1f} MB{bad}: {printable(Path(out) / SHARDS_FILE)}"
+    )
+    return facts

@@ -1,0 +1,40 @@
+"""`vitlet pack` as a user calls it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitlet.data.check import check
+from vitlet.data.index import open_index
+from vitlet.errors import DataError
+from vitlet.jobs.options import Options
+from vitlet.jobs.packing import pack
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for i in range(10):
+        path = tmp_path / "images" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "images" / "3.png").write_bytes(path.read_bytes()[:100])
+    return tmp_path / "images"
+
+
+def test_what_is_unreadable_is_left_out_and_counted(folder: Path, tmp_path: Path, capsys) -> None:
+    facts = pack(folder, out=tmp_path / "out", options=Options(max_bad=0.1))
+    assert (facts["num_images"], facts["num_left_out"]) == (9, 1)
+    assert facts["left_out"][0][0] == "3.png"
+    assert "9 images in 1 shard" in capsys.readouterr().out
+    index = open_index(tmp_path / "out")
+    assert len(index) == 9
+    assert check(index, workers=1).good.all()
+
+
+def test_too_much_unreadable_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 of 10 images"):
+        pack(folder, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
