@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from vitlet.jobs.evaluation import embed as embed
     from vitlet.jobs.evaluation import predict as predict
     from vitlet.jobs.evaluation import probe as probe
+    from vitlet.jobs.exporting import export as export
     from vitlet.jobs.learning import learn as learn
     from vitlet.jobs.options import Options as Options
     from vitlet.jobs.output import check_data as check_data
-    from vitlet.jobs.output import export as export
     from vitlet.jobs.training import finetune as finetune
     from vitlet.jobs.training import pretrain as pretrain
     from vitlet.jobs.training import resume as resume
@@ -28,7 +28,7 @@ _HOMES = {
     "check_data": "vitlet.jobs.output",
     "demo": "vitlet.jobs.demo",
     "embed": "vitlet.jobs.evaluation",
-    "export": "vitlet.jobs.output",
+    "export": "vitlet.jobs.exporting",
     "finetune": "vitlet.jobs.training",
     "learn": "vitlet.jobs.learning",
     "predict": "vitlet.jobs.evaluation",

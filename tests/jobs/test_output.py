@@ -1,83 +1,18 @@
-"""Handing out: a model folder that timm opens, one page, and the verdicts of a check."""
+"""Showing what is there: one page, and the verdicts of a check."""
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
 from small_runs import QUIET, pixels, stands, write_image, write_images
 
-from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs import output
+from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import check_data, difference_in_timm, export, report
+from vitlet.jobs.output import check_data, report
 from vitlet.run import Run
-from vitlet.weights.folder import CARD, CONFIG, WEIGHTS
-from vitlet.weights.source import load_encoder
-
-
-class TestExport:
-    @pytest.mark.parametrize("kind", ["pretrained", "tuned"])
-    def test_timm_computes_the_same_from_the_folder_alone(
-        self, kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        run: Run = request.getfixturevalue(kind)
-        model = export(run.path, out=tmp_path / "model")
-        assert {p.name for p in model.iterdir()} == {CARD, CONFIG, WEIGHTS}
-        assert "opened by timm, features equal to" in capsys.readouterr().out
-        assert difference_in_timm(load_encoder(run.path), model) <= 1e-5
-
-    def test_timm_alone_tells_the_classes(self, tuned: Run, data: Path, tmp_path: Path) -> None:
-        """By hand: pixels normalised as config.json says, classes named as it names them."""
-        export(tuned.path, out=tmp_path / "model")
-        config = json.loads((tmp_path / "model" / CONFIG).read_text())
-        mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
-        model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-        for path in sorted((data / "test").rglob("*.png"))[::3]:
-            image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
-            with torch.inference_mode():
-                logits = model(((image - mean) / std)[None])
-            assert config["label_names"][int(logits.argmax())] == path.parent.name
-
-    def test_other_things_are_never_replaced(self, pretrained: Run, tmp_path: Path) -> None:
-        precious = write_images(tmp_path / "precious", train=1)
-        before, of_the_run = stands(precious), stands(pretrained.path)
-        for place in (precious, pretrained.path, next(precious.rglob("*.png"))):
-            with pytest.raises(UsageError, match=r"is there and not a model folder.*--out a new folder"):
-                export(pretrained.path, out=place)
-        assert stands(precious) == before
-        assert stands(pretrained.path) == of_the_run
-
-    def test_an_older_model_is_replaced(self, pretrained: Run, tuned: Run, tmp_path: Path) -> None:
-        (tmp_path / "model").mkdir()
-        for run in (pretrained, tuned):
-            export(run.path, out=tmp_path / "model")
-        assert load_encoder(tmp_path / "model").classes == ("dark", "light")
-
-    def test_what_timm_computes_otherwise_is_no_success(
-        self, pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The control: with another head count timm opens the same tensors without a word."""
-        saved = load_encoder(pretrained.path)
-        model = export(pretrained.path, out=tmp_path / "model")
-        config = json.loads((model / CONFIG).read_text())
-        config["model_args"]["num_heads"] = 2
-        (model / CONFIG).write_text(json.dumps(config))
-        assert difference_in_timm(saved, model) > 1e-3
-        monkeypatch.setattr(output, "TOLERANCE", 0.0)
-        with pytest.raises(CheckpointError, match="timm computes something else"):
-            export(pretrained.path, out=tmp_path / "again")
-
-    def test_an_unfinished_run_has_nothing_to_hand_out(self, pretrained: Run, tmp_path: Path) -> None:
-        begun = shutil.copytree(pretrained.path, tmp_path / "begun", ignore=shutil.ignore_patterns("encoder"))
-        with pytest.raises(CheckpointError, match="no finished encoder"):
-            export(begun, out=tmp_path / "model")
-        assert not (tmp_path / "model").exists()
 
 
 def test_a_page_about_several_runs(pretrained: Run, tuned: Run, tmp_path: Path) -> None:

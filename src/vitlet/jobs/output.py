@@ -1,84 +1,24 @@
-"""Handing out: the model folder for others, the page, the verdicts of a check."""
+"""Showing what is there: the page, the verdicts of a check."""
 
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-import timm
-import torch
 from rich.table import Table
-from timm.models.vision_transformer import VisionTransformer
 
 from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import CheckpointError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
-from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.heads import head_input
 from vitlet.recipe import Resample, View
 from vitlet.run import Run, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import Saved, require_replaceable, write_model
-from vitlet.weights.source import load_encoder
 
-TOLERANCE = 1e-5
 _SPEED_IMAGES = 64
-
-
-def export(run: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
-    """Copy a finished model into a folder of its own, opened with timm and compared before it is called done.
-
-    Raises:
-        CheckpointError: if there is no finished model, or timm computes something else from it.
-        UsageError: if `out` holds other things.
-    """
-    require_replaceable(Path(out))
-    saved = load_encoder(run)
-    write_model(
-        Path(out),
-        encoder=saved.encoder,
-        evaluation=saved.evaluation,
-        facts=saved.facts,
-        classifier=saved.classifier,
-        classes=saved.classes,
-    )
-    error = difference_in_timm(saved, Path(out))
-    if not error <= TOLERANCE:
-        raise CheckpointError(
-            f"timm computes something else from {printable(out)}",
-            why=f"features differ by {error:.1e}, more than {TOLERANCE:.0e}",
-            fix="report this with the run's recipe.json",
-        )
-    Teller().say(f"{printable(out)}: opened by timm, features equal to {error:.1e}")
-    return Path(out)
-
-
-def difference_in_timm(saved: Saved, folder: Path) -> float:
-    """Largest difference between our tokens (or logits) and those of timm's model from the same folder."""
-    encoder = saved.encoder.eval()
-    size = encoder.config.image_size
-    images = torch.randint(0, 256, (4, 3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    other = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    with torch.inference_mode():
-        normalised = normalise(images, encoder)
-        if saved.classifier is not None:
-            ours = saved.classifier.eval()(head_input(encoder, images))
-            return (other(normalised) - ours).abs().max().item()
-        if isinstance(encoder, ConvEncoder):
-            return (other(normalised) - encoder.pooled(images, "mean")).abs().max().item()
-        return (cast(VisionTransformer, other).forward_features(normalised) - encoder(images)).abs().max().item()
-
-
-def normalise(images: torch.Tensor, encoder: AnyEncoder) -> torch.Tensor:
-    """Images (uint8, B 3 H W) as other libraries want them: float, standardised per channel."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
-    return (images.float() / 255 - mean) / std
 
 
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:

@@ -42,18 +42,35 @@ def predict(run: Path, *, data: Path, out: Path) -> None:
     job(run, data=data, out=out)
 
 
-def export(run: Path, *, out: Path) -> None:
-    """Write the finished model as a folder that timm opens, and prove that it does.
+def export(
+    run: str,
+    *,
+    out: Path,
+    to: Literal["timm", "onnx", "openvino", "torch-export"] = "timm",
+    images: Path | None = None,
+    int8: Annotated[bool, Parameter(negative="")] = False,
+    embed_preprocessing: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Write the finished model for another library, and prove on images that it computes the same there.
 
     Parameters
     ----------
-    run: A finished run.
-    out: The folder.
+    run: A finished run, a model folder or timm:NAME@FILE.
+    out: The folder. Nothing is there if the proof fails.
+    to: Which library opens it.
+    images: 256 or more to compare on, held-out ones first; without it the embedded digits.
+    int8: Products in 8 bits, calibrated on others of the images; for onnx and openvino.
+    embed_preprocessing: The model takes bytes and standardises them itself; not for timm.
     """
-    existing(run)
-    from vitlet.jobs.output import export as job
+    start = existing_source(run)
+    if images is not None:
+        existing(images)
+    from vitlet.weights.form import Form
 
-    job(run, out=out)
+    Form(to, int8, embed_preprocessing).require_possible()
+    from vitlet.jobs.exporting import export as job
+
+    job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing)
 
 
 def import_(

@@ -12,7 +12,6 @@ from vitlet.arguments import (
     Shared,
     Whole,
     chosen_recipe,
-    existing,
     existing_data,
     existing_source,
     subset_words,

@@ -8,8 +8,8 @@ section that timm ignores holds what is needed to train on.
 """
 
 import hashlib
-import json
 import os
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,8 +27,11 @@ from vitlet.run import read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
+from vitlet.weights.card import card
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
+"""Beside an exported model."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ def write_model(
         "sha256": hashlib.sha256(weights).hexdigest(),
         "facts": facts,
     }
-    write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: _card(encoder, classes, facts).encode()})
+    write_folder(
+        path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: card_of(encoder, classes, facts).encode()}
+    )
 
 
 def network(encoder: AnyEncoder) -> nn.Module:
@@ -148,32 +153,27 @@ def _vit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, A
     }
 
 
-def _card(encoder: AnyEncoder, classes: tuple[str, ...], facts: dict[str, Any]) -> str:
+def card_of(
+    encoder: AnyEncoder,
+    classes: tuple[str, ...],
+    facts: dict[str, Any],
+    *,
+    target: str = "timm",
+    results: Mapping[str, Any] | None = None,
+    proof: Mapping[str, Any] | None = None,
+) -> str:
+    """The card of an encoder, or of a classifier of `classes`; see `weights.card`."""
     family = "ConvNet" if isinstance(encoder, ConvEncoder) else "Vision transformer"
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
-    lines = [
-        "---",
-        "library_name: timm",
-        f"tags: [image-classification, {family.lower().replace(' ', '-')}, vitlet]",
-        "---",
-        "",
-        f"# {family}, {kind}",
-        "",
-        f"{_described(encoder)}. Written by vitlet.",
-        "",
-        "```python",
-        "import timm",
-        'model = timm.create_model("local-dir:PATH/OF/THIS/FOLDER", pretrained=True)',
-        "```",
-        "",
-        "## Provenance",
-        "",
-        "```json",
-        json.dumps(facts, indent=2).replace("```", "'''"),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    return card(
+        title=f"{family}, {kind}",
+        description=f"{_described(encoder)}.",
+        tags=("image-classification", family.lower().replace(" ", "-"), "vitlet"),
+        facts=facts,
+        target=target,
+        results=results,
+        proof=proof,
+    )
 
 
 def _described(encoder: AnyEncoder) -> str:
@@ -186,13 +186,18 @@ def _described(encoder: AnyEncoder) -> str:
     )
 
 
-def require_replaceable(folder: Path) -> None:
+def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
     """Refuse to put a model where something else is: writing one replaces the whole folder.
+
+    Args:
+        folder: Where the model is to stand.
+        files: Names that a model folder may hold beside those of timm's format.
 
     Raises:
         UsageError: if anything but an empty folder or a model folder stands there.
     """
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {CONFIG, WEIGHTS, CARD}):
+    ours = {CONFIG, WEIGHTS, CARD, PROOF, PREPROCESSING} | files
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
         raise UsageError(
             f"{printable(folder)} is there and not a model folder",
             why="Nothing in it was changed",

@@ -1,0 +1,228 @@
+"""Handing out a model that has proved itself: written, opened by its own runtime, compared on real images, then placed.
+
+Everything happens in a scratch folder; what is beyond the tolerance never reaches the target.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitlet.errors import CheckpointError
+from vitlet.evaluate.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
+from vitlet.evaluate.pace import one_thread, take_turns
+from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.options import Options
+from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
+from vitlet.nn.heads import head_input
+from vitlet.run import Run, environment, read_json, to_json_bytes, write_folder
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
+from vitlet.weights.form import Form, Target
+from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
+from vitlet.weights.int8 import quantise
+from vitlet.weights.names import Source
+from vitlet.weights.portable import Portable, described
+from vitlet.weights.source import load_encoder
+
+_BATCH = 32
+
+
+def export(
+    run: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    to: Target = "timm",
+    images: str | os.PathLike[str] | None = None,
+    int8: bool = False,
+    embed_preprocessing: bool = False,
+    options: Options | None = None,
+) -> Path:
+    """Write a finished model for another library, let that library compute real images from it, and compare.
+
+    Args:
+        run: A finished run, a model folder or `timm:NAME@FILE`.
+        out: The folder; replaced if it is a model folder.
+        to: `timm` (config.json, model.safetensors), `onnx`, `openvino` (model.xml, model.bin) or `torch-export`
+            (model.pt2); beside it `preprocessing.json`, `proof.json` and a card.
+        images: At least 256 images, held-out ones first; None takes the embedded digits.
+        int8: Quantise, calibrated on others of the images.
+        embed_preprocessing: The model takes bytes (B S S 3) instead of standardised floats (B 3 S S).
+        options: Workers, tolerance for unreadable images.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if there is no finished model, or the exported one is beyond the tolerance.
+        DataError: if there are too few images.
+        UsageError: if `out` holds other things, the format cannot hold what is asked for, or a package is missing.
+    """
+    form = Form(to, int8, embed_preprocessing)
+    form.require_possible()
+    require_packages(form)
+    folder, options = Path(out), options or Options()
+    require_replaceable(folder, files=FILES)
+    teller = Teller(quiet=options.quiet)
+    began, cpu_began = time.monotonic(), time.process_time()
+    saved = load_encoder(run)
+    witnesses = gather_witnesses(saved, images, calibrate=int8, options=options, teller=teller)
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Path(scratch) / "model"
+        proof = proved(saved, stage, form, witnesses, where=printable(folder), teller=teller)
+        results = _results(run)
+        card = card_of(saved.encoder, saved.classes, saved.facts, target=to, results=results, proof=proof)
+        texts = {PROOF: to_json_bytes(proof), CARD: card.encode()}
+        write_folder(folder, {p.name: p.read_bytes() for p in sorted(stage.iterdir())} | texts)
+    _record(run, form, proof, saved, wall=time.monotonic() - began, cpu=time.process_time() - cpu_began)
+    teller.say(f"{printable(folder)}: {_sentence(proof, to)}")
+    return folder
+
+
+def proved(
+    saved: Saved, stage: Path, form: Form, witnesses: Witnesses, *, where: str, teller: Teller
+) -> dict[str, Any]:
+    """Write the model into the folder `stage` and compare what its runtime computes from there.
+
+    Returns:
+        What `proof.json` says.
+
+    Raises:
+        CheckpointError: if it is beyond the tolerance.
+    """
+    model = Portable(saved, embed_preprocessing=form.embed_preprocessing)
+    teller.say(f"writing for {form.target}{', 8 bits' if form.int8 else ''}")
+    _write(saved, model, stage, form, witnesses)
+    teller.say(f"comparing on {plural(len(witnesses.images), 'image')} of {printable(witnesses.facts['name'])}")
+    runner = open_graph(model, stage, form)
+    found = compare(saved, model, runner, witnesses)
+    allowed = FP32 if not form.int8 else INT8 if saved.classifier is not None else INT8_ENCODER
+    shortcomings = found.shortcomings(allowed)
+    if shortcomings:
+        raise CheckpointError(
+            f"{form.target} computes something else from this model",
+            where=where,
+            why=f"{'; '.join(shortcomings)}. Nothing was written",
+            fix="calibrate with more of your own images (--images), or leave --int8 out"
+            if form.int8
+            else "report this with the run's recipe.json",
+        )
+    return {
+        "form": asdict(form),
+        "agreement": found.to_json(),
+        "tolerance": asdict(allowed),
+        "images": witnesses.facts | {"calibration": len(witnesses.calibration)},
+        "throughput": _throughput(model, runner, witnesses),
+        "machine": environment(),
+    }
+
+
+def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Witnesses) -> None:
+    if form.target == "timm":
+        write_model(
+            stage,
+            encoder=saved.encoder,
+            evaluation=saved.evaluation,
+            facts=saved.facts,
+            classifier=saved.classifier,
+            classes=saved.classes,
+        )
+    else:
+        stage.mkdir()
+        write_graph(model, stage, form)
+        if form.int8:
+            quantise(stage, form, model.input_of(witnesses.calibration).numpy())
+    told = described(model, evaluation=saved.evaluation, classes=saved.classes)
+    (stage / PREPROCESSING).write_bytes(to_json_bytes(told))
+
+
+def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses) -> Agreement:
+    """Our outputs, from bytes by the way that evaluation goes, beside those of the exported model."""
+    original: list[Mapping[str, NDArray[np.float32]]] = []
+    exported: list[Mapping[str, NDArray[np.float32]]] = []
+    with torch.inference_mode(), one_thread():
+        for part in witnesses.images.split(_BATCH):
+            original.append(_outputs(saved, model, part))
+            exported.append(runner(model.input_of(part)))
+    joined = [{name: np.concatenate([row[name] for row in rows]) for name in model.outputs} for rows in
+              (original, exported)]  # fmt: skip
+    return agreement(joined[0], joined[1], labels=witnesses.labels)
+
+
+def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Through the encoder's own door, not through `Portable`: what that gets wrong is to be found too."""
+    encoder = saved.encoder.eval()
+    seen = head_input(encoder, images)
+    if saved.classifier is not None:
+        return model.named((saved.classifier.eval()(seen).numpy(),))
+    if isinstance(seen, Tensor):
+        return model.named((seen.numpy(),))
+    return model.named((seen.tokens.numpy(), seen.pooled("mean").numpy()))
+
+
+def _throughput(model: Portable, runner: Runner, witnesses: Witnesses) -> dict[str, Any]:
+    """Images a CPU second of the exported model and of eager PyTorch, in turns on one thread, from the same inputs."""
+    batch = model.input_of(witnesses.images[:_BATCH])
+    with torch.inference_mode():
+        paces = take_turns({"eager": lambda: model(batch), "exported": lambda: runner(batch)})
+    machine = environment()
+    return {
+        "images_per_cpu_second": {name: 1000 * len(batch) / pace.cpu_ms for name, pace in paces.items()},
+        "ratio": paces["eager"].cpu_ms / paces["exported"].cpu_ms,
+        "spread": {name: pace.spread for name, pace in paces.items()},
+        "batch_size": len(batch),
+        "threads": 1,
+        "processor": machine["processor"],
+    }
+
+
+def _results(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """The numbers measured so far, exports apart."""
+    source = Source.parse(run)
+    folder = Run(source.path).results
+    files = sorted(folder.glob("*.json")) if source.architecture is None and folder.is_dir() else []
+    return {p.stem: read_json(p) for p in files if not p.stem.startswith("export-")}
+
+
+def _record(
+    run: str | os.PathLike[str], form: Form, proof: dict[str, Any], saved: Saved, *, wall: float, cpu: float
+) -> None:
+    """The proof as a result of the run; a model folder or bare file has no place for it."""
+    place = Run(Source.parse(run).path)
+    if not place.recipe_file.is_file():
+        return
+    found, facts = proof["agreement"], proof["images"]
+    result = Result(
+        metric="max_relative_error",
+        value=found["max_relative_error"],
+        n=found["n"],
+        seed=DRAW,
+        split=facts["split"],
+        protocol=f"{form.target} beside the network it was made from",
+        data={"name": facts["name"], "fingerprint": facts["fingerprint"]},
+        recipe=saved.facts.get("recipe_fingerprint", ""),
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        details={k: proof[k] for k in ("form", "agreement", "tolerance", "throughput")},
+    )
+    parts = ("export", form.target, *(["int8"] if form.int8 else []), *(["bytes"] if form.embed_preprocessing else []))
+    write_result(place, "-".join(parts), result)
+
+
+def _sentence(proof: dict[str, Any], target: str) -> str:
+    found, accuracy = proof["agreement"], proof["agreement"]["accuracy"]
+    changed = "" if accuracy is None else f", accuracy {100 * accuracy['difference']:+.1f} points"
+    return (
+        f"opened by {target}; on {found['n']} images the largest relative error is {found['max_relative_error']:.1e}, "
+        f"the {found['top1_of']} the same for {100 * found['top1_agreement']:.1f} %{changed}; "
+        f"{proof['throughput']['ratio']:.2f} times the images a second of eager PyTorch on one thread"
+    )

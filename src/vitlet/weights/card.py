@@ -1,0 +1,146 @@
+"""The card of a model: what it is, how to open it, what was measured, whose knowledge and licences are in it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitlet.text import printable
+from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN
+
+OPENING = {
+    "timm": 'import timm\nmodel = timm.create_model("local-dir:PATH/OF/THIS/FOLDER", pretrained=True)',
+    "onnx": 'import onnxruntime\nsession = onnxruntime.InferenceSession("model.onnx")',
+    "openvino": 'import openvino\nmodel = openvino.Core().compile_model("model.xml", "CPU")',
+    "torch-export": 'import torch\nmodel = torch.export.load("model.pt2").module()',
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One network whose weights or answers went into a model."""
+
+    what: str
+    licence: str
+
+
+def licence_chain(facts: Mapping[str, Any]) -> list[Link]:
+    """Every network that went into the model of `facts`, nearest first; empty where all began at random weights.
+
+    Followed are the file that was imported (`source`), the encoder that training started from (`init`) and the teacher
+    (`teacher`), each with what went into it.
+    """
+    return list(_links(facts))
+
+
+def _links(facts: Mapping[str, Any]) -> Iterator[Link]:
+    source = facts.get("source")
+    if isinstance(source, Mapping):
+        name = f"{source.get('kind', 'weights')} in {source.get('file', 'a file')}"
+        yield Link(f"imported: {name}", str(facts.get("licence") or UNKNOWN))
+    for role, words in (("init", "started from"), ("teacher", "taught by")):
+        other = facts.get(role)
+        if not isinstance(other, Mapping):
+            continue
+        within = list(_links(other))
+        if within:
+            yield from (Link(f"{words}: {link.what}", link.licence) for link in within)
+        elif role == "teacher" or "licence" in other:
+            yield Link(f"{words}: {other.get('source') or 'a network'}", str(other.get("licence") or UNKNOWN))
+
+
+def is_non_commercial(chain: Sequence[Link]) -> bool:
+    """Whether a licence in the chain forbids commercial use, as far as it is known."""
+    return any("nc" in link.licence.lower().split("-") for link in chain)
+
+
+def card(
+    *,
+    title: str,
+    description: str,
+    tags: Sequence[str],
+    facts: Mapping[str, Any],
+    target: str = "timm",
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+    proof: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        title: Of the page.
+        description: One paragraph.
+        tags: For hubs.
+        facts: Provenance: recipe, data, command.
+        target: Which library opens the file beside it.
+        results: The files in `results/` of the run, by name.
+        proof: What `proof.json` holds.
+    """
+    chain = licence_chain(facts)
+    lines = [
+        "---",
+        *([f"library_name: {target}"] if target in ("timm", "openvino") else []),
+        *([f"license: {NON_COMMERCIAL.lower()}"] if is_non_commercial(chain) else []),
+        f"tags: [{', '.join(tags)}]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        f"{description} Written by vitlet.",
+        "",
+        "```python",
+        OPENING[target],
+        "```",
+        "",
+        *(_results(results) if results else []),
+        *(_proof(proof) if proof else []),
+        *_licences(chain),
+        "## Provenance",
+        "",
+        "```json",
+        json.dumps(facts, indent=2).replace("```", "'''"),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _results(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [
+        f"| {_cell(r['metric'])} | {r['value']:.4g} | {r['n']:,} {_cell(r['split'])} | {_cell(r['protocol'])} |"
+        for r in results.values()
+    ]
+    return ["## Measured", "", "| metric | value | images | protocol |", "|---|---|---|---|", *rows, ""]
+
+
+def _proof(proof: Mapping[str, Any]) -> list[str]:
+    found, speed = proof["agreement"], proof["throughput"]
+    lines = [
+        "## This file beside the network it was made from",
+        "",
+        f"On {found['n']} images of {_cell(proof['images']['name'])} ({proof['images']['split']}):",
+        "",
+        f"* largest relative error {found['max_relative_error']:.1e}",
+        f"* the same {found['top1_of']} for {100 * found['top1_agreement']:.1f} % of the images",
+    ]
+    accuracy = found["accuracy"]
+    if accuracy is not None:
+        change = 100 * accuracy["difference"]
+        lines.append(f"* accuracy {100 * accuracy['exported']:.1f} %, {change:+.1f} points ({accuracy['n']} labels)")
+    where = f"one thread of {_cell(speed['processor'])}"
+    return [*lines, f"* {speed['ratio']:.2f} times the images a second of eager PyTorch on {where}", ""]
+
+
+def _licences(chain: Sequence[Link]) -> list[str]:
+    lines = ["## Licences", ""]
+    if not chain:
+        return [*lines, "Trained from random weights, without a teacher: no licence of other weights applies.", ""]
+    lines += ["Other networks went into this one; their licences apply to it as far as the law has it so.", ""]
+    lines += ["| network | licence |", "|---|---|"]
+    lines += [f"| {_cell(link.what)} | {_cell(link.licence)} |" for link in chain]
+    if is_non_commercial(chain):
+        lines += ["", "**Not for commercial use**, as one of them says."]
+    return [*lines, ""]
+
+
+def _cell(text: object) -> str:
+    return printable(str(text)).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,36 @@
+"""In which form a model is handed out. Free of torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitlet.errors import UsageError
+
+Target = Literal["timm", "onnx", "openvino", "torch-export"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format and what is done to the model on the way into it."""
+
+    target: Target = "timm"
+    int8: bool = False
+    """Products with weights in 8 bits, with ranges from calibration images."""
+    embed_preprocessing: bool = False
+    """The model takes bytes and standardises them itself."""
+
+    def require_possible(self) -> None:
+        """Refuse what a format cannot hold.
+
+        Raises:
+            UsageError: naming a format that can.
+        """
+        if self.int8 and self.target not in ("onnx", "openvino"):
+            raise UsageError(
+                f"--int8 with --to {self.target}", why="It holds floats", fix="--to onnx or --to openvino with --int8"
+            )
+        if self.embed_preprocessing and self.target == "timm":
+            raise UsageError(
+                "--embed-preprocessing with --to timm",
+                why="timm reads the preprocessing in config.json and has no place for it in the network",
+                fix="leave it out, or --to onnx, openvino or torch-export",
+            )

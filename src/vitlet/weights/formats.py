@@ -1,0 +1,161 @@
+"""Files of other runtimes: written from a graph, and opened by those runtimes alone, on one thread.
+
+No pickle is written: the sample inputs that torch.export would store as one are left out. Nothing is sent: OpenVINO
+reports each of its imports to its makers unless that is declined, so its reporting package is hidden from it here.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vitlet.errors import UsageError
+from vitlet.nn.convnet import ConvEncoder
+from vitlet.weights.form import Form
+from vitlet.weights.portable import INPUT, Portable
+
+ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH = "model.onnx", "model.xml", "model.bin", "model.pt2"
+FILES = frozenset({ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH})
+OPSET = 20
+"""ONNX Runtime 1.17 and OpenVINO 2024 read it."""
+Runner = Callable[[Tensor], dict[str, NDArray[np.float32]]]
+Precision = Literal["f32", "bf16"]
+
+
+def require_packages(form: Form) -> None:
+    """Refuse at once what lacks its package, before anything is computed.
+
+    Raises:
+        UsageError: naming the extra.
+    """
+    needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+    quantiser = ("nncf",) if form.int8 and form.target == "openvino" else ()
+    for name in (*needed.get(form.target, ()), *quantiser):
+        optional(name)
+
+
+def optional(name: str) -> Any:
+    """A module of the extra `export`.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    if name in ("openvino", "nncf"):
+        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # an import of it fails, and both do without
+    try:
+        with quiet():
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"the package {name} is not installed", why=str(error), fix="pip install 'vitlet[export]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notes and warnings of converters, which tell their authors something and users nothing."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def write_graph(model: Portable, folder: Path, form: Form) -> None:
+    """Write the files of `form` (not int8) into `folder`, which is there.
+
+    Raises:
+        UsageError: if a package is not installed.
+    """
+    if form.target == "torch-export":
+        with quiet():
+            program = model.program()
+            program._example_inputs = None
+            torch.export.save(program, folder / TORCH)
+        return
+    if form.target == "openvino":
+        openvino = optional("openvino")
+        graph = openvino.Core().read_model(_onnx_of(model))
+        openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
+        return
+    assert form.target == "onnx"
+    (folder / ONNX).write_bytes(_onnx_of(model))
+
+
+def _onnx_of(model: Portable) -> bytes:
+    optional("onnxscript")
+    with quiet():
+        found = torch.onnx.export(
+            model.program(),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(model.outputs),
+        )
+        assert found is not None
+        return found.model_proto.SerializeToString()
+
+
+def open_graph(model: Portable, folder: Path, form: Form, *, precision: Precision = "f32") -> Runner:
+    """The model as its own runtime computes it from the files in `folder`, on one thread.
+
+    Args:
+        model: Tells the names of the outputs; its weights are not used.
+        folder: Written in the form `form`.
+        form: Which runtime.
+        precision: In which OpenVINO may compute.
+
+    Returns:
+        A function from what the exported model takes to its outputs by name.
+    """
+    if form.target == "timm":
+        return _open_timm(model, folder)
+    if form.target == "torch-export":
+        with quiet():
+            network = torch.export.load(folder / TORCH).module()
+        return lambda images: model.named(tuple(value.numpy() for value in network(images)))
+    if form.target == "openvino":
+        openvino = optional("openvino")
+        settings = {
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": precision,
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = openvino.Core().compile_model(folder / OPENVINO, "CPU", settings)
+        return lambda images: model.named(cast(Any, compiled([images.numpy()])))
+    runtime = optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
+    return lambda images: model.named(session.run(list(model.outputs), {INPUT: images.numpy()}))
+
+
+def _open_timm(model: Portable, folder: Path) -> Runner:
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+    def run(images: Tensor) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            if model.classifier is not None or isinstance(model.encoder, ConvEncoder):
+                return model.named((network(images).numpy(),))
+            tokens = cast(VisionTransformer, network).forward_features(images)
+            return model.named((tokens.numpy(), tokens[:, 1:].mean(dim=1).numpy()))
+
+    return run

@@ -1,0 +1,133 @@
+"""A finished model as one module of tensors in, tensors out: what other runtimes are given.
+
+The input is what timm wants, standardised floats, channels first. With the preprocessing embedded it is what image
+libraries decode, bytes, channels last; resizing and cropping stay outside, since runtimes differ in how they resize.
+
+    classifier        logits (B C)
+    vision encoder    tokens (B T D) after the last norm, features (B D): the mean of the patch tokens
+    ConvNet encoder   features (B D)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitlet.nn.convnet import ConvEncoder
+from vitlet.recipe import Centre, View
+from vitlet.weights.folder import Saved
+
+INPUT = "images"
+_LEVELS = 255
+_LARGEST_BATCH = 4096
+
+
+class Portable(nn.Module):
+    """Encoder and head in one, in evaluation mode, without anything that a graph cannot hold."""
+
+    def __init__(self, saved: Saved, *, embed_preprocessing: bool = False) -> None:
+        """Shares the tensors of `saved`."""
+        super().__init__()
+        self.encoder, self.classifier = saved.encoder, saved.classifier
+        self.embed_preprocessing = embed_preprocessing
+        self.register_buffer("mean", torch.tensor(saved.encoder.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(saved.encoder.std)[:, None, None], persistent=False)
+        self.eval()
+        self.requires_grad_(False)
+
+    @property
+    def image_size(self) -> int:
+        """S, in pixels."""
+        return self.encoder.config.image_size
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        if self.classifier is not None:
+            return ("logits",)
+        return ("features",) if isinstance(self.encoder, ConvEncoder) else ("tokens", "features")
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """Bytes (B 3 S S) as floats with the mean and deviation of the images it was trained on."""
+        return (images.float() / _LEVELS - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+
+    def input_of(self, images: Tensor) -> Tensor:
+        """What `forward` takes for images as the loader gives them (uint8, B 3 S S)."""
+        if self.embed_preprocessing:
+            return images.permute(0, 2, 3, 1).contiguous()
+        return self.standardised(images)
+
+    def example(self) -> Tensor:
+        """An input of two images, to trace with."""
+        size = self.image_size
+        if self.embed_preprocessing:
+            return torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        return torch.zeros(2, 3, size, size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The tensors named in `outputs`, for an input as the module's docstring says."""
+        if self.embed_preprocessing:
+            images = self.standardised(images.permute(0, 3, 1, 2))
+        if isinstance(self.encoder, ConvEncoder):
+            features = self.encoder.net(images)
+            return (features if self.classifier is None else self.classifier(features),)
+        encoded = self.encoder.encode(self.encoder.vit.patch_embed(images))
+        if self.classifier is not None:
+            return (self.classifier(encoded),)
+        return encoded.tokens, encoded.pooled("mean")
+
+    def program(self) -> torch.export.ExportedProgram:
+        """The graph, for any batch."""
+        batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+        with torch.no_grad():
+            return torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
+
+    def named(self, values: Mapping[Any, Any] | Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+        """Outputs in their order, by name."""
+        return {name: np.asarray(values[i], dtype=np.float32) for i, name in enumerate(self.outputs)}
+
+
+def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What to do to an image before the model, and what comes out of it: plain values for `preprocessing.json`."""
+    size, crop = model.image_size, evaluation.crop
+    share, interpolation = (crop.share, crop.interpolation) if isinstance(crop, Centre) else (1.0, "bicubic")
+    steps: list[dict[str, Any]] = [
+        {"do": "rgb", "alpha": "over white", "exif_orientation": "applied"},
+        {"do": "resize", "short_side": round(size / share), "interpolation": interpolation, "antialias": True},
+        {"do": "centre_crop", "size": size},
+    ]
+    embedded = model.embed_preprocessing
+    if not embedded:
+        steps += [
+            {"do": "divide", "by": _LEVELS},
+            {"do": "standardise", "mean": list(model.encoder.mean), "std": list(model.encoder.std)},
+            {"do": "channels_first"},
+        ]
+    shapes = {
+        "logits": ["batch", len(classes)],
+        "features": ["batch", _width(model)],
+        "tokens": ["batch", _tokens(model), _width(model)],
+    }
+    return {
+        "input": {
+            "name": INPUT,
+            "dtype": "uint8" if embedded else "float32",
+            "shape": ["batch", size, size, 3] if embedded else ["batch", 3, size, size],
+        },
+        "steps": steps,
+        "embedded": embedded,
+        "outputs": {name: {"shape": shapes[name]} for name in model.outputs},
+        "classes": list(classes),
+    }
+
+
+def _width(model: Portable) -> int:
+    encoder = model.encoder
+    return encoder.width if isinstance(encoder, ConvEncoder) else encoder.config.width
+
+
+def _tokens(model: Portable) -> int:
+    return 0 if isinstance(model.encoder, ConvEncoder) else cast(int, model.encoder.num_patches) + 1

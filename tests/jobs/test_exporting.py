@@ -1,0 +1,177 @@
+"""Exports that prove themselves: each runtime computes the same from its files, and what does not is not handed out."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from small_runs import QUIET, stands, write_images
+
+from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.evaluate.agreement import FP32
+from vitlet.jobs import exporting
+from vitlet.jobs.exporting import export
+from vitlet.run import Run, read_json
+from vitlet.weights import formats
+from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS
+from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH
+from vitlet.weights.portable import Portable
+from vitlet.weights.source import load_encoder
+
+BESIDE = {CARD, PREPROCESSING, PROOF}
+FILES = {
+    "timm": {CONFIG, WEIGHTS},
+    "onnx": {ONNX},
+    "openvino": {OPENVINO, OPENVINO_WEIGHTS},
+    "torch-export": {TORCH},
+}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many images as an export asks for, 40 of them held out, and enough others to calibrate with."""
+    return write_images(tmp_path_factory.mktemp("many"), train=140, test=20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _converted_once() -> Iterator[None]:
+    """One conversion of each model serves all tests: it takes seconds, and gives the same bytes again."""
+    convert, known = formats._onnx_of, dict[tuple[object, ...], bytes]()
+
+    def remembered(model: Portable) -> bytes:
+        key = (model.outputs, model.embed_preprocessing)
+        if key not in known:
+            known[key] = convert(model)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "_onnx_of", remembered)
+        yield
+
+
+def small_export(run: Run, out: Path, images: Path, **how: Any) -> Path:
+    return export(run.path, out=out, images=images, options=QUIET, **how)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("tuned", {"to": "timm"}),
+        ("tuned", {"to": "onnx"}),
+        ("tuned", {"to": "openvino"}),
+        ("pretrained", {"to": "timm"}),
+        ("pretrained", {"to": "torch-export", "embed_preprocessing": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_each_runtime_computes_the_same_and_the_proof_stands_beside(
+    kind: str, how: dict[str, Any], request: pytest.FixtureRequest, many: Path, tmp_path: Path
+) -> None:
+    run: Run = request.getfixturevalue(kind)
+    folder = small_export(run, tmp_path / "model", many, **how)
+    assert {p.name for p in folder.iterdir()} == BESIDE | FILES[how["to"]]
+    proof = read_json(folder / PROOF)
+    found = proof["agreement"]
+    assert found["max_relative_error"] <= 1e-4
+    assert (found["top1_agreement"], found["n"]) == (1.0, 256)
+    assert found["top1_of"] == ("class" if kind == "tuned" else "nearest neighbour")
+    assert (found["accuracy"] is None) == (kind == "pretrained")
+    assert proof["throughput"]["ratio"] > 0
+    assert proof["images"]["split"] == "train and test"
+    told = read_json(folder / PREPROCESSING)
+    assert told["input"]["dtype"] == ("uint8" if how.get("embed_preprocessing") else "float32")
+    assert list(told["outputs"]) == (["logits"] if kind == "tuned" else ["tokens", "features"])
+    results = list(run.results.glob(f"export-{how['to']}*.json"))
+    assert results
+    assert read_json(results[0])["details"]["agreement"]["n"] == 256
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_eight_bits_are_fewer_bytes_and_nearly_the_same(tuned: Run, many: Path, tmp_path: Path, to: str) -> None:
+    folder = small_export(tuned, tmp_path / "small", many, to=to, int8=True)
+    file = ONNX if to == "onnx" else OPENVINO_WEIGHTS
+    in_fp32 = 4 * sum(value.numel() for value in load_encoder(tuned.path).encoder.parameters())
+    assert (folder / file).stat().st_size < 0.6 * in_fp32
+    proof = read_json(folder / PROOF)
+    assert 1e-4 < proof["agreement"]["max_relative_error"] < 0.5
+    assert proof["images"]["calibration"] == 64
+    assert proof["tolerance"]["top1_agreement"] == 0.95
+
+
+def test_beyond_the_tolerance_nothing_reaches_the_target(
+    tuned: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: another head count, with which timm opens the same tensors without a word."""
+    written = exporting._write
+
+    def with_other_heads(saved: Any, model: Any, stage: Path, *rest: Any) -> None:
+        written(saved, model, stage, *rest)
+        config = json.loads((stage / CONFIG).read_text())
+        config["model_args"]["num_heads"] = 2
+        (stage / CONFIG).write_text(json.dumps(config))
+
+    monkeypatch.setattr(exporting, "_write", with_other_heads)
+    with pytest.raises(CheckpointError, match=r"timm computes something else.*relative error.*Nothing was written"):
+        small_export(tuned, tmp_path / "model", many)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stood_there_stays_when_the_proof_fails(
+    tuned: Run, pretrained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_export(pretrained, tmp_path / "model", many)
+    before = stands(folder)
+    monkeypatch.setattr(exporting, "FP32", replace(FP32, max_relative_error=0.0))
+    with pytest.raises(CheckpointError, match="timm computes something else"):
+        small_export(tuned, folder, many)
+    assert stands(folder) == before
+    monkeypatch.undo()
+    small_export(tuned, folder, many)
+    assert load_encoder(folder).classes == ("dark", "light")
+
+
+def test_timm_alone_tells_the_classes(tuned: Run, data: Path, many: Path, tmp_path: Path) -> None:
+    """By hand: pixels normalised as config.json says, classes named as it names them."""
+    small_export(tuned, tmp_path / "model", many)
+    config = json.loads((tmp_path / "model" / CONFIG).read_text())
+    mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    for path in sorted((data / "test").rglob("*.png"))[::3]:
+        image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
+        with torch.inference_mode():
+            logits = model(((image - mean) / std)[None])
+        assert config["label_names"][int(logits.argmax())] == path.parent.name
+
+
+def test_the_card_has_the_numbers_the_data_and_the_licences(tuned: Run, many: Path, tmp_path: Path) -> None:
+    card = (small_export(tuned, tmp_path / "model", many) / CARD).read_text()
+    facts = load_encoder(tuned.path).facts
+    for words in ("largest relative error", "| top1 |", facts["data_fingerprint"], facts["recipe_fingerprint"]):
+        assert words in card
+    assert "no licence of other weights applies" in card
+
+
+def test_other_things_are_never_replaced(pretrained: Run, tmp_path: Path) -> None:
+    precious = write_images(tmp_path / "precious", train=1)
+    before, of_the_run = stands(precious), stands(pretrained.path)
+    for place in (precious, pretrained.path, next(precious.rglob("*.png"))):
+        with pytest.raises(UsageError, match=r"is there and not a model folder.*--out a new folder"):
+            export(pretrained.path, out=place)
+    assert stands(precious) == before
+    assert stands(pretrained.path) == of_the_run
+
+
+def test_too_few_images_and_unfinished_runs_are_refused(pretrained: Run, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"44 usable images.*judged on 256.*embedded digits"):
+        small_export(pretrained, tmp_path / "model", data)
+    begun = shutil.copytree(pretrained.path, tmp_path / "begun", ignore=shutil.ignore_patterns("encoder"))
+    with pytest.raises(CheckpointError, match="no finished encoder"):
+        export(begun, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
