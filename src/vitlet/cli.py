@@ -9,7 +9,7 @@ from rich.console import Console
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import data, evaluation, models, training
+from vitlet.verbs import data, evaluation, models, replication, training
 
 app = App(
     name="vitlet",
@@ -27,6 +27,7 @@ for _verb in (
     training.finetune,
     training.resume,
     training.learn,
+    replication.reproduce,
     evaluation.probe,
     evaluation.analyse,
     evaluation.bench,

@@ -101,10 +101,10 @@ def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
 _PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from vitlet.jobs.comparing import _begin_worker
+from vitlet.jobs.comparing import begin_worker
 
 if __name__ == "__main__":
-    options = {"initializer": _begin_worker, "initargs": (1,)} if sys.argv[1] == "ours" else {}
+    options = {"initializer": begin_worker, "initargs": (1,)} if sys.argv[1] == "ours" else {}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 60).result()

@@ -70,7 +70,7 @@ def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list
         ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
+            initializer=begin_worker,
             initargs=(max(1, available_cores() // workers),),
         ) as pool,
         teller.progress("fine-tuning", total=total) as tick,
@@ -99,7 +99,7 @@ def _arm(start: Start, terms: Terms, runs: list[Run]) -> Arm:
     )
 
 
-def _begin_worker(threads: int) -> None:
+def begin_worker(threads: int) -> None:
     """So many threads each, and an end with the parent: whoever kills that must not have its runs go on in secret."""
     import torch
 

@@ -3,6 +3,7 @@
 A module here is found by standing here. Nothing in it imports torch before `ObjectiveConfig.build` is called.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -16,6 +17,7 @@ from vitlet.recipe import Recipe
 from vitlet.text import did_you_mean
 
 
+@functools.cache
 def all_recipes() -> dict[str, Callable[[], Recipe]]:
     """Every recipe by name, in the order of modules and of functions in them."""
     found: dict[str, Callable[[], Recipe]] = {}

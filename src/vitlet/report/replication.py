@@ -1,0 +1,252 @@
+"""The page about the replication: claims, tables and figures, with published, measured and not run kept apart.
+
+It is drawn from the document that `vitlet.reproduce.findings` writes and from nothing else, so the same page can be
+made again from an entry of the ledger. It keeps the promises of `vitlet.report.page`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from vitlet.report import charts, figures
+from vitlet.report.evidence import Plot
+from vitlet.report.figures import Curve
+from vitlet.report.page import template
+from vitlet.report.tables import between, duration, percent
+from vitlet.run import write_file
+from vitlet.text import plural
+
+ANSWERS = ("supported", "not supported", "undecided", "not run")
+_SIZE = (350, 240)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of a table: what it is of, and its three places."""
+
+    title: str
+    published: str
+    is_confirmed: bool
+    measured: str
+    not_run: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One table or figure."""
+
+    name: str
+    label: str
+    title: str
+    about: str
+    lines: tuple[Line, ...]
+    plots: tuple[Plot, ...]
+    remark: str
+    """Why nothing is drawn, or what the drawing is of."""
+
+
+@dataclass(frozen=True)
+class ShownClaim:
+    """One claim with the numbers that decide it."""
+
+    number: int
+    statement: str
+    source: str
+    answer: str
+    why: str
+    parts: tuple[tuple[str, ...], ...]
+    """(what, effect, interval, n, answer)."""
+    runs: tuple[str, ...]
+
+
+def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
+    """Write the page about a document of `vitlet.reproduce.findings` to `out`, replaced whole.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ResourceError: if `out` cannot be written.
+    """
+    claims = [_claim(claim) for claim in document["claims"]]
+    items = [_item(item) for item in document["items"]]
+    page = template("replication.html.j2").render(
+        document=document,
+        claims=claims,
+        headline=headline(document["claims"]) or f"{plural(len(items), 'table or figure', 'tables and figures')}",
+        items=items,
+        seeds=plural(len(document["seeds"]), "seed"),
+        machine=_machine(document),
+        runs=[
+            (run["title"], str(run["seed"]), run["name"], run["recipe"], duration(run["cpu_seconds"]))
+            for run in document["runs"]
+        ],
+    )
+    write_file(out, page.encode())
+    return out
+
+
+def headline(claims: Sequence[Mapping[str, Any]]) -> str:
+    """`5 of 18 claims supported, 1 not supported, 4 undecided, 8 not run`; "" without claims."""
+    counts = {answer: sum(claim["answer"] == answer for claim in claims) for answer in ANSWERS}
+    first, *others = (f"{counts[answer]} {answer}" for answer in ANSWERS if counts[answer]) if claims else ("",)
+    number, _, word = first.partition(" ")
+    return ", ".join([f"{number} of {len(claims)} claims {word}", *others]) if claims else ""
+
+
+def effect(part: Mapping[str, Any]) -> tuple[str, str]:
+    """The effect with its unit, and its interval, as people read them; "not run" and "" without a value."""
+    if part["mean"] is None:
+        return "not run", ""
+    scale, digits = (100, 1) if part["unit"] == "points" else (1, 3)
+
+    def shown(value: float) -> str:
+        text = f"{scale * value:+.{digits}f}"
+        return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
+
+    margin = f", margin {scale * part['margin']:g}" if part["margin"] else ""
+    interval = "none, one seed" if part["low"] is None else between((part["low"], part["high"]), form=shown)
+    return f"{shown(part['mean'])} {part['unit']}", f"{interval}{margin}"
+
+
+def _claim(claim: Mapping[str, Any]) -> ShownClaim:
+    parts = tuple(
+        (part["title"], *effect(part), f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images", part["answer"])
+        for part in claim["parts"]
+    )
+    runs = dict.fromkeys(run for part in claim["parts"] for run in part["runs"])
+    return ShownClaim(
+        claim["number"], claim["statement"], claim["source"], claim["answer"], claim["why"], parts, tuple(runs)
+    )
+
+
+def _item(item: Mapping[str, Any]) -> Shown:
+    label = item["name"].replace("-", " ").capitalize()
+    if "drawing" in item:
+        expected = f"Published: {item['expected']['text']} [{item['expected']['tag']}]"
+        plots = _drawings(item) if item["measured"] else ()
+        remark = f"not run: {item['not_run']}" if item["not_run"] else _seen(item["measured"])
+        return Shown(item["name"], label, item["title"], f"{item['about']} {expected}", (), tuple(plots), remark)
+    lines = tuple(
+        _line(row["title"], column, stand_in, cell, unit=item["unit"])
+        for row in item["rows"]
+        for column, stand_in, cell in zip(item["columns"], item["stand_ins"], row["cells"], strict=True)
+        if cell is not None
+    )
+    plots = _curves(item) if item["axis"] else ()
+    return Shown(item["name"], label, item["title"], item["about"], lines, tuple(plots), "")
+
+
+def _line(row: str, column: str, stand_in: str, cell: Mapping[str, Any], *, unit: str) -> Line:
+    found, measured = cell["published"], cell["measured"]
+    shown = "unknown" if found is None else f"{found['value']:g} [{found['tag']}]"
+    if found is not None and not found["is_confirmed"]:
+        shown = f"unconfirmed: {shown}"
+    note = "; ".join(filter(None, (found["note"] if found else "", f"here: {stand_in}" if stand_in else "")))
+    words = "" if measured is None else _measured(measured)
+    return Line(f"{row} · {column}", shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)
+
+
+def _measured(measured: Mapping[str, Any]) -> str:
+    seeds = plural(len(measured["values"]), "seed")
+    if measured["low"] is None:
+        return f"{percent(measured['mean'])} ({seeds}, no interval)"
+    ends = (max(0.0, measured["low"]), min(1.0, measured["high"]))
+    return f"{percent(measured['mean'])} ({between(ends)}, {seeds})"
+
+
+def _seen(measured: Mapping[str, Any]) -> str:
+    return f"Mean over {plural(len(measured['seeds']), 'seed')}, {measured['images']:,} images each."
+
+
+def _curves(item: Mapping[str, Any]) -> list[Plot]:
+    """Rows as lines over those columns that are numbers; nothing where fewer than two points are measured."""
+    places = [(i, float(c)) for i, c in enumerate(item["columns"]) if c.replace(".", "", 1).isdigit()]
+    rows = []
+    for row in item["rows"]:
+        points = [
+            (x, row["cells"][i]["measured"]["mean"])
+            for i, x in places
+            if row["cells"][i] is not None and row["cells"][i]["measured"] is not None
+        ]
+        if len(points) > 1:
+            rows.append((row["title"], [x for x, _ in points], [y for _, y in points]))
+    if not rows:
+        return []
+    name = item["name"]
+    lines = [Curve(x, y, style=style) for style, (_, x, y) in enumerate(rows)]
+    drawing = figures.curves(lines, name=name, size=_SIZE, x_label=item["axis"], y_label=item["unit"], percent=True)
+    finding = "; ".join(f"{title}: from {percent(y[0])} to {percent(y[-1])}" for title, _, y in rows)
+    return [Plot("Measured here", f"{item['unit']}: {finding}.", (Markup(drawing),), key=_key(name, rows))]
+
+
+def _key(name: str, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Markup, str], ...]:
+    return tuple((Markup(figures.swatch(i, name=f"{name}-key-{i}")), row[0]) for i, row in enumerate(rows))
+
+
+def _drawings(item: Mapping[str, Any]) -> list[Plot]:
+    return {"similarity": _similarity, "attention": _attention, "spectrum": _spectrum}[item["drawing"]](item)
+
+
+def _similarity(item: Mapping[str, Any]) -> list[Plot]:
+    plots, diagonals = [], []
+    for number, (name, values) in enumerate(item["measured"]["cka"].items()):
+        cka = np.array(values)
+        drawing = charts.heat_map(
+            cka, name=f"{item['name']}-map-{number}", x_label=f"layer of encoder {number + 1}",
+            y_label="layer of encoder 1",
+        )  # fmt: skip
+        words = f"CKA from {cka.min():.2f} to {cka.max():.2f}."
+        plots.append(Plot(f"{item['reference']} (1) and {name} ({number + 1})", words, (Markup(drawing),), note=words))
+        if cka.shape[0] == cka.shape[1]:
+            diagonals.append((name, list(map(float, cka.diagonal()))))
+    return [*plots, _over_layers(item, "The same layer of both", diagonals, "CKA", first=0)]
+
+
+def _spectrum(item: Mapping[str, Any]) -> list[Plot]:
+    rows = [(name, values) for name, values in item["measured"]["spectrum"].items()]
+    return [_over_layers(item, "Highest minus lowest frequency", rows, "Δ log amplitude", first=0)]
+
+
+def _attention(item: Mapping[str, Any]) -> list[Plot]:
+    plots = []
+    for quantity, unit in (("distance", "distance, patches"), ("entropy", "entropy, nats")):
+        found = {name: np.array(values) for name, values in item["measured"][quantity].items()}
+        high = 1.05 * max(float(values.max()) for values in found.values())
+        for number, (name, values) in enumerate(found.items()):
+            drawing = charts.boxes(
+                list(values), name=f"{item['name']}-{quantity}-{number}", high=high, x_label="block", y_label=unit
+            )
+            means = values.mean(axis=1)
+            words = f"{unit}: mean of the heads from {means[0]:.2f} in the first block to {means[-1]:.2f} in the last."
+            plots.append(Plot(f"{name}: {quantity}", words, (Markup(drawing),)))
+    return plots
+
+
+def _over_layers(
+    item: Mapping[str, Any], title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, *, first: int
+) -> Plot:
+    name = f"{item['name']}-lines-{'-'.join(unit.lower().split())}".replace("δ", "delta")
+    lines = [Curve([first + i for i in range(len(y))], list(y), style=style) for style, (_, y) in enumerate(rows)]
+    drawing = figures.curves(lines, name=name, size=_SIZE, x_label="layer", y_label=unit)
+    finding = "; ".join(f"{who}: from {y[0]:.2f} to {y[-1]:.2f}" for who, y in rows)
+    return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=_key(name, rows))
+
+
+def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine = document["machine"]
+    spent = math.fsum(run["cpu_seconds"] for run in document["runs"])
+    return [
+        ("scale", f"{document['scale']}: {document['about']}"),
+        ("runs finished", f"{len(document['runs']):,}"),
+        ("runs not made", f"{document['num_waiting']:,}"),
+        ("CPU time", duration(spent)),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("software", ", ".join(f"{name} {version}" for name, version in machine["packages"].items())),
+    ]

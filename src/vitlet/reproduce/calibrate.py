@@ -1,0 +1,219 @@
+"""What a plan will cost: each kind of training is tried for a few steps, and runs that are finished correct the guess.
+
+A trial is the real job on a few images of noise in the recipe's size, at most 64 in a batch, in a temporary folder. It
+gives seconds an image and the bytes that a run leaves. They are kept in OUT/calibration.json together with the
+machine they belong to; on another machine they are measured again.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitlet.errors import VitletError
+from vitlet.jobs.options import Options
+from vitlet.jobs.training import finetune, pretrain
+from vitlet.recipe import Recipe
+from vitlet.recipes import with_overrides
+from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
+from vitlet.reproduce.runner import folder_bytes
+from vitlet.run import environment, read_json, write_json
+from vitlet.text import plural
+from vitlet.train.log import Teller
+
+_STEPS, _BATCH, _IMAGES = 5, 64, 64
+_FORWARD = 1 / 3
+"""Of a training step: what an image costs that is only looked at."""
+_PROBE_IMAGES = 5000
+"""Features of as many are read at the end of pre-training."""
+_ANALYSES = 6.0
+"""A look costs so many times a plain forward pass: explicit attention, CKA of all pairs, probes of each layer."""
+_START_SECONDS = 2.0
+"""Of any job, beside its images."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one kind of training costs here."""
+
+    seconds_per_image: float
+    """A training image, both passes, on one thread of a CPU or on the GPU."""
+    bytes: int
+    """Left on the disk by a run."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected cost of each run, by address; runs of unknown cost are left out."""
+
+    seconds: Mapping[str, float]
+    bytes: Mapping[str, int]
+    unknown: tuple[str, ...]
+    """Addresses that could not be tried."""
+
+
+def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
+    """The cost of every run that waits.
+
+    Args:
+        plan: The runs.
+        teller: Where progress is told.
+        device: As `Options.device`.
+    """
+    file = plan.out / "calibration.json"
+    machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": device}
+    rates = _kept(file, machine)
+    waiting = plan.waiting
+    wanted: dict[str, Node] = {}
+    for node in waiting:
+        if node.recipe and _key(node) not in rates:
+            wanted.setdefault(_key(node), node)
+    if wanted and plan.scale.is_tried:
+        with tempfile.TemporaryDirectory() as folder, teller.progress("trying steps", total=len(wanted)) as tick:
+            for done, (key, node) in enumerate(wanted.items()):
+                tick(done, node.title)
+                found = _try(node, Path(folder), plan, device)
+                if found is not None:
+                    rates[key] = found
+            tick(len(wanted))
+        write_json(file, {"machine": machine, "rates": {k: vars(v) for k, v in rates.items()}})
+    measured = _measured(plan)
+    seconds, sizes, unknown = {}, {}, []
+    for node in waiting:
+        found = _seconds(node, rates, measured, plan)
+        if found is None:
+            unknown.append(node.address)
+        else:
+            seconds[node.address] = found
+        rate = rates.get(_key(node)) if node.recipe else None
+        sizes[node.address] = rate.bytes if rate else node.image_bytes
+    return Cost(seconds, sizes, tuple(unknown))
+
+
+def _kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Rate]:
+    if not file.is_file():
+        return {}
+    found = read_json(file)
+    return {k: Rate(**v) for k, v in found["rates"].items()} if found["machine"] == machine else {}
+
+
+def _measured(plan: Plan) -> dict[str, float]:
+    """Median of (seconds it took / seconds an image) of finished trainings, by kind."""
+    ratios: dict[str, list[float]] = {}
+    for node in plan.nodes.values():
+        if node.recipe and node.is_finished and node.images_seen:
+            facts = read_json(node.folder / NODE_FILE)
+            if not facts["is_resumed"]:  # its clock ran for the last part only
+                ratios.setdefault(_key(node), []).append(facts["cpu_seconds"] / node.images_seen)
+    return {key: median(values) for key, values in ratios.items()}
+
+
+def _seconds(node: Node, rates: Mapping[str, Rate], measured: Mapping[str, float], plan: Plan) -> float | None:
+    if node.kind == "images":
+        return _START_SECONDS
+    if node.recipe:
+        key = _key(node)
+        if key in measured:
+            return measured[key] * node.images_seen
+        if key not in rates:
+            return None
+        looked_at = node.test_images if node.kind == "finetune" else min(_PROBE_IMAGES, node.train_images)
+        return _START_SECONDS + rates[key].seconds_per_image * (node.images_seen + _FORWARD * looked_at)
+    forward = _forward_seconds(node, rates, plan)
+    if forward is None:
+        return None
+    if node.kind == "probe":
+        return _START_SECONDS + forward * (node.train_images + node.test_images)
+    return _START_SECONDS + _ANALYSES * forward * min(node.look_images, node.test_images) * len(node.subjects)
+
+
+def _forward_seconds(node: Node, rates: Mapping[str, Rate], plan: Plan) -> float | None:
+    """An image through one of the encoders that the node looks at; the dearest that is known."""
+    trained = [plan.nodes[a] for a in node.inputs if a in plan.nodes and plan.nodes[a].recipe]
+    known = [rates[_key(n)].seconds_per_image for n in trained if _key(n) in rates and n.kind == "finetune"]
+    known = known or [rates[_key(n)].seconds_per_image for n in trained if _key(n) in rates]
+    return _FORWARD * max(known) if known else None
+
+
+def _key(node: Node) -> str:
+    """The same for runs whose images cost the same: the recipe without its length, batch and seed."""
+    return _trial(recipe_of(node)).fingerprint()
+
+
+def _trial(recipe: Recipe) -> Recipe:
+    batch = min(recipe.budget.batch_size, _BATCH)
+    last = {"unit": "share", "n": 1}
+    return with_overrides(
+        recipe,
+        {
+            "budget.duration": {"unit": "steps", "n": _STEPS},
+            "budget.batch_size": batch,
+            "budget.seed": 0,
+            "budget.checkpoint_every": last,
+            "budget.probe_every": last,
+            "budget.log_every": 1,
+            "optimizer.warmup": {"unit": "steps", "n": 1},
+        },
+    )
+
+
+def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
+    """A few steps; None where they are not possible here, say for want of a teacher or of memory."""
+    recipe = _trial(recipe_of(node))
+    data = _noise(folder / f"images-{recipe.data.views[0].size}", recipe.data.views[0].size)
+    out = folder / recipe.fingerprint()
+    options = Options.from_json({"quiet": True, "device": device})
+    try:
+        if node.kind == "finetune":
+            run = finetune(recipe, init=None, data=data, out=out, options=options)
+        else:
+            if node.teacher is not None:
+                recipe = with_overrides(recipe, {"objective.teacher": str(_teacher(node, folder, plan, options))})
+            run = pretrain(recipe, data=data, out=out, options=options)
+    except (VitletError, RuntimeError, MemoryError):
+        return None
+    speeds = [row["images_per_second"] for row in run.metrics() if "images_per_second" in row][1:]
+    return Rate(1 / median(speeds), folder_bytes(out)) if speeds else None
+
+
+def _teacher(node: Node, folder: Path, plan: Plan, options: Options) -> Path:
+    """The teacher itself where it is finished, else a trial of it."""
+    assert node.teacher is not None
+    found = next(n for n in plan.nodes.values() if n.folder == node.teacher)
+    if found.is_finished:
+        return found.folder
+    recipe = _trial(recipe_of(found))
+    size = recipe.data.views[0].size
+    return pretrain(
+        recipe, data=_noise(folder / f"images-{size}", size), out=folder / recipe.fingerprint(), options=options
+    ).path
+
+
+def _noise(folder: Path, size: int) -> Path:
+    """Images of noise of two classes, a quarter larger than the network sees them."""
+    if not folder.is_dir():
+        side = size + size // 4
+        draw = np.random.Generator(np.random.Philox(key=0))
+        for split, count in (("train", _IMAGES), ("test", 4)):
+            for i in range(count):
+                place = folder / split / "ab"[i % 2]
+                place.mkdir(parents=True, exist_ok=True)
+                pixels = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png", compress_level=1)
+    return folder
+
+
+def in_words(plan: Plan, cost: Cost, nodes: Sequence[Node]) -> tuple[float, int, str]:
+    """Seconds, bytes and a remark about some runs that wait."""
+    waiting = [n for n in nodes if not n.is_finished]
+    unknown = sum(n.address in cost.unknown for n in waiting)
+    return (
+        sum(cost.seconds.get(n.address, 0.0) for n in waiting),
+        sum(cost.bytes.get(n.address, 0) for n in waiting),
+        f"{plural(unknown, 'run')} of unknown cost" if unknown else "",
+    )

@@ -1,0 +1,49 @@
+"""Every table, figure and appendix by its name, and the groups that a user can ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitlet.errors import UsageError
+from vitlet.reproduce.claims import CLAIMS, Claim
+from vitlet.reproduce.figures import APPENDICES, FIGURES
+from vitlet.reproduce.steps import Item, Step, steps_of
+from vitlet.reproduce.tables import TABLES
+from vitlet.text import did_you_mean, printable
+
+ITEMS: dict[str, Item] = {item.name: item for item in (*TABLES, *FIGURES, *APPENDICES)}
+CLAIMS_WORD, ALL_WORD = "claims", "all"
+_BY_WORD = {f"claim-{claim.number}": claim for claim in CLAIMS}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for, in the paper's order."""
+
+    items: tuple[Item, ...]
+    claims: tuple[Claim, ...]
+
+    def steps(self) -> list[Step]:
+        """Every step that is measured, each once."""
+        steps: list[Step] = [step for item in self.items for step in steps_of(item)]
+        steps += [step for claim in self.claims for step in claim.steps()]
+        return list(dict.fromkeys(steps))
+
+
+def chosen(words: Sequence[str]) -> Choice:
+    """What words like `table-1`, `claim-7`, `claims` and `all` name.
+
+    Raises:
+        UsageError: for no word, or one that names nothing; with the nearest that does.
+    """
+    known = [*ITEMS, *_BY_WORD, CLAIMS_WORD, ALL_WORD]
+    names = f"{', '.join(ITEMS)}, claim-1 to claim-{len(CLAIMS)}, {CLAIMS_WORD} or {ALL_WORD}"
+    if not words:
+        raise UsageError("nothing to reproduce", fix=f"name {names}")
+    for word in words:
+        if word not in known:
+            raise UsageError(f"nothing called {printable(word)}", why=did_you_mean(word, known), fix=f"name {names}")
+    everything = ALL_WORD in words
+    return Choice(
+        tuple(item for name, item in ITEMS.items() if everything or name in words),
+        tuple(c for word, c in _BY_WORD.items() if everything or CLAIMS_WORD in words or word in words),
+    )

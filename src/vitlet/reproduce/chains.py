@@ -1,0 +1,56 @@
+"""The chains that several tables share, each written once: the same step in two tables is one run."""
+
+from vitlet.reproduce.steps import Finetune, Look, Pretrain, Probe, Start
+
+MAE, MOCOV3 = Pretrain("mae"), Pretrain("mocov3")
+DINO, SIMMIM = Pretrain("dino"), Pretrain("simmim")
+TEACHER = Pretrain("teacher")
+DMAE = Pretrain("dmae", teacher=TEACHER)
+SUPERVISED = Finetune(None, "scratch-impr")
+"""The paper's DeiT-Tiny: the baseline of Table 1, the start of Table 4, the reference of every CKA."""
+
+MAE_TUNED = Finetune(MAE, "impr")
+MOCOV3_TUNED = Finetune(MOCOV3, "impr-moco")
+DMAE_TUNED = Finetune(DMAE, "impr")
+MAE_PROBED = Probe(MAE)
+
+PARTS = ("imagenet-1", "imagenet-10", "imagenet-lt", "imagenet-21k")
+"""The other sets of Table 3 to pre-train on."""
+SMALLEST, LARGEST = "flowers", "inat18"
+"""Of the sets in Table 4, by training images; what claims about small and large downstream sets speak of."""
+
+LOOK = Look(
+    (
+        ("DeiT-Tiny", SUPERVISED),
+        ("MAE-Tiny", MAE),
+        ("MoCov3-Tiny", MOCOV3),
+        ("MAE-Tiny-FT", MAE_TUNED),
+        ("random weights", None),
+    )
+)
+"""Of Figures 1, 3 and 5: one pass serves all three."""
+LOOK_DISTILLED = Look(
+    (("DeiT-Tiny", SUPERVISED), ("MAE-Tiny", MAE), ("D-MAE-Tiny", DMAE), ("teacher", TEACHER)),
+)
+"""Of Figure 6."""
+
+
+def pretrained_on(method: str, data: str) -> Pretrain:
+    """A cell of Table 3 before its fine-tuning."""
+    return Pretrain(method, data)
+
+
+def tuned(start: Pretrain, *, keep: int | None = None) -> Finetune:
+    """Fine-tuning with all labels as Table 3 and Figure 2 do it, which differ in length at the paper's scale."""
+    role = "impr-moco" if start.method == "mocov3" else "impr"
+    return Finetune(start, role if keep is None else f"{role}-100", keep=keep)
+
+
+def transferred(start: Start, data: str, *, keep: int | None = None) -> Finetune:
+    """A cell of Table 4 or 5, or with `keep` a point of Figure 4."""
+    return Finetune(start, "transfer", data, keep)
+
+
+def distilled(*blocks: int) -> Pretrain:
+    """A point of Figure 7: these blocks (of twelve) are distilled; the last alone is D-MAE itself."""
+    return DMAE if blocks == (12,) else Pretrain("dmae", teacher=TEACHER, distil=blocks)

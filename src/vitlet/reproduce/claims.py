@@ -1,0 +1,354 @@
+"""The eighteen claims of the paper as statements that numbers decide. The rules stand here before any run.
+
+A claim is a set of parts that must all hold. A part is a sum of weighted quantities and a margin; it is computed seed
+by seed, where a seed is a whole chain of runs from pre-training to the number, and its mean gets the paired-t interval
+of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims).
+
+    supported       the interval of every part lies above its margin
+    not supported   the interval of some part ends at its margin or below
+    undecided       otherwise, and always with a single seed
+    not run         a quantity is missing
+
+The first part is the claim's effect; the others are conditions without which it would say less than the paper does.
+Margins other than 0 are ours, since the paper gives no numbers for them, and were fixed from a pilot or from what a
+reader would still call high: half of a gain is "most" or "keeps", a CKA that falls by 0.1 falls.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitlet.reproduce.chains import (
+    DMAE,
+    LARGEST,
+    LOOK,
+    LOOK_DISTILLED,
+    MAE,
+    MAE_PROBED,
+    MAE_TUNED,
+    MOCOV3,
+    MOCOV3_TUNED,
+    SMALLEST,
+    SUPERVISED,
+    distilled,
+    pretrained_on,
+    transferred,
+    tuned,
+)
+from vitlet.reproduce.steps import Finetune, Look, Probe, Start
+
+Quantity = Literal[
+    "top1",
+    "cka-lower",
+    "cka-higher",
+    "distance-lower",
+    "distance-higher",
+    "entropy-higher",
+    "head-spread-lower",
+    "distance-gap",
+    "entropy-gap",
+    "embedding-frequencies",
+]
+"""What is read from a step; `vitlet.reproduce.quantities` says how."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number a seed."""
+
+    step: Finetune | Probe | Look
+    quantity: Quantity = "top1"
+    subject: str = ""
+    """Of a look."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Σ weight · measure > margin."""
+
+    title: str
+    terms: tuple[tuple[float, Measure], ...]
+    margin: float = 0.0
+    unit: Literal["points", "CKA", "patches", "nats", "log amplitude"] = "points"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper."""
+
+    number: int
+    statement: str
+    source: str
+    """The table or figure that carries it."""
+    parts: tuple[Part, ...]
+
+    def steps(self) -> list[Finetune | Probe | Look]:
+        """Every step a part reads, each once."""
+        return list(dict.fromkeys(m.step for part in self.parts for _, m in part.terms))
+
+
+def _above(title: str, first: Finetune | Probe, second: Finetune | Probe) -> Part:
+    return Part(title, ((1.0, Measure(first)), (-1.0, Measure(second))))
+
+
+def _keeps_half(title: str, part_of: Finetune, whole: Finetune, base: Finetune) -> Part:
+    """(part − base) > ½ (whole − base)."""
+    return Part(title, ((1.0, Measure(part_of)), (-0.5, Measure(whole)), (-0.5, Measure(base))))
+
+
+def _looks(title: str, unit: Literal["CKA", "patches", "nats", "log amplitude"],
+           first: tuple[str, Quantity], second: tuple[str, Quantity], *, margin: float = 0.0,
+           look: Look = LOOK) -> Part:  # fmt: skip
+    terms = ((1.0, Measure(look, first[1], first[0])), (-1.0, Measure(look, second[1], second[0])))
+    return Part(title, terms, margin, unit)
+
+
+_DEIT, _MAE, _MOCO, _FINE, _RANDOM, _DMAE = (
+    "DeiT-Tiny",
+    "MAE-Tiny",
+    "MoCov3-Tiny",
+    "MAE-Tiny-FT",
+    "random weights",
+    "D-MAE-Tiny",
+)
+_SCRATCH_100 = tuned(MAE, keep=0)
+_A_THIRD = 4
+
+
+def _gap(start: tuple[Finetune, Finetune], sign: float) -> tuple[tuple[float, Measure], ...]:
+    return ((sign, Measure(start[0])), (-sign, Measure(start[1])))
+
+
+def _small_and_large(title: str, better: tuple[Finetune, Finetune], other: tuple[Finetune, Finetune]) -> Part:
+    """(better − other) on the smallest downstream set exceeds that on the largest."""
+    return Part(title, (*_gap((better[0], other[0]), 1.0), *_gap((better[1], other[1]), -1.0)))
+
+
+def _both(start: Start, keep: int | None = None) -> tuple[Finetune, Finetune]:
+    """Fine-tuned on the smallest and on the largest downstream set."""
+    return transferred(start, SMALLEST, keep=keep), transferred(start, LARGEST, keep=keep)
+
+
+def _on(data: str) -> tuple[Finetune, Finetune]:
+    return tuned(pretrained_on("mae", data)), tuned(pretrained_on("mocov3", data))
+
+
+_LAST = Finetune(distilled(12), "impr-100")
+_OTHERS = tuple((name, Finetune(distilled(*blocks), "impr-100")) for name, blocks in (
+    ("block 4 of 12", (4,)), ("block 8 of 12", (8,)), ("all blocks", (2, 4, 6, 8, 10, 12)),
+))  # fmt: skip
+_TUNED_LT, _MOCO_LT = _on("imagenet-lt")
+
+CLAIMS = (
+    Claim(
+        1,
+        "MAE pre-training with fine-tuning beats training from scratch",
+        "Table 1",
+        (_above("MAE − from scratch, all labels", MAE_TUNED, SUPERVISED),),
+    ),
+    Claim(
+        2,
+        "MAE beats MoCo-v3 when labels abound",
+        "Table 1",
+        (_above("MAE − MoCo-v3, all labels", MAE_TUNED, MOCOV3_TUNED),),
+    ),
+    Claim(
+        3,
+        "MoCo-v3 beats MAE on small downstream sets",
+        "Table 4",
+        (_above("MoCo-v3 − MAE, smallest set", _both(MOCOV3)[0], _both(MAE)[0]),),
+    ),
+    Claim(
+        4,
+        "MAE keeps its gain when pre-trained on 1 % or 10 % of the images",
+        "Table 3",
+        (
+            _keeps_half("gain with 1 % − half the gain with all", _on("imagenet-1")[0], MAE_TUNED, SUPERVISED),
+            _keeps_half("gain with 10 % − half the gain with all", _on("imagenet-10")[0], MAE_TUNED, SUPERVISED),
+            _above("MAE − from scratch, all labels", MAE_TUNED, SUPERVISED),
+        ),
+    ),
+    Claim(
+        5,
+        "MAE keeps its gain on a long-tailed subset, MoCo-v3 less so",
+        "Table 3",
+        (
+            Part(
+                "loss of MoCo-v3 − loss of MAE by the long tail",
+                (*_gap((MOCOV3_TUNED, _MOCO_LT), 1.0), *_gap((MAE_TUNED, _TUNED_LT), -1.0)),
+            ),
+            _keeps_half("gain of MAE on the long tail − half its gain", _TUNED_LT, MAE_TUNED, SUPERVISED),
+        ),
+    ),
+    Claim(
+        6,
+        "Supervised pre-training wins on small downstream sets, and its lead over MAE shrinks as they grow",
+        "Table 4",
+        (
+            _above("supervised − MAE, smallest set", _both(SUPERVISED)[0], _both(MAE)[0]),
+            _above("supervised − MoCo-v3, smallest set", _both(SUPERVISED)[0], _both(MOCOV3)[0]),
+            _small_and_large("lead over MAE, smallest − largest set", _both(SUPERVISED), _both(MAE)),
+        ),
+    ),
+    Claim(
+        7,
+        "MAE resembles the supervised model in the lower layers and not in the higher ones",
+        "Figure 1",
+        (
+            _looks("CKA of MAE, lower − higher third", "CKA", (_MAE, "cka-lower"), (_MAE, "cka-higher"), margin=0.1),
+            _looks("lower third, MAE − random weights", "CKA", (_MAE, "cka-lower"), (_RANDOM, "cka-lower")),
+        ),
+    ),
+    Claim(
+        8,
+        "MoCo-v3 resembles the supervised model in all layers",
+        "Figure 1",
+        (
+            _looks("higher third, MoCo-v3 − MAE", "CKA", (_MOCO, "cka-higher"), (_MAE, "cka-higher")),
+            Part(
+                "fall from lower to higher third, MAE − MoCo-v3",
+                (
+                    (1.0, Measure(LOOK, "cka-lower", _MAE)),
+                    (-1.0, Measure(LOOK, "cka-higher", _MAE)),
+                    (-1.0, Measure(LOOK, "cka-lower", _MOCO)),
+                    (1.0, Measure(LOOK, "cka-higher", _MOCO)),
+                ),
+                0.0,
+                "CKA",
+            ),
+        ),
+    ),
+    Claim(
+        9,
+        "A few lower blocks carry most of MAE's gain when labels abound",
+        "Figure 2",
+        (
+            _keeps_half(
+                "gain with a third of the blocks − half the gain with all",
+                tuned(MAE, keep=_A_THIRD),
+                tuned(MAE, keep=12),
+                _SCRATCH_100,
+            ),
+            _above("all blocks − none", tuned(MAE, keep=12), _SCRATCH_100),
+        ),
+    ),
+    Claim(
+        10,
+        "The higher blocks matter more the fewer the labels",
+        "Figure 4",
+        (
+            _small_and_large("MAE: all − a third of the blocks, smallest − largest set", _both(MAE, 12), _both(MAE, 4)),
+            _small_and_large(
+                "MoCo-v3: all − a third of the blocks, smallest − largest set", _both(MOCOV3, 12), _both(MOCOV3, 4)
+            ),
+        ),
+    ),
+    Claim(
+        11,
+        "MoCo-v3's first layer loses high frequencies",
+        "Figure 3",
+        (
+            _looks(
+                "embedding, MAE − MoCo-v3",
+                "log amplitude",
+                (_MAE, "embedding-frequencies"),
+                (_MOCO, "embedding-frequencies"),
+            ),
+            _looks(
+                "embedding, supervised − MoCo-v3",
+                "log amplitude",
+                (_DEIT, "embedding-frequencies"),
+                (_MOCO, "embedding-frequencies"),
+            ),
+        ),
+    ),
+    Claim(
+        12,
+        "MAE's linear probe is poor while its fine-tuning is good",
+        "text, Table 1",
+        (
+            _above("from scratch − linear probe of MAE", SUPERVISED, MAE_PROBED),
+            _above("fine-tuned MAE − from scratch", MAE_TUNED, SUPERVISED),
+        ),
+    ),
+    Claim(
+        13,
+        "Fine-tuned MAE attends as the supervised model does",
+        "Figure 5",
+        (
+            _looks(
+                "gap in distance to the supervised model, MAE − fine-tuned MAE",
+                "patches",
+                (_MAE, "distance-gap"),
+                (_FINE, "distance-gap"),
+            ),
+            _looks(
+                "gap in entropy to the supervised model, MAE − fine-tuned MAE",
+                "nats",
+                (_MAE, "entropy-gap"),
+                (_FINE, "entropy-gap"),
+            ),
+        ),
+    ),
+    Claim(
+        14,
+        "MAE's higher layers attend near by and at few places",
+        "Figure 5",
+        (
+            _looks(
+                "distance in the higher third, supervised − MAE",
+                "patches",
+                (_DEIT, "distance-higher"),
+                (_MAE, "distance-higher"),
+            ),
+            _looks(
+                "entropy in the higher third, supervised − MAE",
+                "nats",
+                (_DEIT, "entropy-higher"),
+                (_MAE, "entropy-higher"),
+            ),
+            _looks(
+                "distance of MAE, lower − higher third", "patches", (_MAE, "distance-lower"), (_MAE, "distance-higher")
+            ),
+        ),
+    ),
+    Claim(
+        15,
+        "MoCo-v3's lower layers attend broadly and alike",
+        "Figure 5",
+        (
+            _looks(
+                "distance in the lower third, MoCo-v3 − supervised",
+                "patches",
+                (_MOCO, "distance-lower"),
+                (_DEIT, "distance-lower"),
+            ),
+            _looks(
+                "spread of distance over heads in the lower third, supervised − MoCo-v3",
+                "patches",
+                (_DEIT, "head-spread-lower"),
+                (_MOCO, "head-spread-lower"),
+            ),
+        ),
+    ),
+    Claim(
+        16,
+        "Distilling the last layer's attention helps more than any other single layer or all",
+        "Figure 7",
+        tuple(_above(f"last block − {name}", _LAST, other) for name, other in _OTHERS),
+    ),
+    Claim(
+        17,
+        "Distillation makes the higher layers more like the supervised model",
+        "Figure 6",
+        (_looks("higher third, D-MAE − MAE", "CKA", (_DMAE, "cka-higher"), (_MAE, "cka-higher"), look=LOOK_DISTILLED),),
+    ),
+    Claim(
+        18,
+        "Distillation helps transfer most on small sets",
+        "Table 5",
+        (
+            _small_and_large("gain of D-MAE over MAE, smallest − largest set", _both(DMAE), _both(MAE)),
+            _above("D-MAE − MAE, smallest set", _both(DMAE)[0], _both(MAE)[0]),
+        ),
+    ),
+)

@@ -1,0 +1,198 @@
+"""Figures 1 to 7 and the appendices: what each shows, what the paper says of it, and the steps behind it.
+
+*Paper*: Wang et al. 2023. Its figures print no numbers but the few that stand here; see `vitlet.reproduce.tables` for
+the tags.
+"""
+
+from vitlet.reproduce.chains import (
+    DINO,
+    DMAE,
+    LOOK,
+    LOOK_DISTILLED,
+    MAE,
+    MOCOV3,
+    SIMMIM,
+    distilled,
+    transferred,
+    tuned,
+)
+from vitlet.reproduce.steps import Cell, Drawing, Finetune, Needs, Pretrain, Published, Row, Table
+from vitlet.reproduce.tables import DOWNSTREAM
+
+KEPT = (0, 2, 4, 6, 8, 10, 12)
+"""Blocks kept in Figures 2 and 4; the paper's set is not known."""
+DISTILLED = ((2,), (4,), (6,), (8,), (10,), (12,), (2, 4, 6, 8, 10, 12))
+"""Points of Figure 7; the paper's list is not known."""
+
+FIGURE_1 = Drawing(
+    "figure-1",
+    "Similarity of layers to the supervised model",
+    "CKA of each layer with each layer of DeiT-Tiny; layer 0 is the embedding.",
+    "MAE: high in the lower layers, low in the higher ones. MoCo-v3: high almost everywhere.",
+    "T",
+    LOOK,
+    "similarity",
+    ("MAE-Tiny", "MoCov3-Tiny"),
+)
+
+
+def _kept(title: str, start: Pretrain, at_the_end: Published | None) -> Row:
+    cells = (Cell(str(k), at_the_end if k == 12 else None, tuned(start, keep=k)) for k in KEPT)
+    return Row(title, tuple(cells))
+
+
+FIGURE_2 = Table(
+    "figure-2",
+    "Lower blocks kept, fine-tuned on ImageNet",
+    "Only the lowest blocks of the pre-trained encoder are kept, the rest starts at random; 100 epochs. Published: the "
+    "curve of MAE saturates, that of MoCo-v3 peaks before the end [T]; no other points are known.",
+    tuple(str(k) for k in KEPT),
+    (_kept("MAE-Tiny", MAE, Published(76.2, "I")), _kept("MoCov3-Tiny", MOCOV3, None)),
+    axis="blocks kept, of 12",
+)
+
+FIGURE_3 = Drawing(
+    "figure-3",
+    "High frequencies kept by each layer",
+    "Log amplitude of the highest minus that of the lowest frequency of the patch map.",
+    "MoCo-v3's first layer, the patch embedding, loses much of the high frequencies.",
+    "T",
+    LOOK,
+    "spectrum",
+    ("MAE-Tiny", "MoCov3-Tiny"),
+)
+
+
+def _kept_downstream(title: str, start: Pretrain, data: str, columns: tuple[str, ...]) -> Row:
+    return Row(title, tuple(Cell(k, None, transferred(start, data, keep=int(k))) for k in columns))
+
+
+FIGURE_4 = Table(
+    "figure-4",
+    "Lower blocks kept, fine-tuned on small data",
+    "As Figure 2 on downstream sets. Published: accuracy rises with every block kept, the higher ones matter more the "
+    "smaller the set, and MoCo-v3 overtakes MAE only when they are kept [T]; no points are known.",
+    tuple(str(k) for k in KEPT),
+    tuple(
+        _kept_downstream(f"{title}, {name}", start, data, tuple(str(k) for k in KEPT))
+        for data, name in (DOWNSTREAM[0], DOWNSTREAM[3], DOWNSTREAM[5])
+        for title, start in (("MAE-Tiny", MAE), ("MoCov3-Tiny", MOCOV3))
+    ),
+    axis="blocks kept, of 12",
+)
+
+FIGURE_5 = Drawing(
+    "figure-5",
+    "Where the heads of each layer look",
+    "Mean distance and entropy of the attention of each head.",
+    "MAE's higher layers look near by and at few places; fine-tuned MAE looks as DeiT-Tiny does; MoCo-v3's lower "
+    "layers look far and its heads alike.",
+    "T",
+    LOOK,
+    "attention",
+    ("MAE-Tiny-FT", "MAE-Tiny", "MoCov3-Tiny"),
+)
+
+FIGURE_6 = Drawing(
+    "figure-6",
+    "Similarity of layers after distillation",
+    "CKA with DeiT-Tiny of the teacher, of MAE and of distilled MAE.",
+    "Distilled MAE is more alike in the higher layers than MAE is.",
+    "T",
+    LOOK_DISTILLED,
+    "similarity",
+)
+
+FIGURE_7 = Table(
+    "figure-7",
+    "Which layer to distil",
+    "Attention of one block or of all is distilled; fine-tuned for 100 epochs. Published: the last layer is best, "
+    "better than all; low layers bring almost nothing [T]; no points are known.",
+    (*(str(blocks[0]) for blocks in DISTILLED[:-1]), "all"),
+    (
+        Row(
+            "D-MAE-Tiny",
+            tuple(
+                Cell("all" if len(blocks) > 1 else str(blocks[0]), None, Finetune(distilled(*blocks), "impr-100"))
+                for blocks in DISTILLED
+            ),
+        ),
+    ),
+    axis="block distilled, of 12",
+)
+
+APPENDIX_A1 = Table(
+    "appendix-a1",
+    "How MoCo-v3 is read out",
+    "Fine-tuned MoCo-v3 with the mean of the patch tokens and with the class token.",
+    ("mean", "class token"),
+    (
+        Row(
+            "MoCov3-Tiny",
+            (
+                Cell("mean", Published(76.8, "R"), Finetune(MOCOV3, "impr-moco")),
+                Cell("class token", Published(73.7, "M?"), Finetune(MOCOV3, "impr-moco-class")),
+            ),
+        ),
+    ),
+)
+
+_RATIOS = ("0.45", "0.55", "0.65", "0.75", "0.85")
+APPENDIX_A2 = Table(
+    "appendix-a2",
+    "Mask ratio of MAE",
+    "Published: 0.75 is best [M?, unconfirmed]; no points are known.",
+    _RATIOS,
+    (
+        Row(
+            "MAE-Tiny",
+            tuple(Cell(r, None, tuned(MAE if r == "0.75" else Pretrain(f"mae-{r}"))) for r in _RATIOS),
+        ),
+    ),
+    axis="share of patches masked",
+)
+
+APPENDIX_B1 = Table(
+    "appendix-b1",
+    "Similarity to stronger supervised models",
+    "Exists in the paper [T]; its models and numbers are not known.",
+    ("CKA",),
+    (Row("MAE-Tiny", (Cell("CKA", None, Needs("the names of the paper's reference models")),)),),
+    unit="",
+)
+
+APPENDIX_B3 = Table(
+    "appendix-b3",
+    "ViT-Small",
+    "With 12 heads, impr. recipe, 300 epochs.",
+    ("impr.",),
+    (
+        Row("from scratch", (Cell("impr.", Published(80.2, "R"), Finetune(None, "scratch-small")),)),
+        Row("MAE", (Cell("impr.", Published(82.1, "R"), Finetune(Pretrain("mae-small"), "impr-small")),)),
+        Row(
+            "D-MAE",
+            (
+                Cell(
+                    "impr.",
+                    Published(82.5, "R"),
+                    Finetune(Pretrain("dmae-small", teacher=Pretrain("teacher")), "impr-small"),
+                ),
+            ),
+        ),
+    ),
+)
+
+APPENDIX_B5 = Table(
+    "appendix-b5",
+    "DINO and SimMIM",
+    "Named in the paper [T]; its settings and scores are not known.",
+    ("impr.", "COCO box AP"),
+    (
+        Row("DINO", (Cell("impr.", None, tuned(DINO)), Cell("COCO box AP", None, Needs("detection")))),
+        Row("SimMIM", (Cell("impr.", None, tuned(SIMMIM)), Cell("COCO box AP", None, Needs("detection")))),
+        Row("D-MAE, to compare with", (Cell("impr.", Published(78.4, "R"), Finetune(DMAE, "impr")),)),
+    ),
+)
+
+FIGURES = (FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7)
+APPENDICES = (APPENDIX_A1, APPENDIX_A2, APPENDIX_B1, APPENDIX_B3, APPENDIX_B5)

@@ -1,0 +1,285 @@
+"""What stands in the finished runs of a plan, beside what was published: the document that page and ledger are made of.
+
+    {"kind": "replication", "scale", "about", "data", "seeds", "items": [...], "claims": [...], "runs": [...], …}
+
+Every number keeps three places apart: `published` with its tag, `measured` with its seeds and runs, `not_run` with the
+reason. Accuracies measured here are shares of 1, published figures are as they were printed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, final
+
+import numpy as np
+
+from vitlet.evaluate.compare import Interval, mean_interval
+from vitlet.report.tables import duration
+from vitlet.reproduce.catalogue import Choice
+from vitlet.reproduce.claims import CLAIMS, Claim, Measure, Part
+from vitlet.reproduce.plan import NODE_FILE, Plan
+from vitlet.reproduce.quantities import Looked, top1
+from vitlet.reproduce.scale import ImageSet
+from vitlet.reproduce.steps import (
+    MEANINGS,
+    Cell,
+    Drawing,
+    Finetune,
+    Look,
+    Needs,
+    Pretrain,
+    Probe,
+    Published,
+    Step,
+    Table,
+)
+from vitlet.run import environment, read_json
+
+UNASKED = "not asked for"
+_DIGITS = 4
+"""Of stored arrays."""
+
+
+def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
+    """The document about everything in the paper's order; what was not chosen keeps its place as not run.
+
+    Args:
+        plan: With some, all or none of its runs finished.
+        choice: What was asked for.
+        command: That gives the document again.
+    """
+    reader = _Reader(plan)
+    finished = [node for node in plan.nodes.values() if node.is_finished]
+    facts = {node.address: read_json(node.folder / NODE_FILE) for node in finished}
+    return {
+        "kind": "replication",
+        "scale": plan.scale.name,
+        "about": plan.scale.about,
+        "sets": {k: v if isinstance(v, str) else v.title for k, v in plan.scale.sets.items()},
+        "tags": MEANINGS,
+        "seeds": list(plan.scale.seeds),
+        "items": [_item(reader, item) for item in choice.items],
+        "claims": [
+            _claim(reader, claim) if claim in choice.claims else _unasked(claim) for claim in CLAIMS
+        ] if choice.claims else [],
+        "runs": [
+            {
+                "name": node.folder.name,
+                "title": node.title,
+                "seed": node.seed,
+                "recipe": facts[node.address]["recipe"],
+                "cpu_seconds": facts[node.address].get("cpu_seconds", 0.0),
+                "finished": facts[node.address]["finished"],
+            }
+            for node in finished
+            if node.kind != "images"
+        ],
+        "num_waiting": len(plan.waiting),
+        "command": command,
+        "machine": environment(),
+    }  # fmt: skip
+
+
+@final
+class _Reader:
+    """Values of steps, each file read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._looked: dict[str, Looked] = {}
+
+    def missing(self, step: Step) -> str:
+        """Why there is no value of `step` for any seed, in words."""
+        return self.plan.absent.get(step) or "not run yet"
+
+    def results(self, step: Finetune | Probe | Pretrain) -> dict[int, dict[str, Any]]:
+        """Result files by seed, of the seeds that are finished."""
+        found = {}
+        for seed in self.plan.scale.seeds:
+            node = self.plan.node(step, seed)
+            if node is not None and node.is_finished and (node.folder / "results" / "top1.json").is_file():
+                found[seed] = top1(node.folder) | {"run": node.folder.name}
+        return found
+
+    def looks(self, step: Look) -> dict[int, tuple[Looked, str]]:
+        """What was seen, and the run's name, by seed."""
+        found = {}
+        for seed in self.plan.scale.seeds:
+            node = self.plan.node(step, seed)
+            if node is None or not node.is_finished:
+                continue
+            if node.address not in self._looked:
+                self._looked[node.address] = Looked.read(node.folder, tuple(name for name, _ in step.subjects))
+            found[seed] = self._looked[node.address], node.folder.name
+        return found
+
+    def values(self, measure: Measure) -> dict[int, tuple[float, str, int]]:
+        """(value, run, images) by seed."""
+        step = measure.step
+        if isinstance(step, Look):
+            return {
+                seed: (looked.value(measure.quantity, measure.subject), run, looked.images)
+                for seed, (looked, run) in self.looks(step).items()
+            }
+        return {seed: (r["value"], r["run"], r["n"]) for seed, r in self.results(step).items()}
+
+
+def _item(reader: _Reader, item: Table | Drawing) -> dict[str, Any]:
+    base = {"name": item.name, "title": item.title, "about": item.about}
+    if isinstance(item, Drawing):
+        return base | _drawing(reader, item)
+    rows = [
+        {"title": row.title, "cells": [_cell(reader, _at(row.cells, column)) for column in item.columns]}
+        for row in item.rows
+    ]
+    stand_ins = [_stand_in(reader, item, column) for column in item.columns]
+    return base | {"columns": list(item.columns), "stand_ins": stand_ins, "rows": rows, "unit": item.unit,
+                   "axis": item.axis}  # fmt: skip
+
+
+def _at(cells: Sequence[Cell], column: str) -> Cell | None:
+    return next((cell for cell in cells if cell.column == column), None)
+
+
+def _stand_in(reader: _Reader, item: Table, column: str) -> str:
+    """What plays the data set of a column, where the column is about one set and something plays it."""
+    cells = [_at(row.cells, column) for row in item.rows]
+    sets = {_set_of(cell.step) for cell in cells if cell is not None and isinstance(cell.step, Finetune | Probe)}
+    found = reader.plan.scale.sets.get(next(iter(sets))) if len(sets) == 1 else None
+    return found.title if isinstance(found, ImageSet) and not found.folder else ""
+
+
+def _set_of(step: Finetune | Probe) -> str:
+    """The set that a step is about: the one it is fine-tuned on, or else the one that its start has seen."""
+    if step.data != "imagenet" or step.start is None:
+        return step.data
+    return step.start.data
+
+
+def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    found: dict[str, Any] = {"published": _published(cell.published), "measured": None, "not_run": None}
+    if isinstance(cell.step, Needs):
+        return found | {"not_run": f"needs: {cell.step.what}"}
+    if cell.step is None:
+        return found
+    results = reader.results(cell.step)
+    if not results:
+        return found | {"not_run": reader.missing(cell.step)}
+    first = next(iter(results.values()))
+    values = [r["value"] for r in results.values()]
+    measured = {
+        **_ends(mean_interval(values)),
+        "values": values,
+        "seeds": list(results),
+        "n": first["n"],
+        "split": first["split"],
+        "protocol": first["protocol"],
+        "runs": [r["run"] for r in results.values()],
+    }
+    return found | {"measured": measured}
+
+
+def _published(found: Published | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found) | {"is_confirmed": found.is_confirmed}
+
+
+def _drawing(reader: _Reader, item: Drawing) -> dict[str, Any]:
+    looks = reader.looks(item.look)
+    reference, *others = (name for name, _ in item.look.subjects)
+    base: dict[str, Any] = {
+        "drawing": item.kind,
+        "expected": {"text": item.expected, "tag": item.tag},
+        "reference": reference,
+        "subjects": [n for n in (item.shown or others)],
+        "not_run": None if looks else reader.missing(item.look),
+        "measured": None,
+    }
+    if not looks:
+        return base
+    shown = [reference, *base["subjects"]]
+    every = [looked for looked, _ in looks.values()]
+    arrays = {
+        "cka": {name: _mean([looked.cka[name] for looked in every]) for name in shown},
+        "distance": {name: _ranked_mean([looked.distance[name] for looked in every]) for name in shown},
+        "entropy": {name: _ranked_mean([looked.entropy[name] for looked in every]) for name in shown},
+        "spectrum": {name: _mean([looked.spectrum[name] for looked in every]) for name in shown},
+    }
+    wanted = {"similarity": ("cka",), "attention": ("distance", "entropy"), "spectrum": ("spectrum",)}[item.kind]
+    return base | {
+        "measured": {
+            **{key: arrays[key] for key in wanted},
+            "seeds": list(looks),
+            "images": every[0].images,
+            "runs": [run for _, run in looks.values()],
+        }
+    }
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> list[Any]:
+    """Over seeds, rounded."""
+    return np.round(np.mean(arrays, axis=0), _DIGITS).tolist()
+
+
+def _ranked_mean(arrays: Sequence[np.ndarray]) -> list[Any]:
+    """[block, head] over seeds: heads are paired by rank within the block, since their numbers mean nothing."""
+    return _mean([np.sort(a, axis=1) for a in arrays])
+
+
+def _unasked(claim: Claim) -> dict[str, Any]:
+    return _head(claim) | {"answer": "not run", "why": UNASKED, "parts": []}
+
+
+def _head(claim: Claim) -> dict[str, Any]:
+    return {"number": claim.number, "statement": claim.statement, "source": claim.source}
+
+
+def _claim(reader: _Reader, claim: Claim) -> dict[str, Any]:
+    missing = {reader.missing(s): None for s in claim.steps() if s in reader.plan.absent}
+    parts = [_part(reader, part) for part in claim.parts]
+    answer = "not run" if any(p["n_seeds"] == 0 for p in parts) else decide([p["answer"] for p in parts])
+    why = "; ".join(missing) if missing else "not run yet" if answer == "not run" else ""
+    return _head(claim) | {"answer": answer, "why": why, "parts": parts}
+
+
+def decide(answers: Sequence[str]) -> str:
+    """A claim from its parts: all must hold, and one that fails is enough against it."""
+    if all(a == "supported" for a in answers):
+        return "supported"
+    return "not supported" if "not supported" in answers else "undecided"
+
+
+def _part(reader: _Reader, part: Part) -> dict[str, Any]:
+    columns = [reader.values(measure) for _, measure in part.terms]
+    seeds = sorted(set.intersection(*(set(c) for c in columns)))
+    base = {"title": part.title, "unit": part.unit, "margin": part.margin, "n_seeds": len(seeds)}
+    if not seeds:
+        return base | {"answer": "not run", "mean": None, "low": None, "high": None, "values": [], "n": 0, "runs": []}
+    values = [math.fsum(w * c[s][0] for (w, _), c in zip(part.terms, columns, strict=True)) for s in seeds]
+    interval = mean_interval(values)
+    return base | {
+        **_ends(interval),
+        "answer": decide_part(interval, margin=part.margin),
+        "values": values,
+        "n": min(c[s][2] for c in columns for s in seeds),
+        "runs": list(dict.fromkeys(c[s][1] for s in seeds for c in columns)),
+    }
+
+
+def decide_part(interval: Interval, *, margin: float) -> str:
+    """Above the margin as a whole, at it or below as a whole, or neither."""
+    if interval.low is None or interval.high is None:
+        return "undecided"
+    if interval.low > margin:
+        return "supported"
+    return "not supported" if interval.high <= margin else "undecided"
+
+
+def _ends(found: Interval) -> Mapping[str, float | None]:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def spent(document: Mapping[str, Any]) -> str:
+    """CPU time of all finished runs."""
+    return duration(math.fsum(run["cpu_seconds"] for run in document["runs"]))

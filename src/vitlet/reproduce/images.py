@@ -1,0 +1,129 @@
+"""Parts of a user's images that stand in for the paper's data sets: two halves of the classes, shares of them.
+
+The upstream half is every second class in the order of names, from the first on; it plays ImageNet. The other half has
+other classes and other images and plays the data sets that a model is transferred to. A part is written once as
+Parquet files in the layout of Hugging Face, image bytes unchanged, splits kept.
+"""
+
+import io
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.subsets import balanced, holdout
+from vitlet.errors import DataError
+from vitlet.run import write_folder
+
+_SEED = 0
+"""Of shares: the paper's lists are fixed too, and the same for all seeds of a chain."""
+_HELD_OUT = 0.2
+"""What a job holds out of data without a test split; see `vitlet.jobs.material.divide`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of the images of an index."""
+
+    half: Literal["upstream", "downstream"]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What there is of a set."""
+
+    classes: int
+    train: int
+    """To learn from."""
+    test: int
+    """To count on."""
+    smallest: int
+    """Training images of the smallest class."""
+
+
+def rows_of(index: Index, part: Part) -> np.ndarray:
+    """Positions of the part's labelled images, sorted; all of its held-out ones, `share` of its training images.
+
+    Raises:
+        DataError: if the halves would have a single class, or the share leaves a class empty.
+    """
+    if len(index.classes) < 4:
+        raise DataError(
+            f"{index.name} has {len(index.classes)} classes",
+            why="Half of them stand in for ImageNet and half for other data, and a half needs two or more",
+            fix="give labelled images of four classes or more",
+        )
+    codes = np.arange(len(index.classes))[0 if part.half == "upstream" else 1 :: 2]
+    mine = np.isin(np.asarray(index.labels), codes)
+    is_train = np.asarray(index.splits) == SPLITS.index("train")
+    train, held = np.flatnonzero(mine & is_train), np.flatnonzero(mine & ~is_train)
+    if part.share < 1:
+        num = max(len(codes), round(part.share * len(train)))
+        train = train[balanced(np.asarray(index.labels[train]), num=num, seed=_SEED)]
+    return np.sort(np.concatenate([train, held]))
+
+
+def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
+    """Of `rows`, or of all labelled images."""
+    labels, splits = np.asarray(index.labels), np.asarray(index.splits)
+    chosen = np.flatnonzero(labels >= 0) if rows is None else rows
+    train = chosen[splits[chosen] == SPLITS.index("train")]
+    test = next(
+        (n for s in ("test", "val") if (n := int((splits[chosen] == SPLITS.index(s)).sum()))),
+        None,
+    )
+    if test is None:
+        first, second = holdout(labels[train], share=_HELD_OUT, seed=_SEED)
+        train, test = train[first], len(second)
+    per_class = np.unique(labels[train], return_counts=True)[1]
+    return Counts(len(per_class), len(train), test, int(per_class.min()) if len(per_class) else 0)
+
+
+def labels_of(found: Counts, share: float) -> int:
+    """Equally many labels of every class: `share` of the smallest class, at least one."""
+    return found.classes * max(1, math.floor(share * found.smallest + 0.5))
+
+
+def write_part(source: Path, part: Part, out: Path, *, note: bytes) -> None:
+    """Write the part as `out/{train,val,test}.parquet`, whole or not at all, with `note` as its node.json."""
+    index = open_index(source)
+    rows = rows_of(index, part)
+    codes = np.unique(np.asarray(index.labels[rows]))
+    names = [index.classes[int(code)] for code in codes]
+    files = {"node.json": note}
+    for number, split in enumerate(SPLITS):
+        of_split = rows[np.asarray(index.splits[rows]) == number]
+        if len(of_split):
+            files[f"{split}.parquet"] = _parquet(index, of_split, codes=codes, names=names)
+    write_folder(out, files)
+
+
+def part_words(part: Part) -> dict[str, object]:
+    """Plain values."""
+    return asdict(part)
+
+
+def _parquet(index: Index, rows: np.ndarray, *, codes: np.ndarray, names: list[str]) -> bytes:
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", image), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": index.read(row), "path": None} for row in rows], type=image),
+            "label": pa.array(np.searchsorted(codes, np.asarray(index.labels[rows])), type=pa.int64()),
+        },
+        schema=schema,
+    )
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()

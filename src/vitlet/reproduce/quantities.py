@@ -1,0 +1,87 @@
+"""Numbers that claims compare, read from the files of finished steps.
+
+Layers of CKA are the embedding and what each block puts out, D + 1 of them; attention has D blocks. The lower and the
+higher third hold ⌈n/3⌉ of n each. The reference is the first subject of a look, the supervised model.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlet.report.analysis_plots import read_arrays
+from vitlet.reproduce.claims import Quantity
+from vitlet.run import read_json
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one look has stored, by subject's place."""
+
+    names: tuple[str, ...]
+    cka: Mapping[str, np.ndarray]
+    """[layer of the reference, layer of the subject]"""
+    distance: Mapping[str, np.ndarray]
+    """[block, head], in patches."""
+    entropy: Mapping[str, np.ndarray]
+    """[block, head], in nats."""
+    spectrum: Mapping[str, np.ndarray]
+    """Δ log amplitude of the embedding and of each block's output."""
+    images: int
+
+    @classmethod
+    def read(cls, folder: Path, names: tuple[str, ...]) -> "Looked":
+        """From `folder/analysis`; `names` are the subjects in the order in which they were given."""
+        analysis = folder / "analysis"
+        facts = read_json(analysis / "similarity.json")
+        cka = read_arrays(analysis / "similarity.npz")["cka"]
+        attention, spectrum = (read_arrays(analysis / f"{name}.npz") for name in ("attention", "spectrum"))
+        spans = [slice(model["start"], model["stop"]) for model in facts["models"]]
+        return cls(
+            names=names,
+            cka={name: cka[spans[0], span] for name, span in zip(names, spans, strict=True)},
+            distance={name: attention[f"distance_patches.{k}"] for k, name in enumerate(names)},
+            entropy={name: attention[f"entropy_nats.{k}"] for k, name in enumerate(names)},
+            spectrum={name: spectrum[f"delta.{k}"][::2] for k, name in enumerate(names)},
+            images=int(facts["images"]),
+        )
+
+    def value(self, quantity: Quantity, subject: str) -> float:
+        """One number about a subject."""
+        if quantity.startswith("cka"):
+            values = _same_depth(self.cka[subject])
+            return float(_third(values, higher=quantity == "cka-higher").mean())
+        distance, entropy = self.distance[subject], self.entropy[subject]
+        match quantity:
+            case "distance-lower" | "distance-higher":
+                return float(_third(distance, higher=quantity == "distance-higher").mean())
+            case "entropy-higher":
+                return float(_third(entropy, higher=True).mean())
+            case "head-spread-lower":
+                return float(_third(distance, higher=False).std(axis=1).mean())
+            case "distance-gap" | "entropy-gap":
+                own, all_ = (distance, self.distance) if quantity == "distance-gap" else (entropy, self.entropy)
+                return float(np.abs(own.mean(axis=1) - all_[self.names[0]].mean(axis=1)).mean())
+            case "embedding-frequencies":
+                return float(self.spectrum[subject][0])
+        raise AssertionError(quantity)
+
+
+def _same_depth(cka: np.ndarray) -> np.ndarray:
+    """CKA of each layer of the reference with the layer of the same relative depth."""
+    rows, columns = cka.shape
+    place = np.rint(np.arange(rows) * (columns - 1) / (rows - 1)).astype(int)
+    return cka[np.arange(rows), place]
+
+
+def _third(values: np.ndarray, *, higher: bool) -> np.ndarray:
+    num = math.ceil(len(values) / 3)
+    return values[-num:] if higher else values[:num]
+
+
+def top1(folder: Path) -> dict[str, Any]:
+    """The result file of a training or a probe: `value`, `n`, `split` and the rest."""
+    return read_json(folder / "results" / "top1.json")

@@ -1,0 +1,219 @@
+"""`vitlet reproduce`: plan, runs, findings, page."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as Columns
+
+from vitlet.errors import UsageError
+from vitlet.report.replication import effect, headline, write_replication_page
+from vitlet.report.tables import duration
+from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
+from vitlet.reproduce.catalogue import Choice, chosen
+from vitlet.reproduce.findings import UNASKED, findings, spent
+from vitlet.reproduce.plan import Plan, make_plan
+from vitlet.reproduce.runner import make, run_plan
+from vitlet.reproduce.scale import Scale, scale_by_name
+from vitlet.reproduce.slurm import write_arrays
+from vitlet.run import read_json, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+
+DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a replication."""
+
+    words: tuple[str, ...]
+    """`table-1`, `figure-7`, `claim-12`, `claims`, `all`, …"""
+    data: Path
+    out: Path
+    scale: str = "micro"
+    seeds: int | None = None
+    """None: as many as the scale has."""
+    budget_seconds: float | None = None
+    """Of scale `own`: how long all runs may take together on this machine."""
+    side_by_side: int | None = None
+    device: str = "auto"
+
+    def command(self, *, absolute: bool = False) -> list[str]:
+        """Words that ask for the same."""
+        paths = [str(p.absolute()) if absolute else str(p) for p in (self.data, self.out)]
+        words = ["vitlet", "reproduce", *self.words, "--scale", self.scale, "--data", paths[0], "--out", paths[1]]
+        if self.seeds is not None:
+            words += ["--seeds", str(self.seeds)]
+        if self.budget_seconds is not None:
+            words += ["--budget", f"{self.budget_seconds:g}s"]
+        return words
+
+
+def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
+    """Make every run that is not there yet, and write what was found as JSON and as a page.
+
+    Args:
+        request: What, on which images, at which scale, where.
+        file: Where the document goes beside `out/replication.json`, say docs/results/replication-micro.json.
+
+    Returns:
+        The document; see `vitlet.reproduce.findings`.
+
+    Raises:
+        VitletError: of the kinds that `vitlet.errors` lists.
+    """
+    teller = Teller()
+    choice, plan = _planned(request, teller)
+    cost = expected_cost(plan, teller=teller, device=request.device)
+    _say_plan(plan, cost, teller)
+
+    def save() -> None:
+        write_json(plan.out / DOCUMENT, findings(plan, choice, command=shlex.join(request.command())))
+
+    run_plan(
+        plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
+        after=save,
+    )  # fmt: skip
+    return collect(request, file=file)
+
+
+def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
+    """Write document and page from the runs that are finished; nothing is run."""
+    teller = Teller()
+    choice, plan = _planned(request, teller)
+    document = findings(plan, choice, command=shlex.join(request.command()))
+    for path in (plan.out / DOCUMENT, *([file] if file else [])):
+        write_json(path, document)
+        teller.say(f"written: {printable(path)}")
+    page = write_replication_page(document, out=plan.out / PAGE)
+    _say_claims(document["claims"], teller)
+    if plan.waiting:
+        teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")
+    teller.say(f"{spent(document)} of CPU time in all\npage: {printable(page)}")
+    return document
+
+
+def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
+    """For each claim its answer, and effect, interval and n of every part."""
+    for claim in claims:
+        if claim["why"] == UNASKED:
+            continue
+        why = f" ({claim['why']})" if claim["why"] else ""
+        teller.say(f"{claim['number']:2}  {claim['statement']}: {claim['answer']}{why}")
+        for part in claim["parts"]:
+            found, interval = effect(part)
+            seen = f" ({interval}), {plural(part['n_seeds'], 'seed')}, {part['n']:,} images" if interval else ""
+            teller.say(f"      {part['title']}: {found}{seen}")
+    if claims:
+        teller.say(headline(claims))
+
+
+def show_plan(request: Request) -> Plan:
+    """Print what would be run, what is there, and what it will cost."""
+    teller = Teller()
+    _, plan = _planned(request, teller)
+    cost = expected_cost(plan, teller=teller, device=request.device)
+    _print_plan(plan, cost, teller)
+    _say_absent(plan, teller)
+    _say_plan(plan, cost, teller)
+    return plan
+
+
+def write_slurm(request: Request, folder: Path) -> list[Path]:
+    """Write the plan as job arrays for a cluster; nothing is run."""
+    teller = Teller()
+    _, plan = _planned(request, teller)
+    files = write_arrays(plan, folder, command=request.command(absolute=True))
+    teller.say(f"{plural(len(plan.waiting), 'run')} in {plural(len(files) - 1, 'array')}; start: "
+               f"bash {printable(files[-1])}")  # fmt: skip
+    return files
+
+
+def make_one(request: Request, address: str) -> None:
+    """Make the run with this address: what a task of a job array does.
+
+    Raises:
+        UsageError: if there is no such run in the plan, or something it needs is not finished.
+    """
+    teller = Teller()
+    _, plan = _planned(request, teller)
+    if address not in plan.nodes:
+        raise UsageError(f"no run {printable(address)} in this plan", fix="write the job arrays again")
+    node = plan.nodes[address]
+    for needed in (plan.nodes[a] for a in node.inputs):
+        if not needed.is_finished:
+            raise UsageError(
+                f"{node.title} needs {needed.title}, which is not finished", fix=f"--node {needed.address} first"
+            )
+    make(node, quiet=False, device=request.device)
+
+
+def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
+    choice = chosen(request.words)
+    scale = scale_by_name(request.scale)
+    if request.seeds is not None:
+        scale = scale.with_seeds(request.seeds)
+    if request.budget_seconds is not None:
+        scale = _within(scale, request, choice, teller)
+    return choice, make_plan(choice.steps(), scale, data=request.data, out=request.out)
+
+
+def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> Scale:
+    """The scale with durations that fit the budget; decided once in a folder, since it decides the runs."""
+    assert request.budget_seconds is not None
+    file = request.out / _BUDGET
+    asked = {"seconds": request.budget_seconds, "words": list(request.words), "seeds": list(scale.seeds)}
+    if file.is_file() and (kept := read_json(file))["asked"] == asked:
+        return scale.within(kept["factor"])
+    plan = make_plan(choice.steps(), scale, data=request.data, out=request.out)
+    cost = expected_cost(plan, teller=teller, device=request.device)
+    total = sum(cost.seconds.values())
+    factor = float(f"{min(10.0, request.budget_seconds / total):.2g}") if total else 1.0
+    if factor < 0.02:
+        raise UsageError(
+            f"{duration(request.budget_seconds)} for about {duration(total)} of runs at full length",
+            why="Runs of less than a fiftieth of that would learn nothing",
+            fix="a larger --budget, fewer --seeds, or one table instead of all",
+        )
+    write_json(file, {"asked": asked, "factor": factor})
+    return scale.within(factor)
+
+
+def _print_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
+    table = Columns(title=f"scale {plan.scale.name}: {plan.scale.about}")
+    for column in ("run", "seeds", "finished", "time", "disk", ""):
+        table.add_column(column)
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for node in plan.nodes.values():
+        groups.setdefault((node.kind, node.title), []).append(node)
+    for (kind, title), nodes in groups.items():
+        seconds, size, remark = in_words(plan, cost, nodes)
+        table.add_row(
+            f"{kind}: {printable(title.removeprefix('images: '))}",
+            str(len(nodes)),
+            str(sum(n.is_finished for n in nodes)),
+            duration(seconds) if seconds else "",
+            f"{size / 1e6:,.0f} MB" if size else "",
+            remark,
+        )
+    teller.console.print(table)
+
+
+def _say_absent(plan: Plan, teller: Teller) -> None:
+    reasons: dict[str, int] = {}
+    for why in plan.absent.values():
+        reasons[why] = reasons.get(why, 0) + 1
+    for why, count in reasons.items():
+        teller.say(f"{plural(count, 'cell')} not run: {why}")
+
+
+def _say_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
+    seconds, size, remark = in_words(plan, cost, plan.waiting)
+    finished = len(plan.nodes) - len(plan.waiting)
+    teller.say(
+        f"{plural(len(plan.nodes), 'run')}, {finished} finished; about {duration(seconds)} on one core "
+        f"and {size / 1e6:,.0f} MB for the rest{f', and {remark}' if remark else ''}"
+    )

@@ -1,0 +1,194 @@
+"""Making the runs of a plan: finished ones are skipped, one that was cut short goes on where its checkpoint stands.
+
+A run is finished when its folder holds node.json, which is written last. A kill at any moment therefore costs at most
+the steps since the last checkpoint of the runs in progress. Several runs are made side by side where there are cores,
+one thread each: small networks gain little from a second thread.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from vitlet.evaluate.result import write_result
+from vitlet.jobs.analysing import Look, analyse
+from vitlet.jobs.comparing import begin_worker
+from vitlet.jobs.evaluation import probe
+from vitlet.jobs.material import pick_device
+from vitlet.jobs.options import Options, available_cores
+from vitlet.jobs.training import finetune, pretrain
+from vitlet.recipes import with_overrides
+from vitlet.report.tables import duration
+from vitlet.reproduce.images import write_part
+from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
+from vitlet.run import Run, environment, to_json_bytes, write_json
+from vitlet.train.log import Teller
+
+_POLL_SECONDS = 0.5
+
+
+def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
+    """Make one run, or finish it. Its inputs must be finished.
+
+    Args:
+        node: From a plan.
+        quiet: Whether its own progress is hidden.
+        device: As `Options.device`.
+    """
+    if node.is_finished:
+        return
+    options = Options.from_json({"quiet": quiet, "device": device})
+    began, cpu_began = time.monotonic(), time.process_time()
+    is_resumed = (node.folder / "recipe.json").is_file()
+    match node.kind:
+        case "images":
+            assert node.part is not None
+            write_part(node.data, node.part, node.folder, note=to_json_bytes(_facts(node)))
+            return
+        case "pretrain":
+            recipe = recipe_of(node)
+            if node.teacher is not None:
+                recipe = with_overrides(recipe, {"objective.teacher": str(node.teacher)})
+            pretrain(recipe, data=node.data, out=node.folder, init=node.start, options=options)
+        case "finetune":
+            finetune(
+                recipe_of(node), init=node.start, data=node.data, out=node.folder, num_labels=node.num_labels,
+                keep_blocks=node.keep_blocks, options=options,
+            )  # fmt: skip
+        case "probe":
+            assert node.start is not None
+            result = probe(node.start, data=node.data, protocol=node.protocol, pool=node.pool, options=options)
+            write_result(Run(node.folder), "top1", result)
+        case "look":
+            words = ["random" if path is None else str(path) for _, path in node.subjects]
+            look = Look(images=node.look_images, seed=node.seed)
+            analyse(words, data=node.data, out=node.folder, look=look, options=options)
+    cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+    write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    seconds: Mapping[str, float],
+    side_by_side: int | None = None,
+    device: str = "auto",
+    teller: Teller | None = None,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Make every run of the plan that is not finished.
+
+    Args:
+        plan: The runs.
+        seconds: Expected cost by address, for the time that is left.
+        side_by_side: Runs at a time; None: as many as there are cores, on a GPU one.
+        device: As `Options.device`.
+        teller: Where progress is told.
+        after: Called after each run: results so far are worth showing.
+    """
+    teller = teller or Teller()
+    waiting = plan.waiting
+    on_cpu = pick_device(Options.from_json({"device": device})).type == "cpu"
+    workers = min(side_by_side or (available_cores() if on_cpu else 1), len(waiting))
+    if workers <= 1:
+        _one_by_one(waiting, seconds, device=device, teller=teller, after=after)
+        return
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=begin_worker,
+        initargs=(max(1, available_cores() // workers),),
+    ) as pool:
+        _side_by_side(pool, plan, seconds, workers=workers, device=device, teller=teller, after=after)
+
+
+def _one_by_one(
+    waiting: Sequence[Node], seconds: Mapping[str, float], *, device: str, teller: Teller, after: Callable[[], None]
+) -> None:
+    clock = _Clock(waiting, seconds)
+    for number, node in enumerate(waiting, 1):
+        teller.say(f"[{number}/{len(waiting)}] {node.title}, seed {node.seed}; {clock.left()} left in all")
+        make(node, quiet=teller.console.quiet, device=device)
+        clock.finished(node)
+        after()
+
+
+def _side_by_side(
+    pool: ProcessPoolExecutor,
+    plan: Plan,
+    seconds: Mapping[str, float],
+    *,
+    workers: int,
+    device: str,
+    teller: Teller,
+    after: Callable[[], None],
+) -> None:
+    waiting = {node.address: node for node in plan.waiting}
+    running: dict[str, Future[None]] = {}
+    total = sum(seconds.get(address, 0.0) for address in waiting)
+    finished = 0.0
+    with teller.progress("making runs", total=max(1, round(total))) as tick:
+        while waiting or running:
+            ready = [n for n in waiting.values() if not any(i in waiting or i in running for i in n.inputs)]
+            for node in ready[: workers - len(running)]:
+                running[node.address] = pool.submit(make, node, device=device)
+                del waiting[node.address]
+            time.sleep(_POLL_SECONDS)
+            for address in [a for a, job in running.items() if job.done()]:
+                running.pop(address).result()
+                finished += seconds.get(address, 0.0)
+                after()
+            under_way = sum(seconds.get(a, 0.0) * _share_done(plan.nodes[a]) for a in running)
+            names = ", ".join(f"{plan.nodes[a].title} s{plan.nodes[a].seed}" for a in running)
+            tick(round(finished + under_way), f"{len(waiting) + len(running)} runs left: {names}")
+
+
+def _share_done(node: Node) -> float:
+    """Of a training, from its metrics; 0 of anything else."""
+    if node.kind not in ("pretrain", "finetune") or not node.folder.is_dir():
+        return 0.0
+    rows = Run(node.folder).metrics()
+    batch = node.recipe["budget"]["batch_size"]
+    return min(1.0, rows[-1]["step"] * batch / max(1, node.images_seen)) if rows else 0.0
+
+
+class _Clock:
+    """Time left from expected seconds, corrected by how long the finished runs took."""
+
+    def __init__(self, waiting: Sequence[Node], seconds: Mapping[str, float]) -> None:
+        self._left = {node.address: seconds.get(node.address, 0.0) for node in waiting}
+        self._expected, self._began = 0.0, time.monotonic()
+
+    def finished(self, node: Node) -> None:
+        """One run less."""
+        self._expected += self._left.pop(node.address)
+
+    def left(self) -> str:
+        """In words."""
+        slower = (time.monotonic() - self._began) / self._expected if self._expected > 0 else 1.0
+        total = sum(self._left.values())
+        return f"about {duration(slower * total)}" if total else "an unknown time"
+
+
+def _facts(node: Node) -> dict[str, Any]:
+    """What stands in node.json."""
+    machine = environment()
+    return {
+        "address": node.address,
+        "kind": node.kind,
+        "title": node.title,
+        "seed": node.seed,
+        "inputs": list(node.inputs),
+        "recipe": recipe_of(node).fingerprint() if node.recipe else "",
+        "num_labels": node.num_labels,
+        "keep_blocks": node.keep_blocks,
+        "machine": {k: machine[k] for k in ("processor", "cores", "platform", "packages")},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of the files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0

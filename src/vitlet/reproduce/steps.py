@@ -1,0 +1,156 @@
+"""The words that the paper's tables and figures are written in: steps of a chain of runs, and what was published.
+
+A step says what is done and from which step it starts; it knows no recipe, no folder and no budget. Those are given to
+it by a scale (`vitlet.reproduce.scale`), so that one definition serves ImageNet and two CPU cores.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Tag = Literal["T", "R", "J", "H", "C", "X", "I", "L", "M+", "M?"]
+"""Where a published figure was read; `MEANINGS` has the words."""
+
+MEANINGS: dict[str, str] = {
+    "T": "the paper's text",
+    "R": "the authors' repository at the version of the ICML paper",
+    "J": "the authors' repository at the version of the IJCV paper",
+    "H": "an older version of the authors' repository",
+    "C": "the authors' code",
+    "X": "measured by running the authors' code",
+    "I": "the authors' answer to a question in public",
+    "L": "the library or recipe that the authors built on",
+    "M+": "recalled and plausible; unconfirmed, never a target",
+    "M?": "recalled with nothing to check it against; unconfirmed, never a target",
+}
+BLOCKS = 12
+"""Of the paper's encoder. Steps count blocks in twelfths of the depth, whatever depth a scale has."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of somebody else."""
+
+    value: float
+    """In the unit of its column; accuracies and precisions in per cent, as they were printed."""
+    tag: Tag
+    note: str = ""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether it may be quoted as published; an unconfirmed one is shown as such and is no target."""
+        return not self.tag.startswith("M")
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Training without labels."""
+
+    method: str
+    """A role that a scale gives a recipe: `mae`, `mocov3`, `dmae`, …"""
+    data: str = "imagenet"
+    """A set that a scale gives images."""
+    teacher: "Pretrain | None" = None
+    distil: tuple[int, ...] = ()
+    """Blocks whose attention is distilled, in twelfths of the depth; () is what the recipe has."""
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Training with labels, from a step or from random weights; measures top-1 on held-out images."""
+
+    start: "Start"
+    treatment: str
+    """A role that a scale gives a recipe: `impr`, `scratch-impr`, `transfer`, …"""
+    data: str = "imagenet"
+    keep: int | None = None
+    """Only the patch embedding, the tokens and so many twelfths of the blocks come from `start`; None: all."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A classifier on frozen features; measures top-1."""
+
+    start: "Pretrain | Finetune"
+    protocol: str = "linear"
+    data: str = "imagenet"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One pass over held-out images through several encoders: CKA, attention, spectrum."""
+
+    subjects: tuple[tuple[str, "Start"], ...]
+    """(name, encoder); the first is the reference, and None stands for random weights in its shape."""
+    data: str = "imagenet"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Something that is not there yet; the row keeps its place."""
+
+    what: str
+
+
+Start = Pretrain | Finetune | None
+Step = Pretrain | Finetune | Probe | Look
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: what was published and how it is measured here."""
+
+    column: str
+    published: Published | None = None
+    """None: not known."""
+    step: Pretrain | Finetune | Probe | Needs | None = None
+    """What measures it; None: a figure that was borrowed or is no measurement of a model."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, or a figure whose points are single numbers."""
+
+    name: str
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unit: str = "top-1, %"
+    axis: str = ""
+    """What the columns count, where rows are drawn as curves over them; "" draws nothing."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the paper that is drawn from what a look has stored."""
+
+    name: str
+    title: str
+    about: str
+    expected: str
+    """What the paper says it shows; it prints no numbers."""
+    tag: Tag
+    look: Look
+    kind: Literal["similarity", "attention", "spectrum"]
+    shown: tuple[str, ...] = ()
+    """Names of subjects beside the reference; () shows all."""
+
+
+Item = Table | Drawing
+
+
+def steps_of(item: Item) -> list[Step]:
+    """Every step that the item measures, in its order, each once."""
+    if isinstance(item, Drawing):
+        return [item.look]
+    cells = [cell.step for row in item.rows for cell in row.cells]
+    return list(dict.fromkeys(step for step in cells if isinstance(step, Pretrain | Finetune | Probe | Look)))

@@ -1,0 +1,82 @@
+"""The command that runs the paper's tables, figures and claims."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vitlet.arguments import AtLeastOne, Device, existing
+from vitlet.errors import UsageError
+from vitlet.text import printable
+
+_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def reproduce(
+    *what: str,
+    data: Path,
+    out: Path,
+    scale: Literal["paper", "micro", "own", "smoke"] = "micro",
+    budget: str | None = None,
+    seeds: AtLeastOne | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    slurm: Path | None = None,
+    node: str | None = None,
+    collect: Annotated[bool, Parameter(negative="")] = False,
+    side_by_side: AtLeastOne | None = None,
+    device: Device = "auto",
+    json: Path | None = None,
+) -> None:
+    """Run the paper's tables, figures and claims at a scale, and write them beside what was published.
+
+    Finished runs in --out are used again, and one that was cut short goes on.
+
+    Parameters
+    ----------
+    what: table-1 … table-5, figure-1 … figure-7, appendix-a1 …, claim-1 … claim-18, claims, or all.
+    data: Labelled images of four classes or more; at scale paper a folder that holds imagenet, flowers, ….
+    out: Folder of the runs, of replication.json and of the page.
+    scale: paper: ImageNet; micro: CIFAR-10 or the like, hours on two cores; own: your images; smoke: does it run.
+    budget: Of scale own: how long all may take together, such as 2h.
+    seeds: Repetitions of each chain, from pre-training on; by default those of the scale.
+    plan: Print the runs, what is there, time and disk, and stop.
+    slurm: Write job arrays for a cluster to this folder, and stop.
+    node: Make the run with this address alone, as a task of such an array does.
+    collect: Write page and JSON from what is finished; nothing is run.
+    side_by_side: Runs at a time; by default as many as there are cores, on a GPU one.
+    device: Where to compute.
+    json: Where to write the findings too.
+    """
+    from vitlet.reproduce.catalogue import chosen
+
+    chosen(what)
+    existing(data)
+    if sum((plan, slurm is not None, node is not None, collect)) > 1:
+        raise UsageError("more than one of --plan, --slurm, --node and --collect", fix="give one of them")
+    seconds = None if budget is None else _seconds(budget)
+    if seconds is not None and scale != "own":
+        raise UsageError(
+            f"--budget with --scale {scale}", why="Its lengths are fixed", fix="--scale own, or no --budget"
+        )
+    from vitlet.reproduce import replicate
+
+    request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, device)
+    if plan:
+        replicate.show_plan(request)
+    elif slurm is not None:
+        replicate.write_slurm(request, slurm)
+    elif node is not None:
+        replicate.make_one(request, node)
+    elif collect:
+        replicate.collect(request, file=json)
+    else:
+        replicate.reproduce(request, file=json)
+
+
+def _seconds(text: str) -> float:
+    """`2h`, `90min`, `45s` as seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"--budget {printable(text)} is no time", fix="--budget 2h, 90min or 45s")
+    return float(found[1]) * _UNITS[found[2]]
