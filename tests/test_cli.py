@@ -201,7 +201,8 @@ def typos() -> list[tuple[tuple[str, ...], str]]:
             if wrong not in flags:
                 cases.append(((*rest, wrong, *value), flag))
     for name in all_recipes():
-        cases += [(("recipes", wrong), name) for wrong in draw.sample(edits(name, start=0), 4)]
+        wrongs = draw.sample(edits(name, start=0), 4)
+        cases += [(("recipes", wrong), name) for wrong in wrongs if wrong not in all_recipes()]
     for key in ("optimizer.base_lr", "objective.mask_ratio", "budget.log_every", "encoder.depth", "data.views.0.flip"):
         cases += [((*TRAIN, "--set", f"{wrong}=1"), key) for wrong in draw.sample(edits(key, start=0), 10)]
     return cases
