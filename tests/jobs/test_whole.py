@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from small_runs import QUIET, SHORT, SMALLER, stands
+from small_runs import QUIET, SHORT, SMALLER, stands, write_images
 
 import vitlet
 from vitlet.run import Run
@@ -34,7 +34,13 @@ def test_every_public_name_is_a_function_or_a_class_with_its_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def chain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many images as an export is judged on."""
+    return write_images(tmp_path_factory.mktemp("many"), train=0, test=128)
+
+
+@pytest.fixture(scope="module")
+def chain(data: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything a user would do one after the other, in one folder."""
     out = tmp_path_factory.mktemp("chain")
     run = vitlet.pretrain("debug", data=data, out=out / "mae", options=QUIET, set=SHORT)
@@ -43,8 +49,8 @@ def chain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         vitlet.probe(run.path, data=data, protocol=protocol, options=QUIET)
     vitlet.embed(run.path, data=data, out=out / "features.parquet", options=QUIET)
     vitlet.predict(fine.path, data=data, out=out / "classes.csv", options=QUIET)
-    vitlet.export(run.path, out=out / "encoder")
-    vitlet.export(fine.path, out=out / "classifier")
+    vitlet.export(run.path, out=out / "encoder", images=many)
+    vitlet.export(fine.path, out=out / "classifier", images=many)
     vitlet.write_page([run, fine], out=out / "report.html")
     return out
 
@@ -53,10 +59,12 @@ def test_the_chain_leaves_what_it_names(chain: Path) -> None:
     assert sorted(p.name for p in chain.iterdir()) == sorted(
         ["mae", "fine", "features.parquet", "classes.csv", "encoder", "classifier", "report.html"]
     )
-    assert sorted(p.stem for p in (chain / "mae/results").iterdir()) == ["knn-mean", "logistic-mean"]
+    assert sorted(p.stem for p in (chain / "mae/results").iterdir()) == ["export-timm", "knn-mean", "logistic-mean"]
     page = (chain / "report.html").read_text()
     for file in (*(chain / "mae/results").iterdir(), *(chain / "fine/results").iterdir()):
-        assert f"{100 * json.loads(file.read_text())['value']:.1f}" in page, "what was measured is on the page"
+        result = json.loads(file.read_text())
+        shown = f"{100 * result['value']:.1f}" if result["metric"] == "top1" else result["metric"]
+        assert shown in page, "what was measured is on the page"
 
 
 def test_timm_alone_gives_the_features_that_embed_wrote(chain: Path, data: Path) -> None:
@@ -101,7 +109,8 @@ def without_network() -> list[str]:
     pytest.skip("a network namespace of its own is not permitted here (unshare -n)")
 
 
-def test_the_command_line_needs_no_network(data: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)  # half a minute by itself; another matter beside busy neighbours
+def test_the_command_line_needs_no_network(data: Path, many: Path, tmp_path: Path) -> None:
     out = str(tmp_path)
 
     def changes(values: dict) -> list[str]:
@@ -117,15 +126,18 @@ def test_the_command_line_needs_no_network(data: Path, tmp_path: Path) -> None:
         ["embed", f"{out}/mae", "--data", f"{data}", "--out", f"{out}/features.parquet"],
         ["predict", f"{out}/fine", "--data", f"{data}", "--out", f"{out}/classes.csv"],
         ["report", f"{out}/mae", f"{out}/fine", "--out", f"{out}/report.html"],
-        ["export", f"{out}/fine", "--out", f"{out}/model"],
+        ["export", f"{out}/fine", "--out", f"{out}/model", "--images", f"{many}"],
+        ["export", f"{out}/fine", "--out", f"{out}/openvino", "--images", f"{many}", "--to", "openvino"],
+        ["analyse", f"{out}/mae", "--data", f"{data}", "--out", f"{out}/inside", "--images", "16"],
+        ["recipes"],
         ["export", f"{out}/nothing", "--out", f"{out}/model"],
     ]  # fmt: skip
     done = subprocess.run(
         [*without_network(), sys.executable, "-c", _OFFLINE, json.dumps(commands)],
-        capture_output=True, text=True, timeout=110,
+        capture_output=True, text=True, timeout=290,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [0] * 9 + [2], done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [0] * 12 + [2], done.stdout + done.stderr
     assert done.stdout.count("next: vitlet report") == 3
     for name in ("check/data_check.json", "mae/results/knn-mean.json", "fine/results/top1.json", "model/config.json"):
         assert (tmp_path / name).is_file()

@@ -100,11 +100,12 @@ class Verdicts:
             "lost_classes": [printable(name) for name in self.lost_classes],
         }
 
-    def require(self, *, max_bad: float = 0.01) -> None:
+    def require(self, *, max_bad: float = 0.01, training: bool = True) -> None:
         """Stop where too much is bad to go on in silence.
 
         Args:
             max_bad: The share of bad images that is accepted.
+            training: Whether there must be images to train on, and of every class.
 
         Raises:
             DataError: if the share is larger, nothing is left to train on, or a class has lost all its images.
@@ -112,7 +113,7 @@ class Verdicts:
         share = len(self.bad) / len(self.good)
         worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad[:5])
         what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
-        if not sum(self.balance.get(SPLITS[0], {}).values()) or share > max_bad:
+        if (training and not sum(self.balance.get(SPLITS[0], {}).values())) or share > max_bad:
             enough = math.ceil(share * 100) / 100
             raise DataError(
                 what,
@@ -120,7 +121,7 @@ class Verdicts:
                 why=f"{share:.1%} is more than the accepted {max_bad:.1%}. Such as {worst}",
                 fix=f"repair or remove them (vitlet check lists all), or go on without them: --max-bad {enough:g}",
             )
-        if self.lost_classes:
+        if training and self.lost_classes:
             names = ", ".join(printable(name) for name in self.lost_classes[:_SHOWN])
             raise DataError(
                 f"{plural(len(self.lost_classes), 'class', 'classes')} without a good training image: {names}",

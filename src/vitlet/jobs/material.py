@@ -148,15 +148,17 @@ def divide(index: Index, verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray, st
     return train[first], train[second], "held-out train"
 
 
-def judge(index: Index, options: Options, teller: Teller) -> Verdicts:
+def judge(index: Index, options: Options, teller: Teller, *, training: bool = True) -> Verdicts:
     """Check every image once (at once where it was done before), with progress.
+
+    `training` says whether there must be images to train on.
 
     Raises:
         DataError: if more is bad than the options accept.
     """
     with teller.progress("checking images", total=len(index)) as tick:
         verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
-    verdicts.require(max_bad=options.max_bad)
+    verdicts.require(max_bad=options.max_bad, training=training)
     return verdicts
 
 

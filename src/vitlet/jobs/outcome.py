@@ -103,6 +103,7 @@ def _facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
         "command": started["command"],
         "packages": started["packages"],
         "results": {p.stem: read_json(p)["value"] for p in results},
+        **({"init": started["init"]} if "init" in started else {}),
     }
 
 

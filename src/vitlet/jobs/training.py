@@ -32,6 +32,7 @@ from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World
 from vitlet.units import to_steps
 from vitlet.weights.names import Source
+from vitlet.weights.source import facts_of
 
 
 def pretrain(
@@ -319,9 +320,10 @@ def _restored(
 def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
     if run.recipe_file.is_file():
         return
+    init = {"init": facts_of(launch.init)} if launch.init else {}  # now: at the end it may be gone
     write_json(
         run.path / "environment.json",
-        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)},
+        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init,
     )
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 

@@ -83,7 +83,7 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _user_images(images: str | os.PathLike[str], options: Options, teller: Teller) -> tuple[Index, NDArray[np.bool_]]:
     index = open_index(images)
-    return index, judge(index, options, teller).good
+    return index, judge(index, options, teller, training=False).good
 
 
 def _digits() -> tuple[Index, NDArray[np.bool_]]:

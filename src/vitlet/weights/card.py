@@ -40,13 +40,10 @@ def _links(facts: Mapping[str, Any]) -> Iterator[Link]:
         yield Link(f"imported: {name}", str(facts.get("licence") or UNKNOWN))
     for role, words in (("init", "started from"), ("teacher", "taught by")):
         other = facts.get(role)
-        if not isinstance(other, Mapping):
-            continue
-        within = list(_links(other))
-        if within:
-            yield from (Link(f"{words}: {link.what}", link.licence) for link in within)
-        elif role == "teacher" or "licence" in other:
-            yield Link(f"{words}: {other.get('source') or 'a network'}", str(other.get("licence") or UNKNOWN))
+        if isinstance(other, Mapping):
+            if role == "teacher":
+                yield Link(f"{words}: {other.get('source') or 'a network'}", str(other.get("licence") or UNKNOWN))
+            yield from (Link(f"{words}: {link.what}", link.licence) for link in _links(other))
 
 
 def is_non_commercial(chain: Sequence[Link]) -> bool:

@@ -11,8 +11,9 @@ from torch import nn
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Pixels
 from vitlet.recipe import Centre, View
+from vitlet.run import read_json
 from vitlet.text import did_you_mean, printable
-from vitlet.weights.folder import Saved, model_folder, read_model
+from vitlet.weights.folder import CONFIG, Saved, model_folder, read_model
 from vitlet.weights.foreign import import_file
 from vitlet.weights.names import Source
 
@@ -37,6 +38,19 @@ def load_encoder(source: str | os.PathLike[str] | Source) -> Saved:
             fix=f"vitlet import {shown} --out DIR and give DIR; or timm:NAME@{shown}",
         )
     return read_model(model_folder(named.path))
+
+
+def facts_of(source: str | os.PathLike[str] | Source) -> dict[str, Any]:
+    """The provenance of what `load_encoder` would read, without its weights where that can be.
+
+    Raises:
+        CheckpointError, UsageError: as `load_encoder`.
+    """
+    named = source if isinstance(source, Source) else Source.parse(source)
+    if named.architecture is not None:
+        return load_encoder(named).facts
+    facts = read_json(model_folder(named.path) / CONFIG).get("vitlet", {}).get("facts")
+    return facts if isinstance(facts, dict) else {}
 
 
 def evaluation_view(image_size: int) -> View:

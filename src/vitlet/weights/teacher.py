@@ -141,4 +141,4 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
 def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
     shown = source if source.startswith(_UNTRAINED) else str(Source.parse(source).relative())
     facts = {"source": printable(shown), "licence": known.get("licence") or "not known"}
-    return facts | ({"sha256": known["sha256"]} if "sha256" in known else {})
+    return facts | {name: known[name] for name in ("sha256", "init", "teacher") if name in known}

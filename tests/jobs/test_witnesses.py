@@ -1,0 +1,80 @@
+"""The images an export is judged on: held-out ones first, none of them calibrated with, labels by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import QUIET, write_images
+
+from vitlet.data.index import open_index
+from vitlet.errors import DataError, UsageError
+from vitlet.jobs import witnesses as module
+from vitlet.jobs.witnesses import PROOF_IMAGES, gather_witnesses
+from vitlet.run import Run
+from vitlet.train.log import Teller
+from vitlet.weights.folder import Saved
+from vitlet.weights.source import load_encoder
+
+SILENT = Teller(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("many"), train=150, test=20)
+
+
+@pytest.fixture
+def saved(tuned: Run) -> Saved:
+    return load_encoder(tuned.path)
+
+
+def test_held_out_images_come_first_and_calibration_has_its_own(saved: Saved, many: Path) -> None:
+    index = open_index(many)
+    order = module._held_out_first(index, np.ones(len(index), dtype=bool))
+    assert sorted(order) == list(range(340))
+    assert (index.splits[order[:40]] != 0).all()
+    assert (index.splits[order[40:]] == 0).all()
+    found = gather_witnesses(saved, many, calibrate=True, options=QUIET, teller=SILENT)
+    assert (len(found.images), len(found.calibration)) == (PROOF_IMAGES, 340 - PROOF_IMAGES)
+    seen = {image.numpy().tobytes() for image in found.images}
+    assert len(seen) == PROOF_IMAGES
+    assert not seen & {image.numpy().tobytes() for image in found.calibration}
+    again = gather_witnesses(saved, many, calibrate=False, options=QUIET, teller=SILENT)
+    assert (again.images == found.images).all()
+    assert len(again.calibration) == 0
+
+
+def test_labels_are_those_of_the_model_by_name(saved: Saved, many: Path) -> None:
+    """A head with its classes in another order, one of them unknown to the data."""
+    turned = Saved(saved.encoder, saved.classifier, ("light", "other"), saved.evaluation, "", {})
+    found = gather_witnesses(turned, many, calibrate=False, options=QUIET, teller=SILENT)
+    bright = found.images.float().mean(dim=(1, 2, 3)).numpy() > 128
+    assert (found.labels[bright] == 0).all()
+    assert (found.labels[~bright] == -1).all()
+
+
+def test_too_few_are_refused_with_the_number_needed(saved: Saved, tmp_path: Path) -> None:
+    few = write_images(tmp_path / "few", train=130)
+    gather_witnesses(saved, few, calibrate=False, options=QUIET, teller=SILENT)
+    with pytest.raises(DataError, match=r"260 usable images.*judged on 256 and calibrated on 64 others"):
+        gather_witnesses(saved, few, calibrate=True, options=QUIET, teller=SILENT)
+
+
+def test_images_that_are_all_held_out_are_enough(saved: Saved, tmp_path: Path) -> None:
+    """Nothing is trained on, so nothing has to be there for that."""
+    held_out = write_images(tmp_path / "held", train=0, test=128)
+    found = gather_witnesses(saved, held_out, calibrate=False, options=QUIET, teller=SILENT)
+    assert (len(found.images), found.facts["split"]) == (256, "test")
+
+
+def test_without_images_the_digits_are_taken_or_missed(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(folder: Path) -> Path:
+        raise UsageError("the demo's images are not installed")
+
+    monkeypatch.setattr(module, "write_digits", missing)
+    with pytest.raises(UsageError, match=r"no images to judge the export on.*--images DATA"):
+        gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT)
+    monkeypatch.setattr(module, "write_digits", lambda folder: write_images(folder, train=0, test=130))
+    found = gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT)
+    assert found.facts["name"] == "digits"
+    assert found.facts["split"] == "test"

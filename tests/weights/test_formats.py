@@ -1,0 +1,73 @@
+"""Files of other runtimes: no pickle in them, nothing sent by them, and a clear word where a package is missing."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlet.errors import UsageError
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.weights.folder import Saved
+from vitlet.weights.form import Form
+from vitlet.weights.formats import TORCH, open_graph, optional, quiet, require_packages, write_graph
+from vitlet.weights.portable import Portable
+
+SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)
+
+
+@pytest.fixture(scope="module")
+def model() -> Portable:
+    view = View(size=16, crop=Centre(), flip=0)
+    return Portable(Saved(Encoder(SMALL).eval(), None, (), view, "", {}))
+
+
+def test_the_archive_of_torch_export_holds_no_pickle(model: Portable, tmp_path: Path) -> None:
+    write_graph(model, tmp_path, Form("torch-export"))
+    with zipfile.ZipFile(tmp_path / TORCH) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            assert not content.startswith((b"\x80\x02", b"\x80\x04", b"\x80\x05")), name
+            assert not content.startswith(b"PK"), f"{name} is an archive of torch.save"
+    run = open_graph(model, tmp_path, Form("torch-export"))
+    images = model.input_of(torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
+    assert run(images)["tokens"].shape == (3, 5, 24)
+
+
+def test_torch_would_have_pickled_the_sample_inputs(model: Portable, tmp_path: Path) -> None:
+    """The control: saved as it comes from the tracer, the archive holds one."""
+    with quiet():
+        torch.export.save(model.program(), tmp_path / TORCH)
+    with zipfile.ZipFile(tmp_path / TORCH) as archive:
+        assert any(archive.read(name).startswith(b"PK") for name in archive.namelist())
+
+
+_IMPORTS = """
+import sys
+from vitlet.weights.formats import optional
+openvino = optional("openvino")
+print([name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module])
+"""
+
+
+def test_openvino_cannot_report_home() -> None:
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UsageError, match=r"onnxscript is not installed.*vitlet\[export\]"):
+        require_packages(Form("onnx"))
+    require_packages(Form("timm"))
+    require_packages(Form("torch-export"))
+
+
+def test_notes_of_converters_are_kept_from_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet():
+        print("converting")
+    assert capsys.readouterr().out == ""
+    assert optional("onnx").__name__ == "onnx"
