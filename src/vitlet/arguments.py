@@ -6,7 +6,7 @@ Whatever can be refused from the words alone is refused here, in a fraction of a
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +70,19 @@ class Shared:
 
         values = {k: getattr(self, k) for k in ("epochs", "batch_size", "seed", "precision")}
         return {**values, "set": parse_settings(self.set)}
+
+    def words(self) -> list[str]:
+        """The words of the command line that give these values again."""
+        found: list[str] = []
+        for field_ in fields(self):
+            flag, value = f"--{field_.name.replace('_', '-')}", getattr(self, field_.name)
+            if isinstance(value, tuple):
+                found += [word for item in value for word in (flag, item)]
+            elif value is True:
+                found.append(flag)
+            elif value is not None and value is not False and value != field_.default:
+                found += [flag, str(value)]
+        return found
 
     def options(self) -> Any:
         """The values that change no number."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import data, evaluation, models, replication, training
+from vitlet.verbs import cluster, data, evaluation, models, replication, training
 
 app = App(
     name="vitlet",
@@ -35,6 +35,7 @@ for _verb in (
     models.predict,
     models.export,
     models.report,
+    cluster.slurm,
 ):
     app.command(_verb)
 app.command(models.import_, name="import")

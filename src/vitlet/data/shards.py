@@ -15,7 +15,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -195,7 +195,7 @@ def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
             ) from error
 
 
-def _members(stream: IO[bytes], entry: Entry, writer: Writer) -> Iterator[_Member]:
+def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
     """The files of a tar, by their headers alone; what is damaged or cut short is remembered in `writer`."""
     expected = 0
     # With ignore_zeros a header that is damaged is passed over block by block, up to the next one that is whole.

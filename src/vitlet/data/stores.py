@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast, final
+from typing import Any, NamedTuple, cast, final
 
 from vitlet.data.decode import BadImage
 from vitlet.errors import DataError, UsageError
@@ -98,12 +98,12 @@ class Store:
             ) from error
         return sorted(found, key=lambda entry: os.fsencode(entry.name))
 
-    def open(self, name: str) -> IO[bytes]:
-        """A file to read and seek in."""
+    def open(self, name: str) -> Any:
+        """A binary file to read and seek in; fsspec's have no type of the standard library."""
         if not self.is_remote:
             return open(os.path.join(self.root, name), "rb")
         system, root = _filesystem(self.root)
-        return cast(IO[bytes], system.open(f"{root}/{name}", "rb"))
+        return system.open(f"{root}/{name}", "rb")
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Bytes `offset … offset + length - 1` of a file.

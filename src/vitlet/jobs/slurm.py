@@ -1,0 +1,165 @@
+"""A batch script for SLURM: one or several nodes, one run or an array of seeds, back in the queue when time is up.
+
+What the script does beyond starting torchrun:
+
+  * Some minutes before the time limit SLURM sends SIGUSR1 to the script, which hands it on. Every rank finishes its
+    step, rank 0 saves, all stop, and the script puts the job back into the queue, where the same command goes on.
+  * A job that is pre-empted gets SIGTERM: it saves and stops, and SLURM itself puts it back (`--requeue`).
+  * A rank that dies takes the others with it; torchrun starts all of them again from the last checkpoint.
+
+Nothing of the user is interpolated into the shell: words go through `shlex.quote`, and what stands in `#SBATCH` lines,
+which SLURM reads by rules of its own, is held to letters, digits and a few signs.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from vitlet.errors import UsageError
+from vitlet.text import printable
+
+GRACE_SECONDS = 300
+"""Before the time limit: the longest step and checkpoint have to fit into it."""
+MAX_RESTARTS = 3
+MAX_REQUEUES = 100
+"""A job that is interrupted again and again before its first checkpoint would stay in the queue for ever."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.,-]{1,64}")
+
+
+@final
+@dataclass(frozen=True)
+class Cluster:
+    """What the job asks SLURM for."""
+
+    nodes: int = 1
+    gpus: int = 1
+    """On each node, one rank each; 0 for one rank a node on processors."""
+    cpus: int = 8
+    """Cores of each rank: its loader's processes."""
+    hours: int = 24
+    partition: str | None = None
+    account: str | None = None
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes that torchrun starts on each node."""
+        return max(1, self.gpus)
+
+    @property
+    def num_ranks(self) -> int:
+        """Over all nodes."""
+        return self.nodes * self.ranks_per_node
+
+
+def require_divisible(batch_size: int, cluster: Cluster) -> None:
+    """Refuse now what every rank would refuse when the job has come through the queue.
+
+    Raises:
+        UsageError: if the ranks cannot share the batch evenly.
+    """
+    if batch_size % cluster.num_ranks:
+        raise UsageError(
+            f"batch size {batch_size} does not divide over {cluster.num_ranks} ranks",
+            fix=f"--batch-size {max(1, round(batch_size / cluster.num_ranks)) * cluster.num_ranks}, or other --nodes",
+        )
+
+
+def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluster, seeds: int = 1) -> str:
+    """The script, for `sbatch`.
+
+    Args:
+        command: A verb of vitlet and its words, without `--out` and, for several seeds, without `--seed`.
+        name: Of the job.
+        out: The run directory, absolute; with several seeds the folder of theirs.
+        cluster: What to ask for.
+        seeds: Runs, as a job array with seeds 0, 1, …
+
+    Raises:
+        UsageError: for a name, partition or account that cannot stand in an `#SBATCH` line.
+    """
+    lines = ["#!/bin/bash", *_directives(name, cluster, seeds), "set -euo pipefail", ""]
+    words = " ".join(shlex.quote(word) for word in command)
+    target = shlex.quote(out)
+    if seeds > 1:
+        words += ' --seed "$SLURM_ARRAY_TASK_ID"'
+        target += '/"seed-$SLURM_ARRAY_TASK_ID"'
+    lines += _BODY.format(
+        python=shlex.quote(sys.executable),
+        ranks=cluster.ranks_per_node,
+        max_restarts=MAX_RESTARTS,
+        shutdown=GRACE_SECONDS // 2,
+        words=words,
+        target=target,
+        max_requeues=MAX_REQUEUES,
+    ).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def _directives(name: str, cluster: Cluster, seeds: int) -> list[str]:
+    values: dict[str, str | int | None] = {
+        "job-name": _plain("name", name),
+        "nodes": cluster.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": cluster.gpus or None,
+        "cpus-per-task": cluster.cpus * cluster.ranks_per_node,
+        "time": f"{cluster.hours}:00:00",
+        "partition": _plain("--partition", cluster.partition),
+        "account": _plain("--account", cluster.account),
+        "array": f"0-{seeds - 1}" if seeds > 1 else None,
+        "signal": f"B:USR1@{GRACE_SECONDS}",
+        "open-mode": "append",
+        "output": "slurm-%x-%A_%a.log" if seeds > 1 else "slurm-%x-%j.log",
+    }
+    return [*(f"#SBATCH --{key}={value}" for key, value in values.items() if value is not None), "#SBATCH --requeue"]
+
+
+def _plain(what: str, value: str | None) -> str | None:
+    if value is not None and not _NAME.fullmatch(value):
+        raise UsageError(
+            f"{what} {printable(value)!r}",
+            why="SLURM's lines in a script take letters, digits, and . , _ -",
+            fix="another name",
+        )
+    return value
+
+
+_BODY = """\
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}}}
+job=${{job:-$SLURM_JOB_ID}}
+[[ $job =~ ^[0-9]+(_[0-9]+)?$ ]] || {{ echo "error: no job id: $job" >&2; exit 2; }}
+
+# shellcheck disable=SC1003,SC2016  # words in single quotes are meant as they stand
+command=(
+  {python} -m torch.distributed.run
+  --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={ranks} --max-restarts={max_restarts}
+  --rdzv-backend=c10d --rdzv-id="$job" --rdzv-endpoint="$head_node:$((20000 + SLURM_JOB_ID % 10000))"
+  "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1" --shutdown-timeout={shutdown}
+  -m vitlet {words} --out {target}
+)
+srun --kill-on-bad-exit=1 "${{command[@]}}" &
+step=$!
+
+time_is_up=0
+trap 'time_is_up=1; kill -USR1 "$step" 2>/dev/null || true' USR1
+trap 'kill -TERM "$step" 2>/dev/null || true' TERM
+status=0
+while kill -0 "$step" 2>/dev/null; do
+  status=0
+  wait "$step" || status=$?
+done
+
+if ((time_is_up && status != 0)); then
+  if ((${{SLURM_RESTART_COUNT:-0}} < {max_requeues})); then
+    echo "time is up; back into the queue"
+    scontrol requeue "$job"
+    exit 0
+  fi
+  echo "error: interrupted {max_requeues} times; not queued again" >&2
+fi
+exit "$status"
+"""

@@ -1,0 +1,72 @@
+"""Commands for clusters."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vitlet.arguments import AtLeastOne, Shared, Whole, chosen_recipe
+from vitlet.errors import UsageError
+from vitlet.text import printable
+
+
+def slurm(
+    recipe: str,
+    *,
+    data: str,
+    run: Path,
+    out: Path,
+    init: str | None = None,
+    num_labels: AtLeastOne | None = None,
+    seeds: AtLeastOne = 1,
+    nodes: AtLeastOne = 1,
+    gpus: Whole = 1,
+    cpus: AtLeastOne = 8,
+    hours: AtLeastOne = 24,
+    partition: str | None = None,
+    account: str | None = None,
+    shared: Shared | None = None,
+) -> None:
+    """Write a script for sbatch that trains on one or several nodes and goes back into the queue when time is up.
+
+    Parameters
+    ----------
+    recipe: A name of `vitlet recipes`, or a recipe.json.
+    data: Images, as the nodes see them.
+    run: The run directory, as the nodes see it; with --seeds the folder of theirs.
+    out: The script.
+    init: As for pretrain and finetune; the latter needs it.
+    num_labels: As for finetune.
+    seeds: So many runs with seeds 0, 1, …, as a job array.
+    nodes: Machines.
+    gpus: On each node; 0 trains on processors.
+    cpus: Cores for each GPU.
+    hours: Time limit; the job is put back into the queue until it is done.
+    partition: Of the cluster.
+    account: That pays.
+    """
+    shared = shared or Shared()
+    chosen = chosen_recipe(recipe, shared)
+    from vitlet.jobs.options import require_verb
+    from vitlet.jobs.slurm import Cluster, batch_script, require_divisible
+    from vitlet.run import write_file
+
+    verb = "finetune" if chosen.objective.learns_labels else "pretrain"
+    require_verb(chosen, verb)
+    if verb == "finetune" and init is None:
+        raise UsageError(f"{chosen.name} without --init", fix="--init RUN, or --init none for random weights")
+    if seeds > 1 and shared.seed is not None:
+        raise UsageError("--seed with --seeds", fix="leave one of them out")
+    cluster = Cluster(nodes=nodes, gpus=gpus, cpus=cpus, hours=hours, partition=partition, account=account)
+    require_divisible(chosen.budget.batch_size, cluster)
+    words = [verb, str(Path(recipe).absolute()) if recipe.endswith(".json") else recipe, "--data", _place(data)]
+    words += ["--init", init if init == "none" else _place(init)] if init is not None else []
+    words += ["--num-labels", str(num_labels)] if num_labels is not None else []
+    words += shared.words()
+    script = batch_script(words, name=f"vitlet-{chosen.name}", out=_place(str(run)), cluster=cluster, seeds=seeds)
+    write_file(out, script.encode())
+    Console(highlight=False, soft_wrap=True).print(f"written: {printable(out)}   next: sbatch", markup=False)
+
+
+def _place(text: str) -> str:
+    """An absolute path; what names a thing by a scheme (`s3://…`, `timm:…`) stays as it is."""
+    return text if ":" in text.split("/")[0] else str(Path(text).expanduser().absolute())

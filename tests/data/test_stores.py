@@ -1,0 +1,155 @@
+"""Shards in an object store: a real S3 protocol over loopback, served by moto; nothing leaves the machine."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitlet.data.decode import BadImage
+from vitlet.data.index import Index, open_index
+from vitlet.data.loader import TrainingBatches
+from vitlet.data.packing import Form, pack
+from vitlet.data.stores import Store, is_remote, remote_address
+from vitlet.errors import DataError, UsageError
+from vitlet.recipe import Shift, View
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server with one bucket, and the environment that leads to it."""
+    moto_server = pytest.importorskip("moto.server", reason="moto (extra dev) is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs (extra remote) is not installed")
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        server.start()
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("images")
+        yield "s3://images"
+        server.stop()
+
+
+@pytest.fixture
+def data(bucket: str, tree, tmp_path: Path) -> tuple[Index, str, Store]:
+    """A folder's index, the address of its shards, and the store."""
+    index = open_index(tree(tmp_path / "images", *(f"{'ab'[i % 2]}/{i}.png" for i in range(20))))
+    pack(index, np.arange(20), out=tmp_path / "out", form=Form(shard_bytes=12 * 1024))
+    address = f"{bucket}/{tmp_path.name}"
+    import s3fs
+
+    system = s3fs.S3FileSystem()
+    for file in (tmp_path / "out").iterdir():
+        system.pipe_file(f"{address}/{file.name}", file.read_bytes())
+    return index, address, Store(address)
+
+
+def first_batches(index: Index, *, workers: int) -> list:
+    loader = TrainingBatches(
+        index=index, ids=np.arange(len(index)), views=(View(size=8, crop=Shift(padding=1)),), batch_size=4, seed=1,
+        workers=workers,
+    )  # fmt: skip
+    stream = loader.from_step(0)
+    found = [next(stream) for _ in range(5)]
+    stream.close()
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_from_s3_are_the_folders(data: tuple[Index, str, Store], workers: int) -> None:
+    index, address, _ = data
+    remote = open_index(Path(address))  # as the command line gives it: a Path drops a slash
+    assert remote.fingerprint == index.fingerprint
+    for ours, theirs in zip(first_batches(remote, workers=workers), first_batches(index, workers=0), strict=True):
+        assert ours.positions.equal(theirs.positions)
+        assert ours.images.equal(theirs.images)
+        assert ours.replaced == ()
+
+
+def test_a_batch_is_fetched_in_one_go(data: tuple[Index, str, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, address, _ = data
+    remote, alone, rounds = open_index(address), [], []
+    read, read_many = Store.read, Store.read_many
+    monkeypatch.setattr(Store, "read", lambda self, *place: alone.append(place) or read(self, *place))
+    monkeypatch.setattr(Store, "read_many", lambda self, ranges: rounds.append(len(ranges)) or read_many(self, ranges))
+    first_batches(remote, workers=0)
+    assert rounds == [4] * 5
+    assert alone == []
+
+
+def test_tars_of_others_are_read_by_their_headers(data: tuple[Index, str, Store]) -> None:
+    index, address, store = data
+    import s3fs
+
+    s3fs.S3FileSystem().rm_file(f"{address}/index.parquet")
+    remote = open_index(address)
+    assert sorted(remote.read(i) for i in range(20)) == sorted(index.read(i) for i in range(20))
+    assert len([e for e in store.entries() if e.name.endswith(".tar")]) == 4
+
+
+def test_a_shard_that_was_deleted_costs_its_images_and_says_so(data: tuple[Index, str, Store]) -> None:
+    _, address, _ = data
+    remote = open_index(address)
+    import s3fs
+
+    s3fs.S3FileSystem().rm_file(f"{address}/train-000001.tar")
+    lost = [i for i in range(20) if isinstance(_result(remote, i), BadImage)]
+    assert 5 <= len(lost) <= 10
+    found = remote.read_ahead(range(20))
+    assert sorted(found) == [i for i in range(20) if i not in lost]
+    with pytest.raises(BadImage, match=r"cannot read the shard.*train-000001\.tar at byte"):
+        remote.read(lost[0])
+    with pytest.raises(DataError, match=r"shard train-000001\.tar is missing"):
+        open_index(address)
+
+
+def _result(index: Index, i: int) -> bytes | BadImage:
+    try:
+        return index.read(i)
+    except BadImage as error:
+        return error
+
+
+def test_what_cannot_be_listed_or_is_empty_is_refused(bucket: str) -> None:
+    with pytest.raises(DataError, match="cannot list s3://nowhere/x"):
+        open_index("s3://nowhere/x")
+    import s3fs
+
+    s3fs.S3FileSystem().pipe_file(f"{bucket}/empty/readme.txt", b"no shards")
+    with pytest.raises(DataError, match=r"no shards .*none is a \.tar"):
+        open_index(f"{bucket}/empty")
+
+
+def test_addresses() -> None:
+    assert remote_address(Path("s3://bucket/a/")) == "s3://bucket/a"
+    assert remote_address("hf://datasets/user/name@main/data") == "hf://datasets/user/name@main/data"
+    assert not any(
+        map(is_remote, ("images", "/images", "c:/images", "pipe:cat x", "simplecache::s3://b/x", "file:///a"))
+    )
+    with pytest.raises(UsageError, match="password"):
+        remote_address("s3://key:secret@bucket/a")
+    with pytest.raises(UsageError, match="chained"):
+        remote_address("s3://bucket::file:///etc")
+
+
+def test_local_ranges_are_read_whole_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    os.mkfifo(tmp_path / "pipe")
+    store = Store(str(tmp_path))
+    assert store.read("a", 2, 3) == b"234"
+    for name, offset, length in (("a", 8, 3), ("pipe", 0, 1), ("none", 0, 1), ("a", 0, 1 << 31)):
+        with pytest.raises(BadImage):
+            store.read(name, offset, length)
+    results = store.read_many([("a", 0, 2), ("a", 9, 2)])
+    assert results[0] == b"01"
+    assert isinstance(results[1], BadImage)

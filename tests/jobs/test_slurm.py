@@ -1,0 +1,191 @@
+"""The batch script: well formed, safe with any name, and doing what it says, with SLURM's commands played by others."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vitlet.cli import main
+from vitlet.errors import UsageError
+from vitlet.jobs.slurm import Cluster, batch_script
+
+HOSTILE = [
+    "a b",
+    "'; touch {evil}; '",
+    '"; touch {evil}; "',
+    "$(touch {evil})",
+    "`touch {evil}`",
+    "a\ntouch {evil}\n",
+    "\\",
+    "*",
+    "!!",
+    "${{HOME}}",
+    "#SBATCH --uid=0",
+    "é \u202e",
+    "-rf",
+    "{{words}}",
+]
+COMMAND = ("pretrain", "mae_tiny_400e", "--data", "/images")
+SBATCH = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "1234567"}
+ARRAY = {"SLURM_ARRAY_JOB_ID": "1234560", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+def script(*, seeds: int = 1, command: tuple[str, ...] = COMMAND, out: str = "/runs/mae", **cluster) -> str:
+    return batch_script(command, name="mae", out=out, cluster=Cluster(**cluster), seeds=seeds)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Path:
+    """A folder with `srun` and `scontrol` that write down how they were called; the former can wait for a signal."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    head = f"#!{sys.executable}\nimport json, os, signal, sys, time\n"
+    note = "open(os.environ['NOTES'] + '/' + {!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+    (folder / "srun").write_text(
+        head + "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1)); signal.signal(signal.SIGTERM, lambda *_: "
+        "sys.exit(1))\n" + note.format("srun") + "time.sleep(float(os.environ.get('SECONDS_OF_WORK', 0)))\n"
+        "sys.exit(int(os.environ.get('STATUS', 0)))\n"
+    )
+    (folder / "scontrol").write_text(
+        head + note.format("scontrol") + "print('n1\\nn2') if sys.argv[1] == 'show' else None\n"
+    )
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    return folder
+
+
+def start(text: str, slurm: Path, **environment: str) -> subprocess.Popen:
+    file = slurm.parent / "job.sbatch"
+    file.write_text(text)
+    path = f"{slurm}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", str(file)], env=SBATCH | {"PATH": path, "NOTES": str(slurm.parent)} | environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=slurm.parent,
+    )  # fmt: skip
+
+
+def calls(slurm: Path, name: str) -> list[list[str]]:
+    file = slurm.parent / name
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+CASES = [{}, {"seeds": 3}, {"nodes": 4, "gpus": 8, "partition": "gpu,long", "account": "a-1.b_2"}, {"gpus": 0}]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bash_and_shellcheck_find_nothing(case: dict, tmp_path: Path) -> None:
+    file = tmp_path / "job.sbatch"
+    file.write_text(script(**case, command=(*COMMAND, *HOSTILE)))
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    found = subprocess.run(["shellcheck", "--severity=style", str(file)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_words_arrive_as_they_were_given(slurm: Path) -> None:
+    evil = slurm.parent / "evil"
+    words = tuple(word.format(evil=evil) for word in HOSTILE)
+    job = start(script(command=(*COMMAND, *words), out=f"/runs/{words[3]}"), slurm)
+    assert job.wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    at = arguments.index("vitlet")
+    assert arguments[at + 1 :] == [*COMMAND, *words, "--out", f"/runs/{words[3]}"]
+    assert arguments[at - 1] == "-m"
+    assert not evil.exists()
+
+
+def test_words_would_do_harm_unquoted(slurm: Path) -> None:
+    """The control: the same words, put in as they are, run."""
+    evil = slurm.parent / "evil"
+    word = HOSTILE[3].format(evil=evil)
+    start(script(command=(*COMMAND, word)).replace(shlex.quote(word), word), slurm).wait(timeout=30)
+    assert evil.exists()
+
+
+def test_no_user_word_stands_in_a_line_for_slurm() -> None:
+    for bad in ("a b", "a\nb", "a;b", "", "x" * 65, "$(x)"):
+        with pytest.raises(UsageError, match="--partition"):
+            script(partition=bad)
+    directives = [line for line in script(command=(*COMMAND, *HOSTILE)).splitlines() if line.startswith("#SBATCH")]
+    assert len(directives) == len([line for line in script().splitlines() if line.startswith("#SBATCH")])
+
+
+def test_what_is_asked_for(slurm: Path) -> None:
+    text = script(nodes=2, gpus=4, cpus=6, hours=12)
+    for line in ("nodes=2", "gpus-per-node=4", "cpus-per-task=24", "time=12:00:00", "signal=B:USR1@300", "requeue"):
+        assert f"#SBATCH --{line}\n" in text
+    assert start(text, slurm).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    for word in ("--nnodes=2", "--nproc-per-node=4", "--rdzv-endpoint=n1:24567", "--rdzv-id=1234567"):
+        assert word in arguments
+    assert Cluster(nodes=2, gpus=4).num_ranks == 8
+    assert Cluster(nodes=2, gpus=0).num_ranks == 2
+
+
+def test_an_array_has_a_seed_and_a_run_for_each_task(slurm: Path) -> None:
+    text = script(seeds=3, out="/runs/all mae")
+    assert "#SBATCH --array=0-2\n" in text
+    assert start(text, slurm, **ARRAY).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    assert arguments[-4:] == ["--seed", "2", "--out", "/runs/all mae/seed-2"]
+    assert "--rdzv-id=1234560_2" in arguments
+
+
+def interrupted(slurm: Path, number: signal.Signals, **environment: str) -> int:
+    job = start(script(), slurm, SECONDS_OF_WORK="30", **environment)
+    until = time.monotonic() + 20
+    while not calls(slurm, "srun") and time.monotonic() < until:
+        time.sleep(0.02)
+    job.send_signal(number)
+    return job.wait(timeout=20)
+
+
+def test_when_time_is_up_the_job_goes_back_into_the_queue(slurm: Path) -> None:
+    assert interrupted(slurm, signal.SIGUSR1, **ARRAY) == 0
+    assert calls(slurm, "scontrol")[1:] == [["requeue", "1234560_2"]]
+
+
+def test_not_for_ever(slurm: Path) -> None:
+    assert interrupted(slurm, signal.SIGUSR1, SLURM_RESTART_COUNT="100") == 1
+    assert calls(slurm, "scontrol")[1:] == []
+
+
+def test_a_cancelled_or_failed_job_does_not(slurm: Path) -> None:
+    assert interrupted(slurm, signal.SIGTERM) == 1
+    assert start(script(), slurm, STATUS="3").wait(timeout=30) == 3
+    assert [call[0] for call in calls(slurm, "scontrol")] == ["show", "show"]
+
+
+def test_the_command_line_writes_one(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = slurm.parent / "job.sbatch"
+    words = ["slurm", "mae_tiny_400e", "--data", "s3://b/shards", "--run", "/runs/$(x)", "--out", str(file)]
+    assert (
+        main(
+            [*words, "--nodes", "2", "--gpus", "4", "--epochs", "2.5", "--set", "objective.mask_ratio=0.6", "--compile"]
+        )
+        == 0
+    )
+    assert start(file.read_text(), slurm).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    assert arguments[arguments.index("vitlet") + 1 :] == [
+        "pretrain", "mae_tiny_400e", "--data", "s3://b/shards", "--epochs", "2.5", "--set", "objective.mask_ratio=0.6",
+        "--compile", "--out", "/runs/$(x)",
+    ]  # fmt: skip
+    for wrong, what in (
+        (["--gpus", "5"], "does not divide over 5 ranks"),
+        (["--seeds", "3", "--seed", "1"], "--seed with --seeds"),
+        (["--partition", "a;b"], "--partition"),
+        (["--epochs", "-1"], "budget.duration"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert what in capsys.readouterr().err
+    assert main(["slurm", "finetune_micro", *words[2:]]) == 2
+    assert "without --init" in capsys.readouterr().err
