@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from vitlet.errors import VitletError
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
 from vitlet.recipes import with_overrides
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
 from vitlet.reproduce.runner import folder_bytes
-from vitlet.run import environment, read_json, write_json
+from vitlet.run import Run, environment, read_json, write_json
 from vitlet.text import plural
 from vitlet.train.log import Teller
 
@@ -42,7 +43,7 @@ class Rate:
     """What one kind of training costs here."""
 
     seconds_per_image: float
-    """A training image, both passes, on one thread of a CPU or on the GPU."""
+    """A training image, both passes: time of the processor on one thread, or of the clock on a GPU."""
     bytes: int
     """Left on the disk by a run."""
 
@@ -178,7 +179,15 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
     except (VitletError, RuntimeError, MemoryError):
         return None
     speeds = [row["images_per_second"] for row in run.metrics() if "images_per_second" in row][1:]
-    return Rate(1 / median(speeds), folder_bytes(out)) if speeds else None
+    return Rate(_busy(run, device) / median(speeds), folder_bytes(out)) if speeds else None
+
+
+def _busy(run: Run, device: str) -> float:
+    """Share of the clock's time that the trial was computing: less than 1 where others use the processor too."""
+    if pick_device(Options.from_json({"device": device})).type != "cpu":
+        return 1.0
+    spent = read_json(run.path / "environment.json")
+    return min(1.0, spent["cpu_seconds"] / spent["wall_seconds"])
 
 
 def _teacher(node: Node, folder: Path, plan: Plan, options: Options) -> Path:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitlet.errors import UsageError
-from vitlet.reproduce.claims import CLAIMS, Claim
+from vitlet.reproduce.claim import Claim
+from vitlet.reproduce.claims import CLAIMS
 from vitlet.reproduce.figures import APPENDICES, FIGURES
 from vitlet.reproduce.steps import Item, Step, steps_of
 from vitlet.reproduce.tables import TABLES
@@ -22,11 +23,15 @@ class Choice:
     items: tuple[Item, ...]
     claims: tuple[Claim, ...]
 
-    def steps(self) -> list[Step]:
-        """Every step that is measured, each once."""
-        steps: list[Step] = [step for item in self.items for step in steps_of(item)]
-        steps += [step for claim in self.claims for step in claim.steps()]
-        return list(dict.fromkeys(steps))
+    def stages(self, *, later: Sequence[int]) -> list[list[Step]]:
+        """Every step that is measured: claims first but for those `later`, tables after claims."""
+        first: list[Step] = [step for claim in self.claims if claim.number not in later for step in claim.steps()]
+        second: list[Step] = [step for claim in self.claims if claim.number in later for step in claim.steps()]
+        if not self.claims:
+            first = [step for item in self.items for step in steps_of(item)]
+        else:
+            second += [step for item in self.items for step in steps_of(item)]
+        return [list(dict.fromkeys(first)), list(dict.fromkeys(second))]
 
 
 def chosen(words: Sequence[str]) -> Choice:

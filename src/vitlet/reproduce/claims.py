@@ -1,20 +1,11 @@
-"""The eighteen claims of the paper as statements that numbers decide. The rules stand here before any run.
-
-A claim is a set of parts that must all hold. A part is a sum of weighted quantities and a margin; it is computed seed
-by seed, where a seed is a whole chain of runs from pre-training to the number, and its mean gets the paired-t interval
-of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims).
-
-    supported       the interval of every part lies above its margin
-    not supported   the interval of some part ends at its margin or below
-    undecided       otherwise, and always with a single seed
-    not run         a quantity is missing
+"""The eighteen claims of the paper as statements that numbers decide, by the rules of `vitlet.reproduce.claim`.
 
 The first part is the claim's effect; the others are conditions without which it would say less than the paper does.
-Margins other than 0 are ours, since the paper gives no numbers for them, and were fixed from a pilot or from what a
-reader would still call high: half of a gain is "most" or "keeps", a CKA that falls by 0.1 falls.
+Margins other than 0 are ours, since the paper gives no numbers for them, and were fixed before the runs: half of a
+gain is "most" or "keeps", a CKA that falls by 0.1 falls. "Small" and "large" are the smallest and the largest of the
+data sets in Table 4, by training images.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from vitlet.reproduce.chains import (
@@ -34,56 +25,8 @@ from vitlet.reproduce.chains import (
     transferred,
     tuned,
 )
+from vitlet.reproduce.claim import Claim, Measure, Part, Quantity
 from vitlet.reproduce.steps import Finetune, Look, Probe, Start
-
-Quantity = Literal[
-    "top1",
-    "cka-lower",
-    "cka-higher",
-    "distance-lower",
-    "distance-higher",
-    "entropy-higher",
-    "head-spread-lower",
-    "distance-gap",
-    "entropy-gap",
-    "embedding-frequencies",
-]
-"""What is read from a step; `vitlet.reproduce.quantities` says how."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number a seed."""
-
-    step: Finetune | Probe | Look
-    quantity: Quantity = "top1"
-    subject: str = ""
-    """Of a look."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Σ weight · measure > margin."""
-
-    title: str
-    terms: tuple[tuple[float, Measure], ...]
-    margin: float = 0.0
-    unit: Literal["points", "CKA", "patches", "nats", "log amplitude"] = "points"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the paper."""
-
-    number: int
-    statement: str
-    source: str
-    """The table or figure that carries it."""
-    parts: tuple[Part, ...]
-
-    def steps(self) -> list[Finetune | Probe | Look]:
-        """Every step a part reads, each once."""
-        return list(dict.fromkeys(m.step for part in self.parts for _, m in part.terms))
 
 
 def _above(title: str, first: Finetune | Probe, second: Finetune | Probe) -> Part:

@@ -16,7 +16,8 @@ import numpy as np
 from vitlet.evaluate.compare import Interval, mean_interval
 from vitlet.report.tables import duration
 from vitlet.reproduce.catalogue import Choice
-from vitlet.reproduce.claims import CLAIMS, Claim, Measure, Part
+from vitlet.reproduce.claim import Claim, Measure, Part, decide, decide_part
+from vitlet.reproduce.claims import CLAIMS
 from vitlet.reproduce.plan import NODE_FILE, Plan
 from vitlet.reproduce.quantities import Looked, top1
 from vitlet.reproduce.scale import ImageSet
@@ -238,16 +239,9 @@ def _head(claim: Claim) -> dict[str, Any]:
 def _claim(reader: _Reader, claim: Claim) -> dict[str, Any]:
     missing = {reader.missing(s): None for s in claim.steps() if s in reader.plan.absent}
     parts = [_part(reader, part) for part in claim.parts]
-    answer = "not run" if any(p["n_seeds"] == 0 for p in parts) else decide([p["answer"] for p in parts])
+    answer = decide([p["answer"] for p in parts])
     why = "; ".join(missing) if missing else "not run yet" if answer == "not run" else ""
     return _head(claim) | {"answer": answer, "why": why, "parts": parts}
-
-
-def decide(answers: Sequence[str]) -> str:
-    """A claim from its parts: all must hold, and one that fails is enough against it."""
-    if all(a == "supported" for a in answers):
-        return "supported"
-    return "not supported" if "not supported" in answers else "undecided"
 
 
 def _part(reader: _Reader, part: Part) -> dict[str, Any]:
@@ -265,15 +259,6 @@ def _part(reader: _Reader, part: Part) -> dict[str, Any]:
         "n": min(c[s][2] for c in columns for s in seeds),
         "runs": list(dict.fromkeys(c[s][1] for s in seeds for c in columns)),
     }
-
-
-def decide_part(interval: Interval, *, margin: float) -> str:
-    """Above the margin as a whole, at it or below as a whole, or neither."""
-    if interval.low is None or interval.high is None:
-        return "undecided"
-    if interval.low > margin:
-        return "supported"
-    return "not supported" if interval.high <= margin else "undecided"
 
 
 def _ends(found: Interval) -> Mapping[str, float | None]:

@@ -1,14 +1,14 @@
-"""Parts of a user's images that stand in for the paper's data sets: two halves of the classes, shares of them.
+"""The halves of a user's images that stand in for the paper's data sets: every second class, and the others.
 
 The upstream half is every second class in the order of names, from the first on; it plays ImageNet. The other half has
-other classes and other images and plays the data sets that a model is transferred to. A part is written once as
+other classes and other images and plays the data sets that a model is transferred to. A half is written once as
 Parquet files in the layout of Hugging Face, image bytes unchanged, splits kept.
 """
 
 import io
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,23 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index, open_index
-from vitlet.data.subsets import balanced, holdout
+from vitlet.data.subsets import holdout, long_tailed, share_of
 from vitlet.errors import DataError
 from vitlet.run import write_folder
 
-_SEED = 0
-"""Of shares: the paper's lists are fixed too, and the same for all seeds of a chain."""
-_HELD_OUT = 0.2
+Half = Literal["upstream", "downstream"]
+_HELD_OUT, _SEED = 0.2, 0
 """What a job holds out of data without a test split; see `vitlet.jobs.material.divide`."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which of the images of an index."""
-
-    half: Literal["upstream", "downstream"]
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +40,11 @@ class Counts:
     """Training images of the smallest class."""
 
 
-def rows_of(index: Index, part: Part) -> np.ndarray:
-    """Positions of the part's labelled images, sorted; all of its held-out ones, `share` of its training images.
+def rows_of(index: Index, half: Half) -> np.ndarray:
+    """Positions of the half's labelled images, of all splits, sorted.
 
     Raises:
-        DataError: if the halves would have a single class, or the share leaves a class empty.
+        DataError: if a half would have a single class.
     """
     if len(index.classes) < 4:
         raise DataError(
@@ -60,14 +52,8 @@ def rows_of(index: Index, part: Part) -> np.ndarray:
             why="Half of them stand in for ImageNet and half for other data, and a half needs two or more",
             fix="give labelled images of four classes or more",
         )
-    codes = np.arange(len(index.classes))[0 if part.half == "upstream" else 1 :: 2]
-    mine = np.isin(np.asarray(index.labels), codes)
-    is_train = np.asarray(index.splits) == SPLITS.index("train")
-    train, held = np.flatnonzero(mine & is_train), np.flatnonzero(mine & ~is_train)
-    if part.share < 1:
-        num = max(len(codes), round(part.share * len(train)))
-        train = train[balanced(np.asarray(index.labels[train]), num=num, seed=_SEED)]
-    return np.sort(np.concatenate([train, held]))
+    codes = np.arange(len(index.classes))[0 if half == "upstream" else 1 :: 2]
+    return np.flatnonzero(np.isin(np.asarray(index.labels), codes))
 
 
 def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
@@ -86,15 +72,30 @@ def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
     return Counts(len(per_class), len(train), test, int(per_class.min()) if len(per_class) else 0)
 
 
+def num_chosen(found: Counts, labels: np.ndarray, subset: str) -> int:
+    """How many of the training images with these labels a subset has.
+
+    Raises:
+        DataError: if it leaves a class empty.
+    """
+    asked = Subset.parse(subset)
+    if asked.file is not None:
+        return min(found.train, len(asked.names()))
+    if asked.imbalance is not None:
+        return len(long_tailed(labels, imbalance=asked.imbalance, seed=_SEED))
+    assert asked.share is not None
+    return len(share_of(labels, share=asked.share, seed=_SEED))
+
+
 def labels_of(found: Counts, share: float) -> int:
     """Equally many labels of every class: `share` of the smallest class, at least one."""
     return found.classes * max(1, math.floor(share * found.smallest + 0.5))
 
 
-def write_part(source: Path, part: Part, out: Path, *, note: bytes) -> None:
-    """Write the part as `out/{train,val,test}.parquet`, whole or not at all, with `note` as its node.json."""
+def write_half(source: Path, half: Half, out: Path, *, note: bytes) -> None:
+    """Write the half as `out/{train,val,test}.parquet`, whole or not at all, with `note` as its node.json."""
     index = open_index(source)
-    rows = rows_of(index, part)
+    rows = rows_of(index, half)
     codes = np.unique(np.asarray(index.labels[rows]))
     names = [index.classes[int(code)] for code in codes]
     files = {"node.json": note}
@@ -103,11 +104,6 @@ def write_part(source: Path, part: Part, out: Path, *, note: bytes) -> None:
         if len(of_split):
             files[f"{split}.parquet"] = _parquet(index, of_split, codes=codes, names=names)
     write_folder(out, files)
-
-
-def part_words(part: Part) -> dict[str, object]:
-    """Plain values."""
-    return asdict(part)
 
 
 def _parquet(index: Index, rows: np.ndarray, *, codes: np.ndarray, names: list[str]) -> bytes:

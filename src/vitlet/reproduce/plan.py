@@ -5,6 +5,7 @@ images, the number of labels, and the addresses of what it starts from. Two tabl
 node, and a folder `runs/…-ADDRESS` that is finished is the run, whoever made it and when. Nothing here trains.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-from vitlet.data.index import Index, open_index
+import numpy as np
+
+from vitlet.data.choice import Subset
+from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError
 from vitlet.jobs.options import ProbeName
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
-from vitlet.reproduce.images import Counts, Part, counts, labels_of, part_words, rows_of
+from vitlet.reproduce.images import Counts, Half, counts, labels_of, num_chosen, rows_of
 from vitlet.reproduce.scale import ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Finetune, Look, Pretrain, Probe, Step
 from vitlet.text import plural, printable
@@ -47,7 +51,8 @@ class Node:
     teacher: Path | None = None
     num_labels: int | None = None
     keep_blocks: int | None = None
-    part: Part | None = None
+    subset: str | None = None
+    half: Half | None = None
     protocol: ProbeName = "logistic"
     pool: Literal["mean", "class"] = "mean"
     subjects: tuple[tuple[str, Path | None], ...] = ()
@@ -55,7 +60,7 @@ class Node:
     train_images: int = 0
     test_images: int = 0
     image_bytes: int = 0
-    """Of a part that is written."""
+    """Of a half that is written."""
 
     @property
     def is_finished(self) -> bool:
@@ -111,17 +116,21 @@ class _Set:
     counts: Counts
     node: str | None
     """Address of the node that writes it."""
+    subset: str | None = None
+    """Of its training images, as a job takes it."""
+    num_chosen: int = 0
+    """Training images with the subset taken."""
 
 
 class _AbsentError(Exception):
     """Why a step has no run."""
 
 
-def make_plan(steps: Sequence[Step], scale: Scale, *, data: Path, out: Path) -> Plan:
-    """All runs behind `steps`.
+def make_plan(stages: Sequence[Sequence[Step]], scale: Scale, *, data: Path, out: Path) -> Plan:
+    """All runs behind some steps.
 
     Args:
-        steps: From `catalogue.needed_steps`.
+        stages: Steps, those of a stage after all of the one before; see `catalogue.Choice.stages`.
         scale: What stands in for recipes, data and budgets.
         data: The user's images, or at the paper's scale the folder with one folder a set.
         out: Where runs go; finished ones in it count.
@@ -130,7 +139,7 @@ def make_plan(steps: Sequence[Step], scale: Scale, *, data: Path, out: Path) -> 
         DataError: if the images cannot be read, or have too few classes.
         UsageError: if a scale's changes do not fit its recipe.
     """
-    return _Planner(scale, data, Path(os.path.abspath(out))).plan(steps)
+    return _Planner(scale, data, Path(os.path.abspath(out))).plan(stages)
 
 
 @final
@@ -142,18 +151,17 @@ class _Planner:
         self.scale, self.data, self.out = scale, Path(os.path.abspath(data)), out
         self.nodes: dict[str, Node] = {}
         self._sets: dict[str, _Set] = {}
-        self._index: Index | None = None
+        self._indices: dict[Path, Index] = {}
 
-    def plan(self, steps: Sequence[Step]) -> Plan:
-        """Seed by seed, so that a run that is cut short leaves whole chains."""
+    def plan(self, stages: Sequence[Sequence[Step]]) -> Plan:
+        """Seed by seed within a stage, so that what is cut short leaves whole chains."""
         answers: dict[tuple[Step, int], str] = {}
         absent: dict[Step, str] = {}
-        for seed in self.scale.seeds:
-            for step in steps:
-                try:
-                    answers[step, seed] = self._node(step, seed).address
-                except _AbsentError as why:
-                    absent[step] = str(why)
+        for step, seed in ((step, seed) for steps in stages for seed in self.scale.seeds for step in steps):
+            try:
+                answers[step, seed] = self._node(step, seed).address
+            except _AbsentError as why:
+                absent[step] = str(why)
         return Plan(self.scale, self.out, self.nodes, answers, absent)
 
     def _node(self, step: Step, seed: int) -> Node:
@@ -172,7 +180,8 @@ class _Planner:
         found = self._set(step.data)
         teacher = None if step.teacher is None else self._node(step.teacher, seed)
         seed = 0 if role.once else seed
-        recipe = _recipe(role, seed, available=found.counts.train)
+        of_whole = {} if found.subset is None else {"budget.epoch_of": "whole"}
+        recipe = _recipe(role, seed, of_whole, available=found.num_chosen)
         title = step.method
         if step.distil:
             depth = recipe.encoder.depth
@@ -184,7 +193,7 @@ class _Planner:
         return self._add(
             "pretrain", title, seed, found,
             recipe=recipe.to_json(), teacher=None if teacher is None else teacher.folder,
-            needed=[teacher], train_images=found.counts.train,
+            subset=found.subset, needed=[teacher], train_images=found.counts.train,
         )  # fmt: skip
 
     def _finetune(self, step: Finetune, seed: int) -> Node:
@@ -236,30 +245,46 @@ class _Planner:
             asked = self.scale.sets[name]
             if isinstance(asked, str):
                 raise _AbsentError(asked)
-            self._sets[name] = self._published(asked) if asked.folder else self._part(asked)
+            self._sets[name] = self._published(asked) if asked.folder else self._half(asked)
         return self._sets[name]
 
     def _published(self, asked: ImageSet) -> _Set:
         folder = self.data / asked.folder
-        if not folder.exists():
-            raise _AbsentError(f"needs: {printable(folder)}, which is not there")
-        index = open_index(folder)
-        return _Set(folder, index.fingerprint, counts(index), None)
+        subset = self.data / asked.subset
+        for needed in (folder, *([subset] if asked.subset else [])):
+            if not needed.exists():
+                raise _AbsentError(f"needs: {printable(needed)}, which is not there")
+        index = self._open(folder)
+        found = _Set(folder, index.fingerprint, counts(index), None)
+        return self._chosen(found, str(subset) if asked.subset else "", np.asarray(index.labels))
 
-    def _part(self, asked: ImageSet) -> _Set:
-        if self._index is None:
-            self._index = open_index(self.data)
-        part = Part(asked.half, asked.share)
-        rows = rows_of(self._index, part)
-        address = _hashed(["images", self._index.fingerprint, part_words(part)])
-        title = asked.half if asked.share == 1 else f"{100 * asked.share:g} % {asked.half}"
-        folder = self.out / "data" / f"{_slug(title)}-{address}"
+    def _half(self, asked: ImageSet) -> _Set:
+        index = self._open(self.data)
+        rows = rows_of(index, asked.half)
+        address = _hashed(["images", index.fingerprint, asked.half])
+        folder = self.out / "data" / f"{asked.half}-{address}"
+        size = int(index.sizes[rows].sum())
         node = Node(
-            address, "images", f"images: {title}", 0, folder, data=self.data, part=part,
-            image_bytes=int(self._index.sizes[rows].sum()),
+            address, "images", asked.half, 0, folder, data=self.data, half=asked.half, image_bytes=size
         )  # fmt: skip
         self.nodes.setdefault(address, node)
-        return _Set(folder, address, counts(self._index, rows), address)
+        train = rows[np.asarray(index.splits[rows]) == SPLITS.index("train")]
+        found = _Set(folder, address, counts(index, rows), address)
+        return self._chosen(found, asked.subset, np.asarray(index.labels[train]))
+
+    def _open(self, data: Path) -> Index:
+        if data not in self._indices:
+            self._indices[data] = open_index(data)
+        return self._indices[data]
+
+    def _chosen(self, found: _Set, subset: str, labels: np.ndarray) -> _Set:
+        """With the subset taken, if there is one."""
+        if not subset:
+            return dataclasses.replace(found, num_chosen=found.counts.train)
+        try:
+            return dataclasses.replace(found, subset=subset, num_chosen=num_chosen(found.counts, labels, subset))
+        except DataError as error:
+            raise _AbsentError(f"needs: more images ({error.what})") from None
 
     def _add(self, kind: Kind, title: str, seed: int, found: _Set, *, needed: Sequence[Node | None], **what: Any
              ) -> Node:  # fmt: skip
@@ -267,6 +292,7 @@ class _Planner:
         inputs = tuple(node.address for node in needed if node is not None)
         decides = {
             "recipe": what.get("recipe"),
+            "subset": _digest(found.subset),
             "places": ["" if node is None else node.address for node in needed],
             **{k: what.get(k) for k in ("num_labels", "keep_blocks", "protocol", "pool", "look_images")},
         }
@@ -297,6 +323,14 @@ def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *
     if recipe.budget.batch_size > available:
         recipe = with_overrides(recipe, {"budget.batch_size": available})
     return recipe
+
+
+def _digest(subset: str | None) -> str:
+    """A subset without the path of its list."""
+    if subset is None:
+        return ""
+    parsed = Subset.parse(subset)
+    return parsed.digest or str(parsed)
 
 
 def _hashed(values: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitlet.report.analysis_plots import read_arrays
-from vitlet.reproduce.claims import Quantity
+from vitlet.reproduce.claim import Quantity
 from vitlet.run import read_json
 
 

@@ -21,7 +21,7 @@ from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipes import with_overrides
 from vitlet.report.tables import duration
-from vitlet.reproduce.images import write_part
+from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
 from vitlet.run import Run, environment, to_json_bytes, write_json
 from vitlet.train.log import Teller
@@ -44,14 +44,14 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
     is_resumed = (node.folder / "recipe.json").is_file()
     match node.kind:
         case "images":
-            assert node.part is not None
-            write_part(node.data, node.part, node.folder, note=to_json_bytes(_facts(node)))
+            assert node.half is not None
+            write_half(node.data, node.half, node.folder, note=to_json_bytes(_facts(node)))
             return
         case "pretrain":
             recipe = recipe_of(node)
             if node.teacher is not None:
                 recipe = with_overrides(recipe, {"objective.teacher": str(node.teacher)})
-            pretrain(recipe, data=node.data, out=node.folder, init=node.start, options=options)
+            pretrain(recipe, data=node.data, out=node.folder, subset=node.subset, options=options)
         case "finetune":
             finetune(
                 recipe_of(node), init=node.start, data=node.data, out=node.folder, num_labels=node.num_labels,
@@ -184,6 +184,7 @@ def _facts(node: Node) -> dict[str, Any]:
         "recipe": recipe_of(node).fingerprint() if node.recipe else "",
         "num_labels": node.num_labels,
         "keep_blocks": node.keep_blocks,
+        "subset": node.subset,
         "machine": {k: machine[k] for k in ("processor", "cores", "platform", "packages")},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

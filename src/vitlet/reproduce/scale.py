@@ -38,8 +38,8 @@ class ImageSet:
     """Below --data; or else a part of the images at --data is taken."""
     half: Literal["upstream", "downstream"] = "upstream"
     """Every second class in the order of their names, from the first on; or the others."""
-    share: float = 1.0
-    """Of the training images of each class."""
+    subset: str = ""
+    """Of the training images, as `vitlet.data.choice` reads it; a list stands below --data."""
     label_share: float | None = None
     """Of the training labels of the smallest class, which as many of every class are fine-tuned on; None: all."""
     budget: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +62,8 @@ class Scale:
     kept: tuple[int, ...]
     """Numbers of blocks, of twelve, that are kept in Figures 2 and 4."""
     seeds: tuple[int, ...] = SEEDS
+    later: tuple[int, ...] = ()
+    """Claims whose runs are made after all others, for what they cost."""
     look_images: int = 1024
     is_tried: bool = True
     """Whether a few steps are tried to tell what all will cost; not where that costs as much as the runs."""
@@ -108,8 +110,6 @@ def _lasting(n: int, **more: Any) -> dict[str, Any]:
 
 _PROBE_AT_END = {"budget.probe_every": _share(1)}
 _NOT_HERE = "not part of this scale"
-_LONG_TAIL = "needs: long-tailed subsets"
-_SUBSETS = "needs: pre-training on a listed subset"
 _TRANSFER = "needs: the transfer recipes of appendix A.4"
 
 
@@ -145,14 +145,15 @@ def _paper() -> Scale:
     }
     class_token = {"encoder.final_norm": True, "objective.pool": "class"}
     teacher = "needs: MAE-Base of 1600 epochs, which is not trained here; import its published file"
+    imagenet = ImageSet("ImageNet-1k", folder="imagenet", images=1_281_167)
     return Scale(
         name="paper",
-        about="ImageNet and the paper's recipes; --data holds one folder a set: imagenet, flowers, pets, …",
+        about="ImageNet and the paper's recipes; --data holds one folder a set: imagenet, flowers, pets, …, and lists/",
         sets={
-            "imagenet": ImageSet("ImageNet-1k", folder="imagenet", images=1_281_167),
-            "imagenet-1": _SUBSETS,
-            "imagenet-10": _SUBSETS,
-            "imagenet-lt": _LONG_TAIL,
+            "imagenet": imagenet,
+            "imagenet-1": dataclasses.replace(imagenet, title="1 %", subset="lists/1percent.txt"),
+            "imagenet-10": dataclasses.replace(imagenet, title="10 %", subset="lists/10percent.txt"),
+            "imagenet-lt": dataclasses.replace(imagenet, title="ImageNet-LT", subset="lists/imagenet-lt.txt"),
             "imagenet-21k": ImageSet("ImageNet-21k", folder="imagenet-21k", images=14_200_000),
             "flowers": ImageSet("Flowers-102", folder="flowers", images=2_040),
             "pets": ImageSet("Pets", folder="pets", images=3_680),
@@ -183,10 +184,10 @@ def _halves(name: str) -> dict[str, ImageSet | str]:
     """Stand-ins of the data sets: two halves of the classes of one set, the second at three sizes."""
     half, other = f"{name}, every second class", f"{name}, the other classes"
     return {
-        "imagenet": ImageSet(half, budget=_lasting(200_000, **{"budget.batch_size": 64})),
-        "imagenet-1": ImageSet(f"1 % of {half}", share=0.01),
-        "imagenet-10": ImageSet(f"10 % of {half}", share=0.1),
-        "imagenet-lt": _LONG_TAIL,
+        "imagenet": ImageSet(half, budget=_lasting(150_000, **{"budget.batch_size": 64})),
+        "imagenet-1": ImageSet(f"1 % of {half}", subset="1%"),
+        "imagenet-10": ImageSet(f"10 % of {half}", subset="10%"),
+        "imagenet-lt": ImageSet(f"{half}, long-tailed 100:1", subset="tail:100"),
         "imagenet-21k": _NOT_HERE,
         "flowers": ImageSet(f"{other}: 1 % of the labels", half="downstream", label_share=0.01,
                             budget=_lasting(12_000)),
@@ -195,14 +196,14 @@ def _halves(name: str) -> dict[str, ImageSet | str]:
         "cars": ImageSet(f"{other}: 4 % of the labels", half="downstream", label_share=0.04, budget=_lasting(24_000)),
         "cifar100": _NOT_HERE,
         "inat18": ImageSet(f"{other}: 20 % of the labels", half="downstream", label_share=0.2,
-                           budget=_lasting(60_000)),
+                           budget=_lasting(40_000)),
     }  # fmt: skip
 
 
 def _micro() -> Scale:
     deep: dict[str, Any] = {"encoder.depth": _DEPTH}
     fine = Treatment("finetune_micro", deep)
-    mae = {**deep, **_lasting(400_000), **_PROBE_AT_END}
+    mae = {**deep, **_lasting(300_000), **_PROBE_AT_END}
     masked = {f"mae-{r}": _NOT_HERE for r in ("0.45", "0.55", "0.65", "0.85")}
     same = ("scratch-impr", "impr", "impr-moco", "impr-100", "impr-moco-100", "transfer")
     absent = (
@@ -215,7 +216,7 @@ def _micro() -> Scale:
         sets=_halves("data"),
         methods={
             "mae": Treatment("mae_micro", mae),
-            "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(160_000), **_PROBE_AT_END}),
+            "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(80_000), **_PROBE_AT_END}),
             "teacher": Treatment("mae_micro_wide", mae, once=True),
             "dmae": Treatment("dmae_micro", {**mae, "objective.layers": [[_DEPTH, _DEPTH]]}),
             "dino": _NOT_HERE,
@@ -228,6 +229,7 @@ def _micro() -> Scale:
         treatments={role: fine for role in same} | dict.fromkeys(absent, _NOT_HERE),
         probes={"linear": ("logistic", "mean")},
         kept=(0, 4, 8, 12),
+        later=(4, 5, 16),
     )
 
 
@@ -246,10 +248,8 @@ def _own() -> Scale:
 
     sets = dict(micro.sets)
     for name, share in (("flowers", 0.05), ("cars", 0.2), ("inat18", 1.0)):
-        found = sets[name]
-        assert isinstance(found, ImageSet)
         title = f"the other classes: {100 * share:g} % of the labels"
-        sets[name] = dataclasses.replace(found, label_share=share, title=title)
+        sets[name] = dataclasses.replace(_image_set(sets[name]), label_share=share, title=title)
     return dataclasses.replace(
         micro,
         name="own",
@@ -258,6 +258,11 @@ def _own() -> Scale:
         methods=cropped(micro.methods),
         treatments=cropped(micro.treatments),
     )
+
+
+def _image_set(found: ImageSet | str) -> ImageSet:
+    assert isinstance(found, ImageSet)
+    return found
 
 
 def _smoke() -> Scale:
@@ -286,11 +291,11 @@ def _smoke() -> Scale:
     }
     fine = Treatment("finetune_micro", tiny)
     sets = {k: v if isinstance(v, str) else dataclasses.replace(v, budget={}) for k, v in micro.sets.items()}
-    for name, share in (("imagenet-1", 0.4), ("imagenet-10", 0.5), ("flowers", 0.5), ("cars", 0.75), ("inat18", 1.0)):
-        found = sets[name]
-        assert isinstance(found, ImageSet)
-        key = "share" if found.label_share is None else "label_share"
-        sets[name] = dataclasses.replace(found, **{key: share})
+    subsets = {"imagenet-1": "40%", "imagenet-10": "50%", "imagenet-lt": "tail:2"}
+    for name, share in (("flowers", 0.5), ("cars", 0.75), ("inat18", 1.0)):
+        sets[name] = dataclasses.replace(_image_set(sets[name]), label_share=share)
+    for name, subset in subsets.items():
+        sets[name] = dataclasses.replace(_image_set(sets[name]), subset=subset)
     return dataclasses.replace(
         micro,
         name="smoke",

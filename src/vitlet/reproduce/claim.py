@@ -1,0 +1,86 @@
+"""What a claim is made of, and how numbers decide it. The rules stand here before any run.
+
+A claim is a set of parts that must all hold. A part is a sum of weighted quantities and a margin; it is computed seed
+by seed, where a seed is a whole chain of runs from pre-training to the number, and its mean gets the paired-t interval
+of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims).
+
+    supported       the interval of every part lies above its margin
+    not supported   the interval of some part ends at its margin or below
+    undecided       otherwise, and always with a single seed
+    not run         a quantity is missing
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vitlet.evaluate.compare import Interval
+from vitlet.reproduce.steps import Finetune, Look, Probe
+
+Answer = Literal["supported", "not supported", "undecided", "not run"]
+Quantity = Literal[
+    "top1",
+    "cka-lower",
+    "cka-higher",
+    "distance-lower",
+    "distance-higher",
+    "entropy-higher",
+    "head-spread-lower",
+    "distance-gap",
+    "entropy-gap",
+    "embedding-frequencies",
+]
+"""What is read from a step; `vitlet.reproduce.quantities` says how."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number a seed."""
+
+    step: Finetune | Probe | Look
+    quantity: Quantity = "top1"
+    subject: str = ""
+    """Of a look."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Σ weight · measure > margin."""
+
+    title: str
+    terms: tuple[tuple[float, Measure], ...]
+    margin: float = 0.0
+    unit: Literal["points", "CKA", "patches", "nats", "log amplitude"] = "points"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper."""
+
+    number: int
+    statement: str
+    source: str
+    """The table or figure that carries it."""
+    parts: tuple[Part, ...]
+
+    def steps(self) -> list[Finetune | Probe | Look]:
+        """Every step a part reads, each once."""
+        return list(dict.fromkeys(m.step for part in self.parts for _, m in part.terms))
+
+
+def decide_part(interval: Interval, *, margin: float) -> Answer:
+    """Above the margin as a whole, at it or below as a whole, or neither."""
+    if interval.low is None or interval.high is None:
+        return "undecided"
+    if interval.low > margin:
+        return "supported"
+    return "not supported" if interval.high <= margin else "undecided"
+
+
+def decide(parts: Sequence[Answer]) -> Answer:
+    """A claim from its parts: all must hold, one that fails decides against it, one that is missing leaves it open."""
+    if "not run" in parts:
+        return "not run"
+    if "not supported" in parts:
+        return "not supported"
+    return "undecided" if "undecided" in parts else "supported"
