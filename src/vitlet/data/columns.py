@@ -78,6 +78,8 @@ class Writer:
             raise cache_error(error, cache) from error
         self._content: IO[bytes] | None = None
         self._end = 0
+        self._attached = hashlib.sha256()
+        self._has_attached = False
 
     def __enter__(self) -> "Writer":
         return self
@@ -108,6 +110,13 @@ class Writer:
         if self._content is None:
             self._content = open(self._folder / "content.bin", "wb")  # noqa: SIM115
         self._write(self._content, content)
+
+    def attach(self, name: str, content: bytes) -> None:
+        """A further file of the index; its content changes the fingerprint."""
+        with open(self._folder / name, "wb") as stream:
+            self._write(stream, content)
+        self._attached.update(f"{name} {len(content)} ".encode() + content)
+        self._has_attached = True
 
     def skip(self, path: str, reason: str) -> None:
         """Remember that something was not read, and why."""
@@ -162,6 +171,8 @@ class Writer:
             for column in ("path_ends", "sizes", "labels", "splits"):
                 content_hash.update(columns[column].tobytes())
             content_hash.update(repr(classes).encode())
+            if self._has_attached:
+                content_hash.update(self._attached.digest())
             meta: dict[str, Any] = {
                 "name": name,
                 "root": root,
