@@ -33,6 +33,7 @@ for _verb in (
     evaluation.bench,
     models.embed,
     models.predict,
+    models.detect,
     models.export,
     models.report,
     cluster.slurm,

@@ -49,6 +49,21 @@ class Centre(Config):
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
+class LargeScaleJitter(Config):
+    """For detection (Ghiasi et al. 2021): resize to fit `size` times a random scale, then a random `size` × `size`
+    window, filled up at the right and at the bottom where the image is smaller.
+    """
+
+    kind: Literal["large-scale-jitter"] = "large-scale-jitter"
+    scale: Range = (0.1, 2.0)
+
+
+class Fit(Config):
+    """Evaluation of a detector: the long side becomes `size`, the rest of the square is filled up; nothing is cut."""
+
+    kind: Literal["fit"] = "fit"
+
+
 class Jitter(Config):
     """Colour jitter: strengths of brightness, contrast, saturation and hue, applied with `probability`."""
 
@@ -72,7 +87,7 @@ class View(Config):
 
     size: Annotated[int, Field(ge=8, le=2048)]
     """Side of the square result in pixels."""
-    crop: Annotated[Resample | Shift | Centre, Field(discriminator="kind")]
+    crop: Annotated[Resample | Shift | Centre | LargeScaleJitter | Fit, Field(discriminator="kind")]
     rand_augment: RandAugment | None = None
     jitter: Jitter | None = None
     """Without effect where `rand_augment` is set, as in timm (the paper's recipes list both)."""
@@ -196,6 +211,19 @@ class OptimizerConfig(Config):
         return self.base_lr * (batch_size / self.lr_batch if self.lr_batch else 1.0)
 
 
+class SteppedOptimizerConfig(OptimizerConfig):
+    """The same with a learning rate that falls in steps, in the place of the cosine."""
+
+    milestones: tuple[Fraction, ...] = (8 / 9, 26 / 27)
+    """Shares of the run, after each of which the learning rate is a tenth of what it was."""
+
+    @model_validator(mode="after")
+    def _ends_where_it_fell(self) -> "SteppedOptimizerConfig":
+        if self.final_lr:
+            raise ValueError("optimizer.final_lr has no effect beside optimizer.milestones; it must be 0")
+        return self
+
+
 class BudgetConfig(Config):
     """How long, how wide, in which precision, from which seed."""
 
@@ -222,6 +250,10 @@ class ObjectiveConfig(Config, abc.ABC):
     couples_samples: ClassVar[bool] = False
     """The loss compares the images of a batch with each other: accumulation over parts of it would be another loss."""
 
+    def learns_objects(self) -> Literal["boxes", "masks"] | None:
+        """What it needs to know about the objects on an image; None where it needs none."""
+        return None
+
     def require_fit(self, recipe: "Recipe") -> None:
         """Refuse what this method cannot work with in the rest of the recipe; called whenever one is made.
 
@@ -243,9 +275,10 @@ class ObjectiveConfig(Config, abc.ABC):
 
 ObjectiveT = TypeVar("ObjectiveT", bound=ObjectiveConfig)
 EncoderT = TypeVar("EncoderT", bound=EncoderConfig | ConvNetConfig, default=EncoderConfig)
+OptimizerT = TypeVar("OptimizerT", bound=OptimizerConfig, default=OptimizerConfig)
 
 
-class Recipe(Config, Generic[ObjectiveT, EncoderT]):
+class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
     """Everything that decides the numbers of a run except the images themselves."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -253,11 +286,11 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT]):
     data: DataConfig
     encoder: EncoderT
     objective: ObjectiveT
-    optimizer: OptimizerConfig
+    optimizer: OptimizerT
     budget: BudgetConfig
 
     @model_validator(mode="after")
-    def _views_fit(self) -> "Recipe[ObjectiveT, EncoderT]":
+    def _views_fit(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         if self.data.views[0].size != self.encoder.image_size:
             raise ValueError(
                 f"data.views.0.size {self.data.views[0].size} is not encoder.image_size {self.encoder.image_size}"
@@ -269,13 +302,13 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT]):
         return self
 
     @model_validator(mode="after")
-    def _layers_decay(self) -> "Recipe[ObjectiveT, EncoderT]":
+    def _layers_decay(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         if isinstance(self.encoder, ConvNetConfig) and self.optimizer.layer_decay != 1:
             raise ValueError("layer decay has no effect on a ConvNet; optimizer.layer_decay must be 1")
         return self
 
     @model_validator(mode="after")
-    def _objective_fits(self) -> "Recipe[ObjectiveT, EncoderT]":
+    def _objective_fits(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         self.objective.require_fit(cast("Recipe", self))
         return self
 

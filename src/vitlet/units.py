@@ -4,6 +4,7 @@ After assembly only integer steps exist: `to_steps` is the one place where epoch
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -86,3 +87,13 @@ def warmup_cosine(step: int, *, total: int, warmup: int, start: float, peak: flo
 def cosine(step: int, *, total: int, start: float, end: float) -> float:
     """Half a cosine from `start` at step 0 to `end` at step `total` (momentum of a teacher, weight decay)."""
     return warmup_cosine(step, total=total, warmup=0, start=start, peak=start, end=end)
+
+
+def warmup_steps(step: int, *, total: int, warmup: int, start: float, peak: float, falls: Sequence[float]) -> float:
+    """Linear from `start` at step 0 to `peak` at step `warmup`, a tenth of it after each share of `falls`.
+
+    Source: the schedule of Mask R-CNN (He et al. 2017), with its falls as shares of the run.
+    """
+    if step < warmup:
+        return start + (peak - start) * step / warmup
+    return peak * 0.1 ** sum(step >= round(share * total) for share in falls)

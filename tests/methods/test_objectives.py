@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from vitlet.data.batch import Batch
+from vitlet.data.batch import Batch, Targets
 from vitlet.methods.objective import Objective, Step
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
@@ -57,7 +57,20 @@ def _batch(recipe: Recipe, *, count: int = 8, key: int = 0) -> Batch:
     colours = 60 + 60 * torch.rand(count, 3, 1, 1, generator=draw)
     noise = 10 * torch.randn(count, 3, size, size, generator=draw)
     views = tuple((128 + waves[:, None] * colours + noise).clamp(0, 255).to(torch.uint8) for _ in recipe.data.views)
-    return Batch(views, labels, torch.arange(count), torch.arange(count))
+    return Batch(views, labels, torch.arange(count), torch.arange(count), targets=_targets(recipe, labels))
+
+
+def _targets(recipe: Recipe, labels: Tensor) -> tuple[Targets, ...]:
+    """For methods that learn objects: one of the image's class, in another place on each image."""
+    if recipe.objective.learns_objects() is None:
+        return ()
+    size, targets = recipe.encoder.image_size, []
+    for i, label in enumerate(labels):
+        left, top = 3 + 2 * (i % 4), 5 + i // 4
+        mask = torch.zeros(1, size, size, dtype=torch.uint8)
+        mask[0, top : top + 24, left : left + 20] = 1
+        targets.append(Targets(torch.tensor([[left, top, left + 20, top + 24]]).float(), label[None], mask))
+    return tuple(targets)
 
 
 def _step(index: int = 0) -> Step:

@@ -3,8 +3,25 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is on one image, as its first view shows it."""
+
+    boxes: Float[Tensor, "M 4"]
+    """Left, top, right, bottom in pixels."""
+    labels: Int[Tensor, "M"]
+    """Class numbers from 0."""
+    masks: UInt8[Tensor, "M H W"] | None
+    """1 where the object is; None where only boxes are learned."""
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same on `device`."""
+        boxes, labels = self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        return Targets(boxes, labels, None if self.masks is None else self.masks.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -20,6 +37,10 @@ class Batch:
     """Places in the global batch; whatever is drawn per sample in a step is keyed by them."""
     replaced: tuple[tuple[int, str], ...] = ()
     """(position, reason) of images that had become unreadable and were substituted."""
+    targets: tuple[Targets, ...] = ()
+    """One an image, where objects are learned; else none."""
+    shapes: tuple[tuple[int, int], ...] = ()
+    """Height and width of each image before it was looked at, in pixels."""
 
     @property
     def images(self) -> UInt8[Tensor, "B 3 H W"]:
@@ -30,9 +51,10 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its images and labels on `device`; slots and positions stay on the CPU."""
+        """The same batch with its images, labels and targets on `device`; slots and positions stay on the CPU."""
         views = tuple(v.to(device, non_blocking=True) for v in self.views)
-        return Batch(views, self.labels.to(device), self.positions, self.slots, self.replaced)
+        targets = tuple(t.to(device) for t in self.targets)
+        return Batch(views, self.labels.to(device), self.positions, self.slots, self.replaced, targets, self.shapes)
 
     def parts(self, size: int) -> list["Batch"]:
         """Cut for gradient accumulation, at most `size` images each."""
@@ -43,6 +65,8 @@ class Batch:
                 self.labels[i : i + size],
                 self.positions[i : i + size],
                 self.slots[i : i + size],
+                targets=self.targets[i : i + size],
+                shapes=self.shapes[i : i + size],
             )
             for i in cut
         ]

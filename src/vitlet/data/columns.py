@@ -81,6 +81,8 @@ class Writer:
         self._files: list[str] | None = None
         self._places = {"shards": array.array("i"), "offsets": array.array("q")}
         self._end = 0
+        self._attached = hashlib.sha256()
+        self._has_attached = False
 
     def __enter__(self) -> "Writer":
         return self
@@ -120,6 +122,13 @@ class Writer:
         """Where the image added last begins: a position in the files of `place_in`, and bytes from their start."""
         self._places["shards"].append(file)
         self._places["offsets"].append(offset)
+
+    def attach(self, name: str, content: bytes) -> None:
+        """A further file of the index; its content changes the fingerprint."""
+        with open(self._folder / name, "wb") as stream:
+            self._write(stream, content)
+        self._attached.update(f"{name} {len(content)} ".encode() + content)
+        self._has_attached = True
 
     def skip(self, path: str, reason: str) -> None:
         """Remember that something was not read, and why."""
@@ -174,6 +183,8 @@ class Writer:
             for column in ("path_ends", "sizes", "labels", "splits"):
                 content_hash.update(columns[column].tobytes())
             content_hash.update(repr(classes).encode())
+            if self._has_attached:
+                content_hash.update(self._attached.digest())
             meta: dict[str, Any] = {
                 "name": name,
                 "root": root,

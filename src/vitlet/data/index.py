@@ -24,6 +24,8 @@ from vitlet.data.columns import (
     source_folder,
 )
 from vitlet.data.decode import BadImage
+from vitlet.data.detection.coco import add_coco
+from vitlet.data.detection.layouts import find_annotations
 from vitlet.data.folders import add_folder
 from vitlet.data.manifest import add_manifest
 from vitlet.data.rows import add_rows, find_row_files, rows_key
@@ -167,9 +169,9 @@ class _Shards:
 def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follow_outside: bool = False) -> Index:
     """Find the images of a folder, a manifest, Parquet files or tar shards.
 
-    Read as what is there: `*.parquet` with image bytes; `*.tar` as WebDataset writes them; folders `train`, `val`,
-    `test`; one folder a class; images in any folders without labels; or a CSV or Parquet manifest with `path`,
-    `label` and `split`. Nothing is written to the user's folder.
+    Read as what is there: COCO's annotation files with their images; `*.parquet` with image bytes; `*.tar` as
+    WebDataset writes them; folders `train`, `val`, `test`; one folder a class; images in any folders without labels; or
+    a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written to the user's folder.
 
     Args:
         data: A folder, a `.csv`, `.parquet` or `.tar` file, or the address of a folder of shards.
@@ -188,17 +190,20 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     if not source.exists():
         raise _missing(source)
     name = printable(source.name or str(source))
-    if source.is_dir() or source.suffix.lower() == ".tar":
+    annotated = find_annotations(source)
+    if not annotated and (source.is_dir() or source.suffix.lower() == ".tar"):
         store, shards = find_shards(source)
         if shards:
             return _open_shards(store, shards, cache=cache, name=name)
-    row_files = find_row_files(source)
+    row_files = [] if annotated else find_row_files(source)
     root = source if source.is_dir() else source.parent
     key = rows_key(row_files, root=root) if row_files else ""
     if row_files and (source_folder(cache, key) / "index.json").is_file():
         return Index.load(source_folder(cache, key))
     with Writer(cache) as writer:
-        if row_files:
+        if annotated:
+            add_coco(annotated, root=root, writer=writer)
+        elif row_files:
             add_rows(row_files, root=root, writer=writer)
         elif source.is_dir():
             add_folder(os.fsencode(source), writer=writer, follow_outside=follow_outside)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vitlet.data.batch import Batch
 from vitlet.data.decode import BadImage, decode
+from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.views import apply_view
 from vitlet.errors import DataError, UsageError, WorkerError
@@ -41,9 +42,20 @@ Item = tuple[int, int]
 class Samples(Dataset):
     """Decodes and augments one image on request."""
 
-    def __init__(self, index: Index, ids: np.ndarray, *, views: Sequence[View], seed: int, workers: int = 0) -> None:
-        """`ids` are the rows of `index` that may be used; their order gives the positions."""
-        self.index, self.ids, self.views, self.seed = index, ids, tuple(views), seed
+    def __init__(
+        self,
+        index: Index,
+        ids: np.ndarray,
+        *,
+        views: Sequence[View],
+        seed: int,
+        workers: int = 0,
+        objects: Objects | None = None,
+    ) -> None:
+        """`ids` are the rows of `index` that may be used; their order gives the positions. With `objects` each sample
+        has those that its first view shows.
+        """
+        self.index, self.ids, self.views, self.seed, self.objects = index, ids, tuple(views), seed, objects
         self.reading = torch.full((max(1, workers),), -1).share_memory_()
         """Which position each worker is at; it outlives them."""
         self._decoded: dict[int, Tensor] = {}
@@ -62,18 +74,21 @@ class Samples(Dataset):
         epoch, position = item
         worker = get_worker_info()
         self.reading[worker.id if worker else 0] = position
-        image, replaced = self._image(epoch, position)
+        image, chosen, replaced = self._image(epoch, position)
         if image is None:
             return {"lost": replaced}
-        views = tuple(
-            apply_view(image, view, key=derive(self.seed, "view", epoch, position, v))
-            for v, view in enumerate(self.views)
-        )
-        label = int(self.index.labels[self.ids[position]])
-        return {"views": views, "label": label, "position": position, "replaced": replaced}
+        keys = [derive(self.seed, "view", epoch, position, v) for v in range(len(self.views))]
+        label, shape = int(self.index.labels[self.ids[position]]), (image.shape[1], image.shape[2])
+        sample = {"label": label, "position": position, "replaced": replaced, "shape": shape}
+        if self.objects is not None:
+            row = int(self.ids[chosen])
+            pixels, targets = self.objects.look(image, row, view=self.views[0], key=keys[0])
+            return sample | {"views": (pixels,), "targets": targets}
+        return sample | {"views": tuple(apply_view(image, v, key=k) for v, k in zip(self.views, keys, strict=True))}
 
-    def _image(self, epoch: int, position: int) -> tuple[Tensor | None, tuple[int, str] | None]:
-        """The image, or a deterministic substitute for one that was good when the data was checked and is not now.
+    def _image(self, epoch: int, position: int) -> tuple[Tensor | None, int, tuple[int, str] | None]:
+        """The image and its position, or those of a deterministic substitute for one that was good when the data was
+        checked and is not now.
 
         None where the substitutes cannot be read either.
         """
@@ -81,10 +96,10 @@ class Samples(Dataset):
         for attempt in range(1 + _SUBSTITUTES):
             chosen = position if attempt == 0 else derive(self.seed, "substitute", epoch, position, attempt) % len(self)
             try:
-                return self._decode(chosen), reason
+                return self._decode(chosen), chosen, reason
             except BadImage as error:
                 reason = reason or (position, str(error))
-        return None, reason
+        return None, position, reason
 
     def _decode(self, position: int) -> Tensor:
         # Small sets are decoded once and kept: at 32 pixels decoding costs as much as the training step.
@@ -93,6 +108,8 @@ class Samples(Dataset):
         row = int(self.ids[position])
         content = self._fetched.pop(row, None)
         image = decode(self.index.read(row) if content is None else content, path=self.index.path(row))
+        if self.objects is not None:
+            self.objects.require(row, image, path=self.index.path(row))
         if image.nbytes * len(self) <= _DECODED_CACHE_BYTES and image.nbytes <= self._room:
             self._decoded[position] = image
             self._room -= image.nbytes
@@ -132,6 +149,8 @@ class TrainingBatches:
     workers: int = 0
     rank: int = 0
     num_ranks: int = 1
+    objects: Objects | None = None
+    """Where the objects on the images are learned."""
 
     def __post_init__(self) -> None:
         """Refuses a batch that no rank layout or data set can fill."""
@@ -163,7 +182,9 @@ class TrainingBatches:
             rank=self.rank,
             num_ranks=self.num_ranks,
         )
-        samples = Samples(self.index, self.ids, views=self.views, seed=self.seed, workers=self.workers)
+        samples = Samples(
+            self.index, self.ids, views=self.views, seed=self.seed, workers=self.workers, objects=self.objects
+        )
         slots = torch.arange(order.slots.start, order.slots.stop)
         for columns in _load(samples, order, workers=self.workers):
             yield Batch(slots=slots, **columns)
@@ -296,6 +317,8 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "labels": torch.tensor([row["label"] for row in rows]),
         "positions": torch.tensor([row["position"] for row in rows]),
         "replaced": tuple(row["replaced"] for row in rows if row["replaced"]),
+        "targets": tuple(row["targets"] for row in rows if "targets" in row),
+        "shapes": tuple(row["shape"] for row in rows),
     }
 
 

@@ -5,7 +5,8 @@ where that is cheaper. Every draw comes from `random.Random(key)`, the noise of 
 derived from it, and timm's RandAugment, which knows only global generators, runs inside `rng.fenced`.
 
 Paper: Szegedy et al. 2015 (random resized crop), Cubuk et al. 2020 (RandAugment), Zhong et al. 2020 (erasing),
-Chen et al. 2020 (colour jitter and blur of contrastive views), Grill et al. 2020 (solarise).
+Chen et al. 2020 (colour jitter and blur of contrastive views), Grill et al. 2020 (solarise), Ghiasi et al. 2021
+(large-scale jitter).
 Differences:
   * Resizing is torch's antialiased uint8 kernel, which follows Pillow's filters in fixed point: pixels differ from
     Pillow's by 0.02 levels of 255 in the mean, and come six times as fast (`vitlet.bench.input`).
@@ -20,6 +21,7 @@ import functools
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitlet import rng
-from vitlet.recipe import Jitter, RandAugment, Resample, Shift, View
+from vitlet.recipe import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -63,16 +65,68 @@ def apply_view(
         RGB, 0 … 255. It keeps the image's memory layout where it can (channels last is the fastest) and may share
         memory with the image where nothing was to be done.
     """
+    return look(image, view, key=key, mean=mean, std=std)[0]
+
+
+def look(
+    image: UInt8[Tensor, "3 H W"],
+    view: View,
+    *,
+    key: int,
+    mean: _Colours = IMAGENET_MEAN,
+    std: _Colours = IMAGENET_STD,
+) -> tuple[UInt8[Tensor, "3 S S"], "Placement | None", bool]:
+    """`apply_view`, with where the image was put (None for crops of which nobody asks it) and whether it was flipped
+    after that: what boxes and masks need to follow.
+    """
     draw = random.Random(key)
-    pixels = _crop(image, view, draw)
+    placement = None
+    if isinstance(view.crop, LargeScaleJitter | Fit):
+        placement = place(image.shape[1], image.shape[2], view, draw)
+        pixels = _put(image, placement, mean=mean)
+    else:
+        pixels = _crop(image, view, draw)
     pixels = _recolour(pixels, view, draw, key=key, mean=mean)
-    if draw.random() < view.flip:
+    is_flipped = draw.random() < view.flip
+    if is_flipped:
         pixels = pixels.flip(-1)
     if draw.random() < view.solarize:
         pixels = torch.minimum(pixels, 255 - pixels)  # inverts exactly the values of 128 and above
     if draw.random() < view.erase:
         pixels = _erase(pixels, draw, key=key, mean=mean, std=std)
-    return pixels
+    return pixels, placement, is_flipped
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An image resized to `height` × `width`, of which a window of `size` × `size` is seen, all in pixels."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    size: int
+
+
+def place(height: int, width: int, view: View, draw: random.Random) -> Placement:
+    """Where an image of `height` × `width` is put by `LargeScaleJitter` or `Fit`."""
+    size, crop = view.size, view.crop
+    scale = draw.uniform(*crop.scale) if isinstance(crop, LargeScaleJitter) else 1.0
+    ratio = scale * size / max(height, width)
+    height, width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    top, left = (draw.randint(0, max(0, side - size)) for side in (height, width))
+    return Placement(height, width, top, left, size)
+
+
+def _put(image: Tensor, placement: Placement, *, mean: _Colours) -> Tensor:
+    at, size = placement, placement.size
+    pixels = _resize(image, (at.height, at.width), "bilinear")[:, at.top : at.top + size, at.left : at.left + size]
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    fill = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
+    square = fill.expand(size, size, 3).clone().permute(2, 0, 1)
+    square[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    return square
 
 
 def _crop(image: Tensor, view: View, draw: random.Random) -> Tensor:
@@ -84,6 +138,7 @@ def _crop(image: Tensor, view: View, draw: random.Random) -> Tensor:
         return resize(image[:, top : top + height, left : left + width], (size, size), mode)
     if isinstance(crop, Shift):
         return _shift(image, size, crop.padding, draw)
+    assert isinstance(crop, Centre)
     return _centre(image, size, share=crop.share, mode=crop.interpolation)
 
 

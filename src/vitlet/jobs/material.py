@@ -9,6 +9,8 @@ import torch
 
 from vitlet.data.check import check
 from vitlet.data.choice import Subset
+from vitlet.data.detection.annotations import Annotations, annotations_of
+from vitlet.data.detection.following import Objects
 from vitlet.data.index import SPLITS, Index
 from vitlet.data.stores import is_remote
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
@@ -70,11 +72,19 @@ class Material:
     """What they are called: `test`, `val` or `held-out train`."""
     num_whole: int
     """Training images before a subset was chosen."""
+    annotations: Annotations | None = None
+    """The objects on the images, where they are learned."""
 
     @property
     def num_classes(self) -> int:
         """0 without labels."""
         return len(self.index.classes)
+
+    def objects(self, recipe: Recipe) -> Objects | None:
+        """What the loader hands over beside the images, if the method learns it."""
+        if self.annotations is None:
+            return None
+        return Objects(self.annotations, masks=recipe.objective.learns_objects() == "masks")
 
 
 def pick_device(options: Options) -> torch.device:
@@ -93,6 +103,24 @@ def pick_device(options: Options) -> torch.device:
     return torch.device(options.device)
 
 
+def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
+    """What the method can tell apart in this data: classes of images, or of the objects on them.
+
+    Raises:
+        DataError: if objects are to be learned and are not annotated.
+    """
+    if recipe.objective.learns_objects() is None:
+        return index.classes
+    annotations = annotations_of(index)
+    if annotations is None:
+        raise DataError(
+            f"{index.name} has no boxes",
+            why=f"Recipe {recipe.name} learns the objects on the images",
+            fix="give a folder with annotations/instances_train.json in COCO's format, or one in Roboflow's",
+        )
+    return annotations.classes
+
+
 def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
     """Check the images and choose those to train on.
 
@@ -104,6 +132,13 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test", len(whole))
+    if (learns := recipe.objective.learns_objects()) is not None:
+        annotations = annotations_of(index)
+        assert annotations is not None, "`classes_of` refuses data without"
+        annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)
+        whole, held_out, split = divide(index, verdicts, usable=verdicts.good)
+        ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
+        return Material(index, verdicts, ids, held_out, split, len(whole), annotations)
     whole, held_out, split = divide(index, verdicts)
     if not len(whole):
         raise DataError(
@@ -130,13 +165,13 @@ def chosen_ids(
     return ids
 
 
-def divide(index: Index, verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray, str]:
-    """Labelled rows to learn from, labelled rows to count on, and the name of the latter.
+def divide(index: Index, verdicts: Verdicts, *, usable: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Rows to learn from, rows to count on, and the name of the latter; of the labelled ones, or of those `usable`.
 
     The `test` split where there is one, else `val`, else a fifth of the training images, drawn class by class from a
     fixed seed: the same fifth for every run and probe on this data.
     """
-    usable = verdicts.good & (index.labels >= 0)
+    usable = verdicts.good & (index.labels >= 0) if usable is None else usable
     train = np.flatnonzero(usable & (index.splits == SPLITS.index("train")))
     for split in ("test", "val"):
         held = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
@@ -180,7 +215,7 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
         return _start_convnet(recipe, shape, found)
     source = require_patches(found, purpose=f"recipe {recipe.name}")
     changes = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
-    if source.config.image_size != recipe.encoder.image_size:
+    if source.config.image_size != recipe.encoder.image_size and recipe.objective.learns_objects() is None:
         raise UsageError(
             f"the initial encoder sees {source.config.image_size} px",
             why=f"recipe {recipe.name} works on {recipe.encoder.image_size} px",

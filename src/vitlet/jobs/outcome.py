@@ -27,15 +27,17 @@ _PICTURES = 8
 
 def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: Objective) -> None:
     """Write `encoder/`, and what MAE reconstructs of images it was not trained on, where there are any."""
-    write_model(
-        run.encoder,
-        encoder=objective.encoder,
-        evaluation=recipe.data.evaluation,
-        facts=_facts(run, recipe, material) | objective.provenance(),
-    )
+    write_encoder(run, recipe, material, objective)
     mae = objective.mae if isinstance(objective, AttentionDistillation) else objective
     if isinstance(mae, MAE):
         _write_reconstructions(run, recipe, material, mae)
+
+
+def write_encoder(run: Run, recipe: Recipe, material: Material, objective: Objective) -> dict[str, Any]:
+    """Write `encoder/` without a head; returns the facts in it."""
+    facts = _facts(run, recipe, material) | objective.provenance()
+    write_model(run.encoder, encoder=objective.encoder, evaluation=recipe.data.evaluation, facts=facts)
+    return facts
 
 
 def finish_supervised(run: Run, recipe: Recipe, material: Material, objective: Supervised, *, teller: Teller) -> None:

@@ -14,10 +14,12 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.stores import remote_address
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs.material import Launch, Material, gather_material, pick_device, start_encoder
+from vitlet.jobs.detecting import finish_detection
+from vitlet.jobs.material import Launch, Material, classes_of, gather_material, pick_device, start_encoder
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_uncut, require_verb
-from vitlet.jobs.outcome import finish_pretraining, finish_supervised
+from vitlet.jobs.outcome import finish_pretraining, finish_supervised, write_encoder
 from vitlet.jobs.probes import pretraining_probe
+from vitlet.methods.detection import Detection
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
@@ -192,7 +194,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     encoder, recipe = start_encoder(recipe, launch)
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
-    objective = recipe.objective.build(encoder, num_classes=len(index.classes), seed=seed).to(pick_device(options))
+    num_classes = len(classes_of(index, recipe))
+    objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
     material = gather_material(index, recipe, launch, options, teller)
     batches = TrainingBatches(
         index=material.index,
@@ -203,6 +206,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         workers=options.num_workers(image_size=recipe.encoder.image_size),
         rank=world.rank,
         num_ranks=world.size,
+        objects=material.objects(recipe),
     )
     budget, probe_every, warmup = _in_steps(recipe, material, options)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
@@ -213,7 +217,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
     writer = Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=teller, world=world, facts=facts)
-    probes = () if isinstance(objective, Supervised) else (pretraining_probe(run, recipe, material, every=probe_every),)
+    probes = () if launch.verb == "finetune" else (pretraining_probe(run, recipe, material, every=probe_every),)
     if start < budget.total_steps:
         teller.say(
             f"{launch.verb} {recipe.name}: {plural(len(material.ids), 'image')}, "
@@ -340,6 +344,9 @@ def _finish(
     objective.eval()
     if isinstance(objective, Supervised):
         finish_supervised(run, recipe, material, objective, teller=teller)
+    elif isinstance(objective, Detection):
+        facts = write_encoder(run, recipe, material, objective)
+        finish_detection(run, recipe, material, objective, facts=facts, teller=teller)
     else:
         finish_pretraining(run, recipe, material, objective)
     # Last: what is called finished has its model and its numbers.

@@ -9,6 +9,7 @@ With `relative_grid` it is the attention of BEiT (Bao et al. 2022), as timm's `B
 logits for each offset between two patches, biases for queries and values but none for keys.
 """
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -70,15 +71,25 @@ class Attention(nn.Module):
             self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, num_heads))
             self.register_buffer("_offsets", relative_offsets(relative_grid), persistent=False)
 
-    def forward(self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        places: Int[Tensor, "B T"] | None = None,
+        *,
+        using: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """Attend with the kernel that `choose_kernel` names.
 
         Args:
             x: Tokens.
             places: Which token of the whole image each one is, the class token being 0; None: all of them in order.
                 Looked at with relative positions only.
+            using: From queries, keys and values (B A T E) to the mixed values (B A T E), where positions are not this
+                module's matter.
         """
         q, k, v = self._heads(x)
+        if using is not None:
+            return self._merge(using(q, k, v))
         kernel = choose_kernel(
             device=x.device.type,
             low_precision=q.dtype in (torch.bfloat16, torch.float16),

@@ -12,7 +12,7 @@ Differences from timm's own forward pass: the patch embedding is a matrix produc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -265,8 +265,12 @@ def run_block(
     name: str = "",
     survival: Float[Tensor, "2 B 1 1"] | None = None,
     places: Int[Tensor, "B T"] | None = None,
+    mix: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "B T D"]:
-    """One of timm's pre-norm blocks with `Attention` inside, noting its intermediates under `name`."""
+    """One of timm's pre-norm blocks with `Attention` inside, noting its intermediates under `name`.
+
+    `mix` is called in the place of the block's attention, for tokens that do not all see each other.
+    """
     note = note or Trace()
     attention = cast(Attention, block.attn)
     normed = note(f"{name}.norm1", block.norm1(x))
@@ -274,7 +278,7 @@ def run_block(
         mixed, logits = attention.forward_with_logits(normed, places)
         note(f"{name}.attention_logits", logits)
     else:
-        mixed = attention(normed, places)
+        mixed = attention(normed, places) if mix is None else mix(normed)
     mixed = note(f"{name}.attention", block.ls1(mixed))
     x = x + (mixed if survival is None else mixed * survival[0])
     hidden = note(f"{name}.mlp", block.ls2(block.mlp(note(f"{name}.norm2", block.norm2(x)))))

@@ -1,6 +1,7 @@
 """One recipe a method that ends after twenty steps: for tests, golden losses and a first try of new data."""
 
 from vitlet.recipe import BudgetConfig, EncoderConfig, OptimizerConfig, Recipe
+from vitlet.recipes.detection import DetectionObjective, detection_micro
 from vitlet.recipes.dino import DINOObjective, dino_micro
 from vitlet.recipes.distill import DistillObjective, dmae_micro
 from vitlet.recipes.mae import MAEObjective, mae_micro
@@ -94,6 +95,31 @@ def debug_seed() -> Recipe[SEEDObjective, StudentConfig]:
         objective=recipe.objective.changed(teacher="untrained:vit_tiny_patch16_224", queue=64),
         budget=_BUDGET,
         optimizer=recipe.optimizer.changed(warmup=Steps(n=5)),
+    )
+
+
+def debug_detection() -> Recipe[DetectionObjective]:
+    """Twenty steps of a very small Mask R-CNN."""
+    recipe = detection_micro()
+    view = recipe.data.views[0].changed(size=32)
+    return recipe.changed(
+        name="debug_detection",
+        data=recipe.data.changed(views=(view,), evaluation=recipe.data.evaluation.changed(size=32)),
+        encoder=_small(recipe.encoder).changed(image_size=32, patch_size=8),
+        objective=recipe.objective.changed(
+            window=3,
+            global_blocks=(1,),
+            channels=16,
+            anchors=(4, 8, 16, 32, 64),
+            proposal_samples=32,
+            proposals=20,
+            box_convs=1,
+            box_width=32,
+            box_samples=8,
+            mask_convs=1,
+        ),
+        budget=_BUDGET,
+        optimizer=_warm(recipe),
     )
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vitlet.recipe import OptimizerConfig
-from vitlet.units import warmup_cosine
+from vitlet.recipe import OptimizerConfig, SteppedOptimizerConfig
+from vitlet.units import warmup_cosine, warmup_steps
 
 _TOKENS = ("cls_token", "pos_embed", "mask_token")
 
@@ -66,6 +66,9 @@ def lr_schedule(config: OptimizerConfig, *, batch_size: int, warmup: int, total:
     peak = config.lr(batch_size)
 
     def lr(step: int) -> float:
+        if isinstance(config, SteppedOptimizerConfig):
+            falls = config.milestones
+            return warmup_steps(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, falls=falls)
         return warmup_cosine(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr)
 
     return lr

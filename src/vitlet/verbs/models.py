@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Pool, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing, existing_data, existing_source
 from vitlet.errors import UsageError
 
 
@@ -118,3 +118,28 @@ def report(*runs: Path, out: Path) -> None:
     from vitlet.jobs.output import report as job
 
     job(runs, out=out)
+
+
+def detect(
+    run: Path, *, data: Path, out: Path, pictures: Path | None = None, workers: Whole | None = None,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Find objects on images and write them as a COCO results file.
+
+    Parameters
+    ----------
+    run: A finished run of a detection recipe.
+    data: Images, annotated or not.
+    out: The JSON file.
+    pictures: A folder for the images with boxes and masks drawn into them.
+    workers: Loader processes; by default as many as help.
+    device: Where to compute.
+    """
+    from vitlet.run import Run
+
+    Run.open(run)
+    existing(data)
+    from vitlet.jobs.detecting import detect as job
+    from vitlet.jobs.options import Options
+
+    job(run, data=data, out=out, pictures=pictures, options=Options(workers=workers, device=device))

@@ -16,12 +16,14 @@ from typing import Any, cast
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import AnyClassifier, ConvClassifier, new_classifier
+from vitlet.nn.posembed import resize
 from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
 from vitlet.run import read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
@@ -294,8 +296,8 @@ def load_exactly(
 def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_blocks: int | None = None) -> Encoder:
     """An encoder made as `target` says, with all tensors of `source` that it has.
 
-    The final norm may be left out (a mean-pooling head brings its own) or start afresh, and relative positions may be
-    new: both are by design of the recipe. Everything else must fit.
+    The final norm may be left out (a mean-pooling head brings its own) or start afresh, relative positions may be new,
+    and absolute ones are resized to another image size: all by design of the recipe. Everything else must fit.
 
     Args:
         source: Trained weights.
@@ -317,6 +319,9 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
         tensors |= {k: v for k, v in fresh.items() if k.startswith("norm.")}
     if target.relative_position and not source.config.relative_position:
         tensors = with_relative_positions(tensors, fresh, inherit_qkv_bias=target.inherit_qkv_bias)
+    if source.config.grid != target.grid:  # once, and not within every step: what is trained is the resized table
+        with torch.no_grad():
+            tensors["pos_embed"] = resize(tensors["pos_embed"], grid=target.grid)
     if keep_blocks is not None:
         tensors |= {k: v for k, v in fresh.items() if _is_above(k, keep_blocks, depth=target.depth)}
     load_exactly(encoder, tensors, where="the initial encoder")

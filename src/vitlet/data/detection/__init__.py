@@ -1,0 +1,1 @@
+"""Images with boxes and masks, as COCO writes them down."""

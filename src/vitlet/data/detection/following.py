@@ -1,0 +1,110 @@
+"""Boxes and masks follow their image into a view.
+
+torchvision's v2 kernels on tv_tensors do the moving; what they do comes from `views.look` and is drawn from its key,
+since torchvision's own random transforms read the global generator.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms.v2 import functional as v2
+
+from vitlet.data.batch import Targets
+from vitlet.data.decode import BadImage
+from vitlet.data.detection.annotations import Annotations
+from vitlet.data.detection.outlines import to_mask
+from vitlet.data.views import Placement, look
+from vitlet.recipe import View
+
+_SMALLEST_PIXELS = 1.0
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a loader hands over beside the images of an index."""
+
+    annotations: Annotations
+    masks: bool
+    """Whether masks are learned; else boxes alone."""
+
+    def require(self, row: int, image: UInt8[Tensor, "3 H W"], *, path: str) -> None:
+        """Refuse an image that its annotations were not made on.
+
+        Raises:
+            BadImage: if its size is not the one that they state.
+        """
+        shape = self.annotations.shape(row)
+        if tuple(image.shape[1:]) != shape:
+            here, there = ("{1}×{0}".format(*sides) for sides in (image.shape[1:], shape))
+            raise BadImage(path, f"it has {here} pixels, its annotations were made on {there}")
+
+    def look(
+        self, image: UInt8[Tensor, "3 H W"], row: int, *, view: View, key: int
+    ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
+        """See `look_with_objects`."""
+        return look_with_objects(image, self.annotations, row, view=view, masks=self.masks, key=key)
+
+
+def look_with_objects(
+    image: UInt8[Tensor, "3 H W"], annotations: Annotations, row: int, *, view: View, masks: bool, key: int
+) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
+    """`views.apply_view` of an image and of what is on it.
+
+    Crowds are left out, as are objects without an outline where masks are learned, and those of which the view shows
+    less than a pixel. A box that the view cuts becomes that of the visible part of the mask, where there is one.
+
+    Args:
+        image: Image `row` of the index, decoded.
+        annotations: Of the same index.
+        row: Which image.
+        view: With the crop `LargeScaleJitter` or `Fit`.
+        masks: Whether masks are learned.
+        key: As for `views.apply_view`.
+    """
+    pixels, placement, is_flipped = look(image, view, key=key)
+    assert placement is not None, "objects follow LargeScaleJitter and Fit only"
+    height, width = image.shape[1:]
+    rows = [r for r in annotations.objects(row) if not annotations.columns["crowds"][r]]
+    corners = torch.from_numpy(np.array(annotations.columns["boxes"][rows], dtype=np.float32).reshape(-1, 4))
+    corners[:, 2:] += corners[:, :2]
+    boxes = _boxes(corners, height=height, width=width)
+    whole = _move(v2.clamp_bounding_boxes(boxes), placement, is_flipped)
+    seen = v2.clamp_bounding_boxes(whole)
+    sides = seen[:, 2:] - seen[:, :2]
+    is_seen = (sides >= _SMALLEST_PIXELS).all(dim=1)
+    labels = torch.from_numpy(np.array(annotations.columns["categories"][rows], dtype=np.int64))
+    if not masks:
+        return pixels, Targets(seen[is_seen].as_subclass(Tensor), labels[is_seen], None)
+    outlines = [annotations.outline(r) for r in rows]
+    chosen = [i for i in range(len(rows)) if is_seen[i] and outlines[i] is not None]
+    shapes = [torch.from_numpy(to_mask(outlines[i], height=height, width=width)) for i in chosen]
+    stack = torch.stack(shapes) if shapes else torch.zeros(0, height, width, dtype=torch.uint8)
+    moved = _move(tv_tensors.Mask(stack), placement, is_flipped).as_subclass(Tensor)
+    is_there = (moved > 0).flatten(1).any(dim=1)
+    kept = torch.tensor(chosen, dtype=torch.int64)[is_there]
+    moved = moved[is_there]
+    is_cut = (whole[kept] != seen[kept]).any(dim=1)
+    tight = masks_to_boxes(moved) + torch.tensor([0, 0, 1, 1]) if len(kept) else torch.zeros(0, 4)
+    final = torch.where(is_cut[:, None], tight, seen[kept].as_subclass(Tensor))
+    return pixels, Targets(final.float(), labels[kept], moved)
+
+
+def _move(content: Tensor, at: Placement, is_flipped: bool) -> Tensor:
+    content = v2.resize(content, [at.height, at.width])
+    if isinstance(content, tv_tensors.BoundingBoxes):
+        # Crop by hand: what lies outside is needed to see which boxes were cut.
+        corners = content - torch.tensor([at.left, at.top, at.left, at.top])
+        content = _boxes(corners.as_subclass(Tensor), height=at.size, width=at.size)
+    else:
+        content = v2.crop(content, at.top, at.left, at.size, at.size)
+    return v2.horizontal_flip(content) if is_flipped else content
+
+
+def _boxes(corners: Tensor, *, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    form = tv_tensors.BoundingBoxFormat.XYXY
+    return tv_tensors.BoundingBoxes(corners, format=form, canvas_size=(height, width))  # pyright: ignore[reportCallIssue]

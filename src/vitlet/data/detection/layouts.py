@@ -1,0 +1,88 @@
+"""Where the annotation files of a folder are, and where the images of each.
+
+| found | read as |
+|---|---|
+| `annotations/instances_NAME.json` with `NAME/`, `images/NAME/`, `images/` | COCO; the split is what NAME begins with |
+| `annotations/{train,val,test}*.json` | the same without the word `instances` |
+| `{train,valid,test}/_annotations.coco.json` | Roboflow's export; the images stand beside the file |
+| one `.json` file | its images beside it or in `images/`; all of them training images |
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitlet.data.columns import SPLITS
+from vitlet.errors import DataError
+from vitlet.text import printable
+
+_ROBOFLOW = "_annotations.coco.json"
+_NAMED = re.compile(r"(?:instances_)?(train|val|test)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """One file in COCO's format."""
+
+    file: Path
+    images: Path
+    """What the file names in it are relative to."""
+    split: int
+    """Code into `SPLITS`."""
+
+
+def find_annotations(source: Path) -> list[AnnotationFile]:
+    """The annotation files of a folder, or the one that `source` is; empty where there are none.
+
+    Raises:
+        DataError: if there are two for one split, or the images of one are nowhere.
+    """
+    if source.suffix.lower() == ".json" and source.is_file():
+        images = source.parent / "images"
+        return [AnnotationFile(source, images if images.is_dir() else source.parent, 0)]
+    if not source.is_dir():
+        return []
+    found = _roboflow(source) or _coco(source)
+    for code, split in enumerate(SPLITS):
+        files = [f.file.name for f in found if f.split == code]
+        if len(files) > 1:
+            raise DataError(
+                f"{len(files)} annotation files for the {split} images: {', '.join(map(printable, files))}",
+                where=printable(source),
+                fix="keep one of them in annotations/",
+            )
+    return found
+
+
+def _roboflow(source: Path) -> list[AnnotationFile]:
+    folders = {"train": 0, "valid": 1, "val": 1, "test": 2}
+    return [
+        AnnotationFile(source / name / _ROBOFLOW, source / name, split)
+        for name, split in folders.items()
+        if (source / name / _ROBOFLOW).is_file()
+    ]
+
+
+def _coco(source: Path) -> list[AnnotationFile]:
+    files = sorted((source / "annotations").glob("*.json"))
+    instances = [file for file in files if file.stem.startswith("instances_")]
+    found = []
+    for file in instances or files:
+        named = _NAMED.match(file.stem)
+        if named:
+            name = file.stem.removeprefix("instances_")
+            found.append(AnnotationFile(file, _images_of(name, source), SPLITS.index(named[1].lower())))
+    return found
+
+
+def _images_of(name: str, source: Path) -> Path:
+    places = [source / name, source / "images" / name, source / "images"]
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise DataError(
+            f"no images for annotations/{printable(name)}.json",
+            where=printable(source),
+            why=f"There is neither {printable(name)}/ nor images/",
+            fix="put the images into one of them",
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""What a detector finds, and how much of it is right."""

@@ -1,0 +1,239 @@
+"""Detection: what a finished training leaves behind, and finding objects on other images."""
+
+import io
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlet.data.decode import decode
+from vitlet.data.detection.annotations import Annotations, annotations_of
+from vitlet.data.detection.outlines import to_mask
+from vitlet.data.index import Index, open_index
+from vitlet.data.loader import evaluation_batches
+from vitlet.errors import UsageError
+from vitlet.evaluate.detection.find import Found, find_objects
+from vitlet.evaluate.detection.gallery import Drawn, draw, drawable, quality, squares
+from vitlet.evaluate.detection.scores import Kind, Scores, score
+from vitlet.evaluate.detection.truth import ground_truth
+from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.material import Material, judge, pick_device
+from vitlet.jobs.options import Options
+from vitlet.methods.detection import Detection
+from vitlet.recipe import Recipe
+from vitlet.recipes import from_json
+from vitlet.run import Run, to_json_bytes, write_file, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
+from vitlet.weights.folder import read_model
+
+_BATCH = 4
+_SHOWN, _SHOWN_PIXELS = 4, 320
+
+
+def detector_folder(run: Run) -> Path:
+    """Where a run keeps what its detector has above the encoder."""
+    return run.path / "detector"
+
+
+def finish_detection(
+    run: Run, recipe: Recipe, material: Material, objective: Detection, *, facts: dict[str, Any], teller: Teller
+) -> None:
+    """Write the detector, its scores on the images held out from training, and its best and worst pictures."""
+    annotations = material.annotations
+    assert annotations is not None
+    labels = Labels(annotations.classes, annotations.category_ids)
+    write_detector(detector_folder(run), objective.detector, labels=labels, facts=facts)
+    if not len(material.held_out):
+        teller.say("note: no image was held out, so nothing was scored.")
+        return
+    began, cpu_began = time.monotonic(), time.process_time()
+    found = list(_found(objective, material.index, material.held_out, recipe, teller))
+    truth = ground_truth(material.index, annotations, material.held_out)
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if objective.detector.shape.masks else ("bbox",)
+    for kind in kinds:
+        scores = score(truth, coco_results(found, annotations, material.held_out), kind=kind)
+        cost = (time.monotonic() - began, time.process_time() - cpu_began)
+        _write_scores(run, recipe, material, scores, cost=cost, teller=teller)
+    _write_gallery(run, material, annotations, found)
+
+
+def coco_results(found: Iterable[Found], annotations: Annotations, ids: np.ndarray) -> list[dict[str, Any]]:
+    """Detections on images `ids` of annotated data as a results file names them."""
+    numbers = annotations.columns["image_ids"]
+    return [
+        entry
+        for image in found
+        for entry in image.to_coco(
+            image_id=int(numbers[int(ids[image.position])]), category_ids=annotations.category_ids
+        )
+    ]
+
+
+def detect(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    pictures: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+) -> Path:
+    """Find objects on every readable image, and write them as a COCO results file.
+
+    Args:
+        run: A finished run of a detection recipe.
+        data: Images, annotated or not.
+        out: The JSON file: `image_id` (of the annotations, else the number of the image), `file_name`, `category_id`
+            (of the training data), `bbox`, `score`, and `segmentation` from a detector with masks.
+        pictures: A folder for the images with what was found with a certainty of ½ or more drawn into them.
+        options: Workers, device, tolerance.
+
+    Raises:
+        UsageError: if the run is of another kind.
+        CheckpointError: if it is not finished.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    model = _load(Run.open(run))
+    index = open_index(data)
+    annotations = annotations_of(index)
+    ids = np.flatnonzero(judge(index, options, teller).good)
+    objective = model.objective.to(pick_device(options)).eval()
+    entries, count = [], 0
+    for found in _found(objective, index, ids, model.recipe, teller):
+        row = int(ids[found.position])
+        number = row if annotations is None else int(annotations.columns["image_ids"][row])
+        name = {"file_name": printable(index.path(row))}
+        entries += [e | name for e in found.to_coco(image_id=number, category_ids=model.labels.category_ids)]
+        count += 1
+        if pictures is not None:
+            _write_picture(Path(pictures), index, row, drawable(found, model.labels.classes))
+    write_file(Path(out), to_json_bytes(entries))
+    teller.say(f"{plural(len(entries), 'object')} on {plural(count, 'image')}: {printable(out)}")
+    if pictures is not None:
+        teller.say(f"pictures: {printable(pictures)}")
+    return Path(out)
+
+
+@dataclass(frozen=True)
+class _Model:
+    objective: Detection
+    recipe: Recipe
+    labels: Labels
+
+
+def _load(run: Run) -> _Model:
+    recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))
+    if recipe.objective.learns_objects() is None:
+        raise UsageError(
+            f"{printable(run.path)} is a run of {recipe.name}, which finds no objects",
+            fix="vitlet finetune detection_micro --init RUN --data COCO --out NEW, then detect with NEW",
+        )
+    labels = read_labels(detector_folder(run))
+    encoder = read_model(run.encoder).encoder
+    objective = recipe.objective.build(encoder, num_classes=len(labels.classes), seed=recipe.budget.seed)
+    assert isinstance(objective, Detection)
+    load_detector(detector_folder(run), objective.detector)
+    return _Model(objective, recipe, labels)
+
+
+def _found(objective: Detection, index: Index, ids: np.ndarray, recipe: Recipe, teller: Teller) -> Iterable[Found]:
+    """Every image once, with progress."""
+    view = recipe.data.evaluation
+    device = next(objective.parameters()).device
+    batches = evaluation_batches(index, ids, view=view, batch_size=_BATCH)
+    with teller.progress("finding objects", total=len(ids)) as tick:
+        for done, found in enumerate(find_objects(objective.detect, batches, view=view, device=device), start=1):
+            yield found
+            tick(done)
+
+
+def _write_scores(
+    run: Run, recipe: Recipe, material: Material, scores: Scores, *, cost: tuple[float, float], teller: Teller
+) -> None:
+    value, split = scores.numbers["AP"], material.held_out_split
+    if value is None:
+        teller.say(f"note: the {split} images have no object to score {scores.kind} on.")
+        return
+    result = Result(
+        metric=f"{scores.kind}_ap",
+        value=value,
+        n=scores.num_images,
+        seed=recipe.budget.seed,
+        split=split,
+        protocol=f"detection, {plural(len(material.ids), 'training image')}, COCO's mean over overlaps 0.50 to 0.95",
+        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        recipe=recipe.fingerprint(),
+        wall_seconds=cost[0],
+        cpu_seconds=cost[1],
+        details={
+            "numbers": scores.numbers,
+            "per_class": {printable(name): ap for name, ap in scores.per_class.items()},
+            "selection": "last step, nothing was chosen on this split",
+        },
+    )
+    write_result(run, scores.kind, result)
+    half = scores.numbers["AP50"] or 0.0
+    teller.say(f"{scores.kind} AP {100 * value:.1f}, AP50 {100 * half:.1f} on {plural(result.n, f'{split} image')}")
+
+
+def _write_gallery(run: Run, material: Material, annotations: Annotations, found: list[Found]) -> None:
+    """`analysis/detections.{npz,json}`: the images of highest and lowest F1, truth and finding."""
+    judged = []
+    for image in found:
+        truth = _truth(annotations, int(material.held_out[image.position]), image)
+        value = quality(image, truth.boxes, _truth_labels(annotations, int(material.held_out[image.position])))
+        if value is not None:
+            judged.append((value, image, truth))
+    judged.sort(key=lambda entry: (-entry[0], entry[1].position))
+    best = judged[:_SHOWN]
+    chosen = best + [entry for entry in judged[-_SHOWN:] if all(entry is not other for other in best)]
+    if not chosen:
+        return
+    pairs, rows = [], []
+    for value, image, truth in chosen:
+        row = int(material.held_out[image.position])
+        pixels = decode(material.index.read(row), path=material.index.path(row))
+        shown = (truth, drawable(image, annotations.classes))
+        pairs.append([draw(pixels, objects, side=_SHOWN_PIXELS) for objects in shown])
+        rows.append({"file": printable(material.index.path(row)), "f1": value})
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {
+        "truth": squares([pair[0] for pair in pairs], side=_SHOWN_PIXELS),
+        "found": squares([pair[1] for pair in pairs], side=_SHOWN_PIXELS),
+    }
+    np.savez_compressed(content, **arrays)
+    about = {"num_best": len(best), "num_judged": len(judged), "split": material.held_out_split, "images": rows}
+    write_json(run.analysis / "detections.json", about)
+    write_file(run.analysis / "detections.npz", content.getvalue())
+
+
+def _truth_labels(annotations: Annotations, row: int) -> np.ndarray:
+    """Class numbers of the objects on an image, crowds left out."""
+    columns = annotations.columns
+    return np.array([columns["categories"][r] for r in annotations.objects(row) if not columns["crowds"][r]], dtype=int)
+
+
+def _truth(annotations: Annotations, row: int, image: Found) -> Drawn:
+    columns = annotations.columns
+    rows = [r for r in annotations.objects(row) if not columns["crowds"][r]]
+    boxes = np.array([columns["boxes"][r] for r in rows], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    outlines = [annotations.outline(r) for r in rows]
+    names = [printable(annotations.classes[int(columns["categories"][r])]) for r in rows]
+    blank = np.zeros((image.height, image.width), dtype=np.uint8)
+    masks = [blank if o is None else to_mask(o, height=image.height, width=image.width) for o in outlines]
+    return Drawn(boxes, names, masks)
+
+
+def _write_picture(folder: Path, index: Index, row: int, objects: Drawn) -> None:
+    """A PNG under the path of the image, whose folders become part of the name."""
+    name = printable(index.path(row)).replace("/", "_")
+    stream = io.BytesIO()
+    draw(decode(index.read(row), path=index.path(row)), objects).save(stream, format="PNG")
+    write_file(folder / f"{name}.png", stream.getvalue())
