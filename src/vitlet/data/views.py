@@ -120,7 +120,7 @@ def place(height: int, width: int, view: View, draw: random.Random) -> Placement
 
 def _put(image: Tensor, placement: Placement, *, mean: _Colours) -> Tensor:
     at, size = placement, placement.size
-    pixels = _resize(image, (at.height, at.width), "bilinear")[:, at.top : at.top + size, at.left : at.left + size]
+    pixels = resize(image, (at.height, at.width), "bilinear")[:, at.top : at.top + size, at.left : at.left + size]
     if pixels.shape[1:] == (size, size):
         return pixels
     fill = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
