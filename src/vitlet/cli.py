@@ -9,7 +9,7 @@ from rich.console import Console
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import data, evaluation, models, training
+from vitlet.verbs import comparing, data, evaluation, models, training
 
 app = App(
     name="vitlet",
@@ -26,6 +26,7 @@ for _verb in (
     training.finetune,
     training.resume,
     training.learn,
+    comparing.compare,
     evaluation.probe,
     evaluation.analyse,
     evaluation.bench,
