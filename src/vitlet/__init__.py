@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitlet.jobs.curves import compare as compare
     from vitlet.jobs.demo import demo as demo
     from vitlet.jobs.evaluation import embed as embed
     from vitlet.jobs.evaluation import predict as predict
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Options": "vitlet.jobs.options",
     "check_data": "vitlet.jobs.output",
+    "compare": "vitlet.jobs.curves",
     "demo": "vitlet.jobs.demo",
     "embed": "vitlet.jobs.evaluation",
     "export": "vitlet.jobs.exporting",
@@ -41,6 +43,7 @@ _HOMES = {
 __all__ = [
     "Options",
     "check_data",
+    "compare",
     "demo",
     "embed",
     "export",

@@ -3,6 +3,7 @@
 Whatever can be refused from the words alone is refused here, in a fraction of a second; torch needs seconds.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -163,6 +164,44 @@ def subset_words(text: str | None) -> str | None:
     from vitlet.data.choice import Subset
 
     return None if text is None else str(Subset.parse(text))
+
+
+def numbers(option: str, text: str, *, low: float, high: float, whole: bool = False) -> list[float]:
+    """The numbers in `0.01,0.1,1`, smallest first.
+
+    Raises:
+        UsageError: naming the option, for words, numbers out of range, and one given twice.
+    """
+    example = "0,1,2" if whole else "0.01,0.1,1"
+    found: list[float] = []
+    for word in text.split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (whole and value != int(value)):
+            kind = "whole number" if whole else "number"
+            raise UsageError(
+                f"{option}: {printable(word)!r} is not a {kind} from {low:g} to {high:g}", fix=f"{option} {example}"
+            )
+        if value in found:
+            raise UsageError(f"{option}: {value:g} is given twice", fix=f"{option} {example}")
+        found.append(value)
+    return sorted(found)
+
+
+def tuning(recipe: str, *, epochs: float | None, batch_size: int | None, settings: tuple[str, ...]) -> dict[str, Any]:
+    """Changes of a fine-tuning recipe by dotted key, from the flags of a comparison.
+
+    Raises:
+        UsageError: for a recipe that does not fine-tune, or an unknown key or value.
+    """
+    from vitlet.jobs.options import overrides, parse_settings, require_verb
+    from vitlet.recipes import by_name, with_overrides
+
+    changes = overrides({"epochs": epochs, "batch_size": batch_size, "set": parse_settings(settings)})  # type: ignore[typeddict-item]
+    require_verb(with_overrides(by_name(recipe), changes), "finetune")
+    return changes
 
 
 def refuse_empty(words: list[str]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import cluster, data, evaluation, models, replication, training
+from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training
 
 app = App(
     name="vitlet",
@@ -28,6 +28,7 @@ for _verb in (
     training.resume,
     training.learn,
     replication.reproduce,
+    comparing.compare,
     evaluation.probe,
     evaluation.analyse,
     evaluation.bench,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import SHORT, SMALLER, Here, pixels, stands, write_image, write_images
+from small_runs import SHORT, SMALLER, pixels, stands, write_image, write_images
 
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm, Protocol, verdict
@@ -16,8 +16,6 @@ from vitlet.jobs import comparing
 from vitlet.jobs import demo as module
 from vitlet.jobs.demo import demo, few_labels
 from vitlet.run import Run
-
-RUNS = ["pretrained-0", "pretrained-1", "scratch-0", "scratch-1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,6 +36,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def runs(out: Path) -> list[str]:
+    """The folders of fine-tuning, by start and seed."""
+    names = sorted(p.name for p in out.glob("*-seed*"))
+    assert [name.rsplit("-", 1)[0] for name in names] == [
+        "pretrained-seed0", "pretrained-seed1", "scratch-seed0", "scratch-seed1",
+    ]  # fmt: skip
+    return names
+
+
 def found(out: Path) -> dict[str, Any]:
     return json.loads((out / "comparison.json").read_text())
 
@@ -50,7 +57,7 @@ def recomputed(protocol: dict[str, Any]) -> dict[str, str]:
 
 def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
     assert sorted(p.name for p in told.iterdir()) == sorted(
-        ["comparison.json", "digits", "pretrained", "report.html", *RUNS]
+        ["comparison.json", "digits", "pretrained", "report.html", *runs(told)]
     )
     document = found(told)
     assert document["question"] == "Did pre-training help?"
@@ -67,7 +74,7 @@ def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
 
 def test_every_number_is_that_of_a_run(told: Path) -> None:
     arms = found(told)["protocols"][0]["arms"]
-    assert [run for arm in arms for run in arm["runs"]] == RUNS
+    assert [run for arm in arms for run in arm["runs"]] == runs(told)
     for arm in arms:
         for value, cpu_seconds, name in zip(arm["values"], arm["cpu_seconds"], arm["runs"], strict=True):
             run = Run(told / name)
@@ -76,8 +83,8 @@ def test_every_number_is_that_of_a_run(told: Path) -> None:
 
 
 def test_both_starts_have_the_same_terms(told: Path) -> None:
-    for seed in (0, 1):
-        first, second = (Run(told / f"{name}-{seed}") for name in ("pretrained", "scratch"))
+    for seed, pair in enumerate(zip(runs(told)[:2], runs(told)[2:], strict=True)):
+        first, second = (Run(told / name) for name in pair)
         recipes = [run.recipe_json() for run in (first, second)]
         assert recipes[0] == recipes[1]
         launches = [json.loads((run.path / "environment.json").read_text())["launch"] for run in (first, second)]
@@ -100,11 +107,11 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
     told: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Values that pre-training lost by are put into the runs; nothing but these can make the sentence."""
-    for name, value in zip(RUNS, (0.25, 0.35, 0.85, 0.9), strict=True):
+    for name, value in zip(runs(told), (0.25, 0.35, 0.85, 0.9), strict=True):
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
-    before = {name: stands(told / name) for name in ("pretrained", *RUNS)}
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    before = {name: stands(told / name) for name in ("pretrained", *runs(told))}
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", None)  # none is started where nothing is to be done
     demo(out=told, seeds=2, num_labels=8)
     assert {name: stands(told / name) for name in before} == before, "nothing was trained again"
     document = found(told)

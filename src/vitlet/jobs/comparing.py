@@ -1,5 +1,12 @@
-"""Several starts under the same protocols: the same labels, steps and seeds, only the initial weights differ."""
+"""Several starts under the same protocols: the same labels, steps and seeds, only the initial weights differ.
 
+A fine-tuning run stands in a folder that is named after all that decides its numbers: the recipe, the images, the
+encoder it starts from (by content, not by path), what is kept of that, and which labels. So a finished run is used
+again exactly where it would come out the same.
+"""
+
+import hashlib
+import json
 import multiprocessing
 import os
 import threading
@@ -12,21 +19,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitlet.data.index import Index
-from vitlet.data.subsets import balanced
+from vitlet.data.index import Index, open_index
+from vitlet.errors import DataError
 from vitlet.evaluate.compare import Arm
+from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.evaluation import Probing, probe_encoder
+from vitlet.jobs.material import chosen_ids, divide, judge, pick_device
 from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import View
+from vitlet.recipe import Recipe, View
 from vitlet.run import Run, read_json
 from vitlet.train.log import Teller
-from vitlet.units import to_steps
+from vitlet.units import steps_per_epoch, to_steps
+from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
 _POLL_SECONDS = 0.5
+_SHAPE = {
+    *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
+    *("architecture", "output_stride"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,15 @@ class Start:
     name: str
     """Of folders."""
     title: str
-    source: Path | None
-    """A run or model folder; None: random weights, drawn anew for each seed."""
+    source: str | Path | None
+    """A run, a model folder or timm:NAME@FILE; None: random weights in the shape that the recipe has."""
+    keep_blocks: int | None = None
+    """As of `finetune`; 0 is random weights in the shape of `source`."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether weights are drawn anew for each seed."""
+        return self.source is None or self.keep_blocks == 0
 
 
 @dataclass(frozen=True)
@@ -49,11 +70,65 @@ class Terms:
     """Folder of the fine-tuning runs; finished ones in it are used again."""
     seeds: tuple[int, ...]
     """Each decides the labels, the order and the fresh weights of its repetition."""
-    num_labels: int
+    num_labels: int | None
     settings: Mapping[str, Any]
     """Changes of the fine-tuning recipe."""
     recipe: str = "finetune_micro"
     """Of fine-tuning."""
+    subset: str | None = None
+    """Of the training images, as `finetune` takes it; `num_labels` are taken from it."""
+
+    def resolved(self, seed: int) -> Recipe:
+        """The recipe of one repetition."""
+        return resolved(self.recipe, {"set": self.settings, "seed": seed})
+
+    def chosen(self, images: "Labelled", seed: int) -> np.ndarray:
+        """The training images of one repetition."""
+        return chosen_ids(images.index, images.train, seed=seed, subset=self.subset, num_labels=self.num_labels)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images of a comparison."""
+
+    index: Index
+    train: np.ndarray
+    test: np.ndarray
+    split: str
+    """What the test images are called."""
+
+    @classmethod
+    def open(cls, data: Path, teller: Teller) -> "Labelled":
+        """Checked and divided.
+
+        Raises:
+            DataError: if there are not images to learn from, of two classes or more, and images to count on.
+        """
+        index = open_index(data)
+        train, test, split = divide(index, judge(index, Options(), teller))
+        num_classes = len(np.unique(index.labels[train]))
+        if num_classes < 2 or not len(test):
+            raise DataError(
+                f"{index.name} has labels of {num_classes} classes to learn from and {len(test):,} images to count on",
+                why="A comparison fine-tunes on some and counts right answers on the others",
+                fix="give class folders or a manifest with labels of two classes or more",
+            )
+        return cls(index, train, test, split)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One fine-tuning run."""
+
+    start: Start
+    terms: Terms
+    seed: int
+    run: Run
+    steps: int
+
+    @property
+    def is_finished(self) -> bool:
+        return self.run.recipe_file.is_file() and "finished" in read_json(self.run.path / "environment.json")
 
 
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
@@ -61,34 +136,87 @@ def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list
 
     A small network gains little from a second thread; two runs of one thread use two cores fully.
     """
-    runs = {(start.name, seed): Run(terms.out / f"{start.name}-{seed}") for start in starts for seed in terms.seeds}
-    recipe = resolved(terms.recipe, {"set": terms.settings})
-    budget = recipe.budget
-    total = len(runs) * to_steps(budget.duration, num_images=terms.num_labels, batch_size=budget.batch_size)
-    workers = min(available_cores(), len(runs))
+    return finetune_grid([(start, terms) for start in starts], teller)
+
+
+def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[Arm]:
+    """`finetune_arms` for any pairs of start and terms on the same data; one arm a pair, in their order.
+
+    Raises:
+        VitletError: before the first run begins, where one of them could not.
+    """
+    images = Labelled.open(cells[0][1].data, teller)
+    places: dict[str, Run] = {}
+    contents = {start: _content(start) for start, _ in cells}
+    trials = [
+        [_trial(start, terms, seed, images, content=contents[start], places=places) for seed in terms.seeds]
+        for start, terms in cells
+    ]
+    every = [trial for arm in trials for trial in arm]
+    pending = [trial for trial in {t.run: t for t in every}.values() if not trial.is_finished]
+    if pending:
+        _train(pending, every, teller)
+    return [_arm(start, terms, arm) for (start, terms), arm in zip(cells, trials, strict=True)]
+
+
+def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -> None:
+    on_cpu = pick_device(Options()).type == "cpu"
+    workers = min(available_cores(), len(pending)) if on_cpu else 1
+    threads = max(1, available_cores() // workers)
     with (
         ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=begin_worker,
-            initargs=(max(1, available_cores() // workers),),
+            initargs=(threads,),
         ) as pool,
-        teller.progress("fine-tuning", total=total) as tick,
+        teller.progress("fine-tuning", total=sum(trial.steps for trial in every)) as tick,
     ):
-        pending = [
-            pool.submit(_finetune_one, start.source, terms, seed, runs[start.name, seed].path)
-            for seed in terms.seeds
-            for start in starts
-        ]
-        while not all(job.done() for job in pending):
+        jobs = [pool.submit(_finetune_one, trial.start, trial.terms, trial.seed, trial.run.path) for trial in pending]
+        while not all(job.done() for job in jobs):
             time.sleep(_POLL_SECONDS)
-            _raise_first(pending)
-            tick(sum(_steps_done(run) for run in runs.values()))
-        _raise_first(pending)
-    return [_arm(start, terms, [runs[start.name, seed] for seed in terms.seeds]) for start in starts]
+            _raise_first(jobs)
+            tick(sum(_steps_done(trial.run) for trial in every))
+        _raise_first(jobs)
 
 
-def _arm(start: Start, terms: Terms, runs: list[Run]) -> Arm:
+def _trial(start: Start, terms: Terms, seed: int, images: Labelled, *, content: str, places: dict[str, Run]) -> _Trial:
+    """The run of one repetition: one of the same content that stands in `terms.out` or is planned, or a new one."""
+    recipe = terms.resolved(seed)
+    size = {"num_images": len(terms.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
+    steps_per_epoch(**size)  # refuses a batch larger than there are labels
+    decides = {
+        "recipe": recipe.fingerprint(),
+        "data": images.index.fingerprint,
+        "start": content,
+        "num_labels": terms.num_labels,
+        "subset": terms.subset,
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    if digest not in places:
+        there = sorted(terms.out.glob(f"*-{digest}"))
+        places[digest] = Run(there[0] if there else terms.out / f"{start.name}-seed{seed}-{digest}")
+    whole = {**size, "num_images": len(images.train)} if recipe.budget.epoch_of == "whole" else size
+    return _Trial(start, terms, seed, places[digest], to_steps(recipe.budget.duration, **whole))
+
+
+def _content(start: Start) -> str:
+    """What a start is, wherever it lies: changes with any weight that is kept of it."""
+    if start.source is None:
+        return "random"
+    saved = load_encoder(start.source)
+    if start.keep_blocks == 0:
+        return shape_of(saved.encoder)
+    return f"{encoder_digest(saved.encoder, view=saved.evaluation)} {start.keep_blocks}"
+
+
+def shape_of(encoder: AnyEncoder) -> str:
+    """What random weights in the place of this encoder have of it: form and normalisation of pixels."""
+    return json.dumps([encoder.config.model_dump(mode="json", include=_SHAPE), encoder.mean, encoder.std])
+
+
+def _arm(start: Start, terms: Terms, trials: Sequence[_Trial]) -> Arm:
+    runs = [trial.run for trial in trials]
     return Arm(
         name=start.name,
         title=start.title,
@@ -114,14 +242,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _finetune_one(source: Path | None, terms: Terms, seed: int, out: Path) -> None:
+def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
+    begun = read_json(out / "environment.json").get("launch") if (out / "recipe.json").is_file() else None
+    init = None if start.source is None else str(Source.parse(start.source).absolute())
+    # Of equal content but from another place: what it was started on may be gone, so it cannot be resumed.
+    moved = begun is not None and (begun["data"], begun["init"]) != (str(terms.data.absolute()), init)
     finetune(
         terms.recipe,
-        init=source,
+        init=start.source,
         data=terms.data,
         out=out,
         num_labels=terms.num_labels,
-        options=Options(quiet=True),
+        keep_blocks=start.keep_blocks,
+        subset=terms.subset,
+        options=Options(quiet=True, fresh=moved),
         seed=seed,
         set=terms.settings,
     )
@@ -138,29 +272,19 @@ def _steps_done(run: Run) -> int:
     return rows[-1]["step"] if rows else 0
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """The images of a comparison."""
-
-    index: Index
-    train: np.ndarray
-    test: np.ndarray
-    split: str
-    """What the test images are called."""
-
-
 def frozen_arms(
     starts: Sequence[Start], terms: Terms, images: Labelled, *, protocol: Literal["knn", "logistic"]
 ) -> list[Arm]:
-    """A probe on frozen features from every start; a random start has the shape of the first that is none."""
+    """A probe on frozen features from every start; a random start has the shape of its source, or of the first one."""
     model = load_encoder(next(start.source for start in starts if start.source))
     arms = []
     for start in starts:
-        loaded = load_encoder(start.source).encoder if start.source else None
+        assert start.keep_blocks in (None, 0), "features of an encoder that is not whole mean nothing"
+        saved = load_encoder(start.source) if start.source else model
         values, costs = [], []
         for seed in terms.seeds:
             began = time.process_time()
-            encoder = loaded or _untrained(model.encoder, seed=seed)
+            encoder = _untrained(saved.encoder, seed=seed) if start.is_random else saved.encoder
             values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
             costs.append(time.process_time() - began)
         arms.append(Arm(start.name, start.title, tuple(values), terms.seeds, tuple(costs)))
@@ -176,7 +300,6 @@ def _untrained(like: AnyEncoder, *, seed: int) -> AnyEncoder:
 def _probed(
     encoder: AnyEncoder, terms: Terms, images: Labelled, seed: int, *, view: View, protocol: Literal["knn", "logistic"]
 ) -> float:
-    labels = np.asarray(images.index.labels[images.train])
-    few = images.train[balanced(labels, num=terms.num_labels, seed=seed)]
+    few = terms.chosen(images, seed)
     found = probe_encoder(encoder, images.index, few, images.test, view=view, how=Probing(protocol), options=Options())
     return found.top1

@@ -1,0 +1,153 @@
+"""Did pre-training help, and with how many labels? Runs, random weights and a supervised encoder on one budget."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlet.errors import DataError, UsageError
+from vitlet.evaluate.compare import Arm
+from vitlet.evaluate.curves import Curve, Point, Question, document
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
+from vitlet.jobs.judging import Judging, arm_names, budget_of, facts_of, publish, require_startable, start_facts
+from vitlet.nn.convnet import ConvEncoder
+from vitlet.text import plural
+from vitlet.train.log import Teller
+from vitlet.weights.source import load_encoder
+
+FRACTIONS = (0.01, 0.1, 1.0)
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    data: Path,
+    out: Path,
+    fractions: Sequence[float] = FRACTIONS,
+    supervised: str | Path | None = None,
+    judging: Judging | None = None,
+) -> dict[str, Any]:
+    """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
+
+    Args:
+        runs: Runs, model folders or timm:NAME@FILE; one at least.
+        data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
+        out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are used again.
+        fractions: Shares of the labelled training images, each drawn evenly over classes.
+        supervised: An encoder trained with labels, to compare with.
+        judging: The fine-tuning.
+
+    Returns:
+        The document; each question in it has an answer of yes, no or undecided and a sentence.
+
+    Raises:
+        DataError: if a fraction has fewer labels than there are classes, or the images cannot be compared on.
+        UsageError: if a start does not fit the recipe; before anything is trained.
+    """
+    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
+    if not runs:
+        raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")
+    images = Labelled.open(data, teller)
+    counts = [label_count(images, fraction) for fraction in sorted(set(fractions))]
+    starts, counterpart = _line_up(runs, supervised, judging.terms(data=data, out=out))
+    terms = {
+        count: judging.terms(data=data, out=out, subset=None if fraction == 1 else repr(fraction))
+        for fraction, count in zip(sorted(set(fractions)), counts, strict=True)
+    }
+    shown = ", ".join(f"{count:,}" for count in counts)
+    teller.say(f"{plural(len(starts), 'start')}, {shown} labels, {plural(judging.seeds, 'seed')}")
+    arms = finetune_grid([(start, terms[count]) for count in counts for start in starts], teller)
+    tuned = points_of(arms, counts, total=len(images.train))
+    teller.say("20 nearest neighbours on the frozen features of all")
+    frozen = [arm for count in counts for arm in frozen_arms(starts, terms[count], images, protocol="knn")]
+    probed = points_of(frozen, counts, total=len(images.train))
+    n, split = len(images.test), images.split
+    found = document(
+        "compare",
+        title="Did pre-training help?",
+        axis={"label": "labelled training images", "scale": "log"},
+        data=facts_of(images),
+        starts=[start_facts(start) for start in starts],
+        curves=[
+            Curve("finetune", "Fine-tuning", tuned, n=n, split=split),
+            Curve("knn", "20 nearest neighbours on frozen features", probed, n=n, split=split),
+        ],
+        questions=[q for point in tuned for q in _questions(point, counterpart, n=n, split=split)],
+        budget=budget_of(terms[counts[0]]),
+    )
+    return publish(found, out, teller, began)
+
+
+def label_count(images: Labelled, fraction: float) -> int:
+    """Labels in a share of the training images.
+
+    Raises:
+        UsageError: for a share that is none.
+        DataError: if not every class gets one.
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label fraction {fraction:g}", why="It is a share of all labels", fix="above 0, up to 1")
+    total, num_classes = len(images.train), len(np.unique(images.index.labels[images.train]))
+    count = round(fraction * total)
+    if count < num_classes:
+        least = np.ceil(1e4 * num_classes / total) / 1e4
+        raise DataError(
+            f"label fraction {fraction:g} is {plural(count, 'label')} for {num_classes} classes",
+            where=images.index.name,
+            why=f"There are {plural(total, 'labelled training image')}, and every class needs one",
+            fix=f"--label-fractions {least:g} or more",
+        )
+    return count
+
+
+def _line_up(
+    runs: Sequence[str | Path], supervised: str | Path | None, terms: Terms
+) -> tuple[list[Start], dict[str, str]]:
+    """Random weights first, then the supervised encoder, then the runs; and for each of these its random counterpart.
+
+    Random weights have the shape of what they are compared with, or depth and width would be compared too.
+    """
+    sources, names = [str(run) for run in runs], arm_names([str(run) for run in runs])
+    if supervised is not None:
+        sources, names = [str(supervised), *sources], ["supervised", *names]
+    shapes: dict[str, Start] = {}
+    trained, counterpart = [], {}
+    for name, source in zip(names, sources, strict=True):
+        saved = load_encoder(source)
+        require_startable(saved, terms.resolved(0), source)
+        is_convnet = isinstance(saved.encoder, ConvEncoder)  # whose blocks are not counted: the recipe has its shape
+        number = len(shapes) + 1
+        like = Start(f"random-{number}", "random weights", None if is_convnet else source, None if is_convnet else 0)
+        counterpart[name] = shapes.setdefault(shape_of(saved.encoder), like).name
+        trained.append(Start(name, "supervised pre-training" if name == "supervised" else name, source))
+    if len(shapes) > 1:
+        shapes = {key: replace(s, title=f"random weights {s.name[-1]}") for key, s in shapes.items()}
+    return [*shapes.values(), *trained], counterpart
+
+
+def points_of(arms: Sequence[Arm], counts: Sequence[int], *, total: int) -> tuple[Point, ...]:
+    """Arms of a grid, all of the first count first, as points over the number of labels."""
+    width = len(arms) // len(counts)
+    return tuple(
+        Point(
+            float(count),
+            f"{plural(count, 'label')} ({100 * count / total:.3g} %)",
+            tuple(arms[i * width : (i + 1) * width]),
+        )
+        for i, count in enumerate(counts)
+    )
+
+
+def _questions(point: Point, counterpart: Mapping[str, str], *, n: int, split: str) -> list[Question]:
+    """At one number of labels: does each run help, is it better than the supervised start, and than the first run?"""
+    arms = {arm.name: arm for arm in point.arms}
+    runs = [arm for name, arm in arms.items() if name in counterpart and name != "supervised"]
+    pairs = [(f"Did {arm.title} help", arm, arms[counterpart[arm.name]]) for arm in runs]
+    if "supervised" in arms:
+        pairs += [(f"Is {arm.title} better than supervised pre-training", arm, arms["supervised"]) for arm in runs]
+    pairs += [(f"Is {arm.title} better than {runs[0].title}", arm, runs[0]) for arm in runs[1:]]
+    where = f"fine-tuning with {point.label}"
+    return [Question(f"{text}, with {point.label}?", where, a, b, n, split) for text, a, b in pairs]

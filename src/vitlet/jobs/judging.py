@@ -1,0 +1,163 @@
+"""What comparisons and sweeps share: how starts are judged, and what is written about it."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from vitlet.errors import UsageError
+from vitlet.evaluate.features import encoder_digest
+from vitlet.jobs.comparing import Labelled, Start, Terms
+from vitlet.jobs.options import require_verb
+from vitlet.recipe import ConvNetConfig, Recipe
+from vitlet.report.curve_page import write_curve_page
+from vitlet.run import environment, read_json, write_json
+from vitlet.text import printable
+from vitlet.train.log import Teller
+from vitlet.weights.folder import Saved
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
+
+DOCUMENT = "curves.json"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How every start is fine-tuned: the same for all."""
+
+    recipe: str = "finetune_micro"
+    seeds: int = 3
+    """Repetitions; each draws labels, order and fresh weights anew."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the recipe, by dotted key."""
+
+    def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
+        """As the engine wants them; the runs go to `out/runs`.
+
+        Raises:
+            UsageError: for no seed, or a recipe that does not learn labels.
+        """
+        if self.seeds < 1:
+            raise UsageError(f"{self.seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
+        terms = Terms(
+            data=data,
+            out=out / "runs",
+            seeds=tuple(range(self.seeds)),
+            num_labels=num_labels,
+            settings=self.settings,
+            recipe=self.recipe,
+            subset=subset,
+        )
+        require_verb(terms.resolved(0), "finetune")
+        return terms
+
+
+def require_startable(saved: Saved, recipe: Recipe, source: str) -> None:
+    """Refuse an encoder that the fine-tuning recipe does not take, before anything is trained.
+
+    Raises:
+        UsageError: for a ConvNet and a recipe of vision transformers, the reverse, or another image size.
+    """
+    there, wanted = saved.encoder.config, recipe.encoder
+    if type(there) is not type(wanted) or there.image_size != wanted.image_size:
+        kinds = {"vit": "a vision transformer", "convnet": "a ConvNet"}
+        raise UsageError(
+            f"{printable(source)} is {kinds[there.kind]} for {there.image_size} px",
+            why=f"Recipe {recipe.name} fine-tunes {kinds[wanted.kind]} for {wanted.image_size} px",
+            fix="--recipe NAME, a supervised recipe of vitlet recipes that fits",
+        )
+    if isinstance(there, ConvNetConfig) and there != wanted.changed(image_size=there.image_size):
+        raise UsageError(
+            f"{printable(source)} is another ConvNet than recipe {recipe.name} has",
+            why="Random weights would have another shape",
+            fix="--set encoder.architecture=NAME and encoder.output_stride=N as in the run",
+        )
+
+
+def arm_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each, fit for folders, no two alike: the folder's, with its parent's where needed."""
+    names: list[str] = []
+    for source in sources:
+        where = Source.parse(source)
+        parts = [where.architecture] if where.architecture else [p for p in where.path.absolute().parts if p != "/"]
+        cleaned = [re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") or "run" for part in parts]
+        tries = ["-".join(cleaned[-depth:]) for depth in range(1, len(cleaned) + 1)]
+        tries += [f"{tries[-1]}-{number}" for number in range(2, len(sources) + 2)]
+        names.append(next(t for t in tries if t not in names and not re.fullmatch(r"supervised|random(-\d+)?", t)))
+    return names
+
+
+def facts_of(images: Labelled) -> dict[str, Any]:
+    """What is said about the data in a document."""
+    index = images.index
+    return {
+        "name": index.name,
+        "fingerprint": index.fingerprint,
+        "num_train": len(images.train),
+        "num_test": len(images.test),
+        "classes": [printable(name) for name in index.classes],
+    }
+
+
+def start_facts(start: Start) -> dict[str, Any]:
+    """What is said about a start: where its weights come from, their digest, what they cost where that is known."""
+    known: dict[str, Any] = {"name": start.name, "title": start.title, "keep_blocks": start.keep_blocks}
+    if start.source is None or start.is_random:
+        return known | {"source": None, "encoder": None, "recipe": None, "pretraining_cpu_seconds": None}
+    source, saved = Source.parse(start.source), load_encoder(start.source)
+    made = source.path / "environment.json"
+    cost = read_json(made).get("cpu_seconds") if source.architecture is None and made.is_file() else None
+    return known | {
+        "source": printable(str(source.relative())),
+        "encoder": encoder_digest(saved.encoder, view=saved.evaluation),
+        "recipe": saved.facts.get("recipe"),
+        "pretraining_cpu_seconds": cost,
+    }
+
+
+def budget_of(terms: Terms) -> dict[str, Any]:
+    """What every fine-tuning had."""
+    recipe = terms.resolved(terms.seeds[0])
+    budget = recipe.budget
+    return {
+        "recipe": recipe.name,
+        "fingerprint": recipe.fingerprint(),
+        "duration": budget.duration.to_json(),
+        "batch_size": budget.batch_size,
+        "seeds": list(terms.seeds),
+    }
+
+
+def publish(found: dict[str, Any], out: Path, teller: Teller, began: float) -> dict[str, Any]:
+    """Write the document, its page and figures to `out`, and say what was found; returns the document."""
+    found |= {"machine": environment(), "wall_seconds": time.monotonic() - began}
+    write_json(out / DOCUMENT, found)
+    page = write_curve_page(found, folder=out)
+    for curve in found["curves"]:
+        teller.console.print(_table(curve))
+    for question in found["questions"]:
+        teller.say(question["sentence"])
+    teller.say(f"written: {printable(out / DOCUMENT)} and the page {printable(page)}")
+    return found
+
+
+def _table(curve: Mapping[str, Any]) -> Table:
+    """Mean, half the interval and CPU time of every arm at every point."""
+    table = Table(title=f"{curve['title']}, top-1 on {curve['n']:,} {curve['split']} images")
+    for column in ("", *(point["label"] for point in curve["points"])):
+        table.add_column(column)
+    rows: dict[str, list[str]] = {}
+    for point in curve["points"]:
+        for arm in (*point["arms"], *curve["references"]):
+            half = "" if arm["high"] is None else f" ± {100 * (arm['high'] - arm['mean']):.1f}"
+            rows.setdefault(arm["title"], []).append(
+                f"{100 * arm['mean']:.1f}{half} %, {np.mean(arm['cpu_seconds']):.0f} s"
+            )
+    for title, cells in rows.items():
+        table.add_row(title, *cells)
+    return table

@@ -1,0 +1,168 @@
+"""The page about accuracies over something that was varied: answers first, then the curves, costs and provenance.
+
+Drawn from the document of `vitlet.evaluate.curves` alone. The page keeps the promises of `vitlet.report.page`: one
+file, no script, no network, and text from outside only through the template's escaping.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from vitlet.report import figures
+from vitlet.report.analysis import standalone
+from vitlet.report.evidence import Plot
+from vitlet.report.intervals import Level, Measured, Series, interval_curves
+from vitlet.report.page import template
+from vitlet.report.provenance import Table
+from vitlet.report.tables import between, duration, percent, without_home
+from vitlet.run import write_file
+
+_WIDE, _NARROW = (720, 340), (350, 280)
+_ANSWERS = ("yes", "no", "undecided")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many questions got an answer."""
+
+    answer: str
+    number: int
+
+
+def write_curve_page(document: Mapping[str, Any], *, folder: Path) -> Path:
+    """Write `report.html` and `figures/*.svg` in `folder`.
+
+    Args:
+        document: As `evaluate.curves.document` makes it, with `machine` and `wall_seconds`.
+        folder: Where they go.
+
+    Returns:
+        The page.
+
+    Raises:
+        ResourceError: if a file cannot be written.
+    """
+    styles = _styles(document["starts"])
+    plots = [_plot(curve, document["axis"], styles) for curve in document["curves"]]
+    page = template("curve.html.j2").render(
+        document=document,
+        counted=[Counted(a, sum(q["answer"] == a for q in document["questions"])) for a in _ANSWERS],
+        plots=plots,
+        tables=[_accuracies(curve) for curve in document["curves"]],
+        costs=_costs(document),
+        facts=_facts(document),
+        command=without_home(document["machine"]["command"]),
+    )
+    write_file(folder / "report.html", page.encode())
+    for curve, plot in zip(document["curves"], plots, strict=True):
+        write_file(folder / "figures" / f"{curve['name']}.svg", standalone(plot.drawings[0]).encode())
+    return folder / "report.html"
+
+
+def _styles(starts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The first random weights in the second, grey style, as on the page of a run; the others in order around it."""
+    random = next((start["name"] for start in starts if start["source"] is None), None)
+    others = [start["name"] for start in starts if start["name"] != random]
+    styles = {name: number + (number > 0) for number, name in enumerate(others)}
+    return styles if random is None else styles | {random: 1}
+
+
+def _plot(curve: Mapping[str, Any], axis: Mapping[str, str], styles: Mapping[str, int]) -> Plot:
+    names = list(dict.fromkeys(arm["name"] for point in curve["points"] for arm in point["arms"]))
+    titles = {arm["name"]: arm["title"] for point in curve["points"] for arm in point["arms"]}
+    series = []
+    for name in names:
+        pairs = [(p["x"], a) for p in curve["points"] for a in p["arms"] if a["name"] == name]
+        found = tuple(_measured(arm) for _, arm in pairs)
+        series.append(Series(tuple(x for x, _ in pairs), found, styles[name]))
+    levels = [Level(_measured(arm), styles[arm["name"]]) for arm in curve["references"]]
+    ticks = [(point["x"], point.get("tick") or f"{point['x']:,.0f}") for point in curve["points"]]
+    drawings = tuple(
+        interval_curves(
+            series, name=f"{curve['name']}-{i}", x_label=axis["label"], scale=axis["scale"],  # type: ignore[arg-type]
+            ticks=ticks, levels=levels, size=size,
+        )
+        for i, size in enumerate((_WIDE, _NARROW))
+    )  # fmt: skip
+    shown = [
+        *((name, titles[name]) for name in names),
+        *((a["name"], f"{a['title']} (line)") for a in curve["references"]),
+    ]
+    key = tuple(
+        (Markup(figures.swatch(styles[name], name=f"{curve['name']}-key-{i}")), words)
+        for i, (name, words) in enumerate(shown)
+    )
+    return Plot(
+        title=curve["title"],
+        finding=_finding(curve),
+        drawings=tuple(map(Markup, drawings)),
+        key=key,
+        note=f"{curve['split']} split, n = {curve['n']:,}. Large dots are means over seeds, bars their 95 % intervals, "
+        "hollow dots single seeds. Arms stand a little beside each other.",
+    )
+
+
+def _finding(curve: Mapping[str, Any]) -> str:
+    ends = []
+    for point in (curve["points"][0], curve["points"][-1]):
+        ends.append(f"{point['label']}: " + ", ".join(f"{a['title']} {percent(a['mean'])}" for a in point["arms"]))
+    return f"{curve['title']}. From {'; to '.join(ends)}."
+
+
+def _measured(arm: Mapping[str, Any]) -> Measured:
+    interval = None if arm["low"] is None else (max(arm["low"], 0.0), min(arm["high"], 1.0))
+    return Measured(tuple(arm["values"]), arm["mean"], interval)
+
+
+def _accuracies(curve: Mapping[str, Any]) -> Table:
+    """Mean, interval and single values of each arm at each point."""
+    rows = []
+    for point in curve["points"]:
+        for arm in (*point["arms"], *curve["references"]):
+            found = _measured(arm)
+            interval = between(found.interval) if found.interval else "one seed"
+            single = ", ".join(f"{100 * v:.1f}" for v in found.values)
+            cost = duration(float(np.mean(arm["cpu_seconds"])))
+            rows.append((f"{point['label']}: {arm['title']}", percent(found.mean), interval, single, cost))
+    columns = ("", "top-1", "95 % interval", "single seeds, %", "CPU time of one")
+    return Table(curve["title"], columns, tuple(rows))
+
+
+def _costs(document: Mapping[str, Any]) -> Table:
+    """What each start cost in CPU time: pre-training once, and all fine-tuning here."""
+    rows = []
+    for start in document["starts"]:
+        arms = [
+            arm
+            for curve in document["curves"]
+            if curve["name"] == "finetune"
+            for arm in (*(a for p in curve["points"] for a in p["arms"]), *curve["references"])
+            if arm["name"] == start["name"]
+        ]
+        spent = sum(float(np.sum(arm["cpu_seconds"])) for arm in arms)
+        known = start["pretraining_cpu_seconds"]
+        before = "none" if start["source"] is None else "not recorded" if known is None else f"{known:,.0f}"
+        rows.append((start["title"], before, f"{spent:,.0f}", start["source"] or "drawn anew for each seed"))
+    columns = ("start", "pre-training, CPU seconds", "fine-tuning here, CPU seconds", "weights")
+    return Table("Cost", columns, tuple(rows))
+
+
+def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    data, budget, machine = document["data"], document["budget"], document["machine"]
+    length = budget["duration"]
+    return [
+        ("data", f"{data['name']} ({data['fingerprint'][:12]})"),
+        ("training images with labels", f"{data['num_train']:,}"),
+        ("images counted on", f"{data['num_test']:,}"),
+        ("classes", f"{len(data['classes']):,}"),
+        ("fine-tuning", f"{budget['recipe']}, {length['n']:,} {length['unit']} in batches of {budget['batch_size']:,}"),
+        ("seeds", ", ".join(map(str, budget["seeds"]))),
+        ("tests", document["correction"]),
+        ("time", duration(document["wall_seconds"])),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("software", ", ".join(f"{name} {version}" for name, version in machine["packages"].items())),
+    ]
