@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench learn docs clean
+.PHONY: help demo test check bench learn study docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make check             lint, format, types, layers, documentation"
 	@echo "make bench             our speed beside plain references; figures in docs/results/"
 	@echo "make learn DATA=…      every method on one budget beside random weights; about 40 minutes; table in docs/results/"
+	@echo "make study DATA=…      the suggestions of vitlet analyse beside fine-tuning; after make learn, about 30 minutes"
 	@echo "make docs              the documentation on http://127.0.0.1:8000"
 	@echo "PYTHON=python3.12 with any of them makes the environment with that interpreter"
 
@@ -36,6 +37,11 @@ bench: $(VENV)/.dev
 learn: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make learn DATA=folder of labelled images near 32 pixels"; exit 2; }
 	@$(BIN)/vitlet learn --data "$(DATA)" --out "$(or $(OUT),learn-run)" --json docs/results/learning.json $(ARGS)
+
+study: $(VENV)/.dev
+	@test -n "$(DATA)" || { echo "error: no data. Fix: make study DATA=folder of labelled images near 32 pixels"; exit 2; }
+	@cd "$(or $(LEARNED),learn-run)" && "$(CURDIR)/$(BIN)/vitlet" study mae_micro simmim_micro mocov3_micro dmae_micro \
+		--data "$(abspath $(DATA))" --out study --json "$(CURDIR)/docs/results/study.json" $(ARGS)
 
 docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

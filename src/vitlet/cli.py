@@ -31,6 +31,7 @@ for _verb in (
     comparing.compare,
     evaluation.probe,
     evaluation.analyse,
+    evaluation.study,
     evaluation.bench,
     models.embed,
     models.predict,

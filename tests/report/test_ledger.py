@@ -36,7 +36,10 @@ def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
         "n": 1000,
     }
     write_json(tmp_path / "d.json", learned | {"pretraining_cpu_seconds": {"mae": 1.0}})
+    studied = {"kind": "study", "title": "S", "counts": {"Top": {"right": 2, "wrong": 1}}, "labels": [300], "seeds": 3}
+    write_json(tmp_path / "e.json", studied)
     found = rows(tmp_path)
+    assert found[4] == ("S: top", "2 right, 1 wrong", "300 labels, 3 seeds", "e.json")
     assert found[3] == ("cifar: mae", "knn 50.0 % (random 30.0 %)", "3 seeds, 1,000 images", "d.json")
     assert found[0] == (
         "digits: fine-tuning",

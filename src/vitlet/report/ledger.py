@@ -28,6 +28,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_compared(entry, protocol) for protocol in entry["protocols"]]
     if entry.get("kind") == "learning":
         return [_learned(entry, name) for name in entry["pretraining_cpu_seconds"]]
+    if entry.get("kind") == "study":
+        return [_studied(entry, topic) for topic in entry["counts"]]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -54,6 +56,12 @@ def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
         "; ".join(shown),
         f"{'/'.join(seeds)} seeds, {entry['n']:,} images",
     )
+
+
+def _studied(entry: dict[str, Any], topic: str) -> tuple[str, str, str]:
+    shown = ", ".join(f"{number} {word}" for word, number in entry["counts"][topic].items())
+    labels = " and ".join(f"{count:,}" for count in entry["labels"])
+    return f"{entry['title']}: {topic.lower()}", shown, f"{labels} labels, {entry['seeds']} seeds"
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing, existing_data, existing_source
+from vitlet.errors import UsageError
 
 
 def probe(
@@ -69,6 +70,35 @@ def analyse(
 
     look = Look(images=images, seed=seed, published=published)
     job(encoders, data=data, out=out, look=look, options=Options(workers=workers, device=device))
+
+
+def study(
+    *encoders: str,
+    data: Path,
+    out: Path,
+    labels: tuple[AtLeastOne, ...] = (),
+    seeds: AtLeastOne = 3,
+    json: Path | None = None,
+) -> None:
+    """Are the suggestions of `analyse` right? Each beside what fine-tuning on so many labels then shows.
+
+    Parameters
+    ----------
+    encoders: Two or more runs or model folders for images near 32 pixels.
+    data: Labelled images with a test split.
+    out: Folder of the analyses and the fine-tuning runs; finished ones are used again.
+    labels: Numbers of labels, each a study of its own; by default 300 and 3,000.
+    seeds: Repetitions of fine-tuning.
+    json: Where to write the document too.
+    """
+    if len(encoders) < 2:
+        raise UsageError("a study needs two encoders", fix="vitlet study RUN RUN --data DATA --out DIR")
+    sources = [existing_source(encoder) for encoder in encoders]
+    existing(data)
+    from vitlet.jobs.studying import LABELS
+    from vitlet.jobs.studying import study as job
+
+    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json)
 
 
 def bench(what: Literal["step", "input", "attention", "analyse"], *, json: Path | None = None) -> None:

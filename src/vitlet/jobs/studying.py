@@ -1,0 +1,197 @@
+"""Were the suggestions right? Each claim of a diagnosis on few labels beside what fine-tuning on these labels shows.
+
+Every encoder in turn is the user's own: it is analysed beside the others and random weights with a number of labels,
+and both ways of each claim are fine-tuned on the same labels, with several seeds. The rule was fixed beforehand:
+
+    right       the 95 % interval of (better - worse), paired over seeds, lies above 0
+    wrong       it lies below 0
+    undecided   it holds 0, or there is one seed
+
+A suggestion without a claim, which only another pre-training decides, is counted and not judged.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
+from vitlet.evaluate.compare import Arm, Difference, paired_difference
+from vitlet.jobs.analysing import Look, analyse
+from vitlet.jobs.comparing import Start, Terms, finetune_grid
+from vitlet.jobs.judging import arm_names
+from vitlet.jobs.options import Options
+from vitlet.run import environment, read_json, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+
+LABELS = (300, 3_000)
+FILE = "study.json"
+_RECIPE = "finetune_micro"
+Outcome = Literal["right", "wrong", "undecided", "not judged"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One suggestion about one encoder with a number of labels."""
+
+    first: str
+    """The encoder, by the name of its folder."""
+    num_labels: int
+    suggestion: Suggestion
+
+
+def study(
+    encoders: Sequence[str | Path],
+    *,
+    data: Path,
+    out: Path,
+    labels: Sequence[int] = LABELS,
+    seeds: int = 3,
+    settings: Mapping[str, Any] | None = None,
+    images: int = 1024,
+    file: Path | None = None,
+) -> dict[str, Any]:
+    """Diagnose every encoder, fine-tune what the diagnoses claim, and write how often they were right.
+
+    Args:
+        encoders: Runs or model folders of one image size near 32 pixels, two at least.
+        data: Labelled images with a test split.
+        out: Folder of analyses and fine-tuning runs; finished ones are used again.
+        labels: Numbers of labels, each a study of its own.
+        seeds: Repetitions of fine-tuning.
+        settings: Changes of the fine-tuning recipe.
+        images: How many each analysis looks at.
+        file: Where the document goes beside `out/study.json`.
+
+    Returns:
+        The document: every suggestion with its outcome and the difference behind it, and the counts.
+    """
+    teller, began = Teller(), time.monotonic()
+    sources = [str(source) for source in encoders]
+    names = dict(zip(sources, arm_names(sources), strict=True))
+    cases = [
+        Case(names[source], count, suggestion)
+        for count in labels
+        for source in sources
+        for suggestion in _diagnosed(
+            source, sources, data=data, out=out / f"{names[source]}-{count}", look=(count, images)
+        )
+    ]
+    wanted = {
+        (way, case.num_labels): None
+        for case in cases
+        if (claim := case.suggestion.claim)
+        for way in (claim.better, claim.worse)
+    }
+    cells = [
+        (
+            _start(way, names, like=sources[0]),
+            Terms(
+                data=data,
+                out=out / "finetuned",
+                seeds=tuple(range(seeds)),
+                num_labels=count,
+                settings={**(settings or {}), **_decay(way)},
+                recipe=_RECIPE,
+            ),
+        )
+        for way, count in wanted
+    ]
+    arms = dict(zip(wanted, finetune_grid(cells, teller) if cells else [], strict=True))
+    rows = [_row(case, arms) for case in cases]
+    found = {
+        "kind": "study",
+        "title": "Suggestions of vitlet analyse beside fine-tuning",
+        "rows": rows,
+        "counts": _counts(rows),
+        "labels": list(labels),
+        "seeds": seeds,
+        "data": {"name": data.name},
+        "machine": environment(),
+        "wall_seconds": time.monotonic() - began,
+    }
+    for path in (out / FILE, *([file] if file else [])):
+        write_json(path, found)
+        teller.say(f"written: {printable(path)}")
+    teller.console.print(_table(found))
+    return found
+
+
+def outcome(difference: Difference | None) -> Outcome:
+    """By the rule above; None where nothing was fine-tuned."""
+    if difference is None:
+        return "not judged"
+    if difference.low is None or difference.high is None:
+        return "undecided"
+    return "right" if difference.low > 0 else "wrong" if difference.high < 0 else "undecided"
+
+
+def _diagnosed(
+    source: str, sources: Sequence[str], *, data: Path, out: Path, look: tuple[int, int]
+) -> list[Suggestion]:
+    """The suggestions about one encoder; an analysis that is there is read, not made again."""
+    file = out / "analysis/diagnosis.json"
+    if not (out / "analysis/about.json").is_file():
+        others = [other for other in sources if other != source]
+        num_labels, images = look
+        analyse(
+            [source, *others, RANDOM],
+            data=data,
+            out=out,
+            look=Look(images=images, num_labels=num_labels),
+            options=Options(quiet=True),
+        )
+    return [_read(values) for values in read_json(file)["suggestions"]]
+
+
+def _read(values: dict[str, Any]) -> Suggestion:
+    claim = values["claim"]
+    ways = claim and Claim(Way(**claim["better"]), Way(**claim["worse"]))
+    return Suggestion(**{**values, "claim": ways})
+
+
+def _start(way: Way, names: Mapping[str, str], *, like: str) -> Start:
+    if way.source == RANDOM:
+        return Start(RANDOM, "random weights", like, keep_blocks=0)
+    return Start(names[way.source], names[way.source], way.source)
+
+
+def _decay(way: Way) -> dict[str, float]:
+    return {} if way.layer_decay is None else {"optimizer.layer_decay": way.layer_decay}
+
+
+def _row(case: Case, arms: Mapping[tuple[Way, int], Arm]) -> dict[str, Any]:
+    claim, difference, values = case.suggestion.claim, None, None
+    if claim is not None:
+        better, worse = (arms[way, case.num_labels] for way in (claim.better, claim.worse))
+        difference = paired_difference(better.values, worse.values)
+        values = {"better": list(better.values), "worse": list(worse.values)}
+    return {
+        "encoder": case.first,
+        "num_labels": case.num_labels,
+        **asdict(case.suggestion),
+        "outcome": outcome(difference) if case.suggestion.suggestion else "no evidence",
+        "difference": None if difference is None else asdict(difference),
+        "values": values,
+    }
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Outcomes by topic."""
+    topics = dict.fromkeys(row["topic"] for row in rows)
+    return {topic: dict(Counter(row["outcome"] for row in rows if row["topic"] == topic)) for topic in topics}
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    words = ("right", "wrong", "undecided", "not judged", "no evidence")
+    table = Table(title=f"{found['title']}: {plural(found['seeds'], 'seed')}, {found['labels']} labels")
+    for column in ("topic", *words):
+        table.add_column(column)
+    for topic, counts in found["counts"].items():
+        table.add_row(topic, *(str(counts.get(word, 0)) for word in words))
+    return table
