@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,11 @@ class Material:
     def num_classes(self) -> int:
         """0 without labels."""
         return len(self.index.classes)
+
+    def check(self) -> dict[str, Any]:
+        """What is known of the data, for the record of a run."""
+        more = {} if self.annotations is None else {"annotations": self.annotations.to_json()}
+        return self.verdicts.to_json() | more
 
     def objects(self, recipe: Recipe) -> Objects | None:
         """What the loader hands over beside the images, if the method learns it."""

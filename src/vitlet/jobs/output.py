@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
@@ -19,6 +20,7 @@ from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 
 _SPEED_IMAGES = 64
+_FIRST = 3
 
 
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
@@ -37,11 +39,12 @@ def check_data(
 
     Args:
         data: Folder, manifest or Parquet.
-        out: A folder for `data_check.json` and `bad_files.csv`; None writes nothing.
+        out: A folder for `data_check.json`, `bad_files.csv` and, with annotations, `bad_annotations.csv`; None writes
+            nothing.
         options: `max_bad` decides whether the data passes.
 
     Raises:
-        DataError: if more is bad than accepted; after everything was said and written.
+        DataError: if more images or annotations are bad than accepted; after everything was said and written.
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
@@ -49,11 +52,19 @@ def check_data(
     verdicts = judge(index, options.changed(max_bad=1.0), teller)
     speed = _images_per_second(data, verdicts)
     _show(verdicts, teller, speed)
+    annotations = annotations_of(index)
+    if annotations is not None:
+        _show_annotations(annotations, teller)
     if out is not None:
-        write_json(Path(out) / "data_check.json", verdicts.to_json() | {"images_per_second": speed})
+        more = {} if annotations is None else {"annotations": annotations.to_json()}
+        write_json(Path(out) / "data_check.json", verdicts.to_json() | {"images_per_second": speed} | more)
         verdicts.write_bad_files(Path(out) / "bad_files.csv")
+        if annotations is not None:
+            annotations.write_faults(Path(out) / "bad_annotations.csv")
         teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv")
     verdicts.require(max_bad=options.max_bad)
+    if annotations is not None:
+        annotations.require(masks=False, max_bad=options.max_bad, where=verdicts.name)
     return verdicts
 
 
@@ -96,6 +107,22 @@ def _show(verdicts: Verdicts, teller: Teller, speed: float) -> None:
         teller.say(f"unusable: {path}: {reason}")
     if found["num_bad"] > len(found["bad"]):
         teller.say(f"… and {plural(found['num_bad'] - len(found['bad']), 'more file')}")
+
+
+def _show_annotations(annotations: Annotations, teller: Teller) -> None:
+    found = annotations.to_json()
+    table = Table(title="annotations", show_header=False)
+    counts = annotations.balance().values()
+    present = [count for count in counts if count]
+    spread = f" of {min(present):,} to {max(present):,}" if present else ""
+    table.add_row("objects", f"{len(annotations.columns['boxes']):,}, {len(present)} of {len(counts)} classes{spread}")
+    table.add_row("crowds", f"{int(annotations.columns['crowds'].sum()):,}")
+    table.add_row("images without objects", f"{found['num_images_without']:,}")
+    table.add_row("left out", f"{annotations.num_left_out:,}")
+    teller.console.print(table)
+    for fault in annotations.faults:
+        first = ", ".join(fault["examples"][:_FIRST])
+        teller.say(f"{fault['kind']}: {fault['count']:,}; {fault['rule']}. Such as {first}")
 
 
 def _triple(values: list[int]) -> str:

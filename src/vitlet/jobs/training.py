@@ -213,7 +213,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
     if world.is_first:
         _describe(run, recipe, launch)
-        write_json(run.path / "data_check.json", material.verdicts.to_json())
+        write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
     writer = Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=teller, world=world, facts=facts)

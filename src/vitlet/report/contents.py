@@ -29,6 +29,21 @@ class Reconstructions:
 
 
 @dataclass(frozen=True)
+class Detections:
+    """Images on which a detector did best and worst, with what is there and what was found drawn into them; sRGB."""
+
+    truth: UInt8[np.ndarray, "n S S 3"]
+    found: UInt8[np.ndarray, "n S S 3"]
+    files: tuple[str, ...]
+    f1: tuple[float, ...]
+    """Falling."""
+    num_best: int
+    """The first so many are the best, the rest the worst."""
+    num_judged: int
+    split: str
+
+
+@dataclass(frozen=True)
 class Contents:
     """One run, read."""
 
@@ -39,6 +54,7 @@ class Contents:
     results: list[dict[str, Any]]
     reconstructions: Reconstructions | None
     check: dict[str, Any] | None
+    detections: Detections | None = None
 
     @property
     def seed(self) -> int | None:
@@ -87,7 +103,23 @@ def _read(run: Run, name: str) -> Contents:
         results=[read_json(path) for path in sorted(run.results.glob("[!.]*.json"))],  # .tmp-… is half a file
         reconstructions=_reconstructions(run.analysis),
         check=read_json(check) if check.is_file() else None,
+        detections=_detections(run.analysis),
     )
+
+
+def _detections(folder: Path) -> Detections | None:
+    path = folder / "detections.npz"
+    if not path.is_file():
+        return None
+    about = read_json(path.with_suffix(".json"))
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            truth, found = arrays["truth"], arrays["found"]
+        files, f1 = (tuple(image[key] for image in about["images"]) for key in ("file", "f1"))
+        assert truth.shape == found.shape == (len(files), truth.shape[1], truth.shape[1], 3), "shapes differ"
+        return Detections(truth, found, files, f1, about["num_best"], about["num_judged"], about["split"])
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{printable(path)} cannot be read", why=str(error), fix="delete the file") from None
 
 
 def _reconstructions(folder: Path) -> Reconstructions | None:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from vitlet.report import evidence, provenance
 from vitlet.report.contents import Contents, find_comparison, read
+from vitlet.report.objects import objects
 from vitlet.report.tables import between, duration, metric_title, percent, points
 from vitlet.run import Run, write_file
 from vitlet.text import plural, printable
@@ -67,13 +68,15 @@ def _page(runs: list[Contents], comparison: dict[str, Any] | None) -> dict[str, 
         "accuracy": evidence.accuracy(runs, comparison),
         "losses": evidence.losses(runs, comparison),
         "pictures": evidence.pictures(runs),
+        "objects": objects(runs),
         "health": evidence.health(runs),
         "data": provenance.data(runs, comparison),
         "results": provenance.results(runs),
         "made": provenance.made(runs, comparison),
     }
     sections = (
-        ("accuracy", "Accuracy"), ("losses", "Loss curves"), ("pictures", "What the model sees"),
+        ("accuracy", "Accuracy"), ("objects", "Objects found"), ("losses", "Loss curves"),
+        ("pictures", "What the model sees"),
         ("health", "Health during pre-training"), ("data", "Data"), ("made", "What was run"),
     )  # fmt: skip
     return content | {"sections": [(key, words) for key, words in sections if content[key]]}

@@ -13,6 +13,7 @@ from vitlet.evaluate.compare import mean_interval
 from vitlet.report.contents import Contents
 
 SPACE = "\N{NO-BREAK SPACE}"
+_DETECTION = {"bbox_ap": "box AP", "segm_ap": "mask AP"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def duration(seconds: float) -> str:
 
 def metric_title(metric: str) -> str:
     """`top1` → `top-1 accuracy`; a metric we do not know keeps its name."""
+    if metric in _DETECTION:
+        return _DETECTION[metric]
     known = re.fullmatch(r"(?:(knn)_)?top(\d+)", metric)
     if not known:
         return metric
@@ -78,8 +81,13 @@ def metric_title(metric: str) -> str:
 
 
 def is_share(metric: str, value: Any) -> bool:
-    """Whether a value of this metric is a share of right answers, shown in percent."""
-    return metric_title(metric) != metric and isinstance(value, int | float) and 0 <= value <= 1
+    """Whether a value of this metric is a share of right answers, shown in percent; an AP is none."""
+    return (
+        metric_title(metric) != metric
+        and metric not in _DETECTION
+        and isinstance(value, int | float)
+        and 0 <= value <= 1
+    )
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """The objects on the images of an index: columns that are mapped, so that every worker reads the same pages."""
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,13 @@ from vitlet.data.columns import read_column
 from vitlet.data.detection.coco import FILE
 from vitlet.data.index import Index
 from vitlet.errors import DataError
-from vitlet.text import plural
+from vitlet.run import write_file
+from vitlet.text import csv_cell, plural, printable
 
 _COLUMNS = (
     "image_ids", "image_shapes", "object_ends", "boxes", "categories", "crowds", "areas", "outline_ends", "outlines",
 )  # fmt: skip
+_SHOWN = 20
 
 
 @final
@@ -70,6 +74,30 @@ class Annotations:
     def num_left_out(self) -> int:
         """Annotations that no training and no score knows of."""
         return self.num_annotations - len(self.columns["boxes"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and faults, for the record of a check; lists cut after 20."""
+        return {
+            "num_annotations": self.num_annotations,
+            "num_left_out": self.num_left_out,
+            "num_images_without": int((np.diff(self.columns["object_ends"], prepend=0) == 0).sum()),
+            "classes": {printable(name): count for name, count in self.balance().items()},
+            "faults": [fault | {"examples": fault["examples"][:_SHOWN]} for fault in self.faults],
+        }
+
+    def balance(self) -> dict[str, int]:
+        """Objects of each class."""
+        counts = np.bincount(self.columns["categories"], minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def write_faults(self, path: Path) -> None:
+        """A CSV file (kind, what happens, where) of the first 1,000 faults of each kind."""
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream)
+        writer.writerow(("fault", "rule", "where"))
+        for fault in self.faults:
+            writer.writerows((fault["kind"], fault["rule"], csv_cell(example)) for example in fault["examples"])
+        write_file(path, stream.getvalue().encode())
 
     def require(self, *, masks: bool, max_bad: float, where: str) -> None:
         """Stop where too many annotations were left out, or none can be learned from.

@@ -40,14 +40,14 @@ RULES = {
 """What happens to each kind of fault."""
 
 FILE = "coco.json"
-_SHOWN = 20
+_LISTED = 1000
 _SLACK_PIXELS = 1.0
 """Rounding in annotation tools puts borders a little outside."""
 
 
 @dataclass
 class Faults:
-    """How many of each kind, and the first of them."""
+    """How many of each kind, and the first 1,000 of them."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Faults:
         assert kind in RULES, kind
         self.counts[kind] = self.counts.get(kind, 0) + 1
         shown = self.examples.setdefault(kind, [])
-        if len(shown) < _SHOWN:
+        if len(shown) < _LISTED:
             shown.append(printable(where))
 
     def to_json(self) -> list[dict[str, Any]]:
