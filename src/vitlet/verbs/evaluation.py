@@ -36,6 +36,35 @@ def probe(
     job(start, data=data, protocol=protocol, pool=pool, layers=layers)
 
 
+def evaluate(
+    run: str,
+    *,
+    data: Path,
+    protocol: Literal["val", "real", "v2"] = "val",
+    json: Path | None = None,
+    workers: Whole | None = None,
+    device: Device = "auto",
+) -> None:
+    """Top-1 and top-5 of a finished classifier, every image once; the number also goes to RUN/results/.
+
+    Parameters
+    ----------
+    run: A fine-tuned run, a model folder with a classifier, or timm:NAME@FILE.
+    data: Labelled images; of a data set with splits, test or val is counted.
+    protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`: ImageNet-V2,
+        folders 0 to 999.
+    json: Where to write the result too.
+    workers: Loader processes; by default as many as help.
+    device: Where to compute.
+    """
+    start = existing_source(run)
+    existing_data(data)
+    from vitlet.jobs.options import Options
+    from vitlet.jobs.scoring import evaluate as job
+
+    job(start, data=data, protocol=protocol, file=json, options=Options(workers=workers, device=device))
+
+
 def analyse(
     *encoders: str,
     data: Path,
