@@ -131,11 +131,17 @@ def existing(path: Path) -> Path:
 
 
 def existing_data(data: Path) -> Path:
-    """`data`, if something is there or it is an address in an object store.
+    """`data`, if something is there (of `torchvision:NAME@ROOT`, at its root), or it is an address in an object store.
 
     Raises:
         UsageError: else.
     """
+    if os.fspath(data).startswith("torchvision:"):
+        from vitlet.data.names import PublicData
+
+        named = PublicData.parse(data)
+        existing(named.root if named else data)
+        return data
     if re.match(r"[a-z0-9]+:/", os.fspath(data)) and not os.path.exists(data):
         from vitlet.data.stores import remote_address
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from vitlet.arguments import refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
-from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training
+from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training, transfer
 
 app = App(
     name="vitlet",
@@ -30,8 +30,10 @@ for _verb in (
     replication.reproduce,
     comparing.compare,
     evaluation.probe,
+    evaluation.evaluate,
     evaluation.analyse,
     evaluation.study,
+    transfer.transfer,
     evaluation.bench,
     models.embed,
     models.predict,

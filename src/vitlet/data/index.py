@@ -26,8 +26,10 @@ from vitlet.data.columns import (
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
+from vitlet.data.downstream import open_public
 from vitlet.data.folders import add_folder
 from vitlet.data.manifest import add_manifest
+from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files, rows_key
 from vitlet.data.shards import add_shards, find_shards, shards_key
 from vitlet.data.stores import Entry, Store, remote_address
@@ -174,7 +176,8 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written to the user's folder.
 
     Args:
-        data: A folder, a `.csv`, `.parquet` or `.tar` file, or the address of a folder of shards.
+        data: A folder, a `.csv`, `.parquet` or `.tar` file, the address of a folder of shards, or
+            `torchvision:NAME@ROOT`.
         cache: Where the columns are kept; see `columns.cache_folder`.
         follow_outside: Also read what links and manifests name outside the folder.
 
@@ -183,6 +186,9 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         ResourceError: if the cache cannot be written.
     """
     cache = cache_folder(cache)
+    named = PublicData.parse(data)
+    if named is not None:
+        return Index.load(open_public(named, cache=cache))
     address = remote_address(data)
     if address is not None:
         return _open_shards(*find_shards(address), cache=cache, name=printable(address))

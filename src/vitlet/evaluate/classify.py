@@ -67,13 +67,22 @@ def evaluate_classifier(
     }
 
 
-def _require_usable(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], *, num_classes: int) -> None:
+def require_finite(logits: Float[Tensor, "B C"]) -> None:
+    """Refuse scores that rank nothing.
+
+    Raises:
+        NonFiniteError: if one is NaN or infinite.
+    """
     if not logits.isfinite().all():
         raise NonFiniteError(
             "the classifier gives NaN or infinite scores",
             why="The weights are damaged, or the training that made them diverged",
             fix="evaluate an earlier checkpoint, or train again with a lower optimizer.base_lr",
         )
+
+
+def _require_usable(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], *, num_classes: int) -> None:
+    require_finite(logits)
     largest = int(labels.max()) if len(labels) else -1
     if largest >= num_classes:
         raise DataError(

@@ -32,6 +32,11 @@ class Result:
 def write_result(run: Run, name: str, result: Result) -> None:
     """Write `results/<name>.json`, with the command and the machine."""
     assert re.fullmatch(r"[a-z0-9_.-]+", name), name
+    write_json(run.results / f"{name}.json", with_machine(result))
+
+
+def with_machine(result: Result) -> dict[str, Any]:
+    """The content of a result file."""
     machine = environment()
     hardware = {k: machine[k] for k in ("processor", "cores", "platform", "packages")}
-    write_json(run.results / f"{name}.json", asdict(result) | {"command": machine["command"], "hardware": hardware})
+    return asdict(result) | {"command": machine["command"], "hardware": hardware}

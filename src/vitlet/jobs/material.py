@@ -13,7 +13,7 @@ from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import SPLITS, Index
-from vitlet.data.stores import is_remote
+from vitlet.data.names import relative_data
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import DataError, UsageError
@@ -43,11 +43,12 @@ class Launch:
     """Of the initial encoder, counted from the lowest; None: all."""
     subset: str | None = None
     """Of the training images, as `Subset` writes itself; None: all."""
+    hold_out: bool = False
+    """Count on a part of the training images, for choices, and leave the test images alone."""
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
-        data = self.data if is_remote(self.data) else os.path.relpath(self.data)
-        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", data]
+        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
         if self.verb == "finetune" or self.init:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
         if self.num_labels is not None:
@@ -56,6 +57,8 @@ class Launch:
             words += ["--keep-blocks", str(self.keep_blocks)]
         if self.subset is not None:
             words += ["--subset", Subset.parse(self.subset).words()]
+        if self.hold_out:
+            words.append("--hold-out")
         return [*words, "--out", "NEW"]
 
 
@@ -142,10 +145,10 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         annotations = annotations_of(index)
         assert annotations is not None, "`classes_of` refuses data without"
         annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)
-        whole, held_out, split = divide(index, verdicts, usable=verdicts.good)
+        whole, held_out, split = divide(index, verdicts, usable=verdicts.good, hold_out=launch.hold_out)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, held_out, split, len(whole), annotations)
-    whole, held_out, split = divide(index, verdicts)
+    whole, held_out, split = divide(index, verdicts, hold_out=launch.hold_out)
     if not len(whole):
         raise DataError(
             f"{index.name} has no labels",
@@ -171,18 +174,22 @@ def chosen_ids(
     return ids
 
 
-def divide(index: Index, verdicts: Verdicts, *, usable: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+def divide(
+    index: Index, verdicts: Verdicts, *, usable: np.ndarray | None = None, hold_out: bool = False
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Rows to learn from, rows to count on, and the name of the latter; of the labelled ones, or of those `usable`.
 
     The `test` split where there is one, else `val`, else a fifth of the training images, drawn class by class from a
-    fixed seed: the same fifth for every run and probe on this data.
+    fixed seed: the same fifth for every run and probe on this data. With `hold_out` the rows to count on are never
+    those: `val` where there is a `test` split beside it, else the fifth.
     """
     usable = verdicts.good & (index.labels >= 0) if usable is None else usable
     train = np.flatnonzero(usable & (index.splits == SPLITS.index("train")))
-    for split in ("test", "val"):
-        held = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
-        if len(held):
-            return train, held, split
+    val, test = (np.flatnonzero(usable & (index.splits == SPLITS.index(split))) for split in ("val", "test"))
+    if len(test) and not hold_out:
+        return train, test, "test"
+    if len(val) and (len(test) or not hold_out):
+        return train, val, "val"
     if len(train) < 2:
         return train, train[:0], "held-out train"
     first, second = holdout(np.asarray(index.labels[train]), share=_HOLDOUT_SHARE, seed=_HOLDOUT_SEED)

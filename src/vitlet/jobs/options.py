@@ -99,6 +99,7 @@ def require_uncut(recipe: Recipe, options: Options) -> None:
 
 ProbeName = Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"]
 Layers = Literal["last", "all"]
+EvaluationName = Literal["val", "real", "v2"]
 
 
 def require_layers(protocol: ProbeName, layers: Layers) -> None:

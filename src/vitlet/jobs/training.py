@@ -12,7 +12,7 @@ import torch
 from vitlet.data.choice import Subset
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
-from vitlet.data.stores import remote_address
+from vitlet.data.names import absolute_data
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.material import Launch, Material, classes_of, gather_material, pick_device, start_encoder
@@ -67,7 +67,7 @@ def pretrain(
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
     part = None if subset is None else str(Subset.parse(subset))
-    launch = Launch("pretrain", asked.fingerprint(), _absolute(data), _start_of(init), subset=part)
+    launch = Launch("pretrain", asked.fingerprint(), absolute_data(data), _start_of(init), subset=part)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -80,6 +80,7 @@ def finetune(
     num_labels: int | None = None,
     keep_blocks: int | None = None,
     subset: str | None = None,
+    hold_out: bool = False,
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
@@ -94,6 +95,8 @@ def finetune(
         keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; 0 takes
             nothing but the shape.
         subset: As for `pretrain`; `num_labels` are then taken from it.
+        hold_out: Train without a part of the training images and count on that, so that the choice among settings
+            leaves the test images alone.
         options: What does not change the numbers.
         **flags: As for `pretrain`.
 
@@ -104,7 +107,8 @@ def finetune(
     require_verb(asked, "finetune")
     require_start(init, keep_blocks)
     part = None if subset is None else str(Subset.parse(subset))
-    launch = Launch("finetune", asked.fingerprint(), _absolute(data), _start_of(init), num_labels, keep_blocks, part)
+    data, start = absolute_data(data), _start_of(init)
+    launch = Launch("finetune", asked.fingerprint(), data, start, num_labels, keep_blocks, part, hold_out)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -120,15 +124,6 @@ def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
     """The recipe with the flags applied."""
     base = by_name(recipe) if isinstance(recipe, str) else recipe
     return with_overrides(base, overrides(flags))
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    if (address := remote_address(path)) is not None:
-        return address
-    full = Path(path).expanduser().absolute()
-    if not full.exists():
-        raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
-    return str(full)
 
 
 def _start_of(init: str | os.PathLike[str] | None) -> str | None:

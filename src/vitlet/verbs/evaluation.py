@@ -37,6 +37,35 @@ def probe(
     job(start, data=data, protocol=protocol, pool=pool, layers=layers)
 
 
+def evaluate(
+    run: str,
+    *,
+    data: Path,
+    protocol: Literal["val", "real", "v2"] = "val",
+    json: Path | None = None,
+    workers: Whole | None = None,
+    device: Device = "auto",
+) -> None:
+    """Top-1 and top-5 of a finished classifier, every image once; the number also goes to RUN/results/.
+
+    Parameters
+    ----------
+    run: A fine-tuned run, a model folder with a classifier, or timm:NAME@FILE.
+    data: Labelled images; of a data set with splits, test or val is counted.
+    protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`: ImageNet-V2,
+        folders 0 to 999.
+    json: Where to write the result too.
+    workers: Loader processes; by default as many as help.
+    device: Where to compute.
+    """
+    start = existing_source(run)
+    existing_data(data)
+    from vitlet.jobs.options import Options
+    from vitlet.jobs.scoring import evaluate as job
+
+    job(start, data=data, protocol=protocol, file=json, options=Options(workers=workers, device=device))
+
+
 def analyse(
     *encoders: str,
     data: Path,
@@ -101,15 +130,51 @@ def study(
     job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json)
 
 
-def bench(what: Literal["step", "input", "attention", "analyse"], *, json: Path | None = None) -> None:
-    """Time a training step or the input pipeline against plain references: ratios, interleaved, one thread.
+def bench(
+    what: Literal["step", "input", "attention", "analyse", "models"],
+    *models: str,
+    preset: Literal["paper"] | None = None,
+    results: Path | None = None,
+    batch_size: AtLeastOne | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: Device = "cpu",
+    json: Path | None = None,
+) -> None:
+    """Time a training step or the input pipeline against plain references, or compare models: interleaved, one thread.
 
     Parameters
     ----------
     what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
-        `analyse`: CKA and attention statistics.
+        `analyse`: CKA and attention statistics; `models`: parameters, FLOPs, throughput and accuracy of classifiers.
+    models: With `models`: names of timm, recipes, runs or model folders.
+    preset: With `models`: `paper`, the models of the paper's Table 2.
+    results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
+    batch_size: With `models`: images of one forward pass.
+    precision: With `models`: of the matrix products.
+    device: With `models`: where to compute.
     json: Where to write the figures.
     """
+    if what == "models":
+        if results is not None:
+            existing(results)
+        if not models and preset is None:
+            raise UsageError("no models to compare", fix="vitlet bench models NAME … or --preset paper")
+        from vitlet.jobs.lineup import bench_lineup
+        from vitlet.jobs.options import Options
+
+        bench_lineup(
+            models,
+            preset=preset,
+            results=results,
+            batch_size=batch_size,
+            precision=precision,
+            out=json,
+            options=Options(device=device),
+        )
+        return
+    given = {"models": models, "--preset": preset, "--results": results, "--batch-size": batch_size}
+    if wrong := [name for name, value in given.items() if value]:
+        raise UsageError(f"{', '.join(wrong)} with bench {what}", fix=f"vitlet bench {what}, or vitlet bench models")
     from vitlet.jobs.benching import bench as job
 
     job(what, out=json)

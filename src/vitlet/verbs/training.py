@@ -80,6 +80,7 @@ def finetune(
     num_labels: AtLeastOne | None = None,
     keep_blocks: Whole | None = None,
     subset: str | None = None,
+    hold_out: Annotated[bool, Parameter(negative="")] = False,
     shared: Shared | None = None,
 ) -> None:
     """Train a classifier on labelled images, from an encoder or from scratch.
@@ -93,6 +94,7 @@ def finetune(
     num_labels: Use only so many training labels, balanced over classes.
     keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
     subset: As for pretrain; --num-labels are then taken from it.
+    hold_out: Count on a part of the training images and leave the test images alone: to choose among settings.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
@@ -112,6 +114,7 @@ def finetune(
         num_labels=num_labels,
         keep_blocks=keep_blocks,
         subset=part,
+        hold_out=hold_out,
         options=shared.options(),
     )
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")

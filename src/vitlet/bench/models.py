@@ -1,0 +1,152 @@
+"""Parameters, arithmetic and throughput of classifiers, all in one interleaved run.
+
+Parameters and FLOPs are counted, not quoted: FLOPs by PyTorch's counter over one image, a multiplication and an
+addition apart (twice the MACs of most papers), products of matrices and convolutions only. Throughput is the median
+over turns in which every model takes its turn, so that whatever slows the machine slows all of them. On a CPU one
+thread and CPU time; on a GPU wall time around synchronised batches.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlet.rng import derive
+
+_WARM_UP_TURNS = 1
+_GPU_BATCHES = 10
+"""Of one turn: a single one would be shorter than the clock is exact."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A classifier to be measured."""
+
+    network: nn.Module
+    """From images [B 3 S S] to logits."""
+    image_size: int
+    bytes_in: bool = False
+    """Whether it takes uint8 pixels and normalises them itself, as ours do; timm's take normalised floats."""
+
+    def images(self, count: int, device: torch.device) -> Tensor:
+        """Random ones."""
+        draw = torch.Generator().manual_seed(derive(0, "images") % 2**31)
+        shape = (count, 3, self.image_size, self.image_size)
+        if self.bytes_in:
+            return torch.randint(256, shape, dtype=torch.uint8, generator=draw).to(device)
+        return torch.randn(shape, generator=draw).to(device)
+
+
+def count_flops(candidate: Candidate) -> int:
+    """FLOPs of one image, on the CPU. Attention is computed by products, which the counter knows on every device."""
+    network = candidate.network.to("cpu").eval()
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(candidate.images(1, torch.device("cpu")))
+    return counter.get_total_flops()
+
+
+def bench_models(
+    candidates: Mapping[str, Candidate],
+    *,
+    batch_size: int,
+    repeats: int = 5,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Measure all candidates.
+
+    Args:
+        candidates: By name.
+        batch_size: Images of one forward pass.
+        repeats: Turns that count.
+        device: Where.
+        precision: Of the matrix products.
+        progress: Called with the number of models and turns done.
+
+    Returns:
+        `models`: by name `parameters`, `flops`, `image_size`, `images_per_second` and its least and greatest over the
+        turns. `engine`, `batch_size`, `repeats`, `threads`.
+    """
+    flops, done = {}, 0
+    for name, candidate in candidates.items():
+        flops[name] = count_flops(candidate)
+        progress(done := done + 1)
+    place = torch.device(device)
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    with _threads(1 if place.type == "cpu" else torch.get_num_threads()):
+        prepared = {name: (c.network.to(place).eval(), c.images(batch_size, place)) for name, c in candidates.items()}
+        for turn in range(repeats + _WARM_UP_TURNS):
+            for name, (network, images) in prepared.items():
+                taken = _seconds(network, images, precision=precision)
+                if turn >= _WARM_UP_TURNS:
+                    seconds[name].append(taken)
+                progress(done := done + 1)
+    return {
+        "models": {
+            name: {
+                "parameters": sum(p.numel() for p in candidate.network.parameters()),
+                "flops": flops[name],
+                "image_size": candidate.image_size,
+                "images_per_second": batch_size / statistics.median(seconds[name]),
+                "slowest": batch_size / max(seconds[name]),
+                "fastest": batch_size / min(seconds[name]),
+            }
+            for name, candidate in candidates.items()
+        },
+        "engine": _engine(place, precision),
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "threads": 1 if place.type == "cpu" else None,
+    }
+
+
+def steps(num_models: int, repeats: int) -> int:
+    """How often `progress` is called."""
+    return num_models * (1 + repeats + _WARM_UP_TURNS)
+
+
+def _seconds(network: nn.Module, images: Tensor, *, precision: str) -> float:
+    """Of one batch."""
+    device = images.device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        if device.type == "cpu":
+            began = time.process_time()
+            network(images)
+            return time.process_time() - began
+        _synchronise(device)
+        began = time.perf_counter()
+        for _ in range(_GPU_BATCHES):
+            network(images)
+        _synchronise(device)
+        return (time.perf_counter() - began) / _GPU_BATCHES
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _engine(device: torch.device, precision: str) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    thread = ", one thread, CPU time" if device.type == "cpu" else ", wall time"
+    return f"PyTorch {torch.__version__}, eager, {precision}, {name}{thread}"
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,85 @@
+"""How users name a public data set that is on the disk: `torchvision:NAME@ROOT`. Free of torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitlet.errors import UsageError
+from vitlet.text import did_you_mean, printable
+
+_SCHEME = "torchvision:"
+
+TITLES = {
+    "flowers102": "Flowers-102",
+    "pets": "Oxford-IIIT Pets",
+    "aircraft": "FGVC-Aircraft",
+    "cars": "Stanford Cars",
+    "cifar100": "CIFAR-100",
+    "inat18": "iNaturalist-18",
+}
+"""By the name that stands behind `torchvision:`."""
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """A public data set in the folder where torchvision keeps it."""
+
+    name: str
+    """One of `TITLES`."""
+    root: Path
+    """What torchvision's classes call `root`: the folder above `flowers-102/`, `oxford-iiit-pet/` and so on."""
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> "PublicData | None":
+        """Read a name; None for an ordinary path.
+
+        Raises:
+            UsageError: if the name is unknown or the root is left out.
+        """
+        word = os.fspath(text)
+        if not word.startswith(_SCHEME):
+            return None
+        name, at, root = word.removeprefix(_SCHEME).partition("@")
+        if name not in TITLES:
+            raise UsageError(f"no public data set {printable(name)!r}", why=did_you_mean(name, TITLES))
+        if not (at and root):
+            raise UsageError(
+                f"{printable(word)} does not name a folder",
+                why="Nothing is downloaded, so the images must be on the disk",
+                fix=f"{_SCHEME}{name}@ROOT, where ROOT holds what torchvision downloaded",
+            )
+        return cls(name, Path(root).expanduser())
+
+    def absolute(self) -> "PublicData":
+        """The same, wherever the process stands."""
+        return PublicData(self.name, self.root.absolute())
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.name}@{self.root}"
+
+
+def absolute_data(data: str | os.PathLike[str]) -> str:
+    """`data`, a path, an address or the name of a public data set, wherever the process stands.
+
+    Raises:
+        UsageError: if nothing is there.
+    """
+    from vitlet.data.stores import remote_address  # it needs torch, and a name alone should not
+
+    if (address := remote_address(data)) is not None:
+        return address
+    named = PublicData.parse(data)
+    full = named.root.absolute() if named else Path(data).expanduser().absolute()
+    if not os.path.exists(full):
+        raise UsageError(f"no file or folder {printable(named.root if named else data)}", fix="check the path")
+    return str(named.absolute()) if named else str(full)
+
+
+def relative_data(data: str) -> str:
+    """`data` without the names of folders above the working directory."""
+    from vitlet.data.stores import is_remote
+
+    if is_remote(data):
+        return data
+    named = PublicData.parse(data)
+    return str(PublicData(named.name, Path(os.path.relpath(named.root)))) if named else os.path.relpath(data)

@@ -1,0 +1,215 @@
+"""Accuracy of a finished classifier on labelled images, with the test sets of ImageNet-1k."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.loader import evaluation_batches
+from vitlet.data.verdicts import Verdicts
+from vitlet.errors import DataError, UsageError
+from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
+from vitlet.evaluate.result import Result, with_machine, write_result
+from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.options import EvaluationName, Options
+from vitlet.nn.heads import head_input
+from vitlet.run import Run, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.train.ranks import World
+from vitlet.weights.folder import Saved
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
+
+_NAMES = {"val": "accuracy", "real": "accuracy on ReaL labels", "v2": "accuracy on ImageNet-V2, matched frequency"}
+_ASSUMED = "taken as"
+_NEAR_CHANCE = 5
+"""Times chance: below, a head with numbers for classes probably counts in another order."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The images of an evaluation and their right answers."""
+
+    ids: np.ndarray
+    """Rows of the index."""
+    right: Sequence[Sequence[int]]
+    """By position in `ids`: outputs of the head; empty where nobody knows."""
+    split: str
+    order: str
+    """How classes of data and head were brought together."""
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    protocol: EvaluationName = "val",
+    file: Path | None = None,
+    options: Options | None = None,
+) -> Result:
+    """Top-1 and top-5 of the classifier in `run`, every image once, over however many ranks there are.
+
+    Args:
+        run: A fine-tuned run, a model folder with a classifier, or `timm:NAME@FILE`.
+        data: `val`: labelled images. `real`: ImageNet's validation images, by their names; folders do not matter.
+            `v2`: ImageNet-V2, folders 0 … 999. The `test` split, else `val`, else all images are taken; where `data`
+            is what the run was trained on and has no splits, those that were held out.
+        protocol: Which labels count.
+        file: Where the result goes beside the run's `results/`.
+        options: Workers, device, tolerance.
+
+    Raises:
+        UsageError: if there is no classifier.
+        DataError: if classes or names of the data do not fit.
+    """
+    options = options or Options()
+    world = World.join()
+    try:
+        return _evaluate(run, data, protocol, file, options, world)
+    finally:
+        world.leave()
+
+
+def _evaluate(
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    protocol: EvaluationName,
+    file: Path | None,
+    options: Options,
+    world: World,
+) -> Result:
+    teller = Teller(quiet=options.quiet or not world.is_first)
+    began, cpu_began = time.monotonic(), time.process_time()
+    saved = load_encoder(run)
+    if saved.classifier is None:
+        raise UsageError(
+            f"{printable(run)} is an encoder without a classifier",
+            fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then evaluate NEW; or vitlet probe",
+        )
+    index = open_index(data)
+    asked = questions(index, judge(index, options, teller, training=False), saved, protocol)
+    device = pick_device(options)
+    encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
+    loader = evaluation_batches(
+        index,
+        asked.ids,
+        view=saved.evaluation,
+        workers=options.num_workers(image_size=saved.evaluation.size),
+        rank=world.rank,
+        num_ranks=world.size,
+    )
+    mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
+    counts = mine if world.size == 1 else _summed(mine, world, device)
+    n, first, fifth = counts
+    if not n:
+        raise DataError("none of these images has a label that counts", where=index.name)
+    result = Result(
+        metric="top1",
+        value=first / n,
+        n=n,
+        seed=0,
+        split=asked.split,
+        protocol=f"{_NAMES[protocol]} of the classifier as it is",
+        data={"name": index.name, "fingerprint": index.fingerprint},
+        recipe=saved.facts.get("recipe_fingerprint", ""),
+        wall_seconds=time.monotonic() - began,
+        cpu_seconds=time.process_time() - cpu_began,
+        details={
+            "top5": fifth / n if len(saved.classes) > 5 else None,
+            "order": asked.order,
+            "left_out": len(asked.ids) - n,
+            "model": _model_name(run),
+            "image_size": saved.evaluation.size,
+            "encoder": encoder_digest(saved.encoder, view=saved.evaluation),
+        },
+    )
+    _publish(run, result, protocol=protocol, file=file, world=world)
+    _tell(result, asked, len(saved.classes), teller)
+    return result
+
+
+def questions(index: Index, verdicts: Verdicts, saved: Saved, protocol: EvaluationName) -> Questions:
+    """Which images are shown, and which outputs of the head are right for each.
+
+    Raises:
+        DataError: if classes or names do not fit the protocol.
+    """
+    ids, split = _rows(index, verdicts, saved, labelled=protocol != "real")
+    if protocol == "real":
+        numbers = [validation_number(index.path(int(i))) for i in ids]
+        wrong = [index.path(int(i)) for i, number in zip(ids, numbers, strict=True) if number is None]
+        if wrong:
+            raise DataError(
+                f"{plural(len(wrong), 'name')} not of ImageNet's validation images, such as {printable(wrong[0])}",
+                why="ReaL labels go by the number in ILSVRC2012_val_00000001.JPEG",
+                fix="the original validation images under their own names",
+            )
+        right, order = real_answers([number for number in numbers if number], saved.classes)
+        return Questions(ids, right, split, order)
+    if protocol == "v2" and not all(name.isdigit() or name[:1] == "n" for name in index.classes):
+        raise DataError(
+            f"{index.name} is not ImageNet-V2",
+            why="Its folders are named 0 to 999, or by synset",
+            fix="the folder imagenetv2-matched-frequency-format-val, or --protocol val for other data",
+        )
+    outputs, order = head_positions(index.classes, saved.classes)
+    return Questions(ids, [(int(outputs[label]),) for label in index.labels[ids]], split, order)
+
+
+def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> tuple[np.ndarray, str]:
+    usable = verdicts.good & (index.labels >= 0) if labelled else verdicts.good
+    for split in ("test", "val"):
+        rows = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
+        if len(rows):
+            return rows, split
+    if labelled and saved.facts.get("data_fingerprint") == index.fingerprint:
+        _, rows, split = divide(index, verdicts)
+        return rows, split
+    rows = np.flatnonzero(usable)
+    if not len(rows):
+        raise DataError(
+            f"{index.name} has no labelled images" if labelled else f"{index.name} has no usable images",
+            fix="class folders, or a manifest with a label column",
+        )
+    return rows, "whole set"
+
+
+def _summed(counts: tuple[int, int, int], world: World, device: torch.device) -> tuple[int, int, int]:
+    total = world.mean(torch.tensor(counts, dtype=torch.float64, device=device)) * world.size
+    n, first, fifth = (round(x) for x in total.tolist())
+    return n, first, fifth
+
+
+def _model_name(run: str | os.PathLike[str]) -> str:
+    source = Source.parse(run)
+    return printable(source.architecture or source.path.absolute().name)
+
+
+def _publish(
+    run: str | os.PathLike[str], result: Result, *, protocol: EvaluationName, file: Path | None, world: World
+) -> None:
+    if not world.is_first:
+        return
+    if Source.parse(run).architecture is None:  # a bare file has no place for results
+        write_result(Run(Path(run)), f"evaluate-{protocol}", result)
+    if file is not None:
+        write_json(file, with_machine(result))
+
+
+def _tell(result: Result, asked: Questions, num_classes: int, teller: Teller) -> None:
+    top5 = result.details["top5"]
+    fifth = "" if top5 is None else f", top-5 {100 * top5:.2f} %"
+    teller.say(
+        f"top-1 {100 * result.value:.2f} %{fifth} on {plural(result.n, 'image')} ({result.split}; {asked.order})"
+    )
+    if result.details["left_out"]:
+        teller.say(f"{plural(result.details['left_out'], 'image')} without a label that counts left out")
+    if _ASSUMED in asked.order and result.value * num_classes < _NEAR_CHANCE:
+        teller.say("warning: near chance. The head's classes are probably in another order than the sorted synsets.")

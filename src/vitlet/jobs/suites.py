@@ -1,0 +1,137 @@
+"""Suites of transfer: which data sets, by which recipe, and the settings to choose among. Free of torch."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from vitlet.config import Config
+from vitlet.data.names import TITLES, PublicData
+from vitlet.errors import UsageError
+from vitlet.recipe import Recipe
+from vitlet.recipes import by_name
+from vitlet.recipes.transfer import MICRO_GRID, PAPER_GRIDS, Grid
+from vitlet.text import did_you_mean, printable
+
+GRIDS = PAPER_GRIDS | {"transfer_micro": MICRO_GRID}
+
+
+class Entry(Config):
+    """One data set of a suite."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+    """Of files and folders."""
+    title: str = ""
+    data: str
+    """A folder, manifest, Parquet or `torchvision:NAME@ROOT`; a relative path is one beside the suite's file."""
+    recipe: str | None = None
+    """Of fine-tuning; None: the suite's."""
+    grid: Grid | None = None
+    """Settings to choose among; None: the suite's, else those that go with the recipe, else none but the recipe's."""
+
+
+class Suite(Config):
+    """Data sets to transfer to."""
+
+    name: str = ""
+    recipe: str = "transfer_micro"
+    grid: Grid | None = None
+    data: Annotated[tuple[Entry, ...], Field(min_length=1)]
+
+    def recipe_of(self, entry: Entry) -> Recipe:
+        """By which this data set is fine-tuned.
+
+        Raises:
+            UsageError: for an unknown recipe or one that does not learn labels.
+        """
+        recipe = by_name(entry.recipe or self.recipe)
+        if not recipe.objective.learns_labels or recipe.encoder.kind != "vit":
+            raise UsageError(
+                f"{recipe.name} is no recipe for a transfer",
+                where=f"data set {entry.name}",
+                why="A transfer fine-tunes a vision transformer on labels",
+                fix='recipe = "transfer_micro", or another transfer_* or finetune_* of vitlet recipes',
+            )
+        return recipe
+
+    def settings_of(self, entry: Entry) -> list[Recipe]:
+        """What is tried on this data set; a single one where there is nothing to choose."""
+        recipe = self.recipe_of(entry)
+        grid = entry.grid or self.grid or GRIDS.get(recipe.name)
+        return grid.settings(recipe) if grid else [recipe]
+
+
+_PAPER = {
+    "flowers102": "transfer_flowers",
+    "pets": "transfer_pets",
+    "aircraft": "transfer_aircraft",
+    "cars": "transfer_cars",
+    "cifar100": "transfer_cifar100",
+    "inat18": "transfer_inat18",
+}
+
+
+def paper_suite(root: Path) -> Suite:
+    """The paper's six data sets, below the folder that torchvision's classes call `root`."""
+    entries = tuple(
+        Entry(name=name, title=TITLES[name], data=str(PublicData(name, root.absolute())), recipe=recipe)
+        for name, recipe in _PAPER.items()
+    )
+    return Suite(name="paper", data=entries)
+
+
+def read_suite(suite: str, *, root: Path | None, only: tuple[str, ...] = ()) -> Suite:
+    """The suite of a command line: `paper`, or a TOML file.
+
+    Args:
+        suite: The word.
+        root: Of `paper`.
+        only: Names of its data sets; all where there are none.
+
+    Raises:
+        UsageError: if it is neither, or something in it is wrong.
+    """
+    if suite == "paper":
+        if root is None:
+            raise UsageError(
+                "--suite paper without a root", why="The images must be on the disk", fix="--root FOLDER of torchvision"
+            )
+        found = paper_suite(root)
+    else:
+        found = _from_toml(Path(suite))
+    names = [entry.name for entry in found.data]
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise UsageError(f"two data sets called {', '.join(sorted(doubled))}", where=printable(suite))
+    for name in only:
+        if name not in names:
+            raise UsageError(f"no data set {printable(name)!r} in the suite", why=did_you_mean(name, names))
+    found = found.changed(data=[entry for entry in found.data if not only or entry.name in only])
+    for entry in found.data:
+        found.settings_of(entry)
+        PublicData.parse(entry.data)
+    return found
+
+
+def _from_toml(file: Path) -> Suite:
+    if file.suffix != ".toml" or not file.is_file():
+        raise UsageError(f"no suite {printable(file)}", why="Known: paper", fix="--suite paper, or a .toml file")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{printable(file)} is not TOML", why=printable(str(error))) from None
+    suite = Suite.from_json({"name": _fit(file.stem), **values}, where=printable(file))
+    return suite.changed(data=[entry.changed(data=_beside(file, entry.data)) for entry in suite.data])
+
+
+def _beside(file: Path, data: str) -> str:
+    named = PublicData.parse(data)
+    if named:
+        return str(PublicData(named.name, (file.parent / named.root).absolute()))
+    return str((file.parent / Path(data).expanduser()).absolute())
+
+
+def _fit(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower())

@@ -1,0 +1,344 @@
+"""Transfer: one encoder or several, fine-tuned on every data set of a suite, the setting chosen on training images.
+
+For each data set every setting of its grid is trained once on a part of the training images and judged on the rest.
+The best one is then trained on all training images, once a seed, and counted on the test split, which has decided
+nothing. `select_on_test` chooses on the test split instead, as the paper's code did; the results say so.
+
+A training is known by its recipe's fingerprint, the data's fingerprint and the encoder's digest; one that stands in
+`out/runs` is used again, whatever the encoder's folder is called by now.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vitlet.data.columns import cache_folder
+from vitlet.data.downstream import open_public
+from vitlet.data.index import Index, open_index
+from vitlet.data.names import PublicData
+from vitlet.errors import DataError, NonFiniteError, UsageError
+from vitlet.evaluate.compare import mean_interval
+from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.options import Options
+from vitlet.jobs.suites import Entry, Suite
+from vitlet.jobs.training import finetune
+from vitlet.recipe import Recipe
+from vitlet.report.tables import duration, percent
+from vitlet.report.transfer import write_transfer_page
+from vitlet.run import Run, environment, read_json, remove_folder, write_json
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
+
+_SELECTION = {
+    False: "chosen on held-out training images; the test images decided nothing",
+    True: "SELECTED ON THE TEST SPLIT, as the paper's code does: higher than a new set of images would give",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """An encoder to transfer."""
+
+    name: str
+    """Of files, unique."""
+    title: str
+    source: str | None
+    """None: random weights, drawn anew for each seed."""
+    digest: str
+    """Of the encoder as a function."""
+    image_size: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What all trainings of one transfer have in common."""
+
+    out: Path
+    seeds: tuple[int, ...]
+    select_on_test: bool
+    options: Options
+    tell: Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What one training gave."""
+
+    value: float | None
+    """None where it diverged."""
+    n: int
+    split: str
+    labels: str
+    wall_seconds: float
+    cpu_seconds: float
+    run: str
+
+
+def transfer(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    suite: Suite,
+    out: Path,
+    seeds: int = 3,
+    select_on_test: bool = False,
+    download: bool = False,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Fine-tune every encoder on every data set of the suite; write `transfer.json`, `results/` and `report.html`.
+
+    Args:
+        runs: Runs, model folders, `timm:NAME@FILE`, or `none` for random weights.
+        suite: From `read_suite`.
+        out: Folder of everything that is written; finished trainings in it are used again.
+        seeds: Repetitions of the chosen setting: 0 … seeds - 1.
+        select_on_test: Choose the setting on the test split. For comparison with published numbers alone.
+        download: Let torchvision fetch the public data sets that are missing.
+        options: What changes no number.
+
+    Returns:
+        The content of `transfer.json`: a row for each data set and encoder. A data set that is not there, or cannot be
+        used, has rows that say why.
+
+    Raises:
+        UsageError: before any training, if an encoder does not fit the suite's image size.
+    """
+    options = options or Options()
+    teller = Teller(quiet=options.quiet)
+    terms = Terms(out, tuple(range(seeds)), select_on_test, options, teller.say)
+    starts = _starts(runs)
+    for entry in suite.data:
+        _require_size(starts, entry, suite.recipe_of(entry))
+    began, rows = time.monotonic(), list[dict[str, Any]]()
+    for entry in suite.data:
+        try:
+            named = PublicData.parse(entry.data)
+            if named and download:
+                open_public(named, cache=cache_folder(), download=True)
+            index = open_index(entry.data)
+        except DataError as error:
+            rows += [_absent(entry, start, error) for start in starts]
+            teller.say(f"{entry.name}: left out. {error}")
+            continue
+        for start in starts:
+            try:
+                rows.append(_row(entry, start, index, suite.settings_of(entry), terms))
+            except DataError as error:
+                rows.append(_absent(entry, start, error))
+                teller.say(f"{entry.name}: left out. {error}")
+            _write(rows, suite, terms, began)  # after each, so that a stop loses no row
+    found = _write(rows, suite, terms, began)
+    page = write_transfer_page(out)
+    teller.console.print(_table(found))
+    teller.say(f"The page: {printable(os.path.abspath(page))}")
+    return found
+
+
+def _starts(runs: Sequence[str | os.PathLike[str]]) -> list[Start]:
+    starts: list[Start] = []
+    for word in [os.fspath(run) for run in runs]:
+        if word == "none":
+            starts.append(Start("random", "random weights", None, "random", None))
+            continue
+        saved = load_encoder(word)
+        digest = encoder_digest(saved.encoder, view=saved.evaluation)
+        source = Source.parse(word)
+        title = printable(source.architecture or source.path.absolute().name)
+        size = saved.encoder.config.image_size
+        starts.append(Start(f"{_plain(title)}-{digest[:6]}", title, str(source), digest, size))
+    if len({start.name for start in starts}) < len(starts):
+        raise UsageError("the same encoder is given twice", fix="name each encoder once")
+    return starts
+
+
+def _require_size(starts: Sequence[Start], entry: Entry, recipe: Recipe) -> None:
+    for start in starts:
+        if start.image_size not in (None, recipe.encoder.image_size):
+            raise UsageError(
+                f"{start.title} sees {start.image_size} px",
+                where=f"data set {entry.name}",
+                why=f"recipe {recipe.name} works on {recipe.encoder.image_size} px",
+                fix="a suite of your own with a recipe of that size, such as transfer_micro for 32 px",
+            )
+
+
+def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms: Terms) -> dict[str, Any]:
+    """Choose among the settings, train the chosen one with every seed, write the result."""
+    began = time.monotonic()
+    train = _trainer(entry, start, index, terms)
+    tried = []
+    for number, recipe in enumerate(settings if len(settings) > 1 else (), 1):
+        terms.tell(f"{entry.name}, {start.title}: setting {number} of {len(settings)}, {_words(recipe)}")
+        tried.append((recipe, train(recipe, hold_out=not terms.select_on_test)))
+    scored = [(recipe, score) for recipe, score in tried if score.value is not None]
+    if tried and not scored:
+        raise DataError(f"every setting diverged on {entry.name}", fix="a grid with lower learning rates")
+    chosen = max(scored, key=lambda pair: pair[1].value or 0.0)[0] if scored else settings[0]
+    finals = []
+    for seed in terms.seeds:
+        terms.tell(f"{entry.name}, {start.title}: {_words(chosen)}, seed {seed}, on all training images")
+        finals.append(train(chosen.changed(budget=chosen.budget.changed(seed=seed)), hold_out=False))
+    values = [score.value for score in finals if score.value is not None]
+    if not values:
+        raise DataError(f"the chosen setting diverged on {entry.name} with every seed", fix="a lower learning rate")
+    interval = mean_interval(values)
+    all_scores = {score.run: score for score in (*(score for _, score in tried), *finals)}.values()
+    cost = {key: sum(getattr(score, key) for score in all_scores) for key in ("wall_seconds", "cpu_seconds")}
+    selection = _SELECTION[terms.select_on_test] if tried else "nothing was chosen"
+    row = {
+        **_about(entry, start),
+        "state": "done",
+        "values": values,
+        "seeds": [seed for seed, score in zip(terms.seeds, finals, strict=True) if score.value is not None],
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "n": finals[0].n,
+        "split": finals[0].split,
+        "num_classes": len(index.classes),
+        "labels": finals[0].labels,
+        "fingerprint": index.fingerprint,
+        "selection": selection,
+        "chosen": _setting(chosen),
+        "tried": [_setting(recipe) | {"value": s.value, "split": s.split, "n": s.n} for recipe, s in tried],
+        "runs": [score.run for score in finals],
+        **cost,
+    }
+    result = Result(
+        metric="top1",
+        value=interval.mean,
+        n=finals[0].n,
+        seed=terms.seeds[0],
+        split=finals[0].split,
+        protocol=f"transfer by fine-tuning, mean of {plural(len(values), 'seed')}, {finals[0].labels}, {selection}",
+        data={"name": index.name, "fingerprint": index.fingerprint},
+        recipe=chosen.fingerprint(),
+        **cost,
+        details={k: row[k] for k in ("values", "seeds", "low", "high", "chosen", "tried", "runs")}
+        | {"encoder": start.digest, "took_now": time.monotonic() - began},
+    )
+    write_result(Run(terms.out), f"{entry.name}-{start.name}", result)
+    terms.tell(f"{entry.name}, {start.title}: {percent(interval.mean)} ({result.protocol})")
+    return row
+
+
+def _trainer(entry: Entry, start: Start, index: Index, terms: Terms) -> Callable[..., Score]:
+    """A function that trains one recipe, or finds that it was trained."""
+
+    def train(recipe: Recipe, *, hold_out: bool) -> Score:
+        known_by = {
+            "recipe": recipe.fingerprint(),
+            "data": index.fingerprint,
+            "encoder": start.digest,
+            "hold_out": hold_out,
+        }
+        key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:16]
+        run = Run(terms.out / "runs" / f"{entry.name}-{start.name}-{key}")
+        diverged = run.path / "nonfinite.json"
+        if not _is_done(run) and not diverged.is_file():
+            try:
+                finetune(
+                    recipe, init=start.source, data=entry.data, out=run.path, hold_out=hold_out, options=terms.options
+                )
+            except NonFiniteError as error:
+                terms.tell(f"{entry.name}: {_words(recipe)} diverged. {error.what}")
+        if run.checkpoints.is_dir():  # a grid leaves many; the model folder stays
+            remove_folder(run.checkpoints)
+        return _score(run)
+
+    return train
+
+
+def _is_done(run: Run) -> bool:
+    result, about = run.results / "top1.json", run.path / "environment.json"
+    return result.is_file() and about.is_file() and "finished" in read_json(about)
+
+
+def _score(run: Run) -> Score:
+    name, about = run.path.name, read_json(run.path / "environment.json")
+    cost = {key: float(about.get(key, 0.0)) for key in ("wall_seconds", "cpu_seconds")}
+    if not _is_done(run):
+        return Score(None, 0, "", "", **cost, run=name)
+    result = read_json(run.results / "top1.json")
+    labels = result["protocol"].removeprefix("fine-tuning, ")
+    return Score(result["value"], result["n"], result["split"], labels, **cost, run=name)
+
+
+def _about(entry: Entry, start: Start) -> dict[str, Any]:
+    return {
+        "data": entry.name,
+        "data_title": printable(entry.title or entry.name),
+        "encoder": start.title,
+        "encoder_digest": start.digest,
+    }
+
+
+def _absent(entry: Entry, start: Start, error: DataError) -> dict[str, Any]:
+    return {**_about(entry, start), "state": "left out", "why": str(error)}
+
+
+def _setting(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "lr": recipe.optimizer.base_lr,
+        "duration": recipe.budget.duration.to_json(),
+        "warmup": recipe.optimizer.warmup.to_json(),
+        "layer_decay": recipe.optimizer.layer_decay,
+    }
+
+
+def _words(recipe: Recipe) -> str:
+    length = recipe.budget.duration
+    return (
+        f"learning rate {recipe.optimizer.base_lr:g}, {length.n:g} {length.unit}, "
+        f"layer decay {recipe.optimizer.layer_decay:g}"
+    )
+
+
+def _plain(title: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in title.lower()).strip("-") or "encoder"
+
+
+def _write(rows: list[dict[str, Any]], suite: Suite, terms: Terms, began: float) -> dict[str, Any]:
+    found = {
+        "kind": "transfer",
+        "suite": suite.name,
+        "selection": _SELECTION[terms.select_on_test],
+        "rows": rows,
+        "wall_seconds": time.monotonic() - began,
+        "machine": environment(),
+    }
+    write_json(terms.out / "transfer.json", found)
+    return found
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"Transfer, top-1, {found['selection']}")
+    for column in ("data", "encoder", "top-1", "95 % interval", "n", "setting", "CPU time"):
+        table.add_column(column)
+    for row in found["rows"]:
+        if row["state"] != "done":
+            table.add_row(row["data_title"], row["encoder"], "left out", "", "", "", "")  # why was said above
+            continue
+        interval = "one seed" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
+        chosen = row["chosen"]
+        setting = f"lr {chosen['lr']:g}, {chosen['duration']['n']:g} {chosen['duration']['unit']}, "
+        table.add_row(
+            row["data_title"],
+            row["encoder"],
+            percent(row["mean"]),
+            interval,
+            f"{row['n']:,} {row['split']}",
+            f"{setting}decay {chosen['layer_decay']:g}",
+            duration(row["cpu_seconds"]),
+        )
+    return table

@@ -1,0 +1,125 @@
+"""The page about a transfer: accuracy on every data set with intervals, the settings chosen, and what was left out.
+
+Everything is drawn from `transfer.json`. The promises of `vitlet.report.page` hold: one file, no script, no network.
+"""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from vitlet.report import evidence
+from vitlet.report.page import template
+from vitlet.report.provenance import Table
+from vitlet.report.tables import between, duration, percent, without_home
+from vitlet.run import read_json, write_file
+
+
+def write_transfer_page(folder: Path) -> Path:
+    """Write `report.html` in `folder` from its `transfer.json`.
+
+    Returns:
+        The page.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+        ResourceError: if the page cannot be written.
+    """
+    found = read_json(folder / "transfer.json")
+    done = [row for row in found["rows"] if row["state"] == "done"]
+    names = list(dict.fromkeys(row["encoder"] for row in found["rows"]))
+    page = template("transfer.html.j2").render(
+        suite=found["suite"],
+        names=names,
+        selection=found["selection"],
+        date=found["machine"]["started"][:10],
+        accuracy=evidence.accuracy([], {"protocols": _protocols(done, names)}) if done else None,
+        overview=_overview(found["rows"], names),
+        chosen=_chosen(done),
+        tried=[_tried(row) for row in done if row["tried"]],
+        missing=[(row["data_title"], row["encoder"], row["why"]) for row in found["rows"] if row["state"] != "done"],
+        command=without_home(found["machine"]["command"]),
+        facts=[
+            ("wall time", duration(found["wall_seconds"])),
+            ("CPU time of all trainings", duration(sum(row["cpu_seconds"] for row in done))),
+            ("processor", found["machine"]["processor"]),
+            ("PyTorch", found["machine"]["packages"]["torch"]),
+        ],
+    )
+    write_file(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def _protocols(done: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    """One group of the accuracy chart a data set, one arm an encoder, which keeps its colour throughout."""
+    protocols = []
+    for title, members in groupby(done, key=lambda row: row["data_title"]):
+        rows = {row["encoder"]: row for row in members}
+        first = next(iter(rows.values()))
+        arms = [
+            {"title": name, "values": row["values"], "seeds": row["seeds"], "runs": row["runs"]}
+            if (row := rows.get(name))
+            else {"title": name, "values": []}
+            for name in names
+        ]
+        protocols.append(
+            {
+                "title": f"{title}, {first['num_classes']:,} classes, {first['labels']}",
+                "metric": "top1",
+                "n": first["n"],
+                "split": first["split"],
+                "arms": arms,
+                "difference": None,
+            }
+        )
+    return protocols
+
+
+def _overview(rows: list[dict[str, Any]], names: list[str]) -> Table:
+    """Data sets down, encoders across: mean top-1."""
+    cells = {(row["data_title"], row["encoder"]): _mean(row) for row in rows}
+    titles = list(dict.fromkeys(row["data_title"] for row in rows))
+    body = tuple((title, *(cells.get((title, name), "–") for name in names)) for title in titles)
+    return Table("Top-1, mean over seeds", ("data set", *names), body)
+
+
+def _mean(row: dict[str, Any]) -> str:
+    return percent(row["mean"]) if row["state"] == "done" else "not here"
+
+
+def _chosen(done: list[dict[str, Any]]) -> Table:
+    columns = ("data set", "encoder", "learning rate", "length", "layer decay", "top-1", "interval", "CPU")
+    body = tuple(
+        (
+            row["data_title"],
+            row["encoder"],
+            f"{row['chosen']['lr']:g}",
+            _length(row["chosen"]),
+            f"{row['chosen']['layer_decay']:g}",
+            percent(row["mean"]),
+            "one seed" if row["low"] is None else between((row["low"], row["high"])),
+            duration(row["cpu_seconds"]),
+        )
+        for row in done
+    )
+    return Table("The setting that each number was reached with", columns, body)
+
+
+def _tried(row: dict[str, Any]) -> Table:
+    columns = ("learning rate", "length", "layer decay", "top-1", "counted on")
+    body = tuple(
+        (
+            f"{setting['lr']:g}",
+            _length(setting),
+            f"{setting['layer_decay']:g}",
+            "diverged" if setting["value"] is None else percent(setting["value"]),
+            "" if setting["value"] is None else f"{setting['n']:,} {setting['split']}",
+        )
+        for setting in row["tried"]
+    )
+    best = max((s["value"] for s in row["tried"] if s["value"] is not None), default=None)
+    marked = frozenset(i for i, s in enumerate(row["tried"]) if s["value"] is not None and s["value"] == best)
+    return Table(f"{row['data_title']}, {row['encoder']}: one seed a setting", columns, body, marked=marked)
+
+
+def _length(setting: dict[str, Any]) -> str:
+    return f"{setting['duration']['n']:g} {setting['duration']['unit']}"
