@@ -71,7 +71,8 @@ def bench_lineup(
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
-    wanted = list(dict.fromkeys([*([*PAPER, *OURS] if preset == "paper" else []), *names]))
+    asked = [*([*PAPER, *OURS] if preset == "paper" else []), *names]
+    wanted = list(dict.fromkeys(asked))
     if not wanted:
         raise UsageError("no models to compare", fix="vitlet bench models NAME … or --preset paper")
     device = pick_device(options)
