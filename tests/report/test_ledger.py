@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitlet.errors import UsageError
-from vitlet.report.ledger import fill, markdown, rows
+from vitlet.report.ledger import claims_markdown, fill, filled, rows
 from vitlet.run import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_readme_shows_the_ledger() -> None:
     text = (ROOT / "README.md").read_text()
-    assert fill(text, markdown(ROOT / "docs/results")) == text, "python -m vitlet.report.ledger docs/results README.md"
+    assert filled(text, ROOT / "docs/results") == text, "python -m vitlet.report.ledger docs/results README.md"
 
 
 def test_a_changed_figure_is_seen() -> None:
@@ -54,3 +54,19 @@ def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(UsageError, match="marks"):
         fill("no marks", "")
+
+
+def replication(answer: str = "supported") -> dict:
+    part = {"title": "MAE − scratch", "unit": "points", "margin": 0.0, "n_seeds": 3, "n": 5000,
+            "mean": 0.05, "low": 0.01, "high": 0.09}  # fmt: skip
+    first = {"number": 1, "statement": "MAE wins", "source": "Table 1", "answer": answer, "why": "", "parts": [part]}
+    second = {"number": 2, "statement": "It is wet", "source": "Figure 9", "answer": "not run", "why": "needs: rain"}
+    return {"kind": "replication", "scale": "micro", "claims": [first, second | {"parts": []}]}
+
+
+def test_claims_show_answer_effect_interval_and_n_and_keep_their_place(tmp_path: Path) -> None:
+    write_json(tmp_path / "replication-micro.json", replication("not supported"))
+    first, second = claims_markdown(tmp_path).splitlines()[2:]
+    assert "| not supported | MAE − scratch: +5.0 points (+1.0 to +9.0) | 3 seeds, 5,000 images |" in first
+    assert "| not run: needs: rain |" in second
+    assert rows(tmp_path) == [], "claims stand in their own table alone"

@@ -12,10 +12,11 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
+from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.recipe import Resample, View
-from vitlet.run import Run, write_json
+from vitlet.run import Run, read_json, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 
@@ -28,6 +29,25 @@ def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str
     from vitlet.report.page import write_page  # matplotlib: only those who want a page wait for it
 
     page = write_page([Run.open(run) for run in runs], out=Path(out))
+    Teller().say(f"page: {printable(page)}")
+    return page
+
+
+def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
+    """Write the page about a replication from its JSON.
+
+    Raises:
+        UsageError: if the file is not one of a replication.
+    """
+    from vitlet.report.replication import write_replication_page
+
+    document = read_json(Path(file))
+    if not isinstance(document, dict) or document.get("kind") != "replication":
+        raise UsageError(
+            f"{printable(file)} is not about a replication",
+            fix="give a replication.json of vitlet reproduce, or run directories",
+        )
+    page = write_replication_page(document, out=Path(out))
     Teller().say(f"page: {printable(page)}")
     return page
 

@@ -1,8 +1,8 @@
-"""The ledger of results as a table in Markdown, from the JSON files alone.
+"""The ledger of results as tables in Markdown, from the JSON files alone.
 
     python -m vitlet.report.ledger docs/results README.md
 
-writes the table between the marks in the second file.
+writes the results and the paper's claims between their marks in the second file.
 """
 
 import sys
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vitlet.errors import UsageError
+from vitlet.report.claims import effect
 from vitlet.run import read_json, write_file
+from vitlet.text import plural
 
-BEGIN, END = "<!-- results:begin", "<!-- results:end -->"
+BEGIN, END = "<!-- {}:begin", "<!-- {}:end -->"
 
 
 def rows(folder: Path) -> list[tuple[str, str, str, str]]:
@@ -26,6 +28,8 @@ def rows(folder: Path) -> list[tuple[str, str, str, str]]:
 def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
     if "protocols" in entry and "verdict" in entry:
         return [_compared(entry, protocol) for protocol in entry["protocols"]]
+    if entry.get("kind") == "replication":
+        return []  # it has a table of its own
     if entry.get("kind") == "learning":
         return [_learned(entry, name) for name in entry["pretraining_cpu_seconds"]]
     if entry.get("kind") == "study":
@@ -80,20 +84,48 @@ def markdown(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def fill(text: str, table: str) -> str:
-    """`text` with `table` between the marks.
+def claims_markdown(folder: Path) -> str:
+    """The paper's claims and what each replication of the ledger says of them; one that is not run keeps its place."""
+    lines = ["| claim of the paper | scale | answer | effect (95 % interval) | n | file |", "|---|---|---|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        entry = read_json(path)
+        if entry.get("kind") == "replication":
+            lines += [_claimed(entry, claim, path.name) for claim in entry["claims"]]
+    return "\n".join(lines)
+
+
+def _claimed(entry: dict[str, Any], claim: dict[str, Any], file: str) -> str:
+    part = next((p for p in claim["parts"] if p["mean"] is not None), None)
+    shown, n = "", ""
+    if part is not None:
+        found, interval = effect(part)
+        shown = f"{part['title']}: {found} ({interval})"
+        n = f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images"
+    answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
+    name = f"{claim['number']} {claim['statement']} ({claim['source']})"
+    return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | [{file}](docs/results/{file}) |"
+
+
+def fill(text: str, table: str, *, name: str = "results") -> str:
+    """`text` with `table` between the marks called `name`.
 
     Raises:
         UsageError: if the marks are not there.
     """
-    head, begin, rest = text.partition(BEGIN)
+    start, stop = BEGIN.format(name), END.format(name)
+    head, begin, rest = text.partition(start)
     mark, _, after = rest.partition("\n")
-    _, end, tail = after.partition(END)
+    _, end, tail = after.partition(stop)
     if not begin or not end:
-        raise UsageError("no marks for the results", why=f"{BEGIN} … --> and {END} are needed", fix="put them back")
+        raise UsageError(f"no marks for the {name}", why=f"{start} … --> and {stop} are needed", fix="put them back")
     return f"{head}{begin}{mark}\n\n{table}\n\n{end}{tail}"
+
+
+def filled(text: str, folder: Path) -> str:
+    """`text` with both tables as the ledger in `folder` has them."""
+    return fill(fill(text, markdown(folder)), claims_markdown(folder), name="claims")
 
 
 if __name__ == "__main__":
     page = Path(sys.argv[2])
-    write_file(page, fill(page.read_text(), markdown(Path(sys.argv[1]))).encode())
+    write_file(page, filled(page.read_text(), Path(sys.argv[1])).encode())

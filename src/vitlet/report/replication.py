@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vitlet.report import charts, figures
+from vitlet.report.claims import effect, headline
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
@@ -21,7 +22,6 @@ from vitlet.report.tables import between, duration, percent
 from vitlet.run import write_file
 from vitlet.text import plural
 
-ANSWERS = ("supported", "not supported", "undecided", "not run")
 _SIZE = (350, 240)
 
 
@@ -90,29 +90,6 @@ def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
     )
     write_file(out, page.encode())
     return out
-
-
-def headline(claims: Sequence[Mapping[str, Any]]) -> str:
-    """`5 of 18 claims supported, 1 not supported, 4 undecided, 8 not run`; "" without claims."""
-    counts = {answer: sum(claim["answer"] == answer for claim in claims) for answer in ANSWERS}
-    first, *others = (f"{counts[answer]} {answer}" for answer in ANSWERS if counts[answer]) if claims else ("",)
-    number, _, word = first.partition(" ")
-    return ", ".join([f"{number} of {len(claims)} claims {word}", *others]) if claims else ""
-
-
-def effect(part: Mapping[str, Any]) -> tuple[str, str]:
-    """The effect with its unit, and its interval, as people read them; "not run" and "" without a value."""
-    if part["mean"] is None:
-        return "not run", ""
-    scale, digits = (100, 1) if part["unit"] == "points" else (1, 3)
-
-    def shown(value: float) -> str:
-        text = f"{scale * value:+.{digits}f}"
-        return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
-
-    margin = f", margin {scale * part['margin']:g}" if part["margin"] else ""
-    interval = "none, one seed" if part["low"] is None else between((part["low"], part["high"]), form=shown)
-    return f"{shown(part['mean'])} {part['unit']}", f"{interval}{margin}"
 
 
 def _claim(claim: Mapping[str, Any]) -> ShownClaim:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table as Columns
 
 from vitlet.errors import UsageError
-from vitlet.report.replication import effect, headline, write_replication_page
+from vitlet.report.claims import effect, headline
+from vitlet.report.replication import write_replication_page
 from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
 from vitlet.reproduce.catalogue import Choice, chosen

@@ -8,7 +8,7 @@ one thread each: small networks gain little from a second thread.
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vitlet.recipes import with_overrides
 from vitlet.report.tables import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
-from vitlet.run import Run, environment, to_json_bytes, write_json
+from vitlet.run import Run, environment, read_json, to_json_bytes, write_json
 from vitlet.train.log import Teller
 
 _POLL_SECONDS = 0.5
@@ -39,9 +39,9 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
     """
     if node.is_finished:
         return
-    options = Options.from_json({"quiet": quiet, "device": device})
+    options = Options.from_json({"quiet": quiet, "device": device, "fresh": _was_moved(node)})
     began, cpu_began = time.monotonic(), time.process_time()
-    is_resumed = (node.folder / "recipe.json").is_file()
+    is_resumed = not options.fresh and Run(node.folder).recipe_file.is_file()
     match node.kind:
         case "images":
             assert node.half is not None
@@ -67,6 +67,13 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
             analyse(words, data=node.data, out=node.folder, look=look, options=options)
     cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
     write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
+
+
+def _was_moved(node: Node) -> bool:
+    """Whether an unfinished run remembers its images in another place: its checkpoints are tied to paths of old."""
+    if not Run(node.folder).recipe_file.is_file():
+        return False
+    return read_json(node.folder / "environment.json")["launch"]["data"] != str(node.data)
 
 
 def run_plan(
@@ -116,7 +123,7 @@ def _one_by_one(
 
 
 def _side_by_side(
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     plan: Plan,
     seconds: Mapping[str, float],
     *,

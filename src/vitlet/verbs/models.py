@@ -102,17 +102,23 @@ def import_(
 
 
 def report(*runs: Path, out: Path) -> None:
-    """Write one self-contained page about one or several runs.
+    """Write one self-contained page about one or several runs, or about a replication.
 
     Parameters
     ----------
-    runs: Run directories.
+    runs: Run directories, or one replication.json, of an --out of reproduce or of the ledger.
     out: The HTML file.
     """
     from vitlet.run import Run
 
     if not runs:
         raise UsageError("no run given", fix="vitlet report RUN --out FILE.html")
+    if len(runs) == 1 and runs[0].suffix == ".json":
+        existing(runs[0])
+        from vitlet.jobs.output import report_replication
+
+        report_replication(runs[0], out=out)
+        return
     for run in runs:
         Run.open(run)
     from vitlet.jobs.output import report as job

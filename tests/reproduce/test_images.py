@@ -1,0 +1,51 @@
+"""The halves that stand in for the paper's data sets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_images import CLASSES
+
+from vitlet.data.index import SPLITS, open_index
+from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_of, write_half
+
+
+def test_halves_have_other_classes_and_images_and_are_all_there_is(images: Path):
+    index = open_index(images)
+    up, down = rows_of(index, "upstream"), rows_of(index, "downstream")
+    assert not set(up) & set(down)
+    assert len(up) + len(down) == len(index)
+    assert {index.classes[c] for c in np.unique(index.labels[up])} == {CLASSES[0], CLASSES[2]}
+
+
+def test_a_half_is_written_with_its_bytes_labels_and_splits(images: Path, tmp_path: Path):
+    index = open_index(images)
+    rows = rows_of(index, "downstream")
+    write_half(images, "downstream", tmp_path / "half", note=b"{}\n")
+    copy = open_index(tmp_path / "half")
+    assert copy.classes == (CLASSES[1], CLASSES[3])
+
+    def content(of, ids) -> set[tuple[bytes, str, str]]:
+        return {(of.read(i), of.classes[of.labels[i]], SPLITS[of.splits[i]]) for i in ids}
+
+    assert content(copy, range(len(copy))) == content(index, rows)
+    assert (tmp_path / "half" / "node.json").read_bytes() == b"{}\n"
+
+
+def test_counts_are_those_that_a_job_would_use(images: Path, tmp_path: Path):
+    index = open_index(images)
+    assert counts(index, rows_of(index, "upstream")) == Counts(classes=2, train=48, test=16, smallest=24)
+    train_only = open_index(images / "train")
+    assert counts(train_only) == Counts(classes=4, train=76, test=20, smallest=19), "a fifth is held out"
+
+
+@pytest.mark.parametrize(("share", "labels"), [(1.0, 48), (0.5, 24), (0.001, 2)])
+def test_labels_are_a_share_of_the_smallest_class_and_one_at_least(share: float, labels: int):
+    assert labels_of(Counts(classes=2, train=60, test=16, smallest=24), share) == labels
+
+
+@pytest.mark.parametrize(("subset", "number"), [("50%", 24), ("tail:2", 24 + 12)])
+def test_a_subset_is_counted_as_it_will_be_drawn(images: Path, subset: str, number: int):
+    index = open_index(images)
+    labels = np.repeat([0, 1], 24)
+    assert num_chosen(counts(index, rows_of(index, "upstream")), labels, subset) == number

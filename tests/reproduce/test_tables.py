@@ -1,0 +1,112 @@
+"""What was published stands as it was read, and every step that a row names can be run at the paper's scale."""
+
+import pytest
+
+from vitlet.recipes import by_name, with_overrides
+from vitlet.reproduce.catalogue import ITEMS, chosen
+from vitlet.reproduce.claims import CLAIMS
+from vitlet.reproduce.scale import SCALES, ImageSet, Treatment, scale_by_name
+from vitlet.reproduce.steps import MEANINGS, Finetune, Look, Pretrain, Probe, Table, steps_of
+
+TABLES = [item for item in ITEMS.values() if isinstance(item, Table)]
+VERIFIED = {
+    ("table-1", "from scratch, 12 heads (DeiT-Tiny)", "impr."): 75.8,
+    ("table-1", "from scratch, 12 heads (DeiT-Tiny)", "ori."): 74.5,
+    ("table-1", "MoCo-v3, 400 epochs", "impr."): 76.8,
+    ("table-1", "MAE, 400 epochs", "impr."): 78.0,
+    ("table-1", "MAE, 400 epochs, fine-tuned for 100", "impr."): 76.2,
+    ("table-1", "D-MAE, 400 epochs", "impr."): 78.4,
+    ("table-1", "MAE, 400 epochs, linear probe", "impr."): 23.4,
+    ("table-2", "MAE-Tiny-FT, relative positions", "top-1, %"): 79.0,
+    ("table-4", "MAE-Tiny", "COCO box AP"): 39.9,
+    ("table-5", "D-MAE-Tiny", "COCO mask AP"): 37.4,
+    ("figure-2", "MAE-Tiny", "12"): 76.2,
+    ("appendix-b3", "D-MAE", "impr."): 82.5,
+}
+"""Read in the paper's text or the authors' repository."""
+
+
+def published() -> dict[tuple[str, str, str], object]:
+    return {(t.name, row.title, c.column): c.published for t in TABLES for row in t.rows for c in row.cells}
+
+
+def every_step() -> set[object]:
+    found: set[object] = {step for item in ITEMS.values() for step in steps_of(item)}
+    found |= {step for claim in CLAIMS for step in claim.steps()}
+    grown = True
+    while grown:
+        starts = {s.start for s in found if isinstance(s, Finetune | Probe) and s.start is not None}
+        starts |= {start for s in found if isinstance(s, Look) for _, start in s.subjects if start is not None}
+        starts |= {s.teacher for s in found if isinstance(s, Pretrain) and s.teacher is not None}
+        grown = not starts <= found
+        found |= starts
+    return found
+
+
+def test_verified_figures_are_as_they_were_read():
+    found = published()
+    for place, value in VERIFIED.items():
+        assert found[place].value == value, place
+        assert found[place].is_confirmed, place
+
+
+def test_recalled_figures_are_never_confirmed():
+    values = [p for p in published().values() if p is not None]
+    recalled = [p for p in values if p.tag in ("M+", "M?")]
+    assert len(recalled) > 20
+    assert not any(p.is_confirmed for p in recalled)
+    assert {p.tag for p in values} <= MEANINGS.keys()
+
+
+def test_every_table_figure_and_claim_keeps_its_place():
+    assert set(ITEMS) >= {f"table-{i}" for i in range(1, 6)} | {f"figure-{i}" for i in range(1, 8)}
+    assert [claim.number for claim in CLAIMS] == list(range(1, 19))
+    assert all(claim.parts for claim in CLAIMS)
+    choice = chosen(["all"])
+    assert (len(choice.items), len(choice.claims)) == (len(ITEMS), 18)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda t: t.name)
+def test_cells_stand_in_columns_of_their_table(table: Table):
+    for row in table.rows:
+        columns = [cell.column for cell in row.cells]
+        assert set(columns) <= set(table.columns), row.title
+        assert len(columns) == len(set(columns)), row.title
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_has_an_answer_for_every_role(name: str):
+    scale = scale_by_name(name)
+    for step in every_step():
+        assert step.data in scale.sets, step
+        if isinstance(step, Pretrain):
+            assert step.method in scale.methods, step
+        elif isinstance(step, Finetune):
+            assert step.treatment in scale.treatments, step
+        elif isinstance(step, Probe):
+            assert step.protocol in scale.probes, step
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_fits_its_recipes(name: str):
+    scale = scale_by_name(name)
+    for role in scale.methods.values():
+        if isinstance(role, Treatment):
+            assert not with_overrides(by_name(role.recipe), role.changes).objective.learns_labels
+    budgets = [s.budget for s in scale.sets.values() if isinstance(s, ImageSet)]
+    for role in scale.treatments.values():
+        for budget in budgets:
+            if isinstance(role, Treatment):
+                assert with_overrides(by_name(role.recipe), {**role.changes, **budget}).objective.learns_labels
+
+
+def test_a_budget_changes_lengths_and_nothing_else():
+    scale = scale_by_name("own")
+    shorter = scale.within(0.5)
+    before, after = scale.methods["mae"], shorter.methods["mae"]
+    assert after.changes["budget.duration"]["n"] == before.changes["budget.duration"]["n"] // 2
+    assert {k: v for k, v in after.changes.items() if k != "budget.duration"} == {
+        k: v for k, v in before.changes.items() if k != "budget.duration"
+    }
+    assert shorter.sets["flowers"].budget["budget.duration"]["n"] == 6_000
+    assert shorter.seeds == scale.seeds
