@@ -49,7 +49,11 @@ def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
         seeds.append(str(len(row["values"])))
         random = row["mean"] - row["difference"]["mean"]
         shown.append(f"{protocol} {100 * row['mean']:.1f} % (random {100 * random:.1f} %)")
-    return f"{entry['title'].split(':')[0]}: {name}", "; ".join(shown), f"{'/'.join(seeds)} seeds, {entry['n']:,} images"
+    return (
+        f"{entry['title'].split(':')[0]}: {name}",
+        "; ".join(shown),
+        f"{'/'.join(seeds)} seeds, {entry['n']:,} images",
+    )
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
