@@ -1,14 +1,18 @@
 """Two processes over loopback: one gradient, one set of weights, one moment to stop."""
 
+import json
 import os
+import platform
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from harness import ADAMW, Job, Page, fork, kill_when, tiny_objective, wait
+from harness import ADAMW, Job, Page, fork, kill_when, load, tiny_objective, wait
 from torch import nn
 
 from vitlet.errors import WorkerError
@@ -18,7 +22,7 @@ from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer
-from vitlet.train.ranks import World
+from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World
 
 
 def start_ranks(body: Callable[[World], None], tmp_path: Path, *, size: int = 2) -> list[int]:
@@ -54,10 +58,16 @@ def run_training(
     page: Page | None = None,
     step_seconds: float = 0.0,
     wrap: Callable[[Objective], None] | None = None,
+    note: Callable[[Objective, World], None] | None = None,
+    every: int = 6,
 ) -> None:
     objective = tiny_objective().double()
     if wrap is not None:
         wrap(objective)
+    if note is not None:
+        note(objective, world)
+    optimizer = build_optimizer(objective, ADAMW, depth=1)
+    start, offset = load(run, objective, optimizer)
     batches = job.batches()
     share = type(batches)(**(vars(batches) | {"rank": world.rank, "num_ranks": world.size}))
 
@@ -70,10 +80,11 @@ def run_training(
     train(
         objective,
         batches=share,
-        optimizer=build_optimizer(objective, ADAMW, depth=1),
+        optimizer=optimizer,
         schedule=schedule,
-        budget=Budget(total_steps=12, checkpoint_every=6, log_every=1, clip_norm=1.0),
-        writer=Writer(run=run, metrics=MetricsLog(run, offset=0), teller=Teller(quiet=True), world=world),
+        budget=Budget(total_steps=12, checkpoint_every=every, log_every=1, clip_norm=1.0),
+        writer=Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=Teller(quiet=True), world=world),
+        start=start,
     )
 
 
@@ -170,4 +181,127 @@ def test_a_lost_rank_ends_the_others(job: Job, tmp_path: Path) -> None:
     assert kill_when(pids[1], lambda: pages[1]["step"] >= 3)
     assert wait(pids[1]) == -signal.SIGKILL
     assert wait(pids[0], seconds=10) == WorkerError.exit_code == 7
-    assert "another rank died or hangs" in (tmp_path / "error-0.txt").read_text()
+    text = (tmp_path / "error-0.txt").read_text()
+    assert f"rank 1 is gone (process {pids[1]}) (seen by rank 0 on {platform.node()})" in text
+    assert "/__w/" not in text  # paths of the machine that built the library
+
+
+def test_a_frozen_rank_is_given_up_after_the_timeout(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
+    run, pages = Run(tmp_path / "run"), [Page(), Page()]
+
+    def body(world: World) -> None:
+        run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
+
+    pids = start_ranks(body, tmp_path)
+    assert kill_when(pids[1], lambda: pages[1]["step"] >= 8, signal.SIGSTOP)
+    try:
+        assert wait(pids[0], seconds=10) == 7
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+        wait(pids[1])
+    assert f"rank 1 is stopped (process {pids[1]})" in (tmp_path / "error-0.txt").read_text()
+    assert checkpoint.folders(run)[0].name == "step-00000006"
+
+
+def test_a_timeout_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "5 minutes")
+    assert [wait(pid) for pid in start_ranks(lambda _: None, tmp_path)] == [2, 2]
+    assert TIMEOUT_VARIABLE in errors(tmp_path)
+
+
+def test_ranks_stop_when_their_launcher_is_killed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells them: they save and leave no orphan."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    run, page = Run(tmp_path / "run"), Page()
+
+    def body(world: World) -> None:
+        run_training(job, run, world, page=page if world.is_first else None, step_seconds=0.1)
+
+    def launcher() -> None:
+        (tmp_path / "pids").write_text(" ".join(map(str, start_ranks(body, tmp_path))))
+        signal.pause()
+
+    pid = fork(launcher, error_file=tmp_path / "launcher.txt")
+    assert kill_when(pid, lambda: page["step"] >= 3)
+    wait(pid)
+    ranks = [Member(platform.node(), int(rank)) for rank in (tmp_path / "pids").read_text().split()]
+    until = time.monotonic() + 10
+    while not all(rank.state() == "is gone" for rank in ranks):
+        assert time.monotonic() < until, [rank.state() for rank in ranks]
+        time.sleep(0.02)
+    assert "stopped by signal 15" in (tmp_path / "error-0.txt").read_text()
+    last = page["step"] + 1
+    assert checkpoint.folders(run)[0].name == checkpoint.folder_name(last)
+
+
+def test_rows_come_back_in_order_and_differences_are_named(tmp_path: Path) -> None:
+    def body(world: World) -> None:
+        rows = torch.arange(10.0).reshape(5, 2)
+        assert torch.equal(world.gather_rows(rows[world.rank :: world.size], total=5), rows)
+        with world.one_first():
+            exists = (tmp_path / "made").exists()
+            assert exists == (world.rank > 0)
+            (tmp_path / "made").touch()
+        world.require_same("7 images", of="images")
+        world.require_same(f"{7 + world.rank} images", of="images")
+
+    pids = start_ranks(body, tmp_path, size=3)
+    assert [wait(pid) for pid in pids] == [3, 3, 3], errors(tmp_path)
+    text = (tmp_path / "error-2.txt").read_text()
+    assert "the ranks see different images" in text
+    assert all(f"rank {rank} on {platform.node()}: {7 + rank} images" in text for rank in range(3))
+
+
+def test_the_order_survives_changes_of_the_number_of_ranks(job: Job, tmp_path: Path) -> None:
+    """Two ranks, one, then four, killed on the way: the ids are those of a run that never stopped."""
+    job = job.but(batch_size=4)
+    alone, changing = Run(tmp_path / "alone"), Run(tmp_path / "changing")
+
+    def seen(run: Run) -> Callable[[Objective, World], None]:
+        def wrap(objective: Objective, world: World) -> None:
+            forward = objective.forward
+
+            def noting(batch: Any, step: Step) -> Losses:
+                with open(run.path.with_suffix(".ids"), "a") as log:  # one short write: whole among several writers
+                    log.write(f"{step.index:02d} {world.size} {batch.slots.tolist()} {batch.positions.tolist()}\n")
+                return forward(batch, step)
+
+            objective.forward = noting
+
+        return wrap
+
+    run_training(job, alone, World(), note=seen(alone), every=3)
+    for size, until in ((2, 5), (1, 9), (4, 99)):
+        pages = [Page() for _ in range(size)]
+
+        def body(world: World, pages: list[Page] = pages) -> None:
+            run_training(job, changing, world, page=pages[world.rank], note=seen(changing), every=3, step_seconds=0.03)
+
+        pids = start_ranks(body, tmp_path, size=size)
+        kill_when(pids[-1], lambda pages=pages, until=until: pages[-1]["step"] >= until)
+        codes = [wait(pid, seconds=20) for pid in pids]
+        assert codes == [0] * size if until > 12 else codes[-1] == -signal.SIGKILL, errors(tmp_path)
+
+    def order(run: Run) -> dict[int, list[int]]:
+        """Ids by step, from the last attempt that made it."""
+        found: dict[tuple[int, int], dict[int, int]] = {}
+        for line in run.path.with_suffix(".ids").read_text().splitlines():
+            step, size, rest = line.split(" ", 2)
+            slots, positions = rest.replace("] [", "]|[").split("|")
+            found.setdefault((int(step), int(size)), {}).update(
+                zip(json.loads(slots), json.loads(positions), strict=True)
+            )
+        complete = {key: value for key, value in found.items() if len(value) == 4}
+        steps: dict[int, set[tuple[int, ...]]] = {}
+        for (step, _), value in complete.items():
+            steps.setdefault(step, set()).add(tuple(value[slot] for slot in range(4)))
+        assert all(len(orders) == 1 for orders in steps.values()), "one step, two orders"
+        return {step: list(orders.pop()) for step, orders in steps.items()}
+
+    assert order(changing) == order(alone)
+    assert sorted(order(alone)) == list(range(12))
+    states = [checkpoint.read(run.checkpoints / "step-00000012").tensors for run in (alone, changing)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-9)
+    assert [row["step"] for row in changing.metrics()] == list(range(1, 13))

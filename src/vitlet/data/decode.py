@@ -107,6 +107,10 @@ def decode_with_mode(
         kind = _format(content)
         if kind == "NPY":
             return _raw(content, max_pixels, min_side), "NPY RGB"
+        if kind == "JPEG" and (header := jpeg_header(content)) is not None:
+            width, height, channels = header
+            _check_size((width, height), len(content), max_pixels, min_side)
+            return _with_torchvision(content), f"JPEG {'L' if channels == 1 else 'RGB'}"
         with _silent_pillow(), Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_size(image.size, len(content) if kind in _BOUNDED else None, max_pixels, min_side)
             mode = f"{kind} {image.mode}"
@@ -158,6 +162,24 @@ def _check_size(size: tuple[int, int], num_bytes: int | None, max_pixels: int, m
         raise _Refused(f"{width} × {height} pixels; more than the limit of {max_pixels:,}")
     if num_bytes is not None and width * height > num_bytes * _MAX_PIXELS_PER_BYTE:
         raise _Refused(f"claims {width} × {height} pixels in {num_bytes} bytes")
+
+
+def jpeg_header(content: bytes) -> tuple[int, int, int] | None:
+    """(width, height, channels) of a JPEG with 8 bits and 1 or 3 channels; None for others, which Pillow judges.
+
+    Pillow's own reading of the header takes a tenth of a millisecond, a fifth of decoding an image of 256 × 341.
+    """
+    at, end = 2, len(content) - 9
+    while at < end and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker in (0xC0, 0xC1, 0xC2):
+            bits, channels = content[at + 4], content[at + 9]
+            height, width = (int.from_bytes(content[i : i + 2], "big") for i in (at + 5, at + 7))
+            return (width, height, channels) if bits == 8 and channels in (1, 3) and width and height else None
+        if marker < 0xC0 or 0xD0 <= marker <= 0xDA or marker == 0xFF:  # no length follows, or no header comes
+            return None
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return None
 
 
 def _raw(content: bytes, max_pixels: int, min_side: int) -> UInt8[Tensor, "3 H W"]:

@@ -27,6 +27,7 @@ from vitlet.nn.convnet import AnyEncoder, require_patches
 from vitlet.nn.encoder import Encoded, Encoder, Pool
 from vitlet.recipe import View
 from vitlet.run import write_file
+from vitlet.train.ranks import World
 
 Precision = Literal["fp32", "bf16"]
 
@@ -106,6 +107,7 @@ def cached_features(
     precision: Precision = "fp32",
     workers: int = 0,
     every_block: bool = False,
+    world: World | None = None,
 ) -> tuple[Float[Tensor, "n *L D"], Int[Tensor, "n"]]:
     """`extract` (or `extract_blocks`) of the rows `ids` of `index`, computed at most once.
 
@@ -119,6 +121,7 @@ def cached_features(
         precision: As in `extract`; part of the name.
         workers: Loader processes where features must be computed.
         every_block: Give [n, L, D] instead of [n, D].
+        world: Ranks that each compute a share; all of them get the whole.
 
     Raises:
         UsageError: for every block of a ConvNet.
@@ -127,16 +130,20 @@ def cached_features(
     name += "-blocks" * every_block
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
+    world = world or World()
     kept = _read(path)
-    if kept is not None:
+    if not world.highest(int(kept is None)) and kept is not None:
         return kept, labels
-    loader = evaluation_batches(index, ids, view=view, workers=workers)
+    shared = world if len(ids) >= world.size else World()  # so few that a rank would have none
+    loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)
     if every_block:
         plain = require_patches(encoder, purpose="a probe of every block")
         features, _ = extract_blocks(plain, loader, pool=pool, precision=precision)
     else:
         features, _ = extract(encoder, loader, pool=pool, precision=precision)
-    write_file(path, save({"features": features}))
+    features = shared.gather_rows(features, total=len(ids))
+    if world.is_first:
+        write_file(path, save({"features": features}))
     return features, labels
 
 

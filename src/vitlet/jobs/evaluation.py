@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.verdicts import Verdicts
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import Pool, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.material import describe, divide, judge, pick_device
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
@@ -30,6 +31,8 @@ from vitlet.recipe import View
 from vitlet.run import Run, write_file
 from vitlet.text import csv_cell, plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
+from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -62,17 +65,25 @@ def probe(
     """
     options = options or Options()
     require_layers(protocol, layers)
-    teller = Teller(quiet=options.quiet)
+    with World.joined() as world:
+        return _probe(run, data, Probing(protocol, pool, layers), options, world)
+
+
+def _probe(
+    run: str | os.PathLike[str], data: str | os.PathLike[str], how: "Probing", options: Options, world: World
+) -> Result:
+    protocol, pool, layers = how.protocol, how.pool, how.layers
+    teller = Teller(quiet=options.quiet or not world.is_first)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
-    index = open_index(data)
-    verdicts = judge(index, options, teller)
+    index, verdicts = _judged(data, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts)
     if not len(train_ids):
         raise DataError(f"{index.name} has no labelled images", fix="give class folders or a manifest with labels")
     encoder = saved.encoder.to(pick_device(options))
-    how = Probing(protocol, pool, layers)
-    found = probe_encoder(encoder, index, train_ids, test_ids, view=saved.evaluation, how=how, options=options)
+    found = probe_encoder(
+        encoder, index, train_ids, test_ids, view=saved.evaluation, how=how, options=options, world=world
+    )
     seen = f"{pool}, every block" if layers == "all" else pool
     result = Result(
         metric="top1",
@@ -87,7 +98,7 @@ def probe(
         cpu_seconds=time.process_time() - cpu_began,
         details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
     )
-    if Source.parse(run).architecture is None:  # a bare file has no place for results
+    if world.is_first and Source.parse(run).architecture is None:  # a bare file has no place for results
         write_result(Run(Path(run)), f"{protocol}-{pool}{'-blocks' * (layers == 'all')}", result)
     teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')}")
     return result
@@ -111,13 +122,14 @@ def probe_encoder(
     view: View,
     how: Probing,
     options: Options,
+    world: World | None = None,
 ) -> ProbeResult:
-    """One probe from cached features."""
+    """One probe from cached features, which the ranks of `world` compute together."""
     workers, every_block = options.num_workers(image_size=view.size), how.layers == "all"
     (x, y), (x_test, y_test) = (
         cached_features(
             encoder, index, ids, view=view, cache=cache_folder(), pool=how.pool, workers=workers,
-            every_block=every_block,
+            every_block=every_block, world=world,
         )
         for ids in (train_ids, test_ids)
     )  # fmt: skip
@@ -146,20 +158,24 @@ def embed(
         The file. `feature` is a list of D float32 values; `label` is a class name or null.
     """
     options = options or Options()
-    teller = Teller(quiet=options.quiet)
     saved = load_encoder(run)
-    index = open_index(data)
-    ids = np.flatnonzero(judge(index, options, teller).good)
-    encoder = saved.encoder.to(pick_device(options))
-    features, labels = cached_features(
-        encoder,
-        index,
-        ids,
-        view=saved.evaluation,
-        cache=cache_folder(),
-        pool=pool,
-        workers=options.num_workers(image_size=saved.evaluation.size),
-    )
+    with World.joined() as world:
+        teller = Teller(quiet=options.quiet or not world.is_first)
+        index, verdicts = _judged(data, options, teller, world)
+        ids = np.flatnonzero(verdicts.good)
+        encoder = saved.encoder.to(pick_device(options))
+        features, labels = cached_features(
+            encoder,
+            index,
+            ids,
+            view=saved.evaluation,
+            cache=cache_folder(),
+            pool=pool,
+            workers=options.num_workers(image_size=saved.evaluation.size),
+            world=world,
+        )
+    if not world.is_first:
+        return Path(out)
     table = pa.table(
         {
             "path": [printable(index.path(int(i))) for i in ids],
@@ -188,37 +204,58 @@ def predict(
         UsageError: if the model has no classifier.
     """
     options = options or Options()
-    teller = Teller(quiet=options.quiet)
     saved = load_encoder(run)
     if saved.classifier is None:
         raise UsageError(
             f"{printable(run)} is an encoder without a classifier",
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
         )
-    index = open_index(data)
-    ids = np.flatnonzero(judge(index, options, teller).good)
-    device = pick_device(options)
-    encoder = saved.encoder.to(device).eval()
-    classifier = saved.classifier.to(device).eval()
-    workers = options.num_workers(image_size=saved.evaluation.size)
-    batches = evaluation_batches(index, ids, view=saved.evaluation, workers=workers)
+    with World.joined() as world:
+        teller = Teller(quiet=options.quiet or not world.is_first)
+        index, verdicts = _judged(data, options, teller, world)
+        ids = np.flatnonzero(verdicts.good)
+        likely, chosen = _predicted(saved, index, ids, options, world)
+    if not world.is_first:
+        return Path(out)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(("path", "predicted", "probability", "label"))
-
-    def rows() -> Iterator[tuple[str, str, str, str]]:
-        for batch in each_once(batches):
-            logits = classifier(head_input(encoder, batch.images.to(device)))
-            likely, chosen = logits.float().softmax(dim=1).max(dim=1)
-            for position, p, c in zip(batch.positions.tolist(), likely.tolist(), chosen.tolist(), strict=True):
-                row = int(ids[position])
-                label = int(index.labels[row])
-                known = index.classes[label] if label >= 0 else ""
-                name = printable(index.path(row))
-                yield csv_cell(name), csv_cell(printable(saved.classes[c])), f"{p:.6f}", csv_cell(printable(known))
-
-    with torch.inference_mode():
-        writer.writerows(rows())
+    for row, p, c in zip(map(int, ids), likely, chosen, strict=True):
+        label = int(index.labels[row])
+        known = index.classes[label] if label >= 0 else ""
+        name = csv_cell(printable(index.path(row)))
+        writer.writerow((name, csv_cell(printable(saved.classes[c])), f"{p:.6f}", csv_cell(printable(known))))
     write_file(Path(out), stream.getvalue().encode())
     teller.say(f"{plural(len(ids), 'image')} classified: {printable(out)}")
     return Path(out)
+
+
+def _predicted(
+    saved: Saved, index: Index, ids: np.ndarray, options: Options, world: World
+) -> tuple[list[float], list[int]]:
+    """Probability and number of the likeliest class of every image, each computed by one rank."""
+    assert saved.classifier is not None
+    device = pick_device(options)
+    encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
+    workers = options.num_workers(image_size=saved.evaluation.size)
+    shared = world if len(ids) >= world.size else World()  # so few that a rank would have none
+    batches = evaluation_batches(
+        index, ids, view=saved.evaluation, workers=workers, rank=shared.rank, num_ranks=shared.size
+    )
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in each_once(batches):
+            logits = classifier(head_input(encoder, batch.images.to(device)))
+            likely, chosen = logits.float().softmax(dim=1).max(dim=1)
+            found.append(torch.stack([likely.double(), chosen.double()], dim=1).cpu())
+    rows = shared.gather_rows(torch.cat(found), total=len(ids))
+    return rows[:, 0].tolist(), rows[:, 1].long().tolist()
+
+
+def _judged(data: str | os.PathLike[str], options: Options, teller: Teller, world: World) -> tuple[Index, Verdicts]:
+    """The images, checked by one rank of each host for all."""
+    with world.one_first():
+        index = open_index(data)
+        verdicts = judge(index, options, teller)
+    world.require_same(describe(index, verdicts), of="images")
+    return index, verdicts

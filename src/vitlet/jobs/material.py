@@ -1,5 +1,6 @@
 """What a job works on: images that were checked, the device, the encoder to start from."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vitlet.jobs.options import Options, available_cores
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
+from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.folder import initialised_from, load_exactly, network
 from vitlet.weights.names import Source
@@ -208,6 +210,12 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
         verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)
     return verdicts
+
+
+def describe(index: Index, verdicts: Verdicts) -> str:
+    """What two ranks have to agree on before they work on the same images."""
+    good = hashlib.sha256(np.packbits(verdicts.good).tobytes()).hexdigest()[:8]
+    return f"{plural(int(verdicts.good.sum()), 'usable image')} of {len(index):,}, {index.fingerprint}/{good}"
 
 
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:

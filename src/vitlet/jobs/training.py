@@ -15,7 +15,15 @@ from vitlet.data.loader import TrainingBatches
 from vitlet.data.names import absolute_data
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import finish_detection
-from vitlet.jobs.material import Launch, Material, classes_of, gather_material, pick_device, start_encoder
+from vitlet.jobs.material import (
+    Launch,
+    Material,
+    classes_of,
+    describe,
+    gather_material,
+    pick_device,
+    start_encoder,
+)
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_uncut, require_verb
 from vitlet.jobs.outcome import finish_pretraining, finish_supervised, write_encoder
 from vitlet.jobs.probes import pretraining_probe
@@ -182,7 +190,8 @@ def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fres
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
-    index = open_index(launch.data)
+    with world.one_first():
+        index = open_index(launch.data)
     if _is_finished(run, index, options):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
@@ -191,7 +200,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
     num_classes = len(classes_of(index, recipe))
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
-    material = gather_material(index, recipe, launch, options, teller)
+    with world.one_first():
+        material = gather_material(index, recipe, launch, options, teller)
+    world.require_same(describe(index, material.verdicts), of="images")
     batches = TrainingBatches(
         index=material.index,
         ids=material.ids,

@@ -1,0 +1,91 @@
+"""Evaluation by several ranks: every image is looked at by one of them, and the files are those of one process."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from harness import fork, wait
+from small_runs import QUIET, write_image
+
+from vitlet.evaluate import features
+from vitlet.jobs import evaluation
+from vitlet.jobs.evaluation import embed, probe
+from vitlet.run import Run
+
+TOLERANT = QUIET.changed(max_bad=0.5)
+
+
+@pytest.fixture
+def by_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """A function that runs a body in several forked ranks with an empty cache; how many images each looked at."""
+
+    def run(body: Callable[[], object], *, size: int) -> list[int]:
+        monkeypatch.setenv("VITLET_CACHE", str(tmp_path / f"cache-{size}"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def of(rank: int) -> None:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            real, seen = features.each_once, []
+
+            def counted(loader):
+                for batch in real(loader):
+                    seen.append(len(batch))
+                    yield batch
+
+            features.each_once = evaluation.each_once = counted
+            body()
+            (tmp_path / f"seen-{rank}").write_text(str(sum(seen)))
+
+        pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(size)]
+        codes = [wait(pid) for pid in pids]
+        assert codes == [0] * size, [p.read_text() for p in tmp_path.glob("error-*")]
+        return [int((tmp_path / f"seen-{rank}").read_text()) for rank in range(size)]
+
+    return run
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_features_of_several_ranks_are_those_of_one(
+    size: int, pretrained: Run, tmp_path: Path, by_ranks: Callable[..., list[int]]
+) -> None:
+    images = tmp_path / "images"
+    for number in range(7):
+        write_image(images / f"{number}.png", number, light=number % 2 == 1)
+    (images / "broken.png").write_bytes(b"no image")
+    embed(pretrained.path, data=images, out=tmp_path / "alone.parquet", options=TOLERANT)
+    many = tmp_path / "many.parquet"
+    looked = by_ranks(lambda: embed(pretrained.path, data=images, out=many, options=TOLERANT), size=size)
+    assert sum(looked) == 7
+    assert max(looked) - min(looked) <= 1
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("alone", "many"))
+    assert other["path"].to_pylist() == one["path"].to_pylist() == [f"{i}.png" for i in range(7)]
+    np.testing.assert_allclose(np.stack(other["feature"].to_pylist()), np.stack(one["feature"].to_pylist()), rtol=1e-5)
+
+
+def test_fewer_images_than_ranks(pretrained: Run, tmp_path: Path, by_ranks: Callable[..., list[int]]) -> None:
+    write_image(tmp_path / "images" / "1.png", 1, light=True)
+    body = lambda: embed(pretrained.path, data=tmp_path / "images", out=tmp_path / "f.parquet", options=QUIET)  # noqa: E731
+    by_ranks(body, size=2)
+    assert pq.read_table(tmp_path / "f.parquet").num_rows == 1
+
+
+def test_a_probe_is_written_once(
+    pretrained: Run, data: Path, tmp_path: Path, by_ranks: Callable[..., list[int]]
+) -> None:
+    run = Run(shutil.copytree(pretrained.path, tmp_path / "run"))
+    shutil.rmtree(run.results, ignore_errors=True)
+    alone = probe(run.path, data=data, protocol="knn", options=QUIET)
+    looked = by_ranks(lambda: probe(run.path, data=data, protocol="knn", options=QUIET), size=2)
+    assert min(looked) > 0
+    (file,) = run.results.glob("*.json")
+    assert f'"value": {alone.value}' in file.read_text()
+    assert sum(looked) >= alone.n
