@@ -26,6 +26,7 @@ for _verb in (
     training.finetune,
     training.resume,
     training.learn,
+    training.overfit,
     evaluation.probe,
     evaluation.analyse,
     evaluation.bench,

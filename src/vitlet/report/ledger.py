@@ -28,6 +28,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_compared(entry, protocol) for protocol in entry["protocols"]]
     if entry.get("kind") == "learning":
         return [_learned(entry, name) for name in entry["pretraining_cpu_seconds"]]
+    if entry.get("kind") == "overfit":
+        return [_learned_by_heart(entry)]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -49,6 +51,15 @@ def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
         random = row["mean"] - row["difference"]["mean"]
         shown.append(f"{protocol} {100 * row['mean']:.1f} % (random {100 * random:.1f} %)")
     return f"{entry['title'].split(':')[0]}: {name}", "; ".join(shown), f"{entry['seeds']} seeds, {entry['n']:,} images"
+
+
+def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
+    shown = [f"{kind} AP50 {100 * (value or 0):.1f} %" for kind, value in entry["scores"]["random-0"].items()]
+    return (
+        entry["title"],
+        f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
+        f"{entry['n']} images",
+    )
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
