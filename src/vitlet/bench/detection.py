@@ -1,8 +1,8 @@
 """How fast a training step of the paper's detector is, next to torchvision's Mask R-CNN with a ResNet-50-FPN.
 
 A step is forward, backward and AdamW on the same images with the same objects. The two are different networks of
-different sizes, so the ratio says what choosing ours costs or saves, and not how well either is written. They take turns
-in one process and one thread and are timed in CPU seconds.
+different sizes, so the ratio says what choosing ours costs or saves, and not how well either is written. They take
+turns in one process and one thread and are timed in CPU seconds.
 """
 
 import statistics

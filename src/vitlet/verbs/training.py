@@ -204,7 +204,7 @@ def overfit(
     seeds: Runs from each start.
     json: Where to write the result too.
     """
-    existing(data)
+    existing_data(data)
     start = None if init is None else existing_source(init)
     from vitlet.jobs.overfitting import STEPS
     from vitlet.jobs.overfitting import overfit as job
