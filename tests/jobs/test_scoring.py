@@ -1,10 +1,8 @@
 """Evaluation as a job: which images, which labels, the same over one rank and two."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,35 +81,25 @@ def test_what_cannot_be_scored_is_refused(pretrained: Run, tuned: Run, data: Pat
         evaluate(tuned.path, data=flat, options=QUIET)
 
 
-_RANKS = """
-import sys
-from pathlib import Path
-from vitlet.jobs.options import Options
-from vitlet.jobs.scoring import evaluate
-found = evaluate(sys.argv[1], data=sys.argv[2], file=Path(sys.argv[3]), options=Options(quiet=True, workers=0))
-Path(sys.argv[4]).write_text(f"{found.value!r} {found.n} {found.details['top5']!r}")
-"""
-
-
-def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path) -> None:
+def test_two_ranks_count_what_one_counts(
+    tuned: Run, data: Path, tmp_path: Path, two_ranks: Callable[[str], list[dict[str, Any]]]
+) -> None:
     """11 images: the ranks' shares differ by one."""
     odd = shutil.copytree(data, tmp_path / "odd")
     next((odd / "test" / "dark").iterdir()).unlink()
     alone = evaluate(tuned.path, data=odd, options=QUIET)
     assert alone.n == 11
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 20_000), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANKS, tuned.path, odd, tmp_path / f"file{rank}.json", tmp_path / f"rank{rank}"],
-            env=os.environ | rendezvous | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=110) for process in ranks] == [0, 0]
-    finally:
-        for process in ranks:
-            process.kill()
-    for rank in range(2):
-        assert (tmp_path / f"rank{rank}").read_text() == f"{alone.value!r} 11 {alone.details['top5']!r}"
-    assert [(tmp_path / f"file{rank}.json").exists() for rank in range(2)] == [True, False], "one rank writes"
+    found = two_ranks(
+        f"""
+from pathlib import Path
+from vitlet.jobs.options import Options
+from vitlet.jobs.scoring import _evaluate
+from vitlet.train.ranks import World
+options, world = Options(quiet=True, workers=0), World(rank, 2)
+file = Path({str(tmp_path)!r}) / f"{{rank}}.json"
+found = _evaluate({str(tuned.path)!r}, {str(odd)!r}, "val", file, options, world)
+result = {{"value": torch.tensor(found.value, dtype=torch.float64), "n": torch.tensor(found.n)}}
+"""
+    )
+    assert [(rank["value"].item(), rank["n"].item()) for rank in found] == [(alone.value, 11)] * 2
+    assert [(tmp_path / f"{rank}.json").exists() for rank in range(2)] == [True, False], "one rank writes"

@@ -121,7 +121,8 @@ def any_right(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]], k: i
     Of equal logits the smaller output comes first, as in `classify.topk`.
     """
     best = torch.argsort(logits, dim=1, descending=True, stable=True)[:, :k].tolist()
-    return torch.tensor([not set(answers).isdisjoint(known) for answers, known in zip(best, right, strict=True)])
+    found = [not set(answers).isdisjoint(known) for answers, known in zip(best, right, strict=True)]
+    return torch.tensor(found, dtype=torch.bool)
 
 
 def count_right(
