@@ -29,6 +29,7 @@ for _verb in (
     training.learn,
     replication.reproduce,
     comparing.compare,
+    training.overfit,
     evaluation.probe,
     evaluation.evaluate,
     evaluation.analyse,

@@ -8,7 +8,9 @@ from vitlet.text import printable
 from vitlet.train.log import Teller
 
 
-def bench(what: Literal["step", "input", "attention", "analyse"], *, out: Path | None = None) -> dict[str, Any]:
+def bench(
+    what: Literal["step", "input", "attention", "analyse", "detection"], *, out: Path | None = None
+) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
     Returns:
@@ -26,6 +28,10 @@ def bench(what: Literal["step", "input", "attention", "analyse"], *, out: Path |
         from vitlet.bench.analyse import bench_analyse
 
         figures = bench_analyse()
+    elif what == "detection":
+        from vitlet.bench.detection import bench_detection
+
+        figures = bench_detection()
     else:
         from vitlet.bench.input import bench_input
 

@@ -34,6 +34,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_learned(entry, name) for name in entry["pretraining_cpu_seconds"]]
     if entry.get("kind") == "study":
         return [_studied(entry, topic) for topic in entry["counts"]]
+    if entry.get("kind") == "overfit":
+        return [_learned_by_heart(entry)]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -66,6 +68,15 @@ def _studied(entry: dict[str, Any], topic: str) -> tuple[str, str, str]:
     shown = ", ".join(f"{number} {word}" for word, number in entry["counts"][topic].items())
     labels = " and ".join(f"{count:,}" for count in entry["labels"])
     return f"{entry['title']}: {topic.lower()}", shown, f"{labels} labels, {entry['seeds']} seeds"
+
+
+def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
+    shown = [f"{kind} AP50 {100 * (value or 0):.1f} %" for kind, value in entry["scores"]["random-0"].items()]
+    return (
+        entry["title"],
+        f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
+        f"{entry['n']} images",
+    )
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:

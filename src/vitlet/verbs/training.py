@@ -182,6 +182,36 @@ def learn(
     )
 
 
+def overfit(
+    *,
+    data: Path,
+    out: Path,
+    images: AtLeastOne = 8,
+    steps: AtLeastOne | None = None,
+    init: str | None = None,
+    seeds: AtLeastOne = 1,
+    json: Path | None = None,
+) -> None:
+    """Let a small detector learn a few images by heart: the quickest sign that boxes and masks are well.
+
+    Parameters
+    ----------
+    data: Images with boxes and outlines.
+    out: Folder of the small data set and the runs; finished ones are used again.
+    images: How many.
+    steps: Of each run; by default as many as twenty minutes on two cores allow.
+    init: An encoder; steps to one training loss are then counted from it and from random weights.
+    seeds: Runs from each start.
+    json: Where to write the result too.
+    """
+    existing(data)
+    start = None if init is None else existing_source(init)
+    from vitlet.jobs.overfitting import STEPS
+    from vitlet.jobs.overfitting import overfit as job
+
+    job(data=data, out=out, images=images, steps=steps or STEPS, init=start, seeds=seeds, file=json)
+
+
 def _done(path: Path, then: str) -> None:
     Console(highlight=False, soft_wrap=True).print(
         f"finished: {printable(path)}   next: {printable(then)}", markup=False

@@ -1,0 +1,126 @@
+"""How fast a training step of the paper's detector is, next to torchvision's Mask R-CNN with a ResNet-50-FPN.
+
+A step is forward, backward and AdamW on the same images with the same objects. The two are different networks of
+different sizes, so the ratio says what choosing ours costs or saves, and not how well either is written. They take turns
+in one process and one thread and are timed in CPU seconds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from vitlet.data.batch import Batch, Targets
+from vitlet.methods.detection import Detection
+from vitlet.methods.objective import Step
+from vitlet.nn.detection.detector import DetectorShape
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig
+from vitlet.run import environment
+
+_CLASSES = 80
+_OBJECTS = 8
+
+
+def bench_detection(
+    *,
+    repeats: int = 3,
+    size: int = 640,
+    batch_size: int = 1,
+    encoder: EncoderConfig | None = None,
+    shape: DetectorShape | None = None,
+) -> dict[str, Any]:
+    """Time both in turns, after one turn that does not count.
+
+    Args:
+        repeats: Turns that count.
+        size: Of the square images in pixels.
+        batch_size: Images of a step.
+        encoder: Of ours; None: ViT-Tiny.
+        shape: Of our detector; None: the paper's, which is ViTDet's.
+
+    Returns:
+        `ratio`: how many times faster ours is. `cpu_ms`: median of a step. `parameters` of both, and the conditions.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        batch = _batch(size, batch_size)
+        config = encoder or EncoderConfig(image_size=size, final_norm=False)
+        ours = Detection(Encoder(config), shape or DetectorShape(num_classes=_CLASSES))
+        theirs = maskrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=_CLASSES + 1, min_size=size, max_size=size
+        )
+        contenders = {"vitlet": _ours(ours, batch), "torchvision": _theirs(theirs, batch)}
+        turns = [{name: _cpu_seconds(step) for name, step in contenders.items()} for _ in range(repeats + 1)]
+    finally:
+        torch.set_num_threads(threads)
+    cpu_ms = {name: 1000 * statistics.median(turn[name] for turn in turns[1:]) for name in contenders}
+    return {
+        "ratio": cpu_ms["torchvision"] / cpu_ms["vitlet"],
+        "cpu_ms": cpu_ms,
+        "parameters": {"vitlet": _count(ours), "torchvision": _count(theirs)},
+        "size": size,
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "threads": 1,
+        "processor": environment()["processor"],
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _batch(size: int, count: int) -> Batch:
+    """Noise, with rectangles of all sizes for objects."""
+    draw = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(count):
+        corners = torch.rand(_OBJECTS, 2, 2, generator=draw).sort(dim=1).values * size
+        corners[:, 1] = torch.maximum(corners[:, 1], corners[:, 0] + 4).clamp(max=size)
+        corners[:, 0] = torch.minimum(corners[:, 0], corners[:, 1] - 4)
+        masks = torch.zeros(_OBJECTS, size, size, dtype=torch.uint8)
+        for mask, ((left, top), (right, bottom)) in zip(masks, corners.round().int().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+        labels = torch.randint(0, _CLASSES, (_OBJECTS,), generator=draw)
+        targets.append(Targets(corners.flatten(1), labels, masks))
+    images = torch.randint(0, 256, (count, 3, size, size), generator=draw).to(torch.uint8)
+    return Batch((images,), torch.full((count,), -1), torch.arange(count), torch.arange(count), targets=tuple(targets))
+
+
+def _ours(objective: Detection, batch: Batch) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        objective(batch, Step(0, 1, 0)).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def _theirs(model: torch.nn.Module, batch: Batch) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    images = list(batch.images.float() / 255)
+    targets = [{"boxes": t.boxes, "labels": t.labels + 1, "masks": t.masks} for t in batch.targets]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.stack(list(model(images, targets).values())).sum().backward()
+        optimizer.step()
+
+    model.train()
+    return step
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _cpu_seconds(step: Callable[[], None]) -> float:
+    began = time.process_time()
+    with torch.random.fork_rng(devices=[]):  # torchvision samples with the global generator
+        torch.manual_seed(0)
+        step()
+    return time.process_time() - began

@@ -1,0 +1,177 @@
+"""Can a detector learn a few images by heart? The quickest sign that data, losses, boxes and masks fit together.
+
+A few training images become a data set of their own, training and validation images alike, and are learned without
+augmentation. With an initial encoder the same is done from it and from random weights, and the steps are counted until
+either has fallen to the same training loss.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitlet.data.detection.annotations import Annotations, annotations_of
+from vitlet.data.index import Index, open_index
+from vitlet.errors import DataError
+from vitlet.evaluate.compare import paired_difference
+from vitlet.evaluate.detection.truth import ground_truth
+from vitlet.jobs.options import Options
+from vitlet.jobs.training import finetune
+from vitlet.recipe import Fit
+from vitlet.run import Run, environment, read_json, write_file, write_json
+from vitlet.text import printable
+from vitlet.train.log import Teller
+from vitlet.units import Steps
+
+RECIPE, STEPS, GOALS = "detection_micro", 600, {"bbox": 0.80, "segm": 0.70}
+"""What is trained, for how long, and the AP50 of boxes and masks that counts as learned."""
+
+_MOST_OBJECTS = 6
+_SMOOTHED_ROWS = 3
+_BY_HEART: dict[str, Any] = {"data.views.0.crop": Fit(), "data.views.0.flip": 0.0}
+
+
+def overfit(
+    *,
+    data: Path,
+    out: Path,
+    images: int = 8,
+    steps: int = STEPS,
+    init: str | None = None,
+    seeds: int = 1,
+    file: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Learn `images` images by heart and score the detector on them.
+
+    Args:
+        data: Images with boxes and outlines.
+        out: Folder of the small data set and the runs; finished runs are used again.
+        images: How many: the first of the training images, in the order of their paths, that have one to six objects,
+            each with an outline, and no crowd.
+        steps: Of each run.
+        init: An encoder to compare with random weights.
+        seeds: Runs from each start.
+        file: Where the result goes beside `out/overfit.json`.
+        settings: Changes of the recipe.
+        options: Workers, device.
+
+    Returns:
+        `scores`: AP50 of boxes and masks of every run. `learned`: whether the first run from random weights reached the
+        goals. `steps_to_loss`: with `init`, for each start and seed, and their paired difference.
+
+    Raises:
+        DataError: if there are not so many suitable images.
+    """
+    began, teller = time.monotonic(), Teller()
+    index = open_index(data)
+    annotations = annotations_of(index)
+    if annotations is None:
+        raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")
+    ids = suitable(index, annotations, count=images)
+    small = _write_set(index, annotations, ids, out / "data")
+    starts = {"random": None} | ({} if init is None else {"pretrained": init})
+    changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
+    runs = {
+        f"{name}-{seed}": finetune(
+            RECIPE, init=start, data=small, out=out / f"{name}-{seed}", set=changes, seed=seed, options=options
+        )
+        for seed in range(seeds)
+        for name, start in starts.items()
+    }
+    scores = {name: _ap50(run) for name, run in runs.items()}
+    first = read_json(runs["random-0"].path / "environment.json")
+    found: dict[str, Any] = {
+        "kind": "overfit",
+        "title": f"{index.name}: {images} images learned by heart by {RECIPE}, {steps} steps",
+        "data": {"name": index.name, "fingerprint": index.fingerprint},
+        "files": [printable(index.path(int(i))) for i in ids],
+        "n": images,
+        "seeds": seeds,
+        "scores": scores,
+        "goals": GOALS,
+        "learned": all((scores["random-0"].get(kind) or 0.0) >= goal for kind, goal in GOALS.items()),
+        "wall_seconds_of_first_run": first["wall_seconds"],
+        "wall_seconds": time.monotonic() - began,
+        "machine": environment(),
+    }
+    if init is not None:
+        found["init"] = printable(init)
+        found["steps_to_loss"] = _race(runs, seeds=seeds)
+    for path in (out / "overfit.json", *([file] if file else [])):
+        write_json(path, found)
+        teller.say(f"written: {printable(path)}")
+    shown = ", ".join(f"{kind} AP50 {100 * (value or 0):.1f}" for kind, value in scores["random-0"].items())
+    teller.say(
+        f"{shown} after {first['wall_seconds'] / 60:.1f} min: {'learned' if found['learned'] else 'not learned'}"
+    )
+    return found
+
+
+def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarray:
+    """The first training images that `overfit` takes.
+
+    Raises:
+        DataError: if there are fewer.
+    """
+    columns, found = annotations.columns, []
+    for i in map(int, np.flatnonzero(index.splits == 0)):
+        rows = annotations.objects(i)
+        good = all(not columns["crowds"][r] and annotations.outline(r) is not None for r in rows)
+        if good and 1 <= len(rows) <= _MOST_OBJECTS:
+            found.append(i)
+    if len(found) < count:
+        raise DataError(
+            f"{len(found)} training images of {index.name} can be learned by heart, {count} are wanted",
+            why=f"They need one to {_MOST_OBJECTS} objects, all with outlines, and no crowd",
+            fix=f"--images {max(1, len(found))}",
+        )
+    return np.array(found[:count])
+
+
+def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Path) -> Path:
+    """The chosen images as training and as validation images."""
+    shutil.rmtree(root, ignore_errors=True)
+    content = ground_truth(index, annotations, ids)
+    for number, (image, i) in enumerate(zip(content["images"], ids, strict=True)):
+        image["file_name"] = f"{number}{Path(index.path(int(i))).suffix}"
+        for split in ("train", "val"):
+            write_file(root / split / image["file_name"], index.read(int(i)))
+    for split in ("train", "val"):
+        write_file(root / "annotations" / f"instances_{split}.json", json.dumps(content).encode())
+    return root
+
+
+def _ap50(run: Run) -> dict[str, float | None]:
+    return {path.stem: read_json(path)["details"]["numbers"]["AP50"] for path in sorted(run.results.glob("*.json"))}
+
+
+def _race(runs: Mapping[str, Run], *, seeds: int) -> dict[str, Any]:
+    """Steps until a training loss that every run reached."""
+    curves = {name: smoothed_losses(run.metrics()) for name, run in runs.items()}
+    loss = max(min(value for _, value in curve) for curve in curves.values())
+    steps = {
+        start: [float(first_step(curves[f"{start}-{seed}"], loss)) for seed in range(seeds)]
+        for start in ("pretrained", "random")
+    }
+    change = paired_difference(tuple(steps["pretrained"]), tuple(steps["random"]))
+    return {"loss": loss, **steps, "difference": {"mean": change.mean, "low": change.low, "high": change.high}}
+
+
+def smoothed_losses(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(step, mean of the last three logged losses)."""
+    known = [(int(row["step"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
+    return [
+        (step, float(np.mean([value for _, value in known[max(0, i + 1 - _SMOOTHED_ROWS) : i + 1]])))
+        for i, (step, _) in enumerate(known)
+    ]
+
+
+def first_step(curve: Sequence[tuple[int, float]], loss: float) -> int:
+    """The first step at which a curve is at `loss` or below; it must get there."""
+    return next(step for step, value in curve if value <= loss)

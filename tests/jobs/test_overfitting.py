@@ -1,0 +1,60 @@
+"""Learning a few images by heart: which ones, on what, and what is said about it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_runs import QUIET
+
+from vitlet.data.detection.annotations import annotations_of
+from vitlet.data.index import open_index
+from vitlet.errors import DataError
+from vitlet.jobs import overfitting
+from vitlet.jobs.overfitting import first_step, overfit, smoothed_losses, suitable
+
+TINY = {
+    "encoder.image_size": 32, "encoder.patch_size": 8, "encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2,
+    "data.views.0.size": 32, "data.evaluation.size": 32, "objective.window": 3, "objective.global_blocks": (1,),
+    "objective.channels": 16, "objective.box_width": 16, "objective.proposals": 20, "objective.box_samples": 8,
+    "objective.anchors": (4, 8, 16, 32, 64), "budget.batch_size": 2, "budget.log_every": 1,
+}  # fmt: skip
+
+
+def test_which_images(annotated: Path) -> None:
+    index = open_index(annotated)
+    annotations = annotations_of(index)
+    assert annotations is not None
+    chosen = [index.path(int(i)) for i in suitable(index, annotations, count=4)]
+    assert chosen == [f"train/{i}.png" for i in (1, 2, 3, 4)], "the first has a crowd, the sixth no object"
+    with pytest.raises(DataError, match=r"4 training images.*5 are wanted.*--images 4"):
+        suitable(index, annotations, count=5)
+
+
+def test_the_record(annotated: Path, tmp_path: Path) -> None:
+    found = overfit(
+        data=annotated, out=tmp_path / "out", images=2, steps=3, file=tmp_path / "r.json", settings=TINY, options=QUIET
+    )
+    assert json.loads((tmp_path / "r.json").read_text()) == found
+    assert found["files"] == ["train/1.png", "train/2.png"]
+    assert set(found["scores"]["random-0"]) == {"bbox", "segm"}
+    assert found["learned"] is False, "three steps are not enough"
+    small = open_index(tmp_path / "out/data")
+    assert [small.path(i) for i in range(4)] == ["train/0.png", "train/1.png", "val/0.png", "val/1.png"]
+    assert small.read(0) == small.read(2) == (annotated / "train/1.png").read_bytes()
+    recipe = json.loads((tmp_path / "out/random-0/recipe.json").read_text())
+    assert recipe["data"]["views"][0]["crop"]["kind"] == "fit"
+
+
+def test_learned_means_both_goals(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"data": annotated, "images": 2, "steps": 2, "settings": TINY, "options": QUIET}
+    for goals, learned in (({"bbox": 0.0, "segm": 0.0}, True), ({"bbox": 0.0, "segm": 1.1}, False)):
+        monkeypatch.setattr(overfitting, "GOALS", goals)
+        assert overfit(out=tmp_path / "out", **options)["learned"] is learned
+
+
+def test_steps_to_a_loss() -> None:
+    rows = [{"step": 10 * i, "loss": loss} for i, loss in enumerate((9.0, 6.0, 3.0, 0.0, 0.0))] + [{"step": 50}]
+    curve = smoothed_losses(rows)
+    assert curve == [(0, 9.0), (10, 7.5), (20, 6.0), (30, 3.0), (40, 1.0)]
+    assert first_step(curve, 3.0) == 30
+    assert first_step(curve, 8.0) == 10
