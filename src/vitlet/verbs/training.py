@@ -83,13 +83,13 @@ def finetune(
     hold_out: Annotated[bool, Parameter(negative="")] = False,
     shared: Shared | None = None,
 ) -> None:
-    """Train a classifier on labelled images, from an encoder or from scratch.
+    """Train a classifier on labelled images, or a detector on images with boxes, from an encoder or from scratch.
 
     Parameters
     ----------
-    recipe: A supervised recipe, or a recipe.json.
+    recipe: A recipe of supervised training or of detection, or a recipe.json.
     init: A run or model folder, timm:NAME@FILE, or `none` for random weights.
-    data: Labelled images.
+    data: Labelled images; for a detector COCO's or Roboflow's annotations.
     out: The run directory.
     num_labels: Use only so many training labels, balanced over classes.
     keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
