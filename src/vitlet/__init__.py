@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitlet.jobs.curves import compare as compare
     from vitlet.jobs.demo import demo as demo
+    from vitlet.jobs.detecting import detect as detect
     from vitlet.jobs.evaluation import embed as embed
     from vitlet.jobs.evaluation import predict as predict
     from vitlet.jobs.evaluation import probe as probe
@@ -29,6 +30,7 @@ _HOMES = {
     "check_data": "vitlet.jobs.output",
     "compare": "vitlet.jobs.curves",
     "demo": "vitlet.jobs.demo",
+    "detect": "vitlet.jobs.detecting",
     "embed": "vitlet.jobs.evaluation",
     "export": "vitlet.jobs.exporting",
     "finetune": "vitlet.jobs.training",
@@ -45,6 +47,7 @@ __all__ = [
     "check_data",
     "compare",
     "demo",
+    "detect",
     "embed",
     "export",
     "finetune",

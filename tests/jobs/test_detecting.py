@@ -123,6 +123,8 @@ def test_detect_on_plain_images(annotated: Path, run: Run, tmp_path: Path) -> No
 def test_refuses(annotated: Path, run: Run, data: Path, short: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no boxes.*instances_train\.json"):
         tuned(data, tmp_path / "run")
+    with pytest.raises(UsageError, match="--num-labels with a recipe of detection"):
+        tuned(annotated, tmp_path / "run", num_labels=2)
     with pytest.raises(UsageError, match="finds no objects"):
         detect(short.path, data=annotated, out=tmp_path / "p.json")
     damaged = Run(shutil.copytree(run.path, tmp_path / "damaged"))

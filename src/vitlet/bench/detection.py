@@ -7,7 +7,7 @@ turns in one process and one thread and are timed in CPU seconds.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ def bench_detection(
     batch_size: int = 1,
     encoder: EncoderConfig | None = None,
     shape: DetectorShape | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Time both in turns, after one turn that does not count.
 
@@ -41,6 +42,7 @@ def bench_detection(
         batch_size: Images of a step.
         encoder: Of ours; None: ViT-Tiny.
         shape: Of our detector; None: the paper's, which is ViTDet's.
+        reference: Further arguments of torchvision's, whose own samples are 256 anchors and 512 regions an image too.
 
     Returns:
         `ratio`: how many times faster ours is. `cpu_ms`: median of a step. `parameters` of both, and the conditions.
@@ -52,7 +54,12 @@ def bench_detection(
         config = encoder or EncoderConfig(image_size=size, final_norm=False)
         ours = Detection(Encoder(config), shape or DetectorShape(num_classes=_CLASSES))
         theirs = maskrcnn_resnet50_fpn(
-            weights=None, weights_backbone=None, num_classes=_CLASSES + 1, min_size=size, max_size=size
+            weights=None,
+            weights_backbone=None,
+            num_classes=_CLASSES + 1,
+            min_size=size,
+            max_size=size,
+            **(reference or {}),
         )
         contenders = {"vitlet": _ours(ours, batch), "torchvision": _theirs(theirs, batch)}
         turns = [{name: _cpu_seconds(step) for name, step in contenders.items()} for _ in range(repeats + 1)]

@@ -144,6 +144,10 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test", len(whole))
     if (learns := recipe.objective.learns_objects()) is not None:
+        if launch.num_labels is not None:
+            raise UsageError(
+                "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
+            )
         annotations = annotations_of(index)
         assert annotations is not None, "`classes_of` refuses data without"
         annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)

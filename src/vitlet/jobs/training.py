@@ -92,12 +92,12 @@ def finetune(
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
-    """Train a classifier on labelled images, from an encoder or from random weights.
+    """Train a classifier on labelled images, or a detector on images with boxes, from an encoder or random weights.
 
     Args:
-        recipe: A supervised recipe.
+        recipe: A recipe of supervised training or of detection.
         init: A run or model folder whose encoder is the start; None trains from scratch.
-        data: Folder, manifest or Parquet with labels.
+        data: Folder, manifest or Parquet with labels; for a detector COCO's or Roboflow's annotations.
         out: The run directory.
         num_labels: Use only so many training labels, balanced over classes; the seed decides which.
         keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; 0 takes
@@ -109,7 +109,7 @@ def finetune(
         **flags: As for `pretrain`.
 
     Returns:
-        The finished run, its accuracy in `results/`.
+        The finished run, its accuracy or its APs in `results/`.
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")

@@ -10,7 +10,7 @@ from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_
 
 
 def check(data: Path, *, out: Path | None = None, max_bad: Share = 0.01) -> None:
-    """Decode every image once and report what is unreadable, odd, doubled, leaking or unbalanced.
+    """Decode every image once and report what is unreadable, odd, doubled, leaking, unbalanced or wrongly annotated.
 
     Parameters
     ----------
