@@ -34,6 +34,7 @@ for _verb in (
     models.embed,
     models.predict,
     models.export,
+    models.push,
     models.report,
 ):
     app.command(_verb)

@@ -8,7 +8,9 @@ from vitlet.text import printable
 from vitlet.train.log import Teller
 
 
-def bench(what: Literal["step", "input", "attention", "analyse"], *, out: Path | None = None) -> dict[str, Any]:
+def bench(
+    what: Literal["step", "input", "attention", "analyse", "export"], *, out: Path | None = None
+) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
     Returns:
@@ -26,6 +28,10 @@ def bench(what: Literal["step", "input", "attention", "analyse"], *, out: Path |
         from vitlet.bench.analyse import bench_analyse
 
         figures = bench_analyse()
+    elif what == "export":
+        from vitlet.bench.export import bench_export
+
+        figures = bench_export()
     else:
         from vitlet.bench.input import bench_input
 

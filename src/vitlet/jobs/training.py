@@ -30,6 +30,7 @@ from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World
+from vitlet.train.trackers import require_installed
 from vitlet.units import to_steps
 from vitlet.weights.names import Source
 from vitlet.weights.source import facts_of
@@ -184,6 +185,7 @@ def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fres
 
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
+    require_installed(options.log)
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     index = open_index(launch.data)
     if _is_finished(run, index, options):
@@ -212,7 +214,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         write_json(run.path / "data_check.json", material.verdicts.to_json())
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
-    writer = Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=teller, world=world, facts=facts)
+    log = MetricsLog(run, offset=offset, trackers=options.log if world.is_first else ())
+    writer = Writer(run=run, metrics=log, teller=teller, world=world, facts=facts)
     probes = () if isinstance(objective, Supervised) else (pretraining_probe(run, recipe, material, every=probe_every),)
     if start < budget.total_steps:
         teller.say(

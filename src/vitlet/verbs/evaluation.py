@@ -71,13 +71,13 @@ def analyse(
     job(encoders, data=data, out=out, look=look, options=Options(workers=workers, device=device))
 
 
-def bench(what: Literal["step", "input", "attention", "analyse"], *, json: Path | None = None) -> None:
+def bench(what: Literal["step", "input", "attention", "analyse", "export"], *, json: Path | None = None) -> None:
     """Time a training step or the input pipeline against plain references: ratios, interleaved, one thread.
 
     Parameters
     ----------
     what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
-        `analyse`: CKA and attention statistics.
+        `analyse`: CKA and attention statistics; `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm.
     json: Where to write the figures.
     """
     from vitlet.jobs.benching import bench as job
