@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitlet.jobs.learning import learn as learn
     from vitlet.jobs.options import Options as Options
     from vitlet.jobs.output import check_data as check_data
+    from vitlet.jobs.pushing import push as push
     from vitlet.jobs.training import finetune as finetune
     from vitlet.jobs.training import pretrain as pretrain
     from vitlet.jobs.training import resume as resume
@@ -38,6 +39,7 @@ _HOMES = {
     "predict": "vitlet.jobs.evaluation",
     "pretrain": "vitlet.jobs.training",
     "probe": "vitlet.jobs.evaluation",
+    "push": "vitlet.jobs.pushing",
     "resume": "vitlet.jobs.training",
     "write_page": "vitlet.report.page",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "predict",
     "pretrain",
     "probe",
+    "push",
     "resume",
     "write_page",
 ]

@@ -58,6 +58,8 @@ class Shared:
     """Images of one forward pass, where the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """torch.compile: a minute at the start, faster after it."""
+    log: Annotated[tuple[Literal["wandb", "mlflow"], ...], Parameter(negative="")] = field(default=())
+    """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
     """Share of unreadable images that is accepted."""
     fresh: Annotated[bool, Parameter(negative="")] = False
@@ -89,7 +91,7 @@ class Shared:
         """The values that change no number."""
         from vitlet.jobs.options import Options
 
-        names = ("workers", "device", "micro_batch", "compile", "max_bad", "fresh", "accept_data_change")
+        names = ("workers", "device", "micro_batch", "compile", "log", "max_bad", "fresh", "accept_data_change")
         return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
 
 

@@ -40,6 +40,7 @@ for _verb in (
     models.predict,
     models.detect,
     models.export,
+    models.push,
     models.report,
     cluster.slurm,
 ):

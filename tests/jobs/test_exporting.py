@@ -1,7 +1,10 @@
 """Exports that prove themselves: each runtime computes the same from its files, and what does not is not handed out."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,3 +178,28 @@ def test_too_few_images_and_unfinished_runs_are_refused(pretrained: Run, data: P
     with pytest.raises(CheckpointError, match="no finished encoder"):
         export(begun, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/export.md"
+
+
+@pytest.mark.parametrize(
+    ("library", "how"),
+    [("onnxruntime", {"to": "onnx"}), ("openvino", {"to": "openvino", "embed_preprocessing": True}), ("timm", {})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_guide_s_programs_name_the_classes_without_vitlet(
+    library: str, how: dict[str, Any], tuned: Run, data: Path, many: Path, tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (program,) = [block for block in blocks if f"import {library}\n" in block]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 21
+    assert "vitlet" not in program
+    model = small_export(tuned, tmp_path / "model", many, **how)
+    images = sorted((data / "test").rglob("*.png"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(model), *map(str, images)],
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{path} {path.parent.name}" for path in images]

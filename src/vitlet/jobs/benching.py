@@ -9,7 +9,7 @@ from vitlet.train.log import Teller
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection"], *, out: Path | None = None
+    what: Literal["step", "input", "attention", "analyse", "detection", "export"], *, out: Path | None = None
 ) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
@@ -32,6 +32,10 @@ def bench(
         from vitlet.bench.detection import bench_detection
 
         figures = bench_detection()
+    elif what == "export":
+        from vitlet.bench.export import bench_export
+
+        figures = bench_export()
     else:
         from vitlet.bench.input import bench_input
 

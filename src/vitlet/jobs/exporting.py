@@ -116,13 +116,14 @@ def proved(
             if form.int8
             else "report this with the run's recipe.json",
         )
+    machine = environment()
     return {
         "form": asdict(form),
         "agreement": found.to_json(),
         "tolerance": asdict(allowed),
         "images": witnesses.facts | {"calibration": len(witnesses.calibration)},
         "throughput": _throughput(model, runner, witnesses),
-        "machine": environment(),
+        "machine": {key: machine[key] for key in ("processor", "cores", "platform", "packages")},  # no command: paths
     }
 
 

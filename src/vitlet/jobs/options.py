@@ -27,6 +27,8 @@ class Options(Config):
     """Delete what stands in the output folder and start anew."""
     accept_data_change: bool = False
     """Resume although images were added, removed or changed."""
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where metrics go too, beside metrics.jsonl and TensorBoard."""
     quiet: bool = False
 
     def num_workers(self, *, image_size: int) -> int:

@@ -40,6 +40,7 @@ from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World
+from vitlet.train.trackers import require_installed
 from vitlet.units import to_steps
 from vitlet.weights.names import Source
 from vitlet.weights.source import facts_of
@@ -189,6 +190,7 @@ def _execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fres
 
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
     began, cpu_began = time.monotonic(), time.process_time()
+    require_installed(options.log)
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     with world.one_first():
         index = open_index(launch.data)
@@ -222,7 +224,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
-    writer = Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=teller, world=world, facts=facts)
+    log = MetricsLog(run, offset=offset, trackers=options.log if world.is_first else ())
+    writer = Writer(run=run, metrics=log, teller=teller, world=world, facts=facts)
     probes = () if launch.verb == "finetune" else (pretraining_probe(run, recipe, material, every=probe_every),)
     if start < budget.total_steps:
         teller.say(

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vitlet.run import Run, storage_error
 from vitlet.text import printable
+from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
 
 _PLAIN_LINE_SECONDS = 15.0
 
@@ -35,10 +36,12 @@ def finite_or_null(value: Any) -> Any:
 
 
 class MetricsLog:
-    """metrics.jsonl, and its copy for TensorBoard."""
+    """metrics.jsonl, and its copies for TensorBoard and the trackers that were asked for."""
 
-    def __init__(self, run: Run, *, offset: int) -> None:
+    def __init__(self, run: Run, *, offset: int, trackers: Sequence[TrackerName] = ()) -> None:
         """Cut the file to `offset` bytes (or what there is of them) and append from there.
+
+        `trackers` get every row too; for them the run's recipe must be written.
 
         Raises:
             ResourceError: if the file cannot be opened for writing.
@@ -53,6 +56,7 @@ class MetricsLog:
             raise storage_error(error, run.metrics_file, 0) from error
         self._failed = False
         self._board: _Board | None = None
+        self._trackers = [open_tracker(name, run) for name in trackers]
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object; a line that does not fit on the disk is left out whole."""
@@ -66,6 +70,8 @@ class MetricsLog:
             self._warn_once(error)
         self._board = self._board or _Board(self.run.path / "tensorboard", first_step=int(row["step"]))
         self._board.write(row)
+        for tracker in self._trackers:
+            tracker.write(row)
 
     def offset(self) -> int:
         """Length of the file once everything written is on the disk."""
@@ -76,8 +82,10 @@ class MetricsLog:
         return self._length
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file, and end the trackers."""
         os.close(self._file)
+        for tracker in self._trackers:
+            tracker.close()
 
     def _warn_once(self, error: OSError) -> None:
         if not self._failed:
@@ -109,12 +117,7 @@ class _Board:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """The numbers of one row of metrics."""
-        flat = {**row, **{f"probe/{k}": v for k, v in row.get("probe", {}).items()}}
-        values = [
-            self._summary.Value(tag=name if "/" in name else f"train/{name}", simple_value=value)
-            for name, value in flat.items()
-            if isinstance(value, (int, float)) and name != "step"
-        ]
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers_of(row).items()]
         self._put(step=int(row["step"]), summary=self._summary(value=values))
 
     def _put(self, **content: Any) -> None:

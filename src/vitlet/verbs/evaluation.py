@@ -131,7 +131,7 @@ def study(
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection", "models"],
+    what: Literal["step", "input", "attention", "analyse", "detection", "export", "models"],
     *models: str,
     preset: Literal["paper"] | None = None,
     results: Path | None = None,
@@ -146,7 +146,7 @@ def bench(
     ----------
     what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
         `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
-        `models`: parameters, FLOPs, throughput and accuracy of classifiers.
+        `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput and accuracy of classifiers.
     models: With `models`: names of timm, recipes, runs or model folders.
     preset: With `models`: `paper`, the models of the paper's Table 2.
     results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.

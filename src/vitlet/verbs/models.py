@@ -73,6 +73,33 @@ def export(
     job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing)
 
 
+def push(
+    run: str,
+    to: str,
+    *,
+    images: Path | None = None,
+    private: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Upload the finished model, as timm opens it, to a hub; the only command that uses a network.
+
+    Parameters
+    ----------
+    run: A finished run, a model folder or timm:NAME@FILE.
+    to: hf://USER/NAME.
+    images: 256 or more to prove it on before it is uploaded; without it the embedded digits.
+    private: Hide a new repository from others.
+    """
+    start = existing_source(run)
+    if images is not None:
+        existing(images)
+    from vitlet.weights.hub import HubName
+
+    HubName.parse(to)
+    from vitlet.jobs.pushing import push as job
+
+    job(start, to=to, images=images, private=private)
+
+
 def import_(
     file: Path,
     *,

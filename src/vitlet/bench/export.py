@@ -1,0 +1,126 @@
+"""How fast an exported ViT-Tiny is beside timm's in eager PyTorch: inference at 224 pixels, on one thread.
+
+All contenders must give the same features before any of them is timed. They take turns in one process and are timed in
+CPU seconds. What the processor cannot do is left out and said.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+from vitlet.evaluate.agreement import relative_error
+from vitlet.evaluate.pace import one_thread, take_turns
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.kernels import has_bf16
+from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.rng import derive
+from vitlet.run import environment
+from vitlet.weights.folder import Saved, write_model
+from vitlet.weights.form import Form
+from vitlet.weights.formats import Precision, open_graph, write_graph
+from vitlet.weights.portable import Portable
+
+TINY = EncoderConfig()
+TIMM = "timm eager fp32"
+_FP32, _BF16 = 1e-4, 5e-2
+_PRODUCT = 1024
+
+
+def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
+    """Time all contenders at each batch size, after one turn that does not count.
+
+    Returns:
+        `batches`: by batch size, `cpu_ms` (median CPU milliseconds an image), `spread` and `ratio` (how many times
+        faster than timm in eager fp32). `relative_error` of the features of each. `notes`: what was left out and why.
+        `bound`: by batch size, the ratio that a program would reach which spent no time on anything but the products,
+        at the rate of torch's own large ones in fp32 here. `gemm_gflops`: that rate. `repeats`, `threads`,
+        `processor`, `vector_extensions`.
+    """
+    saved = Saved(Encoder(shape).eval(), None, (), View(size=shape.image_size, crop=Centre(), flip=0), "", {})
+    model, notes = Portable(saved), []
+    draw = torch.Generator().manual_seed(derive(0, "bench", "export") % 2**63)
+    images = torch.randn(max(batch_sizes), 3, shape.image_size, shape.image_size, generator=draw)
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), one_thread():
+        present = _contenders(saved, model, Path(scratch), notes)
+        errors = _errors(present, images[:2])
+        rate = _gemm_gflops()
+        batches, bound = {}, {}
+        for size in batch_sizes:
+            batch = images[:size]
+            calls = {name: _call(run, batch) for name, run in present.items()}
+            paces = take_turns(calls, repeats=repeats)
+            taken = {name: pace.cpu_ms / size for name, pace in paces.items()}
+            batches[size] = {
+                "cpu_ms": taken,
+                "spread": {name: pace.spread for name, pace in paces.items()},
+                "ratio": {name: taken[TIMM] / value for name, value in taken.items()},
+            }
+            bound[size] = taken[TIMM] / (1000 * _flops(shape) / rate / 1e9)
+    return {
+        "batches": batches,
+        "bound": bound,
+        "relative_error": errors,
+        "notes": notes,
+        "gemm_gflops": rate,
+        "repeats": repeats,
+        "threads": 1,
+        "processor": environment()["processor"],
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _contenders(saved: Saved, model: Portable, scratch: Path, notes: list[str]) -> dict[str, Callable[[Tensor], Any]]:
+    write_model(scratch / "timm", encoder=saved.encoder, evaluation=saved.evaluation, facts={})
+    network = timm.create_model(f"local-dir:{scratch / 'timm'}", pretrained=True).eval()
+    present: dict[str, Callable[[Tensor], Any]] = {
+        TIMM: lambda images: network.forward_features(images).numpy(),
+        "vitlet eager fp32": lambda images: model(images)[0].numpy(),
+    }
+    for target in ("onnx", "openvino"):
+        form, folder = Form(target), scratch / target
+        folder.mkdir()
+        write_graph(model, folder, form)
+        precisions: tuple[Precision, ...] = ("f32", "bf16") if target == "openvino" else ("f32",)
+        for precision in precisions:
+            name = f"{target} {'fp32' if precision == 'f32' else precision}"
+            if precision == "bf16" and not has_bf16(torch.device("cpu")):
+                notes.append(f"{name}: not supported by this CPU")
+                continue
+            run = open_graph(model, folder, form, precision=precision)
+            present[name] = lambda images, run=run: run(images)["tokens"]
+    return present
+
+
+def _call(run: Callable[[Tensor], Any], batch: Tensor) -> Callable[[], Any]:
+    return lambda: run(batch)
+
+
+def _errors(present: dict[str, Callable[[Tensor], Any]], images: Tensor) -> dict[str, float]:
+    """Relative to timm; asserts that all compute the same."""
+    features = {name: np.asarray(run(images), dtype=np.float32) for name, run in present.items()}
+    errors = {name: relative_error(features[TIMM], found) for name, found in features.items()}
+    far = {n: e for n, e in errors.items() if not e <= (_BF16 if n.endswith("bf16") else _FP32)}
+    assert not far, f"not the same computation: {far}"
+    return errors
+
+
+def _gemm_gflops() -> float:
+    """Billions of operations a CPU second in a large fp32 product."""
+    a = torch.ones(_PRODUCT, _PRODUCT)
+    pace = take_turns({"product": lambda: a @ a}, repeats=5)["product"]
+    return 2 * _PRODUCT**3 / (pace.cpu_ms / 1000) / 1e9
+
+
+def _flops(shape: EncoderConfig) -> float:
+    """Operations of all products of one image, a multiplication and an addition counting as two."""
+    patches, width = shape.grid**2, shape.width
+    tokens = patches + 1
+    linear = 4 * width**2 + 2 * shape.mlp_ratio * width**2
+    block = tokens * linear + 2 * tokens**2 * width
+    return 2 * (shape.depth * block + patches * 3 * shape.patch_size**2 * width)

@@ -1,0 +1,69 @@
+"""Uploading a finished model to a hub: the only command that uses a network, and only when it is given.
+
+What is uploaded is what `vitlet export --to timm` writes, proof and card included; a model that does not pass its proof
+never leaves the machine.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from vitlet.errors import UsageError
+from vitlet.jobs.exporting import export
+from vitlet.jobs.options import Options
+from vitlet.text import plural, printable
+from vitlet.train.log import Teller
+from vitlet.weights.card import licence_chain
+from vitlet.weights.hub import HubName
+from vitlet.weights.source import facts_of
+
+
+def push(
+    run: str | os.PathLike[str],
+    *,
+    to: str,
+    images: str | os.PathLike[str] | None = None,
+    private: bool = False,
+    options: Options | None = None,
+) -> str:
+    """Export for timm, prove it, and upload the folder.
+
+    Args:
+        run: A finished run, a model folder or `timm:NAME@FILE`.
+        to: `hf://user/name`; made if it is not there. The hub is that of `HF_ENDPOINT`, the token that of `HF_TOKEN`
+            or of `hf auth login`.
+        images: What to compare on; see `export`.
+        private: Whether a new repository is hidden from others.
+        options: See `export`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UsageError: if the hub cannot be reached or refuses.
+        VitletError: as `export`; nothing was uploaded.
+    """
+    name, options = HubName.parse(to), options or Options()
+    teller = Teller(quiet=options.quiet)
+    for link in licence_chain(facts_of(run)):
+        teller.say(f"licence: {link.what}: {link.licence}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = export(run, out=Path(scratch) / name.name, images=images, options=options)
+        files = sorted(p.name for p in folder.iterdir())
+        teller.say(f"uploading {plural(len(files), 'file')} to {name}: {', '.join(files)}")
+        try:
+            hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="vitlet")
+            hub.create_repo(name.repository, private=private, exist_ok=True)
+            commit = hub.upload_folder(
+                repo_id=name.repository, folder_path=folder, commit_message="Upload with vitlet push"
+            )
+        except Exception as error:  # each version of the client has other classes for a network that fails
+            raise UsageError(
+                f"{name} was not uploaded",
+                why=printable(" ".join(str(error).split())[:300]) or type(error).__name__,
+                fix="check the network, and the token's right to write there (hf auth login, or HF_TOKEN)",
+            ) from error
+    teller.say(f"uploaded: {printable(str(commit.commit_url))}")
+    return str(commit.commit_url)

@@ -1,0 +1,177 @@
+"""The metrics once more, for W&B and MLflow; extras, by flag, and local unless the environment says otherwise.
+
+W&B writes its offline format into RUN/wandb (`wandb sync` sends it, or WANDB_MODE=online does at once); MLflow writes
+into RUN/mlflow, or to MLFLOW_TRACKING_URI. A tracker that fails costs one warning, never the run. Neither may
+report its own use to its makers.
+
+On resume both go on with the same run. They cannot take back what a killed attempt had written beyond the checkpoint:
+those steps come twice in MLflow and once in W&B. metrics.jsonl is the truth.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, cast
+
+from rich.console import Console
+
+from vitlet.errors import UsageError
+from vitlet.run import Run
+from vitlet.text import printable
+
+TrackerName = Literal["wandb", "mlflow"]
+_PROJECT = "vitlet"
+_LONGEST_PARAMETER = 500
+
+
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one row of metrics by the names that trackers and TensorBoard show: `train/loss`, `probe/knn`."""
+    flat = {**row, **{f"probe/{k}": v for k, v in row.get("probe", {}).items()}}
+    return {
+        name if "/" in name else f"train/{name}": value
+        for name, value in flat.items()
+        if isinstance(value, (int, float)) and name != "step"
+    }
+
+
+def require_installed(names: tuple[TrackerName, ...]) -> None:
+    """Refuse a tracker whose package is missing, before anything is trained.
+
+    Raises:
+        UsageError: naming the extra.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"--log {name}: the package is not installed", fix=f"pip install 'vitlet[{name}]'")
+
+
+class Tracker(ABC):
+    """A copy of the metrics elsewhere, which goes silent for good when it fails."""
+
+    name: str
+
+    def __init__(self, run: Run) -> None:
+        """Begin, or go on with what was begun for the same run folder."""
+        self._is_silent = False
+        self._guarded(lambda: self._begin(run))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """The numbers of one row of metrics."""
+        self._guarded(lambda: self._put(numbers_of(row), int(row["step"])))
+
+    def close(self) -> None:
+        """Say that the run has ended."""
+        self._guarded(self._end)
+        self._is_silent = True
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        if self._is_silent:
+            return
+        try:
+            with contextlib.redirect_stdout(None):
+                call()
+        except Exception as error:  # whatever it is, training is worth more than its copy
+            self._is_silent = True
+            text = f"warning: {self.name} stopped: {printable(' '.join(str(error).split())[:300])}. Training goes on."
+            with contextlib.suppress(OSError):
+                Console(stderr=True, soft_wrap=True).print(text, markup=False)
+
+    @abstractmethod
+    def _begin(self, run: Run) -> None: ...
+
+    @abstractmethod
+    def _put(self, numbers: dict[str, float], step: int) -> None: ...
+
+    @abstractmethod
+    def _end(self) -> None: ...
+
+
+class Wandb(Tracker):
+    """Weights & Biases, offline by default."""
+
+    name = "wandb"
+
+    def _begin(self, run: Run) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._log = wandb.init(
+            project=_PROJECT,
+            name=run.path.name,
+            id=_identity(run),
+            resume="allow",
+            dir=run.path,
+            config=run.recipe_json(),
+            mode=cast(Any, os.environ.get("WANDB_MODE", "offline")),
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True,
+                x_disable_stats=True, x_disable_machine_info=True,
+            ),
+        )  # fmt: skip
+
+    def _put(self, numbers: dict[str, float], step: int) -> None:
+        self._log.log(numbers, step=step)
+
+    def _end(self) -> None:
+        self._log.finish()
+
+
+class MLflow(Tracker):
+    """MLflow, in a folder of the run by default."""
+
+    name = "mlflow"
+
+    def _begin(self, run: Run) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if place is None:
+            place = (run.path.absolute() / "mlflow").as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # it prefers databases
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
+
+        self._metric = Metric
+        self._client = MlflowClient(place)
+        found = self._client.get_experiment_by_name(_PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(_PROJECT)
+        tag, identity = "vitlet.run", _identity(run)
+        known = self._client.search_runs([experiment], f"tags.`{tag}` = '{identity}'")
+        if known:
+            self._id = known[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        begun = self._client.create_run(experiment, run_name=run.path.name, tags={tag: identity})
+        self._id = begun.info.run_id
+        values = [Param(key, str(value)[:_LONGEST_PARAMETER]) for key, value in _flat(run.recipe_json())]
+        self._client.log_batch(self._id, params=values)
+
+    def _put(self, numbers: dict[str, float], step: int) -> None:
+        from time import time
+
+        now = int(1000 * time())
+        self._client.log_batch(self._id, metrics=[self._metric(k, v, now, step) for k, v in numbers.items()])
+
+    def _end(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+def open_tracker(name: TrackerName, run: Run) -> Tracker:
+    """The tracker of that name, for a run whose recipe is written."""
+    return Wandb(run) if name == "wandb" else MLflow(run)
+
+
+def _identity(run: Run) -> str:
+    """The same for the same folder, and for no other; tells nobody its path."""
+    return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if items is None:
+        yield prefix, values
+        return
+    for key, value in items:
+        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))

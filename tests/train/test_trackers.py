@@ -1,0 +1,100 @@
+"""Copies of the metrics for MLflow and W&B: local, resumable, and never worth a run."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitlet.errors import UsageError
+from vitlet.run import Run
+from vitlet.train.log import MetricsLog
+from vitlet.train.trackers import TrackerName, numbers_of, open_tracker, require_installed
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+    pytest.mark.timeout(300),
+]
+RECIPE = {"name": "debug", "optimizer": {"base_lr": 0.001, "betas": [0.9, 0.95]}}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.recipe_file.write_text(json.dumps(RECIPE))
+    return run
+
+
+def log(run: Run, *names: TrackerName, steps: range) -> None:
+    metrics = MetricsLog(run, offset=10**6, trackers=names)
+    for step in steps:
+        metrics.write({"step": step, "loss": 1 / step, "probe": {"knn_top1": 0.5, "verdict": "learning"}})
+    metrics.close()
+
+
+def test_mlflow_reads_the_numbers_of_an_interrupted_run_as_one(run: Run) -> None:
+    pytest.importorskip("mlflow")
+    log(run, "mlflow", steps=range(1, 3))
+    log(run, "mlflow", steps=range(3, 5))
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((run.path / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name("vitlet")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["optimizer.betas.1"] == "0.95"
+    history = client.get_metric_history(found.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(s, 1 / s) for s in range(1, 5)]
+    assert found.data.metrics["probe/knn_top1"] == 0.5
+    assert str(run.path) not in json.dumps(found.data.tags)
+
+
+def test_wandb_stays_offline(run: Run) -> None:
+    pytest.importorskip("wandb")
+    log(run, "wandb", steps=range(1, 3))
+    (records,) = run.path.glob("wandb/offline-run-*/*.wandb")
+    content = records.read_bytes()
+    assert b"train/loss" in content
+    assert b"base_lr" in content
+    assert not list(run.path.glob("wandb/run-*"))
+
+
+class Broken:
+    """Stands in for a package that fails however it is used."""
+
+    def __getattr__(self, name: str) -> None:
+        raise RuntimeError(f"no {name} today")
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_fails_costs_one_warning(
+    name: TrackerName, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (name, "mlflow.entities", "mlflow.tracking"):
+        monkeypatch.setitem(sys.modules, module, Broken())
+    log(run, name, steps=range(1, 4))
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3]
+    assert capsys.readouterr().err.count("Training goes on") == 1
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"--log wandb.*vitlet\[wandb\]"):
+        require_installed(("wandb",))
+    require_installed(())
+
+
+def test_numbers_have_the_names_that_tensorboard_shows() -> None:
+    row = {"step": 3, "loss": 0.5, "note": "text", "probe": {"knn_top1": 0.25, "verdict": "learning"}}
+    assert numbers_of(row) == {"train/loss": 0.5, "probe/knn_top1": 0.25}
+
+
+def test_closing_twice_is_closing_once(run: Run) -> None:
+    pytest.importorskip("mlflow")
+    tracker = open_tracker("mlflow", run)
+    tracker.close()
+    tracker.close()
