@@ -146,7 +146,8 @@ def bench(
     ----------
     what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
         `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
-        `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput and accuracy of classifiers.
+        `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
+        and accuracy of classifiers.
     models: With `models`: names of timm, recipes, runs or model folders.
     preset: With `models`: `paper`, the models of the paper's Table 2.
     results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
