@@ -7,7 +7,7 @@ CPU seconds. What the processor cannot do is left out and said.
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -77,7 +77,7 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
 
 def _contenders(saved: Saved, model: Portable, scratch: Path, notes: list[str]) -> dict[str, Callable[[Tensor], Any]]:
     write_model(scratch / "timm", encoder=saved.encoder, evaluation=saved.evaluation, facts={})
-    network = timm.create_model(f"local-dir:{scratch / 'timm'}", pretrained=True).eval()
+    network = cast(Any, timm.create_model(f"local-dir:{scratch / 'timm'}", pretrained=True)).eval()
     present: dict[str, Callable[[Tensor], Any]] = {
         TIMM: lambda images: network.forward_features(images).numpy(),
         "vitlet eager fp32": lambda images: model(images)[0].numpy(),
