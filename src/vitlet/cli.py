@@ -45,6 +45,7 @@ for _verb in (
 ):
     app.command(_verb)
 app.command(models.import_, name="import")
+app.command(comparing.sweep)
 
 
 def main(arguments: list[str] | None = None) -> int:
