@@ -35,6 +35,9 @@ def with_changes(words: tuple[str, ...], **changes: str) -> tuple[str, ...]:
     return tuple(result)
 
 
+COMPARE = ("compare", "{data}", "--data", "{data}", "--out", "{out}")
+LAYERS = ("sweep", "distill-layers", "dmae_micro", "--data", "{data}", "--teacher", "{data}", "--out", "{out}")
+
 # (words, what the answer has to name)
 REFUSED: list[tuple[tuple[str, ...], str]] = [
     # verbs
@@ -114,6 +117,24 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("probe", "{data}", "--data", "{data}", "--protocol", "knm"), '"knn"'),
     (("probe", "{data}", "--data", "{data}", "--pool", "men"), '"mean"'),
     (("bench", "stpe"), '"step"'),
+    # comparisons, sweeps and subsets
+    (("compare", "--data", "{data}", "--out", "{out}"), "no run given"),
+    ((*COMPARE, "--label-fractions", "0,1"), "--label-fractions"),
+    ((*COMPARE, "--label-fractions", "0.1,few"), "'few'"),
+    ((*COMPARE, "--label-fractions", "0.1,0.1"), "given twice"),
+    ((*COMPARE, "--seeds", "0"), "--seeds"),
+    ((*COMPARE, "--supervised", "nowhere"), "nowhere"),
+    ((*COMPARE, "--recipe", "mae_micro"), "not a recipe to finetune with"),
+    ((*COMPARE, "--set", "optimizer.lr=1"), "optimizer."),
+    (("sweep", "keep-blocks", "--data", "{data}", "--out", "{out}"), "no run given"),
+    (("sweep", "keep-blocks", "{data}", "--data", "{data}", "--out", "{out}", "--blocks", "0,1.5"), "whole number"),
+    (("sweep", "keep-block"), '"keep-blocks"'),
+    ((*LAYERS, "--layers", "12"), "no lists of layers"),
+    ((*LAYERS, "--layers", "[[0,1]]"), "from 1"),
+    ((*LAYERS, "--layers", "[[1,1]]", "--finetune", "debug"), "not a recipe to finetune with"),
+    ((*TRAIN, "--subset", "2"), "out of range"),
+    ((*TRAIN, "--subset", "nowhere.txt"), "names no subset"),
+    ((*FINE, "--subset", "tail:0"), "out of range"),
     # keys and values of --set
     ((*TRAIN, "--set", "optimzer.base_lr=1"), "optimizer.base_lr"),
     ((*TRAIN, "--set", "optimizer.lr=1"), "optimizer."),

@@ -38,7 +38,10 @@ def unknown_words(mention: str) -> list[str]:
         return [] if verb in ("--help", "--version") else [verb]
     if verb not in app:
         return [verb]
-    known = {name for argument in app[verb].assemble_argument_collection() for name in argument.names}
+    inner = app[verb]
+    while rest and rest[0] in inner:
+        inner, rest = inner[rest[0]], rest[1:]
+    known = {name for argument in inner.assemble_argument_collection() for name in argument.names}
     return [word for word in rest if word.startswith("--") and word.split("=")[0] not in known | {"--help", "--debug"}]
 
 

@@ -3,6 +3,7 @@
 Whatever can be refused from the words alone is refused here, in a fraction of a second; torch needs seconds.
 """
 
+import json
 import math
 import os
 import re
@@ -196,6 +197,25 @@ def numbers(option: str, text: str, *, low: float, high: float, whole: bool = Fa
             raise UsageError(f"{option}: {value:g} is given twice", fix=f"{option} {example}")
         found.append(value)
     return sorted(found)
+
+
+def layer_lists(text: str) -> list[tuple[tuple[int, int], ...]]:
+    """The lists in `[[12,12]];[[6,6],[12,12]]`: (student block, teacher block), from 1.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    try:
+        lists = [tuple((int(s), int(t)) for s, t in json.loads(word)) for word in text.split(";")]
+        if all(pairs and min(map(min, pairs)) >= 1 for pairs in lists) and "." not in text:
+            return lists
+    except (ValueError, TypeError):
+        pass
+    raise UsageError(
+        f"--layers {printable(text)!r} are no lists of layers",
+        why="Each is a list of [student block, teacher block], from 1, with semicolons between",
+        fix="--layers '[[4,4]];[[2,2],[4,4]]'",
+    )
 
 
 def tuning(recipe: str, *, epochs: float | None, batch_size: int | None, settings: tuple[str, ...]) -> dict[str, Any]:

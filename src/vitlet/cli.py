@@ -46,6 +46,7 @@ for _verb in (
 ):
     app.command(_verb)
 app.command(models.import_, name="import")
+app.command(comparing.sweep)
 
 
 def main(arguments: list[str] | None = None) -> int:

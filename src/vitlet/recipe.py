@@ -237,6 +237,9 @@ class BudgetConfig(Config):
     """Steps between rows of metrics.jsonl."""
     probe_every: Span = Epochs(n=10)
     """Between looks at the frozen features during pre-training (kNN with labels, health without)."""
+    evaluate_every: Span | None = None
+    """Between looks at the held-out images while fine-tuning; the best model seen is kept beside the last. None: only
+    the last is measured."""
     epoch_of: Literal["subset", "whole"] = "subset"
     """Which images an epoch of `duration`, warm-up and the rest counts where a subset is trained on: the chosen, or
     all there are, so that subsets of any size are trained on for equally many steps (Wang et al. 2023, Table 3)."""

@@ -1,7 +1,7 @@
 """The run directory: the only hand-over between training and everything after it.
 
     recipe.json · environment.json · metrics.jsonl · log.txt · tensorboard/ · checkpoints/step-00000123/ ·
-    encoder/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
+    encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
 
 Files and folders appear whole or not at all: written under a temporary name in the same place, flushed to the disk,
 renamed, the parent flushed. A kernel lock, gone with its process, keeps a second writer out.
@@ -80,6 +80,11 @@ class Run:
     def encoder(self) -> Path:
         """The finished encoder in timm's folder format."""
         return self.path / "encoder"
+
+    @property
+    def best(self) -> Path:
+        """The model with the highest accuracy on the images that it was chosen on, where there were looks at them."""
+        return self.path / "best"
 
     @property
     def results(self) -> Path:

@@ -1,5 +1,6 @@
 """Several starts under the same protocols: what they share, and what alone differs."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from small_runs import QUIET
+from small_runs import QUIET, Here, interrupted
 
 from vitlet.data.index import open_index
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing
-from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_arms
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
 from vitlet.nn.convnet import ConvEncoder
@@ -96,6 +97,32 @@ def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
     frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
     trained, random = ({call["encoder"] for call in calls} for calls in (asked[:3], asked[3:]))
     assert (len(trained), len(random)) == (1, 3)
+
+
+QUICK = {
+    "budget.batch_size": 8,
+    "budget.duration": {"unit": "steps", "n": 2},
+    "budget.checkpoint_every": {"unit": "steps", "n": 1},
+    "optimizer.warmup": {"unit": "steps", "n": 1},
+}
+
+
+def test_what_was_begun_from_a_place_that_is_gone_is_trained_anew(
+    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal content, and unfinished: it cannot be resumed, as its start has moved."""
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
+    teller = Teller(quiet=True)
+    first = shutil.copytree(pretrained.path, tmp_path / "first")
+    (arm,) = finetune_arms([Start("a", "A", first)], terms, teller)
+    run = Run(terms.out / arm.runs[0])
+    copy = interrupted(run, tmp_path / "begun")
+    shutil.rmtree(run.path)
+    copy.path.rename(run.path)
+    moved = first.rename(tmp_path / "second")
+    (again,) = finetune_arms([Start("b", "B", moved)], terms, teller)
+    assert (again.runs, again.values) == (arm.runs, arm.values)
 
 
 _PARENT = """

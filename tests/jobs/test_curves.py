@@ -49,6 +49,7 @@ def test_it_leaves_runs_a_document_a_page_and_figures(compared: tuple[Path, dict
     assert sorted(p.name for p in (out / "figures").iterdir()) == ["finetune.svg", "knn.svg"]
     assert read_json(out / "curves.json") == json.loads(json.dumps(found))
     assert found["kind"] == "compare"
+    assert "note" not in found, "the run has seen no label"
     assert [curve["name"] for curve in found["curves"]] == ["finetune", "knn"]
     for curve in found["curves"]:
         assert [(p["x"], p["label"]) for p in curve["points"]] == [(8, "8 labels (25 %)"), (32, "32 labels (100 %)")]
@@ -140,6 +141,7 @@ def test_questions_with_a_supervised_encoder_and_two_runs(
         ("tuned", "pretrained"),
     ]  # fmt: skip
     assert {q["answer"] for q in found["questions"]} == {"undecided"}, "one seed"
+    assert found["note"].startswith("supervised pre-training and tuned learned from labels of these images before")
     values = {a["name"]: a["values"] for a in found["curves"][0]["points"][0]["arms"]}
     assert values["tuned"] == values["supervised"], "the same weights, trained once"
     assert len(list((tmp_path / "runs").iterdir())) == 3

@@ -34,6 +34,8 @@ class Point:
     label: str
     """As people read it: `500 labels (1 %)`."""
     arms: tuple[Arm, ...]
+    tick: str = ""
+    """Below the axis, where that is not `x`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class Curve:
             "metric": self.metric,
             "n": self.n,
             "split": self.split,
-            "points": [{"x": p.x, "label": p.label, "arms": [_summary(arm) for arm in p.arms]} for p in self.points],
+            "points": [
+                {"x": p.x, "label": p.label, "tick": p.tick, "arms": [_summary(arm) for arm in p.arms]}
+                for p in self.points
+            ],
             "references": [_summary(arm) for arm in self.references],
         }
 

@@ -51,12 +51,14 @@ def compare(
     if not runs:
         raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")
     images = Labelled.open(data, teller)
-    counts = [label_count(images, fraction) for fraction in sorted(set(fractions))]
     starts, counterpart = _line_up(runs, supervised, judging.terms(data=data, out=out))
     terms = {
-        count: judging.terms(data=data, out=out, subset=None if fraction == 1 else repr(fraction))
-        for fraction, count in zip(sorted(set(fractions)), counts, strict=True)
+        label_count(images, fraction): judging.terms(
+            data=data, out=out, subset=None if fraction == 1 else repr(fraction)
+        )
+        for fraction in sorted(fractions)
     }
+    counts = list(terms)
     shown = ", ".join(f"{count:,}" for count in counts)
     teller.say(f"{plural(len(starts), 'start')}, {shown} labels, {plural(judging.seeds, 'seed')}")
     arms = finetune_grid([(start, terms[count]) for count in counts for start in starts], teller)
@@ -78,7 +80,21 @@ def compare(
         questions=[q for point in tuned for q in _questions(point, counterpart, n=n, split=split)],
         budget=budget_of(terms[counts[0]]),
     )
+    seen = [start.title for start in starts if _has_seen_labels(start, images)]
+    if seen:
+        found["note"] = (
+            f"{' and '.join(seen)} learned from labels of these images before: beside few labels that is what more "
+            "labels could give, not an alternative to them."
+        )
     return publish(found, out, teller, began)
+
+
+def _has_seen_labels(start: Start, images: Labelled) -> bool:
+    """Whether the encoder comes from a classifier of the very images that it is now given few labels of."""
+    if start.is_random:
+        return False
+    saved = load_encoder(start.source or "")
+    return saved.classifier is not None and saved.facts.get("data_fingerprint") == images.index.fingerprint
 
 
 def label_count(images: Labelled, fraction: float) -> int:

@@ -11,6 +11,7 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import Material
+from vitlet.jobs.probes import accuracies
 from vitlet.methods.distill import AttentionDistillation
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Objective
@@ -35,7 +36,7 @@ def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: 
 
 def write_encoder(run: Run, recipe: Recipe, material: Material, objective: Objective) -> dict[str, Any]:
     """Write `encoder/` without a head; returns the facts in it."""
-    facts = _facts(run, recipe, material) | objective.provenance()
+    facts = model_facts(run, recipe, material) | objective.provenance()
     write_model(run.encoder, encoder=objective.encoder, evaluation=recipe.data.evaluation, facts=facts)
     return facts
 
@@ -46,13 +47,14 @@ def finish_supervised(run: Run, recipe: Recipe, material: Material, objective: S
         names: tuple[Literal["top1", "top1_first_head"], ...] = ("top1", "top1_first_head")
         for name in names if objective.tutor else names[:1]:
             _write_accuracy(run, recipe, material, objective, name=name, teller=teller)
+        _write_best(run, recipe, material, teller=teller)
     else:
         teller.say("note: no image was held out, so no accuracy was measured.")
     write_model(
         run.encoder,
         encoder=objective.encoder,
         evaluation=recipe.data.evaluation,
-        facts=_facts(run, recipe, material) | objective.provenance(),
+        facts=model_facts(run, recipe, material) | objective.provenance(),
         classifier=objective.classifier,
         classes=material.index.classes,
     )
@@ -92,7 +94,32 @@ def _write_accuracy(
     teller.say(f"top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')} ({result.protocol})")
 
 
-def _facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
+def _write_best(run: Run, recipe: Recipe, material: Material, *, teller: Teller) -> None:
+    """The highest accuracy of all looks, as what it is: chosen on the images that it is an accuracy on."""
+    seen = accuracies(run)
+    if not seen:
+        return
+    step, value = max(seen, key=lambda look: (look[1], -look[0]))
+    used, split = plural(len(material.ids), "label"), material.held_out_split
+    result = Result(
+        metric="top1",
+        value=value,
+        n=len(material.held_out),
+        seed=recipe.budget.seed,
+        split=split,
+        protocol=f"fine-tuning, {used}, best of {plural(len(seen), 'look')}, chosen on the {split} split",
+        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        recipe=recipe.fingerprint(),
+        wall_seconds=0.0,
+        cpu_seconds=0.0,
+        details={"step": step, "looks": [list(look) for look in seen], "model": "best/"},
+    )
+    write_result(run, "top1_best", result)
+    teller.say(f"top-1 {100 * value:.1f} % after step {step}, the best of {plural(len(seen), 'look')} at these images")
+
+
+def model_facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
+    """Provenance for a model's card."""
     started = read_json(run.path / "environment.json")
     results = sorted(run.results.glob("*.json")) if run.results.is_dir() else []
     return {

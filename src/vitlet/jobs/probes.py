@@ -1,22 +1,83 @@
-"""The look at frozen features during pre-training: nearest neighbours where there are labels, health always."""
+"""Looks while training goes on: at frozen features while pre-training, at the held-out images while fine-tuning."""
 
 from typing import Any
 
 import numpy as np
 
 from vitlet.data.loader import evaluation_batches
+from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.features import extract
 from vitlet.evaluate.health import Health, explain, feature_health, verdict
 from vitlet.evaluate.knn import knn_predict, top1
 from vitlet.jobs.material import Material
 from vitlet.methods.objective import Objective
+from vitlet.methods.supervised import Supervised
 from vitlet.recipe import Recipe
+from vitlet.recipes.supervised import SupervisedObjective
 from vitlet.rng import derive, permutation
 from vitlet.run import Run
 from vitlet.train.loop import Probe
+from vitlet.weights.folder import write_model
 
 _BANK, _QUERIES = 1500, 500
 _FEWEST = 50
+
+
+def looks(
+    run: Run, recipe: Recipe, material: Material, *, every: int | None, facts: dict[str, Any] | None
+) -> tuple[Probe, ...]:
+    """What is looked at in this kind of run, `every` so many steps; None: nothing is.
+
+    Args:
+        run: Whose metrics hold the looks.
+        recipe: Of the run.
+        material: Its images.
+        every: Steps.
+        facts: For the card of the best model; None keeps none, as on all ranks but the first.
+    """
+    if every is None:
+        return ()
+    if not recipe.objective.learns_labels:
+        return (pretraining_probe(run, recipe, material, every=every),)
+    if not isinstance(recipe.objective, SupervisedObjective) or not len(material.held_out):
+        return ()
+    return (finetuning_probe(run, recipe, material, every=every, facts=facts),)
+
+
+def accuracies(run: Run) -> list[tuple[int, float]]:
+    """(step, top-1) of every look at the held-out images so far."""
+    rows = [row for row in run.metrics() if "held_out_top1" in (row.get("probe") or {})]
+    return [(row["step"], row["probe"]["held_out_top1"]) for row in rows]
+
+
+def finetuning_probe(
+    run: Run, recipe: Recipe, material: Material, *, every: int, facts: dict[str, Any] | None
+) -> Probe:
+    """Accuracy on the held-out images; the model with the highest, the earliest of equals, goes to `best/`.
+
+    It trains nothing and decides nothing about the last model. What is best so far stands in the metrics, which a
+    resume cuts back to its checkpoint, so a run that was interrupted ends with the same best model.
+    """
+
+    def look(objective: Objective, step: int) -> dict[str, Any]:
+        assert isinstance(objective, Supervised)
+        batches = evaluation_batches(material.index, material.held_out, view=recipe.data.evaluation)
+        device = next(objective.parameters()).device
+        found = evaluate_classifier(objective.logits, batches, device=device)["top1"]
+        if facts is not None and all(found > before for _, before in accuracies(run)):
+            write_model(
+                run.best,
+                encoder=objective.encoder,
+                evaluation=recipe.data.evaluation,
+                facts=facts
+                | objective.provenance()
+                | {"step": step, "chosen": f"on the {material.held_out_split} split"},
+                classifier=objective.classifier,
+                classes=material.index.classes,
+            )
+        return {"held_out_top1": found}
+
+    return Probe(every=every, look=look)
 
 
 def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: int) -> Probe:

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 
@@ -25,8 +25,9 @@ from vitlet.jobs.material import (
     start_encoder,
 )
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_uncut, require_verb
-from vitlet.jobs.outcome import finish_pretraining, finish_supervised, write_encoder
-from vitlet.jobs.probes import pretraining_probe
+from vitlet.jobs.outcome import finish_pretraining, finish_supervised, model_facts, write_encoder
+from vitlet.jobs.probes import looks
+from vitlet.jobs.steps import in_steps
 from vitlet.methods.detection import Detection
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
@@ -37,11 +38,10 @@ from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_
 from vitlet.text import plural, printable
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
-from vitlet.train.loop import Budget, Writer, train
+from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World
 from vitlet.train.trackers import require_installed
-from vitlet.units import to_steps
 from vitlet.weights.names import Source
 from vitlet.weights.source import facts_of
 
@@ -216,7 +216,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         num_ranks=world.size,
         objects=material.objects(recipe),
     )
-    budget, probe_every, warmup = _in_steps(recipe, material, options)
+    budget, probe_every, warmup = in_steps(recipe, material, options)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
     start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
     if world.is_first:
@@ -226,7 +226,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
     log = MetricsLog(run, offset=offset, trackers=options.log if world.is_first else ())
     writer = Writer(run=run, metrics=log, teller=teller, world=world, facts=facts)
-    probes = () if launch.verb == "finetune" else (pretraining_probe(run, recipe, material, every=probe_every),)
+    known = model_facts(run, recipe, material) if world.is_first else None
+    probes = looks(run, recipe, material, every=probe_every, facts=known)
     if start < budget.total_steps:
         teller.say(
             f"{launch.verb} {recipe.name}: {plural(len(material.ids), 'image')}, "
@@ -274,33 +275,6 @@ def _require_same_data(index: Index, fingerprint: str, options: Options) -> None
             why="Names, sizes, labels or splits of its images are not the same",
             fix="restore the images, or go on with --accept-data-change",
         )
-
-
-def _in_steps(recipe: Recipe, material: Material, options: Options) -> tuple[Budget, int, int]:
-    num_images = material.num_whole if recipe.budget.epoch_of == "whole" else len(material.ids)
-    size = {"num_images": num_images, "batch_size": recipe.budget.batch_size}
-    total = to_steps(recipe.budget.duration, **size)
-
-    def steps(span: Any) -> int:
-        return to_steps(span, **size, total=total)
-
-    budget = Budget(
-        total_steps=total,
-        checkpoint_every=max(1, steps(recipe.budget.checkpoint_every)),
-        log_every=recipe.budget.log_every,
-        precision=recipe.budget.precision,
-        clip_norm=recipe.optimizer.clip_norm,
-        micro_batch=options.micro_batch,
-        seed=recipe.budget.seed,
-        compile=options.compile,
-    )
-    warmup = steps(recipe.optimizer.warmup)
-    if warmup > total:
-        raise UsageError(
-            f"a warm-up of {warmup} steps in a run of {total}",
-            fix='--set optimizer.warmup=\'{"unit": "share", "n": 0.1}\' for a tenth of the run, or a longer one',
-        )
-    return budget, max(1, steps(recipe.budget.probe_every)), warmup
 
 
 def _restored(

@@ -101,7 +101,9 @@ def finetune_tiny_impr_300e() -> Recipe[SupervisedObjective]:
         optimizer=OptimizerConfig(
             base_lr=1e-3, warmup=Epochs(n=5), final_lr=1e-6, betas=(0.9, 0.999), layer_decay=0.85
         ),
-        budget=BudgetConfig(duration=Epochs(n=300), batch_size=1024, precision="bf16", log_every=50),
+        budget=BudgetConfig(
+            duration=Epochs(n=300), batch_size=1024, precision="bf16", log_every=50, evaluate_every=Epochs(n=10)
+        ),
     )
 
 

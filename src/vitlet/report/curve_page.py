@@ -80,7 +80,7 @@ def _plot(curve: Mapping[str, Any], axis: Mapping[str, str], styles: Mapping[str
         found = tuple(_measured(arm) for _, arm in pairs)
         series.append(Series(tuple(x for x, _ in pairs), found, styles[name]))
     levels = [Level(_measured(arm), styles[arm["name"]]) for arm in curve["references"]]
-    ticks = [(point["x"], point.get("tick") or f"{point['x']:,.0f}") for point in curve["points"]]
+    ticks = [(point["x"], point["tick"] or f"{point['x']:,.0f}") for point in curve["points"]]
     drawings = tuple(
         interval_curves(
             series, name=f"{curve['name']}-{i}", x_label=axis["label"], scale=axis["scale"],  # type: ignore[arg-type]

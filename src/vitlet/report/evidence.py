@@ -138,7 +138,7 @@ def pictures(runs: Sequence[Contents]) -> tuple[Pictures, ...]:
 
 def health(runs: Sequence[Contents]) -> Health | None:
     """kNN, feature spread and effective rank over the epochs; None if no run looked."""
-    members = [run for run in runs if run.probes]
+    members = [run for run in runs if any("held_out_top1" not in row["probe"] for row in run.probes)]
     if not members:
         return None
     styles = _styles(members, {})

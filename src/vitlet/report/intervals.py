@@ -112,7 +112,7 @@ def _draw_series(axes: Axes, places: list[float], each: Series, *, joined: bool)
         if len(found.values) > 1:
             dots = [at] * len(found.values)
             axes.plot(dots, found.values, "o", markersize=4, mfc="none", mec=colour, mew=0.9, zorder=5, clip_on=False)
-    axes.plot(places, means, "o", markersize=6, color=colour, mec="none", zorder=6, clip_on=False)
+    axes.plot(places, means, "o", markersize=6, color=colour, mew=0, zorder=6, clip_on=False)
 
 
 def _draw_level(axes: Axes, level: Level) -> None:

@@ -36,6 +36,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_studied(entry, topic) for topic in entry["counts"]]
     if entry.get("kind") == "overfit":
         return [_learned_by_heart(entry)]
+    if "curves" in entry:
+        return [_varied(entry, curve, point) for curve in entry["curves"] for point in curve["points"]]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -48,6 +50,16 @@ def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str
     what = f"{entry['data']['name']}: {protocol['title'][:1].lower()}{protocol['title'][1:]}"
     measured = f"{100 * second:.1f} % → {100 * first:.1f} %, {100 * found['mean']:+.1f} points{interval}"
     return what, measured, f"{found['pairs']} seeds, {protocol['n']:,} {protocol['split']} images"
+
+
+def _varied(entry: dict[str, Any], curve: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str]:
+    shown = []
+    for arm in (*point["arms"], *curve["references"]):
+        interval = "" if arm["low"] is None else f" ({100 * arm['low']:.1f} to {100 * arm['high']:.1f})"
+        shown.append(f"{arm['title']} {100 * arm['mean']:.1f} %{interval}")
+    what = f"{entry['data']['name']}: {curve['title'][:1].lower()}{curve['title'][1:]}, {point['label']}"
+    seeds = plural(len(point["arms"][0]["values"]), "seed")
+    return what, ", ".join(shown), f"{seeds}, {curve['n']:,} {curve['split']} images"
 
 
 def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from vitlet.arguments import AtLeastOne, existing, existing_source, numbers, tuning
+from vitlet.arguments import AtLeastOne, existing, existing_source, layer_lists, numbers, tuning
 from vitlet.errors import UsageError
 
 Settings = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -50,3 +50,102 @@ def compare(
 
     judging = Judging(recipe=recipe, seeds=seeds, settings=settings)
     job(sources, data=data, out=out, fractions=fractions, supervised=taught, judging=judging)
+
+
+sweep = App(name="sweep", help="Vary one thing, fine-tune from each, and draw the curve.", help_format="plaintext")
+
+
+@sweep.command(name="keep-blocks")
+def keep_blocks(
+    *runs: str,
+    data: Path,
+    out: Path,
+    blocks: str | None = None,
+    num_labels: AtLeastOne | None = None,
+    seeds: AtLeastOne = 3,
+    recipe: str = "finetune_micro",
+    epochs: float | None = None,
+    batch_size: AtLeastOne | None = None,
+    set: Settings = (),
+) -> None:
+    """How many pre-trained blocks are worth keeping? The lowest come from the encoder, the others are drawn anew.
+
+    Parameters
+    ----------
+    runs: Runs, model folders or timm:NAME@FILE of one shape; a line each.
+    data: Labelled images.
+    out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
+    blocks: How many to keep, with commas between; by default every number.
+    num_labels: Use only so many training labels, balanced over classes.
+    seeds: Repetitions.
+    recipe: Of fine-tuning, by name.
+    epochs: Passes over the labelled images, instead of the recipe's duration.
+    batch_size: Images in one optimizer step.
+    set: Any other value of the recipe, as key=value; may be repeated.
+    """
+    if not runs:
+        raise UsageError("no run given", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
+    sources = [existing_source(run) for run in runs]
+    existing(data)
+    counts = None if blocks is None else [int(n) for n in numbers("--blocks", blocks, low=0, high=64, whole=True)]
+    settings = tuning(recipe, epochs=epochs, batch_size=batch_size, settings=set)
+    from vitlet.jobs.judging import Judging
+    from vitlet.jobs.sweeping import sweep_blocks as job
+
+    judging = Judging(recipe=recipe, seeds=seeds, settings=settings)
+    job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, judging=judging)
+
+
+@sweep.command(name="distill-layers")
+def distill_layers(
+    recipe: str,
+    *,
+    data: Path,
+    teacher: str,
+    layers: str,
+    out: Path,
+    num_labels: AtLeastOne | None = None,
+    seeds: AtLeastOne = 3,
+    set: Settings = (),
+    finetune: str = "finetune_micro",
+    finetune_set: Settings = (),
+) -> None:
+    """Which layers are worth distilling? Pre-trains once for each list, and judges by probes and fine-tuning.
+
+    Parameters
+    ----------
+    recipe: Of attention distillation, by name.
+    data: Labelled images; pre-training does not look at labels.
+    teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
+    layers: Lists of [student block, teacher block], with semicolons between, as in "[[4,4]];[[2,2],[4,4]]".
+    out: Folder for the page, its numbers and all runs; finished ones are used again.
+    num_labels: Use only so many training labels for judging, balanced over classes.
+    seeds: Repetitions of judging.
+    set: Any value of the pre-training recipe, as key=value; may be repeated.
+    finetune: The fine-tuning recipe, by name.
+    finetune_set: Any value of that, as key=value; may be repeated.
+    """
+    if not teacher.startswith("untrained:"):
+        existing_source(teacher)
+    existing(data)
+    lists = layer_lists(layers)
+    settings = tuning(finetune, epochs=None, batch_size=None, settings=finetune_set)
+    from vitlet.jobs.options import parse_settings
+    from vitlet.recipes import by_name, with_overrides
+
+    changes = parse_settings(set)
+    with_overrides(by_name(recipe), changes)
+    from vitlet.jobs.judging import Judging
+    from vitlet.jobs.sweeping import sweep_layers as job
+
+    judging = Judging(recipe=finetune, seeds=seeds, settings=settings)
+    job(
+        recipe,
+        data=data,
+        teacher=teacher,
+        out=out,
+        layers=lists,
+        settings=changes,
+        num_labels=num_labels,
+        judging=judging,
+    )

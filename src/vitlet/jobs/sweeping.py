@@ -1,0 +1,292 @@
+"""Sweeps of the paper: how many pre-trained blocks are worth keeping, and which layers are worth distilling.
+
+Both fine-tune by the engine of `vitlet.jobs.comparing` and are shown on the page of `vitlet compare`.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vitlet.data.index import open_index
+from vitlet.errors import UsageError
+from vitlet.evaluate.compare import Arm
+from vitlet.evaluate.curves import Curve, Point, Question, document
+from vitlet.evaluate.features import encoder_digest
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
+from vitlet.jobs.judging import Judging, arm_names, budget_of, facts_of, publish, require_startable, start_facts
+from vitlet.jobs.training import pretrain, resolved
+from vitlet.nn.convnet import require_patches
+from vitlet.recipes import by_name
+from vitlet.recipes.distill import DistillObjective
+from vitlet.text import plural
+from vitlet.train.log import Teller
+from vitlet.weights.names import Source
+from vitlet.weights.source import load_encoder
+
+LayerPairs = tuple[tuple[int, int], ...]
+"""(student block, teacher block), from 1."""
+_RANDOM = "random"
+_PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
+    ("knn", "20 nearest neighbours on frozen features"),
+    ("logistic", "Logistic regression on frozen features"),
+)
+
+
+def sweep_blocks(
+    runs: Sequence[str | Path],
+    *,
+    data: Path,
+    out: Path,
+    blocks: Sequence[int] | None = None,
+    num_labels: int | None = None,
+    judging: Judging | None = None,
+) -> dict[str, Any]:
+    """Fine-tune from the lowest K blocks of encoders, the rest drawn anew: Wang et al. 2023, Figures 2 and 4.
+
+    Args:
+        runs: Runs, model folders or timm:NAME@FILE of equally many blocks; one at least.
+        data: Labelled images.
+        out: Folder, as of `compare`.
+        blocks: Values of K; None: every one. K = 0 keeps nothing and is the reference.
+        num_labels: Training labels, evenly over classes; None: all.
+        judging: The fine-tuning.
+
+    Returns:
+        The document.
+
+    Raises:
+        UsageError: for more blocks than there are, or encoders that cannot be cut.
+    """
+    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
+    if not runs:
+        raise UsageError("no run to cut", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
+    terms = judging.terms(data=data, out=out, num_labels=num_labels)
+    images = Labelled.open(data, teller)
+    names = arm_names([str(run) for run in runs])
+    trained = [Start(name, name, str(run)) for name, run in zip(names, runs, strict=True)]
+    counts = _block_counts(trained, terms, blocks)
+    random = Start(_RANDOM, "random weights", trained[0].source, keep_blocks=0)
+    cells = [replace(start, keep_blocks=count) for count in counts for start in trained]
+    teller.say(f"{plural(len(trained), 'encoder')}, {', '.join(map(str, counts))} blocks kept, {judging.seeds} seeds")
+    reference, *arms = finetune_grid([(start, terms) for start in (random, *cells)], teller)
+    width = len(trained)
+    points = [
+        Point(float(count), plural(count, "block"), tuple(arms[i * width : (i + 1) * width]))
+        for i, count in enumerate(counts)
+    ]
+    curve = Curve("finetune", f"Fine-tuning with {_labels(images, num_labels)}", tuple(points), len(images.test),
+                  images.split, references=(reference,))  # fmt: skip
+    found = document(
+        "keep-blocks",
+        title="How many pre-trained blocks are worth keeping?",
+        axis={"label": "lowest blocks kept", "scale": "linear"},
+        data=facts_of(images),
+        starts=[start_facts(start) for start in (random, *trained)],
+        curves=[curve],
+        questions=_block_questions(points, reference, curve),
+        budget=budget_of(terms),
+    )
+    found["note"] = (
+        "Patch embedding, tokens and the lowest blocks come from the encoder, the blocks above are drawn anew, and "
+        "everything is fine-tuned. Nothing kept is the line."
+    )
+    return publish(found, out, teller, began)
+
+
+def _block_counts(trained: Sequence[Start], terms: Terms, blocks: Sequence[int] | None) -> list[int]:
+    recipe, shapes = terms.resolved(0), set()
+    depth = 0
+    for start in trained:
+        saved = load_encoder(start.source or "")
+        require_startable(saved, recipe, str(start.source))
+        depth = require_patches(saved.encoder, purpose="a sweep over blocks").config.depth
+        shapes.add(shape_of(saved.encoder))
+    if len(shapes) > 1:
+        raise UsageError(
+            "the encoders have different shapes", why="One curve over their blocks would compare shapes too",
+            fix="a sweep for each",
+        )  # fmt: skip
+    counts = sorted(set(range(depth + 1) if blocks is None else blocks))
+    wrong = [count for count in counts if not 0 <= count <= depth]
+    if wrong or not counts:
+        shown = f"{wrong[0]} blocks" if wrong else "no number of blocks"
+        raise UsageError(f"{shown} of an encoder that has {depth}", fix=f"--blocks with numbers from 0 to {depth}")
+    return counts
+
+
+def _block_questions(points: Sequence[Point], reference: Arm, curve: Curve) -> list[Question]:
+    """For each encoder: is keeping most better than nothing, and than keeping fewer?"""
+    questions = []
+    *lower, top = points
+    for place, most in enumerate(top.arms):
+        most = replace(most, title=f"{most.title} with {top.label}")
+        pairs = [(f"Did {top.arms[place].title} help with {top.label} kept", reference)] if top.x else []
+        pairs += [
+            (f"Does {top.arms[place].title} with {top.label} do better than with {point.label}",
+             replace(point.arms[place], title=f"{point.arms[place].title} with {point.label}"))
+            for point in lower if point.x
+        ]  # fmt: skip
+        where = curve.title[:1].lower() + curve.title[1:]
+        questions += [Question(f"{text}?", where, most, other, curve.n, curve.split) for text, other in pairs]
+    return questions
+
+
+def sweep_layers(
+    recipe: str,
+    *,
+    data: Path,
+    teacher: str,
+    out: Path,
+    layers: Sequence[LayerPairs],
+    settings: Mapping[str, Any] | None = None,
+    num_labels: int | None = None,
+    judging: Judging | None = None,
+) -> dict[str, Any]:
+    """Distil different layers, and judge the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
+
+    Each list is pre-trained once, and once more nothing is distilled (weight 0), which every list is compared with.
+
+    Args:
+        recipe: Of attention distillation.
+        data: Images; labelled, for judging.
+        teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
+        out: Folder of `pretrained/` and what `compare` leaves; finished runs are used again.
+        layers: Lists of pairs of blocks.
+        settings: Changes of the pre-training recipe.
+        num_labels: Of probes and fine-tuning; None: all.
+        judging: The fine-tuning.
+
+    Returns:
+        The document.
+
+    Raises:
+        UsageError: for a recipe that does not distil attention, or blocks that are not there; before training.
+    """
+    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
+    terms = judging.terms(data=data, out=out, num_labels=num_labels)
+    images = Labelled.open(data, teller)
+    base = {**(settings or {}), "objective.teacher": _absolute_teacher(teacher)}
+    lists: list[LayerPairs] = [(), *dict.fromkeys(layers)]
+    _require_layers(recipe, teacher, lists, base)
+    changes = [base | _distilled(pairs) for pairs in lists]
+    starts = []
+    for pairs, change in zip(lists, changes, strict=True):
+        teller.say(f"pre-training {recipe}: {layer_words(pairs)}")
+        path = out / "pretrained" / _place(recipe, change, data=data, teacher=teacher)
+        starts.append(
+            Start("distilled", layer_words(pairs), str(pretrain(recipe, data=data, out=path, set=change).path))
+        )
+    random = Start(_RANDOM, "random weights", starts[0].source, keep_blocks=0)
+    everyone = [random, *starts]
+    judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}
+    judged |= {probe: frozen_arms(everyone, terms, images, protocol=probe) for probe, _ in _PROBES}
+    titles = {"finetune": "Fine-tuning", **dict(_PROBES)}
+    curves = [
+        _layer_curve(name, f"{titles[name]}, {_labels(images, num_labels)}", arms, lists, images)
+        for name, arms in judged.items()
+    ]
+    facts = [start_facts(start) for start in starts]
+    costs = [fact["pretraining_cpu_seconds"] for fact in facts]
+    student = {
+        "name": "distilled", "title": "distilled student", "source": f"{len(starts)} runs in pretrained/",
+        "encoder": None, "recipe": recipe, "keep_blocks": None, "pretraining_cpu_seconds": sum(costs),
+    }  # fmt: skip
+    found = document(
+        "distill-layers",
+        title="Which layers are worth distilling?",
+        axis={"label": "student block ← teacher block", "scale": "names"},
+        data=facts_of(images),
+        starts=[start_facts(random), student],
+        curves=curves,
+        questions=_layer_questions(judged["finetune"], curves[0]),
+        budget=budget_of(terms),
+    )
+    found["pretrained"] = facts
+    found["note"] = (
+        "Each list was pre-trained once: seeds are repetitions of fine-tuning and of the drawn labels alone."
+    )
+    return publish(found, out, teller, began)
+
+
+def layer_words(pairs: LayerPairs) -> str:
+    """`block 4 from 12`, `blocks 1 from 1, 2 from 2`, `nothing distilled`."""
+    if not pairs:
+        return "nothing distilled"
+    return f"block{'s' * (len(pairs) > 1)} " + ", ".join(f"{s} from {t}" for s, t in pairs)
+
+
+def _layer_curve(name: str, title: str, arms: Sequence[Arm], lists: Sequence[LayerPairs], images: Labelled) -> Curve:
+    reference, *students = arms
+    points = tuple(
+        Point(
+            float(place),
+            layer_words(pairs),
+            (replace(arm, title="distilled student"),),
+            tick=_tick(pairs),
+        )
+        for place, (pairs, arm) in enumerate(zip(lists, students, strict=True))
+    )
+    return Curve(name, title, points, len(images.test), images.split, references=(reference,))
+
+
+def _tick(pairs: LayerPairs) -> str:
+    if len(pairs) > 2:
+        return f"{len(pairs)} pairs"
+    return ", ".join(f"{s}←{t}" for s, t in pairs) or "none"
+
+
+def _layer_questions(arms: Sequence[Arm], curve: Curve) -> list[Question]:
+    """Does each list help beside no distillation, and is the first one better than the others?"""
+    _, none, *students = arms
+    pairs = [(f"Does distilling {arm.title} help", arm, none) for arm in students]
+    pairs += [(f"Is {students[0].title} better than {arm.title}", students[0], arm) for arm in students[1:]]
+    where = curve.title[:1].lower() + curve.title[1:]
+    return [Question(f"{text}?", where, a, b, curve.n, curve.split) for text, a, b in pairs]
+
+
+def _distilled(pairs: LayerPairs) -> dict[str, Any]:
+    return {"objective.layers": [list(pair) for pair in pairs]} if pairs else {"objective.weight": 0.0}
+
+
+def _require_layers(recipe: str, teacher: str, lists: Sequence[LayerPairs], settings: Mapping[str, Any]) -> None:
+    if not isinstance(by_name(recipe).objective, DistillObjective):
+        raise UsageError(f"{recipe} does not distil attention", fix="dmae_micro, or another of vitlet recipes")
+    asked = resolved(recipe, {"set": settings})
+    depth = asked.encoder.depth + asked.objective.extra_block
+    above = _teacher_depth(teacher)
+    for student, taught in (pair for pairs in lists for pair in pairs):
+        if student > depth or (above is not None and taught > above):
+            raise UsageError(
+                f"block {student} from {taught} cannot be distilled",
+                why=f"The student has {depth} blocks" + ("" if above is None else f", the teacher {above}"),
+                fix="--layers with blocks that are there",
+            )
+
+
+def _teacher_depth(teacher: str) -> int | None:
+    if teacher.startswith("untrained:"):
+        return None
+    return require_patches(load_encoder(teacher).encoder, purpose="attention distillation").config.depth
+
+
+def _absolute_teacher(teacher: str) -> str:
+    return teacher if teacher.startswith("untrained:") else str(Source.parse(teacher).absolute())
+
+
+def _place(recipe: str, changes: Mapping[str, Any], *, data: Path, teacher: str) -> str:
+    """A folder's name that changes with recipe, images and the teacher's content."""
+    asked = resolved(recipe, {"set": changes})
+    taught = teacher
+    if not teacher.startswith("untrained:"):
+        saved = load_encoder(teacher)
+        taught = encoder_digest(saved.encoder, view=saved.evaluation)
+    decides = json.dumps([asked.fingerprint(), open_index(data).fingerprint, taught])
+    return f"{recipe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
+
+
+def _labels(images: Labelled, num_labels: int | None) -> str:
+    return plural(len(images.train) if num_labels is None else num_labels, "label")
