@@ -36,6 +36,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_studied(entry, topic) for topic in entry["counts"]]
     if entry.get("kind") == "overfit":
         return [_learned_by_heart(entry)]
+    if "computed" in entry.get("figures", {}):
+        return [_reckoned(entry)]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -77,6 +79,12 @@ def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
         f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
         f"{entry['n']} images",
     )
+
+
+def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
+    figures = entry["figures"]
+    step = figures["measured"]["step_ms_per_image"]
+    return f"`{entry['machine']['command']}`", f"{step:.1f} ms an image and step", f"{figures['repeats']} repetitions"
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
