@@ -9,7 +9,7 @@ from vitlet.train.log import Teller
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection", "export"], *, out: Path | None = None
+    what: Literal["step", "input", "attention", "analyse", "detection", "export", "budget"], *, out: Path | None = None
 ) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
@@ -36,6 +36,11 @@ def bench(
         from vitlet.bench.export import bench_export
 
         figures = bench_export()
+    elif what == "budget":
+        from vitlet.bench.budget import bench_budget
+        from vitlet.recipes import by_name
+
+        figures = bench_budget(by_name("mae_tiny_400e"))
     else:
         from vitlet.bench.input import bench_input
 

@@ -38,6 +38,8 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_learned_by_heart(entry)]
     if "curves" in entry:
         return [_varied(entry, curve, point) for curve in entry["curves"] for point in curve["points"]]
+    if "computed" in entry.get("figures", {}):
+        return [_reckoned(entry)]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -89,6 +91,12 @@ def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
         f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
         f"{entry['n']} images",
     )
+
+
+def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
+    figures = entry["figures"]
+    step = figures["measured"]["step_ms_per_image"]
+    return f"`{entry['machine']['command']}`", f"{step:.1f} ms an image and step", f"{figures['repeats']} repetitions"
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:

@@ -26,7 +26,7 @@ TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 _TIMEOUT_SECONDS = 300
 # For what one rank does alone while the others wait, such as decoding every image once. A rank that dies is noticed
 # at once by its closed connection, however long this is.
-_PATIENCE = timedelta(days=2)
+_PATIENCE = timedelta(hours=12)
 _PR_SET_PDEATHSIG = 1
 
 

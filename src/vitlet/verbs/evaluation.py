@@ -131,7 +131,7 @@ def study(
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection", "export", "models"],
+    what: Literal["step", "input", "attention", "analyse", "detection", "export", "models", "budget"],
     *models: str,
     preset: Literal["paper"] | None = None,
     results: Path | None = None,
@@ -147,7 +147,8 @@ def bench(
     what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
         `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
         `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
-        and accuracy of classifiers.
+        and accuracy of classifiers; `budget`: what 400 epochs of mae_tiny on ImageNet would need, computed from a
+        step on this device.
     models: With `models`: names of timm, recipes, runs or model folders.
     preset: With `models`: `paper`, the models of the paper's Table 2.
     results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
