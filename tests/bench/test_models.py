@@ -24,6 +24,18 @@ def test_flops_by_hand() -> None:
     assert count_flops(Candidate(convolution, 6)) == 2 * 36 * 8 * 27
 
 
+def test_a_parameter_that_a_module_gets_as_input_does_not_stop_the_count() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.head = nn.Parameter(torch.zeros(1, 6)), nn.Linear(6, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.token).expand(len(images), -1)
+
+    assert count_flops(Candidate(Odd(), 4)) == 2 * 6 * 2
+
+
 def test_attention_is_counted_whichever_kernel_would_run() -> None:
     """A ViT of 5 tokens: without the two products of attention the count would be short."""
     vit = timm.create_model(

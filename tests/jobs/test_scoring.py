@@ -1,13 +1,16 @@
 """Evaluation as a job: which images, which labels, the same over one rank and two."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from harness import fork, wait
 from small_runs import QUIET, write_image
 
 from vitlet.errors import DataError, UsageError
@@ -81,25 +84,23 @@ def test_what_cannot_be_scored_is_refused(pretrained: Run, tuned: Run, data: Pat
         evaluate(tuned.path, data=flat, options=QUIET)
 
 
-def test_two_ranks_count_what_one_counts(
-    tuned: Run, data: Path, tmp_path: Path, two_ranks: Callable[[str], list[dict[str, Any]]]
-) -> None:
+def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path) -> None:
     """11 images: the ranks' shares differ by one."""
     odd = shutil.copytree(data, tmp_path / "odd")
     next((odd / "test" / "dark").iterdir()).unlink()
     alone = evaluate(tuned.path, data=odd, options=QUIET)
     assert alone.n == 11
-    found = two_ranks(
-        f"""
-from pathlib import Path
-from vitlet.jobs.options import Options
-from vitlet.jobs.scoring import _evaluate
-from vitlet.train.ranks import World
-options, world = Options(quiet=True, workers=0), World(rank, 2)
-file = Path({str(tmp_path)!r}) / f"{{rank}}.json"
-found = _evaluate({str(tuned.path)!r}, {str(odd)!r}, "val", file, options, world)
-result = {{"value": torch.tensor(found.value, dtype=torch.float64), "n": torch.tensor(found.n)}}
-"""
-    )
-    assert [(rank["value"].item(), rank["n"].item()) for rank in found] == [(alone.value, 11)] * 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def of(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        found = evaluate(tuned.path, data=odd, file=tmp_path / f"{rank}.json", options=QUIET)
+        (tmp_path / f"rank{rank}").write_text(f"{found.value!r} {found.n} {found.details['top5']!r}")
+
+    pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(2)]
+    assert [wait(pid) for pid in pids] == [0, 0], [p.read_text() for p in tmp_path.glob("error-*")]
+    for rank in range(2):
+        assert (tmp_path / f"rank{rank}").read_text() == f"{alone.value!r} 11 {alone.details['top5']!r}"
     assert [(tmp_path / f"{rank}.json").exists() for rank in range(2)] == [True, False], "one rank writes"

@@ -46,7 +46,8 @@ class Candidate:
 
 def count_flops(candidate: Candidate) -> int:
     """FLOPs of one image, on the CPU. Attention is computed by products, which the counter knows on every device."""
-    network = candidate.network.to("cpu").eval()
+    # Frozen: the counter's hooks stumble over a parameter that is itself the input of a module, as PiT's class token.
+    network = candidate.network.to("cpu").eval().requires_grad_(False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(candidate.images(1, torch.device("cpu")))
     return counter.get_total_flops()

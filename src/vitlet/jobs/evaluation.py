@@ -76,7 +76,7 @@ def _probe(
     teller = Teller(quiet=options.quiet or not world.is_first)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
-    index, verdicts = _judged(data, options, teller, world)
+    index, verdicts = judged(data, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts)
     if not len(train_ids):
         raise DataError(f"{index.name} has no labelled images", fix="give class folders or a manifest with labels")
@@ -161,7 +161,7 @@ def embed(
     saved = load_encoder(run)
     with World.joined() as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index, verdicts = _judged(data, options, teller, world)
+        index, verdicts = judged(data, options, teller, world)
         ids = np.flatnonzero(verdicts.good)
         encoder = saved.encoder.to(pick_device(options))
         features, labels = cached_features(
@@ -212,7 +212,7 @@ def predict(
         )
     with World.joined() as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index, verdicts = _judged(data, options, teller, world)
+        index, verdicts = judged(data, options, teller, world)
         ids = np.flatnonzero(verdicts.good)
         likely, chosen = _predicted(saved, index, ids, options, world)
     if not world.is_first:
@@ -252,10 +252,16 @@ def _predicted(
     return rows[:, 0].tolist(), rows[:, 1].long().tolist()
 
 
-def _judged(data: str | os.PathLike[str], options: Options, teller: Teller, world: World) -> tuple[Index, Verdicts]:
-    """The images, checked by one rank of each host for all."""
+def judged(
+    data: str | os.PathLike[str], options: Options, teller: Teller, world: World, *, training: bool = True
+) -> tuple[Index, Verdicts]:
+    """The images, checked by one rank of each host for all; `training` says whether there must be some to train on.
+
+    Raises:
+        DataError: if more is bad than the options accept, or the ranks do not see the same.
+    """
     with world.one_first():
         index = open_index(data)
-        verdicts = judge(index, options, teller)
+        verdicts = judge(index, options, teller, training=training)
     world.require_same(describe(index, verdicts), of="images")
     return index, verdicts

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import SPLITS, Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluate.result import Result, with_machine, write_result
-from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.evaluation import judged
+from vitlet.jobs.material import divide, pick_device
 from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run, write_json
@@ -70,11 +71,8 @@ def evaluate(
         DataError: if classes or names of the data do not fit.
     """
     options = options or Options()
-    world = World.join()
-    try:
+    with World.joined() as world:
         return _evaluate(run, data, protocol, file, options, world)
-    finally:
-        world.leave()
 
 
 def _evaluate(
@@ -93,8 +91,9 @@ def _evaluate(
             f"{printable(run)} is an encoder without a classifier",
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then evaluate NEW; or vitlet probe",
         )
-    index = open_index(data)
-    asked = questions(index, judge(index, options, teller, training=False), saved, protocol)
+    index, verdicts = judged(data, options, teller, world, training=False)
+    asked = questions(index, verdicts, saved, protocol)
+    shared = world if len(asked.ids) >= world.size else World()  # so few that a rank would have none
     device = pick_device(options)
     encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
     loader = evaluation_batches(
@@ -102,11 +101,11 @@ def _evaluate(
         asked.ids,
         view=saved.evaluation,
         workers=options.num_workers(image_size=saved.evaluation.size),
-        rank=world.rank,
-        num_ranks=world.size,
+        rank=shared.rank,
+        num_ranks=shared.size,
     )
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
-    counts = mine if world.size == 1 else _summed(mine, world, device)
+    counts = mine if shared.size == 1 else _summed(mine, shared, device)
     n, first, fifth = counts
     if not n:
         raise DataError("none of these images has a label that counts", where=index.name)
