@@ -51,6 +51,26 @@ def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
     assert found[2][:3] == ("knn", "50.0 %", "10 val images")
 
 
+def test_transfers_and_models_become_rows(tmp_path: Path) -> None:
+    done = {"state": "done", "data_title": "Pets", "encoder": "mae", "labels": "90 labels", "values": [0.5, 0.6]}
+    done |= {"mean": 0.55, "low": 0.4, "high": 0.7, "n": 100, "split": "test"}
+    write_json(tmp_path / "a.json", {"kind": "transfer", "rows": [done, {"state": "left out"}]})
+    models = {name: {"images_per_second": speed} for name, speed in (("a", 5.0), ("finetune_x", 7.0), ("b", 9.0))}
+    figures = {"models": models, "repeats": 5, "engine": "PyTorch, eager"}
+    write_json(
+        tmp_path / "b.json", {"kind": "models", "figures": figures, "machine": {"command": "vitlet bench models"}}
+    )
+    assert rows(tmp_path) == [
+        ("Pets: transfer from mae, 90 labels", "55.0 % (40.0 to 70.0)", "2 seeds, 100 test images", "a.json"),
+        (
+            "`vitlet bench models`",
+            "images/s of 3 models: b 9.0, finetune_x 7.0, a 5.0",
+            "5 turns, PyTorch, eager",
+            "b.json",
+        ),
+    ]
+
+
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(UsageError, match="marks"):
         fill("no marks", "")

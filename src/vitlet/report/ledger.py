@@ -40,6 +40,10 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_varied(entry, curve, point) for curve in entry["curves"] for point in curve["points"]]
     if "computed" in entry.get("figures", {}):
         return [_reckoned(entry)]
+    if entry.get("kind") == "transfer":
+        return [_transferred(row) for row in entry["rows"] if row["state"] == "done"]
+    if entry.get("kind") == "models":
+        return [_lined_up(entry)]
     if "figures" in entry:
         return [_timed(entry)]
     return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
@@ -97,6 +101,22 @@ def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
     figures = entry["figures"]
     step = figures["measured"]["step_ms_per_image"]
     return f"`{entry['machine']['command']}`", f"{step:.1f} ms an image and step", f"{figures['repeats']} repetitions"
+
+
+def _transferred(row: dict[str, Any]) -> tuple[str, str, str]:
+    interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    what = f"{row['data_title']}: transfer from {row['encoder']}, {row['labels']}"
+    counted = f"{len(row['values'])} seeds, {row['n']:,} {row['split']} images"
+    return what, f"{100 * row['mean']:.1f} %{interval}", counted
+
+
+def _lined_up(entry: dict[str, Any]) -> tuple[str, str, str]:
+    figures = entry["figures"]
+    models = sorted(figures["models"].items(), key=lambda pair: -pair[1]["images_per_second"])
+    shown = [f"{name} {row['images_per_second']:.1f}" for name, row in (models[0], models[-1])]
+    ours = [f"{name} {row['images_per_second']:.1f}" for name, row in models[1:-1] if name.startswith("finetune_")]
+    measured = f"images/s of {len(models)} models: {', '.join([shown[0], *ours, shown[1]])}"
+    return f"`{entry['machine']['command']}`", measured, f"{figures['repeats']} turns, {figures['engine']}"
 
 
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
