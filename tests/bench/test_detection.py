@@ -8,6 +8,7 @@ from vitlet.nn.detection.detector import DetectorShape
 from vitlet.recipe import EncoderConfig
 
 
+@pytest.mark.timeout(300)
 def test_both_take_a_step_and_the_ratio_is_theirs_over_ours() -> None:
     before = torch.get_rng_state()
     found = bench_detection(
