@@ -27,6 +27,7 @@ def test_every_contender_is_there_or_said_to_be_left_out(result: dict[str, Any])
         assert set(batch["ratio"]) == expected
         assert batch["ratio"][TIMM] == 1.0
     assert set(result["batches"]) == set(result["bound"]) == {1, 3}
+    assert result["ratio"]["3 × openvino fp32"] == result["batches"][3]["ratio"]["openvino fp32"]
     assert torch.get_num_threads() == 1
 
 

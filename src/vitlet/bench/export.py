@@ -37,7 +37,8 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
 
     Returns:
         `batches`: by batch size, `cpu_ms` (median CPU milliseconds an image), `spread` and `ratio` (how many times
-        faster than timm in eager fp32). `relative_error` of the features of each. `notes`: what was left out and why.
+        faster than timm in eager fp32). `ratio`: the same for all sizes in one table. `relative_error` of the features
+        of each. `notes`: what was left out and why.
         `bound`: by batch size, the ratio that a program would reach which spent no time on anything but the products,
         at the rate of torch's own large ones in fp32 here. `gemm_gflops`: that rate. `repeats`, `threads`,
         `processor`, `vector_extensions`.
@@ -64,6 +65,7 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
             bound[size] = taken[TIMM] / (1000 * _flops(shape) / rate / 1e9)
     return {
         "batches": batches,
+        "ratio": {f"{n} × {k}": v for n, b in batches.items() for k, v in b["ratio"].items() if k != TIMM},
         "bound": bound,
         "relative_error": errors,
         "notes": notes,
