@@ -110,7 +110,7 @@ def _lasting(n: int, **more: Any) -> dict[str, Any]:
 
 _PROBE_AT_END = {"budget.probe_every": _share(1)}
 _NOT_HERE = "not part of this scale"
-_TRANSFER = "needs: the transfer recipes of appendix A.4"
+_TRANSFER = "needs: a join with vitlet transfer, which chooses among the settings of appendix A.4"
 
 
 def _paper() -> Scale:

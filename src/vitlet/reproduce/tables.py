@@ -83,7 +83,7 @@ TABLE_1 = Table(
 )
 
 _SIZE, _SPEED, _TOP1, _REAL, _V2 = "parameters, M", "images/s, RTX 3090", "top-1, %", "ReaL, %", "V2, %"
-_REAL_NEEDED = Needs("an evaluation on the ReaL labels and ImageNet-V2")
+_REAL_NEEDED = Needs("a join with vitlet evaluate, which counts on ReaL and ImageNet-V2")
 _BORROWED: tuple[tuple[str, float, float | None, tuple[float, ...], Published | None], ...] = (
     ("ResNet-18", 11.69, 8950.63, (77.274, 57.170), _p(69.7, "M?", "timm: 69.744 [L]")),
     ("ResNet-50", 25.56, 2695.53, (85.719, 68.720), _p(80.4, "M+", "timm: 80.376 [L]")),
@@ -182,7 +182,7 @@ DOWNSTREAM = (
 )
 """(set, column) of Tables 4 and 5, in the paper's order."""
 _BOX, _MASK = "COCO box AP", "COCO mask AP"
-_DETECTION = Needs("detection")
+_DETECTION = Needs("a join with the recipes of detection")
 
 
 def _downstream(title: str, start: Start, accuracies: tuple[float, ...], box: float, mask: float) -> Row:

@@ -1,0 +1,119 @@
+"""The page about a replication: three places for numbers, no script, no request, text from outside shown literally."""
+
+import html
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_page import HOSTILE
+
+from vitlet.report.claims import effect, headline
+from vitlet.report.replication import write_replication_page
+from vitlet.text import printable
+
+MACHINE = {"processor": "x", "cores": 2, "packages": {"torch": "2.10"}, "started": "2026-11-28T10:00:00Z"}
+
+
+def claim(number: int, answer: str, **part) -> dict:
+    shown = {"title": "MAE − scratch", "unit": "points", "margin": 0.0, "n_seeds": 3, "n": 5000, "mean": 0.05,
+             "low": 0.01, "high": 0.09, "runs": ["mae-s0-0123"], "answer": answer} | part  # fmt: skip
+    return {"number": number, "statement": f"statement {number}", "source": "Table 1", "answer": answer, "why": "",
+            "parts": [shown]}  # fmt: skip
+
+
+def cell(published, measured, not_run) -> dict:
+    return {"published": published, "measured": measured, "not_run": not_run}
+
+
+def document(**changes) -> dict:
+    known = {"value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
+    recalled = {"value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
+    measured = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.5, 0.6], "seeds": [0, 1, 2], "n": 9,
+                "split": "test", "protocol": "p", "runs": ["r"]}  # fmt: skip
+    rows = [
+        {"title": "MAE", "cells": [cell(known, measured, None), cell(recalled, None, "needs: rain")]},
+        {"title": "MoCo", "cells": [cell(None, measured, None), None]},
+    ]
+    table = {"name": "figure-2", "title": "Blocks kept", "about": "About.", "columns": ["0", "12"],
+             "stand_ins": ["half", ""], "rows": rows, "unit": "top-1, %", "axis": ""}  # fmt: skip
+    cka = {"DeiT": [[1.0, 0.5], [0.5, 1.0]], "MAE": [[0.9, 0.5], [0.5, 0.3]]}
+    figure = {"name": "figure-1", "title": "Similarity", "about": "About.", "drawing": "similarity",
+              "expected": {"text": "High.", "tag": "T"}, "reference": "DeiT", "subjects": ["MAE"], "not_run": None,
+              "measured": {"cka": cka, "seeds": [0], "images": 64, "runs": ["look"]}}  # fmt: skip
+    return {
+        "kind": "replication", "scale": "micro", "about": "small", "tags": {"R": "the repository"}, "seeds": [0, 1, 2],
+        "items": [table, figure], "claims": [claim(1, "supported"), claim(2, "not supported")],
+        "runs": [{"title": "mae", "seed": 0, "name": "mae-s0", "recipe": "ab", "cpu_seconds": 3.0}],
+        "num_waiting": 4, "command": "vitlet reproduce all", "machine": MACHINE,
+    } | changes  # fmt: skip
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Tags()
+    parser.feed(page)
+    return parser.found
+
+
+def test_published_measured_and_not_run_are_three_columns(tmp_path: Path):
+    page = write_replication_page(document(), out=tmp_path / "page.html").read_text()
+    assert "<td>78 [R]</td>" in page
+    assert '<td class="unconfirmed">unconfirmed: 73.7 [M?]</td><td></td><td class="absent">needs: rain</td>' in page
+    assert '<td class="unconfirmed">unknown</td>' in page
+    assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds)" in page
+    assert "here: half" in page
+    assert "1 of 2 claims supported, 1 not supported" in page
+
+
+def test_the_page_holds_no_script_and_its_policy_forbids_one(tmp_path: Path):
+    found = tags(write_replication_page(document(), out=tmp_path / "page.html").read_text())
+    policy = next(a["content"] for t, a in found if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in {t for t, _ in found}
+    ids = [a["id"] for _, a in found if "id" in a]
+    assert len(ids) == len(set(ids)), "the links of the navigation lead to one place each"
+    links = {a["href"] for t, a in found if t == "a"}
+    assert {link for link in links if link and not link.startswith("#")} == set()
+    assert {link.removeprefix("#") for link in links if link} <= set(ids)
+
+
+def test_hostile_text_is_shown_and_never_becomes_markup(tmp_path: Path):
+    assert len(HOSTILE) >= 50
+    plain = tags(write_replication_page(document(items=[]), out=tmp_path / "plain.html").read_text())
+    for text in HOSTILE:
+        run = {"title": text, "seed": 0, "name": text, "recipe": text, "cpu_seconds": 3.0}
+        first, second = document()["claims"]
+        made = document(
+            items=[], command=text, runs=[run], claims=[first | {"statement": text}, second | {"why": text}]
+        )
+        page = write_replication_page(made, out=tmp_path / "page.html").read_text()
+        assert [t for t, _ in tags(page)] == [t for t, _ in plain], text
+        assert html.escape(printable(text), quote=False).replace("&", "") in html.escape(
+            html.unescape(page), quote=False
+        ).replace("&", ""), text
+
+
+def test_an_effect_has_its_unit_interval_and_margin():
+    part = {"unit": "points", "mean": 0.051, "low": -0.01, "high": 0.11, "margin": 0.0}
+    assert effect(part) == ("+5.1 points", "−1.0 to +11.0")
+    cka = {"unit": "CKA", "mean": 0.2, "low": 0.1, "high": 0.3, "margin": 0.1}
+    assert effect(cka) == ("+0.200 CKA", "+0.100 to +0.300, margin 0.1")
+    assert effect(part | {"low": None, "high": None})[1] == "none, one seed"
+    assert effect(part | {"mean": None}) == ("not run", "")
+
+
+def test_the_headline_counts_every_answer():
+    claims = [claim(1, "supported"), claim(2, "supported"), claim(3, "undecided")]
+    assert headline(claims) == "2 of 3 claims supported, 1 undecided"
+    assert headline([]) == ""
