@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -246,7 +247,13 @@ def _reason(error: RuntimeError) -> str:
 def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
     """Who is missing, and seen from where: a rank of this host that is not well, else the other hosts."""
     here = f"seen by rank {rank} on {socket.gethostname()}"
-    ill = [(r, member, member.state()) for r, member in enumerate(members) if r != rank and member.state()]
+    others = [(r, member) for r, member in enumerate(members) if r != rank]
+    ill: list[tuple[int, Member, str]] = []
+    for _ in range(20):  # a killed process closes its connections a moment before it counts as gone
+        ill = [(r, member, state) for r, member in others if (state := member.state())]
+        if ill or not members:
+            break
+        time.sleep(0.05)
     if ill:
         return " and ".join(f"rank {r} {state} (process {member.process})" for r, member, state in ill), here
     far: dict[str, list[str]] = {}
