@@ -1,0 +1,135 @@
+"""Two hosts: network namespaces with addresses and names of their own, joined by a cable that can be cut.
+
+Each has an agent of torchrun; they meet by c10d. Needs the right to make namespaces, and is skipped without it.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from harness import Job, Page, fork, wait
+from ranked import run_training
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from vitlet.errors import VitletError
+from vitlet.run import Run
+from vitlet.train import checkpoint
+from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World
+
+pytestmark = pytest.mark.timeout(300)
+
+NEW_NET, NEW_UTS = 0x40000000, 0x04000000
+TIMEOUT_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Host:
+    """One end of the cable."""
+
+    name: str
+    address: str
+    namespace: str
+
+    def enter(self) -> None:
+        """Be on this host from now on; for a forked child."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        descriptor = os.open(f"/var/run/netns/{self.namespace}", os.O_RDONLY)
+        assert libc.setns(descriptor, NEW_NET) == 0, os.strerror(ctypes.get_errno())
+        assert libc.unshare(NEW_UTS) == 0, os.strerror(ctypes.get_errno())
+        socket.sethostname(self.name)
+        os.environ["GLOO_SOCKET_IFNAME"] = "cable"
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        ip("-n", self.namespace, "link", "set", "cable", "down")
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    if shutil.which("ip") is None:
+        pytest.skip("no ip command (package iproute2)")
+    a, b = (Host(f"host-{x}", f"10.213.77.{i}", f"vitlet-{os.getpid()}-{x}") for i, x in ((1, "a"), (2, "b")))
+    try:
+        for host in (a, b):
+            ip("netns", "add", host.namespace)
+        ip("-n", a.namespace, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", b.namespace)
+        for host in (a, b):
+            ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "cable")
+            ip("-n", host.namespace, "link", "set", "cable", "up")
+            ip("-n", host.namespace, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no right to make network namespaces: {error.stderr.decode().strip()}")
+    yield a, b
+    for host in (a, b):
+        subprocess.run(["ip", "netns", "delete", host.namespace], check=False, capture_output=True)
+
+
+def test_a_cut_cable_ends_both_hosts_and_the_run_goes_on(
+    job: Job, hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, str(TIMEOUT_SECONDS))
+    run, pages = Run(tmp_path / "run"), [Page(), Page()]
+
+    def rank() -> None:
+        torch.set_num_threads(1)
+        status, number = 99, os.environ["RANK"]
+        (tmp_path / f"pid-{number}").write_text(str(os.getpid()))
+        try:
+            world = World.join()
+            run_training(job, run, world, page=pages[world.rank], step_seconds=0.2, every=3)
+            status = 0
+        except VitletError as error:
+            (tmp_path / f"said-{number}").write_text(str(error))
+            status = error.exit_code
+        finally:
+            os._exit(status)
+
+    def agent(host: Host) -> None:
+        host.enter()
+        is_meeting_point = host is hosts[0]
+        config = LaunchConfig(
+            min_nodes=2, max_nodes=2, nproc_per_node=1, max_restarts=0, start_method="fork", run_id="test",
+            rdzv_backend="c10d", rdzv_endpoint=f"{hosts[0].address}:29400", local_addr=host.address,
+            rdzv_configs={"is_host": is_meeting_point, "read_timeout": TIMEOUT_SECONDS},
+        )  # fmt: skip
+        elastic_launch(config, rank)()
+
+    agents = [fork(lambda host=host: agent(host), error_file=tmp_path / f"agent-{host.name}.txt") for host in hosts]
+    until = time.monotonic() + 60
+    while min(page["step"] for page in pages) < 4:
+        failed = [p.read_text()[-2000:] for p in tmp_path.glob("agent-*")]
+        assert not failed
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ranks = [Member(platform.node(), int((tmp_path / f"pid-{number}").read_text())) for number in "01"]
+    hosts[0].cut()
+    cut = time.monotonic()
+    while not all(one.state() == "is gone" for one in ranks):
+        assert time.monotonic() - cut < TIMEOUT_SECONDS + 10, [one.state() for one in ranks]
+        time.sleep(0.02)
+    for pid in agents:  # torch's agents wait minutes for the store at the other end; they hold no rank any more
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+    said = {number: (tmp_path / f"said-{number}").read_text() for number in "01"}
+    assert "no connection to another host: rank 1 on host-" in said["0"]
+    assert "no connection to another host: rank 0 on host-" in said["1"]
+
+    run_training(job, run, World(), every=3)
+    run_training(job, Run(tmp_path / "alone"), World(), every=3)
+    one, other = (checkpoint.read(r.checkpoints / "step-00000012").tensors for r in (run, Run(tmp_path / "alone")))
+    for tensor, value in one.items():
+        torch.testing.assert_close(other[tensor], value, rtol=1e-9, atol=1e-9)
