@@ -152,12 +152,8 @@ def _our_chain() -> _Chain:
     # Normalisation depends on the image and patch sizes alone; the rest of the encoder is as small as it can be.
     encoder = Encoder(EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
-    def row(file: bytes, turn: int, position: int) -> dict[str, Any]:
-        pixels = apply_view(decode(file, path="photograph"), view, key=derive(_SEED, turn, position))
-        return {"views": (pixels,), "label": -1, "position": position, "replaced": None}
-
     def batch(files: list[bytes], turn: int, start: int) -> Tensor:
-        return collate([row(file, turn, start + i) for i, file in enumerate(files)])["views"][0]
+        return collate([_row(file, view, turn, start + i) for i, file in enumerate(files)])["views"][0]
 
     return _in_batches(batch, encoder.pixels)
 
@@ -181,18 +177,22 @@ def _packed(files: list[bytes]) -> Iterator[list[Callable[[int], float]]]:
 def _index_chain(index: Index) -> Callable[[int], float]:
     view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
 
-    def row(position: int, turn: int) -> dict[str, Any]:
-        image = decode(index.read(position), path="photograph")
-        pixels = apply_view(image, view, key=derive(_SEED, turn, position))
-        return {"views": (pixels,), "label": -1, "position": position, "replaced": None}
-
     def run(turn: int) -> float:
         began = time.process_time()
         for start in range(0, len(index), _BATCH):
-            collate([row(position, turn) for position in range(start, min(len(index), start + _BATCH))])
+            positions = range(start, min(len(index), start + _BATCH))
+            collate([_row(index.read(position), view, turn, position) for position in positions])
         return time.process_time() - began
 
     return run
+
+
+def _row(file: bytes, view: View, turn: int, position: int) -> dict[str, Any]:
+    """What the loader makes of an image."""
+    image = decode(file, path="photograph")
+    pixels = apply_view(image, view, key=derive(_SEED, turn, position))
+    shape = (image.shape[1], image.shape[2])
+    return {"views": (pixels,), "label": -1, "position": position, "replaced": None, "shape": shape}
 
 
 def _in_batches(first: Callable[[list[bytes], int, int], Any], second: Callable[[Any], Tensor]) -> _Chain:
