@@ -116,7 +116,7 @@ class Job:
         )
 
     def run(self, run: Run, page: Page) -> None:
-        """Start the training, or go on with it, as `vitlet.jobs.training` does."""
+        """Start the training, or go on with it, as `vitlet.jobs.assembly` does."""
         with run.lock():
             objective = tiny_objective()
             optimizer = build_optimizer(objective, ADAMW, depth=1)

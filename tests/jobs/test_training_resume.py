@@ -20,7 +20,7 @@ from harness import fork, kill_when, wait
 from small_runs import QUIET, SHORT, SMALLER, interrupted, losses, rows, stands, weights, write_image, write_images
 
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs import training
+from vitlet.jobs import assembly
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
@@ -244,13 +244,13 @@ def test_of_two_ranks_only_the_first_makes_room_for_a_fresh_run(short: Run, data
 
     def body(rank: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        real = training.remove_folder
+        real = assembly.remove_folder
 
         def noted(path: Path) -> None:
             (tmp_path / f"removed-by-{rank}").touch()
             real(path)
 
-        training.remove_folder = noted
+        assembly.remove_folder = noted
         time.sleep(0.5 * (rank == 0))
         shortly(data, run.path, options=QUIET.changed(fresh=True))
 

@@ -1,0 +1,216 @@
+"""One training put together: data, network, optimizer and loop, in a run directory that others may go on with."""
+
+import contextlib
+import dataclasses
+import time
+
+import torch
+
+from vitlet.data.index import Index, open_index
+from vitlet.data.loader import TrainingBatches
+from vitlet.errors import CheckpointError, DataError
+from vitlet.jobs.detecting import finish_detection
+from vitlet.jobs.material import (
+    Launch,
+    Material,
+    classes_of,
+    describe,
+    gather_material,
+    pick_device,
+    start_encoder,
+)
+from vitlet.jobs.options import Options, require_uncut
+from vitlet.jobs.outcome import finish_pretraining, finish_supervised, model_facts, write_encoder
+from vitlet.jobs.probes import looks
+from vitlet.jobs.steps import in_steps
+from vitlet.methods.detection import Detection
+from vitlet.methods.objective import Objective
+from vitlet.methods.supervised import Supervised
+from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
+from vitlet.recipe import Recipe
+from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_json
+from vitlet.text import plural, printable
+from vitlet.train import checkpoint
+from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.loop import Writer, train
+from vitlet.train.optim import build_optimizer, lr_schedule
+from vitlet.train.ranks import World
+from vitlet.train.trackers import require_installed
+from vitlet.weights.source import facts_of
+
+
+def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh: bool = False) -> Run:
+    """Train in the run's folder, from its latest checkpoint if there is one, and leave it finished.
+
+    Args:
+        recipe: Its resolved values.
+        launch: What else decides the result.
+        run: The folder; locked meanwhile.
+        options: What does not change the numbers.
+        fresh: Remove what stands in the folder first.
+
+    Raises:
+        VitletError: of the kinds that `vitlet.errors` lists.
+    """
+    require_uncut(recipe, options)
+    world = World.join()
+    try:
+        if fresh and world.is_first and run.recipe_file.is_file():
+            with run.lock():
+                pass  # nobody else is writing it
+            remove_folder(run.path)
+        world.wait()  # or another rank would still find the old run
+        with run.lock() if world.is_first else contextlib.nullcontext():
+            _train(recipe, launch, run, options, world)
+    finally:
+        world.leave()
+    return run
+
+
+def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
+    began, cpu_began = time.monotonic(), time.process_time()
+    require_installed(options.log)
+    teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
+    with world.one_first():
+        index = open_index(launch.data)
+    if _is_finished(run, index, options):
+        Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
+        return
+    encoder, recipe = start_encoder(recipe, launch)
+    seed = recipe.budget.seed
+    # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
+    num_classes = len(classes_of(index, recipe))
+    objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
+    with world.one_first():
+        material = gather_material(index, recipe, launch, options, teller)
+    world.require_same(describe(index, material.verdicts), of="images")
+    batches = TrainingBatches(
+        index=material.index,
+        ids=material.ids,
+        views=recipe.data.views,
+        batch_size=recipe.budget.batch_size,
+        seed=seed,
+        workers=options.num_workers(image_size=recipe.encoder.image_size),
+        rank=world.rank,
+        num_ranks=world.size,
+        objects=material.objects(recipe),
+    )
+    budget, probe_every, warmup = in_steps(recipe, material, options)
+    optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
+    start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
+    if world.is_first:
+        _describe(run, recipe, launch)
+        write_json(run.path / "data_check.json", material.check())
+        sweep(run.checkpoints)
+    facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
+    log = MetricsLog(run, offset=offset, trackers=options.log if world.is_first else ())
+    writer = Writer(run=run, metrics=log, teller=teller, world=world, facts=facts)
+    known = model_facts(run, recipe, material) if world.is_first else None
+    probes = looks(run, recipe, material, every=probe_every, facts=known)
+    if start < budget.total_steps:
+        teller.say(
+            f"{launch.verb} {recipe.name}: {plural(len(material.ids), 'image')}, "
+            f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
+            f"{sum(p.numel() for p in objective.parameters()):,} parameters"
+        )
+    schedule = lr_schedule(
+        recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
+    )
+    on_cpu = next(objective.parameters()).device.type == "cpu"
+    with routed_to_onednn(on_cpu and onednn_is_exact()):
+        train(
+            objective,
+            batches=batches,
+            optimizer=optimizer,
+            schedule=schedule,
+            budget=budget,
+            writer=writer,
+            probes=probes,
+            start=start,
+        )
+    writer.metrics.close()
+    if world.is_first:
+        cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+        _finish(run, recipe, launch, material, objective, teller, cost)
+
+
+def _is_finished(run: Run, index: Index, options: Options) -> bool:
+    """Whether the run needs nothing more; what its checkpoints were needed for may be gone by then.
+
+    Raises:
+        DataError: if it was trained on other data than stands there now.
+    """
+    started = read_json(run.path / "environment.json") if run.recipe_file.is_file() else {}
+    if not {"finished", "data"} <= started.keys():
+        return False
+    _require_same_data(index, started["data"], options)
+    return True
+
+
+def _require_same_data(index: Index, fingerprint: str, options: Options) -> None:
+    if fingerprint != index.fingerprint and not options.accept_data_change:
+        raise DataError(
+            f"{index.name} has changed since the run began",
+            why="Names, sizes, labels or splits of its images are not the same",
+            fix="restore the images, or go on with --accept-data-change",
+        )
+
+
+def _restored(
+    run: Run,
+    recipe: Recipe,
+    material: Material,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    options: Options,
+    teller: Teller,
+) -> tuple[int, int]:
+    """(step to go on from, bytes of metrics to keep); (0, 0) for a new run."""
+    found, passed = checkpoint.latest(run)
+    for sentence in passed:
+        teller.say(f"warning: {sentence} Going on from an earlier checkpoint.")
+    if found is None:
+        return 0, 0
+    if found.manifest["recipe"] != recipe.fingerprint():
+        raise CheckpointError(
+            f"checkpoint {printable(found.path)} belongs to another recipe",
+            why=f"its fingerprint is {found.manifest['recipe']}, recipe.json gives {recipe.fingerprint()}",
+            fix="restore recipe.json, or start anew with --fresh",
+        )
+    _require_same_data(material.index, found.manifest["data"], options)
+    checkpoint.restore(found, objective=objective, optimizer=optimizer)
+    teller.say(f"resuming {printable(run.path)} after step {found.step}")
+    return found.step, found.manifest["metrics_bytes"]
+
+
+def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
+    if run.recipe_file.is_file():
+        return
+    init = {"init": facts_of(launch.init)} if launch.init else {}  # now: at the end it may be gone
+    write_json(
+        run.path / "environment.json",
+        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init,
+    )
+    write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
+
+
+def _finish(
+    run: Run,
+    recipe: Recipe,
+    launch: Launch,
+    material: Material,
+    objective: Objective,
+    teller: Teller,
+    cost: dict[str, float],
+) -> None:
+    objective.eval()
+    if isinstance(objective, Supervised):
+        finish_supervised(run, recipe, material, objective, teller=teller)
+    elif isinstance(objective, Detection):
+        facts = write_encoder(run, recipe, material, objective)
+        finish_detection(run, recipe, material, objective, facts=facts, teller=teller)
+    else:
+        finish_pretraining(run, recipe, material, objective)
+    # Last: what is called finished has its model and its numbers.
+    now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
+    write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | cost)
