@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -40,7 +39,7 @@ class Member:
 
     def state(self) -> str:
         """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that lives, or lives elsewhere."""
-        if self.host != socket.gethostname() or not sys.platform.startswith("linux"):
+        if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
             return ""
         try:
             letter = Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -78,7 +77,7 @@ class World:
                 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
             side = dist.new_group(backend="gloo", timeout=_PATIENCE)
             alone = cls(dist.get_rank(), dist.get_world_size(), _side=side)
-            here = json.dumps([socket.gethostname(), os.getpid()]).encode()
+            here = json.dumps([os.uname().nodename, os.getpid()]).encode()
             members = tuple(Member(*json.loads(text)) for text in alone._gathered(here))
         return cls(alone.rank, alone.size, members, side)
 
@@ -246,7 +245,7 @@ def _reason(error: RuntimeError) -> str:
 
 def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
     """Who is missing, and seen from where: a rank of this host that is not well, else the other hosts."""
-    here = f"seen by rank {rank} on {socket.gethostname()}"
+    here = f"seen by rank {rank} on {os.uname().nodename}"
     others = [(r, member) for r, member in enumerate(members) if r != rank]
     ill: list[tuple[int, Member, str]] = []
     for _ in range(20):  # a killed process closes its connections a moment before it counts as gone
@@ -258,7 +257,7 @@ def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
         return " and ".join(f"rank {r} {state} (process {member.process})" for r, member, state in ill), here
     far: dict[str, list[str]] = {}
     for r, member in enumerate(members):
-        if member.host != socket.gethostname():
+        if member.host != os.uname().nodename:
             far.setdefault(member.host, []).append(str(r))
     if far:
         places = "; ".join(f"{'ranks' if len(r) > 1 else 'rank'} {', '.join(r)} on {host}" for host, r in far.items())
