@@ -34,7 +34,7 @@ _DIGITS: dict[str, Any] = {
     "data.std": (0.5, 0.5, 0.5),
 }
 """A mirrored digit is another sign; a shift by an eighth of the image loses strokes; grey has one statistic."""
-_LONG, _SHORT = {"budget.duration": Images(n=96_000)}, {"budget.duration": Images(n=9_600)}
+_LONG, _SHORT = {"budget.duration": Images(n=64_000)}, {"budget.duration": Images(n=9_600)}
 """Of pre-training and fine-tuning on digits: less than the recipes' own, so that old processors end in minutes too."""
 
 _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
