@@ -8,6 +8,7 @@ import pytest
 from small_runs import QUIET, Here, write_images
 
 from vitlet.analyse.diagnosis import Claim, Suggestion, Way
+from vitlet.data.index import open_index
 from vitlet.evaluate.compare import paired_difference
 from vitlet.jobs import comparing, studying
 from vitlet.jobs.studying import outcome, study
@@ -57,6 +58,7 @@ def test_from_end_to_end_with_planted_suggestions(
 
     found = run()
     assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found))
+    assert found["data"] == {"name": "images", "fingerprint": open_index(data).fingerprint}
     assert [row["encoder"] for row in found["rows"]] == ["one"] * 4 + ["two"] * 4
     first, lower, top, distil = found["rows"][:4]
     assert len(first["values"]["better"]) == 2

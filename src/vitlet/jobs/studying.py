@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
+from vitlet.data.index import open_index
 from vitlet.evaluate.compare import Arm, Difference, paired_difference
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import Start, Terms, finetune_grid
@@ -71,7 +72,7 @@ def study(
     Returns:
         The document: every suggestion with its outcome and the difference behind it, and the counts.
     """
-    teller, began = Teller(), time.monotonic()
+    teller, began, index = Teller(), time.monotonic(), open_index(data)
     sources = [str(source) for source in encoders]
     names = dict(zip(sources, arm_names(sources), strict=True))
     cases = [
@@ -111,7 +112,7 @@ def study(
         "counts": _counts(rows),
         "labels": list(labels),
         "seeds": seeds,
-        "data": {"name": data.name},
+        "data": {"name": index.name, "fingerprint": index.fingerprint},
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }
