@@ -1,14 +1,18 @@
 """The decision rules, and the quantities that they are applied to, against numbers worked out by hand."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitlet.evaluate.compare import mean_interval
-from vitlet.reproduce.claim import decide, decide_part
+from vitlet.reproduce.chains import DISTILLED, MAE, distilled, tuned
+from vitlet.reproduce.claim import Answer, Measure, decide, decide_part
 from vitlet.reproduce.claims import CLAIMS
 from vitlet.reproduce.quantities import Looked
+from vitlet.reproduce.steps import Finetune, Pretrain
 
 VALUES = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
@@ -84,3 +88,72 @@ def test_every_quantity_of_a_claim_can_be_read(looked: Looked):
     asked = {m.quantity for claim in CLAIMS for part in claim.parts for _, m in part.terms} - {"top1"}
     assert len(asked) == 9
     assert all(np.isfinite(looked.value(q, "subject")) for q in asked)
+
+
+def answered(number: int, value: Callable[[Measure], float]) -> Answer:
+    """A claim on numbers that three seeds agree on."""
+    claim = CLAIMS[number - 1]
+    effects = [sum(w * value(m) for w, m in part.terms) for part in claim.parts]
+    return decide(
+        [
+            decide_part(mean_interval([effect - 1e-6, effect, effect + 1e-6]), margin=part.margin)
+            for effect, part in zip(effects, claim.parts, strict=True)
+        ]
+    )
+
+
+def cka(**models: tuple[float, float]) -> Callable[[Measure], float]:
+    """(lower, higher) third by the first letters of a subject's name."""
+    by_name = {"MAE-Tiny": models["mae"], "MAE-Tiny-FT": models["fine"], "MoCov3-Tiny": models["moco"],
+               "random weights": (0.6, 0.45)}  # fmt: skip
+    return lambda m: by_name[m.subject][m.quantity == "cka-higher"]
+
+
+def test_claim_7_needs_a_steeper_fall_than_that_of_a_model_that_knows_the_labels():
+    assert answered(7, cka(mae=(0.9, 0.55), fine=(0.95, 0.8), moco=(0.0, 0.0))) == "supported"
+    alike = cka(mae=(0.95, 0.8), fine=(0.95, 0.78), moco=(0.0, 0.0))  # falls by more than 0.1, as any model does
+    assert answered(7, alike) == "not supported"
+
+
+def test_claim_8_needs_more_than_an_encoder_that_has_hardly_moved():
+    assert answered(8, cka(mae=(0.9, 0.4), fine=(0.0, 0.0), moco=(0.9, 0.8))) == "supported"
+    untrained = cka(mae=(0.9, 0.4), fine=(0.0, 0.0), moco=(0.59, 0.44))  # above MAE in the higher third, and as flat
+    assert answered(8, untrained) == "not supported"
+
+
+@pytest.mark.parametrize(("left", "answer"), [(0.4, "supported"), (0.8, "not supported")])
+def test_claim_13_needs_most_of_the_gap_to_close(left: float, answer: Answer):
+    gaps = {"DeiT-Tiny": 0.0, "MAE-Tiny": 1.0, "MAE-Tiny-FT": left}
+    assert answered(13, lambda m: gaps[m.subject]) == answer
+
+
+def test_claim_5_needs_a_gain_that_could_be_kept():
+    """Where MAE is worse than no pre-training, a long tail that spares it has kept more than half of nothing."""
+
+    def value(mae: float) -> Callable[[Measure], float]:
+        by_start = {
+            ("mae", "imagenet"): mae,
+            ("mae", "imagenet-lt"): max(mae, 0.5),
+            ("mocov3", "imagenet"): 0.6,
+            ("mocov3", "imagenet-lt"): 0.5,
+        }
+
+        def top1(m: Measure) -> float:
+            start = m.step.start if isinstance(m.step, Finetune) else None
+            return by_start[start.method, start.data] if isinstance(start, Pretrain) else 0.5
+
+        return top1
+
+    assert answered(5, value(0.7)) == "supported"
+    assert answered(5, value(0.4)) == "not supported"
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [*(Finetune(distilled(*b), "impr-100") for b in DISTILLED if b != (12,)), tuned(MAE, keep=12)],
+    ids=lambda step: step.start.method + str(step.start.distil),
+)
+def test_one_point_of_figure_7_that_is_better_than_the_last_block_decides_claim_16(rival: Finetune):
+    last = Finetune(distilled(12), "impr-100")
+    assert answered(16, lambda m: float(m.step == last)) == "supported"
+    assert answered(16, lambda m: 2.0 if m.step == rival else float(m.step == last)) == "not supported"

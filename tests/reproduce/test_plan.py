@@ -21,7 +21,7 @@ def planned(images: Path, out: Path, *steps, scale=SMOKE) -> Plan:
 
 
 def test_inputs_stand_before_what_needs_them_and_no_run_stands_twice(images: Path, tmp_path: Path):
-    plan = make_plan(chosen(["all"]).stages(later=SMOKE.later), SMOKE.with_seeds(2), data=images, out=tmp_path)
+    plan = make_plan(chosen(["all"]).stages(SMOKE.order), SMOKE.with_seeds(2), data=images, out=tmp_path)
     seen: set[str] = set()
     for node in plan.nodes.values():
         assert set(node.inputs) <= seen, node.title
@@ -30,9 +30,34 @@ def test_inputs_stand_before_what_needs_them_and_no_run_stands_twice(images: Pat
     assert all(address in plan.nodes for address in plan.answers.values())
 
 
+def test_what_is_stopped_early_has_all_seeds_of_the_first_claims(images: Path, tmp_path: Path):
+    """Control: in one stage the second seed of claim 1 waits for the first of claim 2, which needs MoCo-v3."""
+
+    def before_moco(order: tuple[tuple[int, ...], ...]) -> set[int]:
+        stages = chosen(["claim-1", "claim-2"]).stages(order)
+        nodes = make_plan(stages, SMOKE.with_seeds(2), data=images, out=tmp_path).nodes.values()
+        titles = [node.title for node in nodes]
+        return {node.seed for node in list(nodes)[: titles.index("mocov3")] if node.kind == "finetune"}
+
+    assert before_moco(((1,), (2,))) == {0, 1}
+    assert before_moco(()) == {0}
+
+
+@pytest.mark.parametrize("name", ["micro", "own", "smoke"])
+def test_the_order_of_a_scale_names_every_claim_once(name: str):
+    assert sorted(n for group in scale_by_name(name).order for n in group) == list(range(1, 19))
+
+
+def test_claims_about_mae_wait_for_no_other_method(images: Path, tmp_path: Path):
+    steps = chosen(["claim-7", "claim-13", "claim-14"]).stages()
+    titles = {node.title for node in make_plan(steps, SMOKE, data=images, out=tmp_path).nodes.values()}
+    assert "mae" in titles
+    assert "mocov3" not in titles
+
+
 def test_tables_share_their_runs(images: Path, tmp_path: Path):
-    alone = [planned(images, tmp_path, *chosen([w]).stages(later=())[0]) for w in ("table-1", "figure-2")]
-    both = planned(images, tmp_path, *(s for w in ("table-1", "figure-2") for s in chosen([w]).stages(later=())[0]))
+    alone = [planned(images, tmp_path, *chosen([w]).stages()[0]) for w in ("table-1", "figure-2")]
+    both = planned(images, tmp_path, *(s for w in ("table-1", "figure-2") for s in chosen([w]).stages()[0]))
     assert both.nodes.keys() == alone[0].nodes.keys() | alone[1].nodes.keys()
     assert len(both.nodes) < len(alone[0].nodes) + len(alone[1].nodes)
 
@@ -96,7 +121,7 @@ def test_subsets_are_trained_on_for_as_many_steps(images: Path, tmp_path: Path):
 
 def test_the_paper_scale_without_its_data_keeps_every_row(images: Path, tmp_path: Path):
     paper = scale_by_name("paper")
-    plan = make_plan(chosen(["all"]).stages(later=()), paper, data=images, out=tmp_path)
+    plan = make_plan(chosen(["all"]).stages(), paper, data=images, out=tmp_path)
     assert not plan.nodes
     assert plan.absent[SUPERVISED] == f"needs: {images / 'imagenet'}, which is not there"
 

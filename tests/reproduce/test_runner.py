@@ -25,7 +25,7 @@ from vitlet.train.log import Teller
 
 
 def planned(images: Path, out: Path, *words: str) -> Plan:
-    return make_plan(chosen(words).stages(later=()), scale_by_name("smoke"), data=images, out=out)
+    return make_plan(chosen(words).stages(), scale_by_name("smoke"), data=images, out=out)
 
 
 def pretrained(plan: Plan) -> Node:

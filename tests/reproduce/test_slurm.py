@@ -15,9 +15,7 @@ HOSTILE = "/data/a b; touch $HOME/x 'quoted' \"twice\" $(id) `id` *"
 
 @pytest.fixture
 def plan(images: Path, tmp_path: Path) -> Plan:
-    return make_plan(
-        chosen(["claim-1", "figure-1"]).stages(later=()), scale_by_name("smoke"), data=images, out=tmp_path
-    )
+    return make_plan(chosen(["claim-1", "figure-1"]).stages(), scale_by_name("smoke"), data=images, out=tmp_path)
 
 
 def test_everything_a_run_needs_stands_in_an_earlier_generation(plan: Plan):

@@ -23,15 +23,15 @@ class Choice:
     items: tuple[Item, ...]
     claims: tuple[Claim, ...]
 
-    def stages(self, *, later: Sequence[int]) -> list[list[Step]]:
-        """Every step that is measured: claims first but for those `later`, tables after claims."""
-        first: list[Step] = [step for claim in self.claims if claim.number not in later for step in claim.steps()]
-        second: list[Step] = [step for claim in self.claims if claim.number in later for step in claim.steps()]
-        if not self.claims:
-            first = [step for item in self.items for step in steps_of(item)]
-        else:
-            second += [step for item in self.items for step in steps_of(item)]
-        return [list(dict.fromkeys(first)), list(dict.fromkeys(second))]
+    def stages(self, order: Sequence[Sequence[int]] = ()) -> list[list[Step]]:
+        """Every step that is measured: claims as `order` groups them, then those it does not name, then tables."""
+        named = {number for group in order for number in group}
+        groups = [*order, [claim.number for claim in self.claims if claim.number not in named]]
+        stages: list[list[Step]] = [
+            [step for claim in self.claims if claim.number in group for step in claim.steps()] for group in groups
+        ]
+        stages.append([step for item in self.items for step in steps_of(item)])
+        return [list(dict.fromkeys(stage)) for stage in stages if stage]
 
 
 def chosen(words: Sequence[str]) -> Choice:

@@ -29,10 +29,16 @@ LOOK = Look(
     )
 )
 """Of Figures 1, 3 and 5: one pass serves all three."""
+LOOK_MASKED = Look(tuple(subject for subject in LOOK.subjects if subject[1] != MOCOV3))
+"""For what is said of MAE alone: no waiting for MoCo-v3, which is the dearest to train."""
 LOOK_DISTILLED = Look(
     (("DeiT-Tiny", SUPERVISED), ("MAE-Tiny", MAE), ("D-MAE-Tiny", DMAE), ("teacher", TEACHER)),
 )
 """Of Figure 6."""
+
+
+DISTILLED = ((2,), (4,), (6,), (8,), (10,), (12,), (2, 4, 6, 8, 10, 12))
+"""Points of Figure 7; the paper's list is not known."""
 
 
 def pretrained_on(method: str, data: str) -> Pretrain:

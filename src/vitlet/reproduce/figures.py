@@ -6,6 +6,7 @@ the tags.
 
 from vitlet.reproduce.chains import (
     DINO,
+    DISTILLED,
     DMAE,
     LOOK,
     LOOK_DISTILLED,
@@ -21,8 +22,6 @@ from vitlet.reproduce.tables import DOWNSTREAM
 
 KEPT = (0, 2, 4, 6, 8, 10, 12)
 """Blocks kept in Figures 2 and 4; the paper's set is not known."""
-DISTILLED = ((2,), (4,), (6,), (8,), (10,), (12,), (2, 4, 6, 8, 10, 12))
-"""Points of Figure 7; the paper's list is not known."""
 
 FIGURE_1 = Drawing(
     "figure-1",

@@ -159,7 +159,7 @@ def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
         scale = scale.with_seeds(request.seeds)
     if request.budget_seconds is not None:
         scale = _within(scale, request, choice, teller)
-    return choice, make_plan(choice.stages(later=scale.later), scale, data=request.data, out=request.out)
+    return choice, make_plan(choice.stages(scale.order), scale, data=request.data, out=request.out)
 
 
 def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> Scale:
@@ -169,7 +169,7 @@ def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> S
     asked = {"seconds": request.budget_seconds, "words": list(request.words), "seeds": list(scale.seeds)}
     if file.is_file() and (kept := read_json(file))["asked"] == asked:
         return scale.within(kept["factor"])
-    plan = make_plan(choice.stages(later=scale.later), scale, data=request.data, out=request.out)
+    plan = make_plan(choice.stages(scale.order), scale, data=request.data, out=request.out)
     cost = expected_cost(plan, teller=teller, device=request.device)
     total = sum(cost.seconds.values())
     factor = float(f"{min(10.0, request.budget_seconds / total):.2g}") if total else 1.0

@@ -62,8 +62,8 @@ class Scale:
     kept: tuple[int, ...]
     """Numbers of blocks, of twelve, that are kept in Figures 2 and 4."""
     seeds: tuple[int, ...] = SEEDS
-    later: tuple[int, ...] = ()
-    """Claims whose runs are made after all others, for what they cost."""
+    order: tuple[tuple[int, ...], ...] = ()
+    """Claims in groups: all seeds of one before the next, so that what is stopped early has decided the first ones."""
     look_images: int = 1024
     is_tried: bool = True
     """Whether a few steps are tried to tell what all will cost; not where that costs as much as the runs."""
@@ -184,7 +184,7 @@ def _halves(name: str) -> dict[str, ImageSet | str]:
     """Stand-ins of the data sets: two halves of the classes of one set, the second at three sizes."""
     half, other = f"{name}, every second class", f"{name}, the other classes"
     return {
-        "imagenet": ImageSet(half, budget=_lasting(150_000, **{"budget.batch_size": 64})),
+        "imagenet": ImageSet(half, budget=_lasting(80_000)),
         "imagenet-1": ImageSet(f"1 % of {half}", subset="1%"),
         "imagenet-10": ImageSet(f"10 % of {half}", subset="10%"),
         "imagenet-lt": ImageSet(f"{half}, long-tailed 100:1", subset="tail:100"),
@@ -196,14 +196,14 @@ def _halves(name: str) -> dict[str, ImageSet | str]:
         "cars": ImageSet(f"{other}: 4 % of the labels", half="downstream", label_share=0.04, budget=_lasting(24_000)),
         "cifar100": _NOT_HERE,
         "inat18": ImageSet(f"{other}: 20 % of the labels", half="downstream", label_share=0.2,
-                           budget=_lasting(40_000)),
+                           budget=_lasting(30_000)),
     }  # fmt: skip
 
 
 def _micro() -> Scale:
     deep: dict[str, Any] = {"encoder.depth": _DEPTH}
     fine = Treatment("finetune_micro", deep)
-    mae = {**deep, **_lasting(300_000), **_PROBE_AT_END}
+    mae = {**deep, **_lasting(200_000), **_PROBE_AT_END}
     masked = {f"mae-{r}": _NOT_HERE for r in ("0.45", "0.55", "0.65", "0.85")}
     same = ("scratch-impr", "impr", "impr-moco", "impr-100", "impr-moco-100", "transfer")
     absent = (
@@ -216,7 +216,7 @@ def _micro() -> Scale:
         sets=_halves("data"),
         methods={
             "mae": Treatment("mae_micro", mae),
-            "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(80_000), **_PROBE_AT_END}),
+            "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(60_000), **_PROBE_AT_END}),
             "teacher": Treatment("mae_micro_wide", mae, once=True),
             "dmae": Treatment("dmae_micro", {**mae, "objective.layers": [[_DEPTH, _DEPTH]]}),
             "dino": _NOT_HERE,
@@ -229,7 +229,7 @@ def _micro() -> Scale:
         treatments={role: fine for role in same} | dict.fromkeys(absent, _NOT_HERE),
         probes={"linear": ("logistic", "mean")},
         kept=(0, 4, 8, 12),
-        later=(4, 5, 16),
+        order=((1, 7, 12, 13, 14), (9,), (8, 11, 15), (3, 6), (10,), (2,), (17,), (18,), (4, 5), (16,)),
     )
 
 
