@@ -88,7 +88,7 @@ def test_the_loss_is_the_naive_one_on_the_patches_that_the_student_kept(
         mixed = sum(mixer.weight[:, a, None, None] * student[:, a, None] for a in range(3))
         expected = expected + ((mixed - teacher) ** 2).mean()
     torch.testing.assert_close(losses.terms["attention"], expected, rtol=1e-4, atol=1e-6)
-    made = objective.mae.reconstruct(objective.encoder.pixels(batch.images), noise)
+    made = objective.mae.reconstruct(objective.encoder.patchify(batch.images), noise)
     torch.testing.assert_close(losses.terms["reconstruction"], F.mse_loss(made.predicted, made.target))
     torch.testing.assert_close(losses.total, losses.terms["reconstruction"] + 0.5 * losses.terms["attention"])
 
@@ -125,8 +125,8 @@ def test_hidden_states_are_matched_after_a_linear_layer_at_the_points_the_paper_
 
 def test_the_decoupled_variant_reads_a_lower_block_and_matches_an_extra_one() -> None:
     objective, batch = _distillation(mae={"read_after": 1}, layers=[(3, 4)], extra_block=True), _batch()
-    noise, pixels = objective.mae.noise(batch, STEP), objective.encoder.pixels(batch.images)
-    made = objective.mae.reconstruct(pixels, noise, trace=("block.1.output",))
+    noise, patches = objective.mae.noise(batch, STEP), objective.encoder.patchify(batch.images)
+    made = objective.mae.reconstruct(patches, noise, trace=("block.1.output",))
     losses = objective(batch, STEP)
     teacher = _naive_attention(objective.teacher.network, batch.images, made.keep, block=4)
     extra = objective.extra

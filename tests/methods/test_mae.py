@@ -79,11 +79,11 @@ def _naive_loss(mae: MAE, pixels: Tensor, noise: Tensor) -> Tensor:
 @pytest.mark.parametrize("decoder_depth", [1, 2])
 def test_loss_and_gradients_equal_the_naive_version_in_double_precision(norm_pixels: bool, decoder_depth: int) -> None:
     mae = _stirred(norm_pixels=norm_pixels, decoder_depth=decoder_depth).double()
-    pixels = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    patches = 255 * torch.rand(4, 16, 192, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     trained = [p for p in mae.parameters() if p.requires_grad]
-    made = mae.reconstruct(pixels, _noise())
+    made = mae.reconstruct(patches, _noise())
     loss = F.mse_loss(made.predicted, made.target)
-    naive = _naive_loss(mae, pixels, _noise())
+    naive = _naive_loss(mae, mae.encoder.normalise(patches), _noise())
     assert float(loss.detach()) == pytest.approx(float(naive.detach()), rel=1e-12)
     for ours, theirs in zip(torch.autograd.grad(loss, trained), torch.autograd.grad(naive, trained), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

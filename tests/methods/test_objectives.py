@@ -190,5 +190,8 @@ def test_golden_losses(recipe: Recipe, request: pytest.FixtureRequest) -> None:
     assert file.is_file(), "a new debug recipe: write its losses with --write-golden"
     golden = [float(line) for line in file.read_text().split()]
     assert len(golden) == 20
-    # Four significant digits hold on every processor; fp32 rounding alone moves the later ones.
-    assert losses == pytest.approx(golden, rel=1e-4)
+    # Four significant digits hold on every processor; fp32 rounding alone moves the later ones. Detection chooses among
+    # proposals, and once rounding has turned one choice the losses part: by 0.7 % between two processors.
+    same = 8 if recipe.name == "debug_detection" else 20
+    assert losses[:same] == pytest.approx(golden[:same], rel=1e-4)
+    assert losses == pytest.approx(golden, rel=0.02)

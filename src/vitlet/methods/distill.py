@@ -98,7 +98,7 @@ class AttentionDistillation(Objective):
         """Reconstruction + weight · attention (+ hidden_weight · hidden), each a mean over all its elements."""
         depth = self.encoder.config.depth
         made = self.mae.reconstruct(
-            self.encoder.pixels(batch.images),
+            self.encoder.patchify(batch.images),
             self.mae.noise(batch, step),
             trace=self._names([s for s, _ in self.layers], [s for s, _ in self.hidden], depth=depth),
         )
@@ -150,7 +150,7 @@ class AttentionDistillation(Objective):
         names = self._names([t for _, t in self.layers], points, depth=teacher.config.depth)
         with torch.no_grad(), low_precision(images.device):
             if (teacher.mean, teacher.std) != (encoder.mean, encoder.std):
-                visible = gather(teacher.pixels(images), keep)
+                visible = teacher.normalise(gather(teacher.patchify(images), keep))
             until = last if last < teacher.config.depth else None
             return teacher.encode(teacher.project(visible), keep, names, until=until)
 

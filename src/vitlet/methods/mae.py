@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -121,7 +121,7 @@ class MAE(Objective):
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Mean squared error on hidden patches, averaged over pixels, patches and images."""
-        made = self.reconstruct(self.encoder.pixels(batch.images), self.noise(batch, step))
+        made = self.reconstruct(self.encoder.patchify(batch.images), self.noise(batch, step))
         return Losses(total=F.mse_loss(made.predicted, made.target))
 
     @untraced
@@ -131,16 +131,19 @@ class MAE(Objective):
         return noise.to(batch.images.device)
 
     def reconstruct(
-        self, pixels: Float[Tensor, "B N L"], noise: Float[Tensor, "B N"], trace: Sequence[str] = ()
+        self, patches: Shaped[Tensor, "B N L"], noise: Float[Tensor, "B N"], trace: Sequence[str] = ()
     ) -> Reconstruction:
-        """Hide by `noise`, encode what is left, predict the rest; `trace` as for `Encoder.encode`."""
+        """Hide some of `Encoder.patchify`'s patches by `noise`, encode what is left, predict the rest.
+
+        `trace` is as for `Encoder.encode`.
+        """
         keep, removed = split_by_noise(noise, kept=self.kept)
-        visible = gather(pixels, keep)
+        visible = self.encoder.normalise(gather(patches, keep))
         below = () if self.read_after is None else (f"block.{self.read_after - 1}.output",)
         encoded = self.encoder.encode(self.encoder.project(visible), keep, (*trace, *below))
         tokens = self.encoder.vit.norm(encoded.traced[below[0]]) if below else encoded.tokens
         predicted = self._decode(tokens, keep, removed)
-        target = gather(pixels, removed)
+        target = self.encoder.normalise(gather(patches, removed))
         return Reconstruction(keep, removed, visible, predicted, self._standardise(target), encoded)
 
     def picture(
@@ -154,8 +157,9 @@ class MAE(Objective):
         guessed too large would blow up.
         """
         encoder = self.encoder
-        pixels = encoder.pixels(images)
-        made = self.reconstruct(pixels, noise)
+        patches = encoder.patchify(images)
+        made = self.reconstruct(patches, noise)
+        pixels = encoder.normalise(patches)
         rows = torch.arange(len(images), device=images.device)[:, None]
         guessed = made.predicted.float()
         if self.norm_pixels:

@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -143,7 +143,13 @@ class Encoder(nn.Module):
         return cast(list[Block], list(self.vit.blocks))
 
     def pixels(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N L"]:
-        """Normalised patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 before.
+        """Normalised patches: `normalise(patchify(images))`."""
+        return self.normalise(self.patchify(images))
+
+    def patchify(self, images: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B N L"]:
+        """Patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 and stay.
+
+        Whoever needs some of the patches takes them while they are one byte a value, and normalises those.
 
         Raises:
             UsageError: for images that are not square or do not divide into patches.
@@ -158,8 +164,12 @@ class Encoder(nn.Module):
             )
         grid = height // patch
         tiles = images.view(-1, 3, grid, patch, grid, patch).permute(0, 2, 4, 3, 5, 1)
-        flat = tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)  # a copy while still one byte a value
-        return torch.addcmul(cast(Tensor, self._shift), flat.float(), cast(Tensor, self._scale))
+        return tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)
+
+    def normalise(self, patches: Shaped[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
+        """Values 0 … 255 of any patches by mean and deviation of their channels."""
+        shift, scale = cast(Tensor, self._shift), cast(Tensor, self._scale)
+        return torch.addcmul(shift, patches.to(shift.dtype), scale)
 
     def values(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
         """Normalised patches in 0 … 255 again."""
