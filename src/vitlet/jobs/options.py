@@ -9,6 +9,7 @@ from pydantic import Field
 from vitlet.config import Config, parse_value
 from vitlet.errors import UsageError
 from vitlet.recipe import ConvNetConfig, Recipe
+from vitlet.text import did_you_mean
 
 
 class Options(Config):
@@ -55,7 +56,18 @@ class Flags(TypedDict, total=False):
 
 
 def overrides(flags: Flags) -> dict[str, Any]:
-    """Flags as dotted keys of a recipe."""
+    """Flags as dotted keys of a recipe.
+
+    Raises:
+        UsageError: for a keyword that is none: Python itself lets any pass here.
+    """
+    for name in set(flags) - set(Flags.__annotations__):
+        apart = name in Options.model_fields
+        raise UsageError(
+            f"no argument {name!r}",
+            why=did_you_mean(name, Flags.__annotations__),
+            fix=f"options=Options({name}=…)" if apart else "set={'a.b': value} for any key of the recipe",
+        )
     changes: dict[str, Any] = dict(flags.get("set") or {})
     epochs = flags.get("epochs")
     if epochs is not None:
