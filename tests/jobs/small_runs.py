@@ -1,6 +1,7 @@
 """Images and trainings of a fraction of a second, and what is compared of two runs. Not a test itself."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -52,6 +53,21 @@ def write_images(root: Path, *, train: int, test: int = 0) -> Path:
                 key = 1000 * code + 500 * (split == "test") + i
                 write_image(root / split / name / f"{i:02}.png", key, light=bool(code))
     return root
+
+
+def write_public(root: Path, *, train: int, test: int) -> str:
+    """The same images as `write_images` in the layout of CIFAR-100, and the name that commands take.
+
+    torchvision compares check sums with the real ones: `torchvision.datasets.cifar.check_integrity` must let them pass.
+    """
+    base = root / "cifar-100-python"
+    base.mkdir(parents=True)
+    for split, count in (("train", train), ("test", test)):
+        keys = [(1000 * code + 500 * (split == "test") + i, code) for code in (0, 1) for i in range(count)]
+        rows = [pixels(key, light=bool(code)).transpose(2, 0, 1).ravel() for key, code in keys]
+        (base / split).write_bytes(pickle.dumps({"data": np.stack(rows), "fine_labels": [code for _, code in keys]}))
+    (base / "meta").write_bytes(pickle.dumps({"fine_label_names": list(CLASSES)}))
+    return f"torchvision:cifar100@{root}"
 
 
 def weights(run: Run) -> bytes:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from small_runs import QUIET, Here, interrupted
+import torchvision.datasets.cifar
+from small_runs import QUIET, Here, interrupted, write_public
 
 from vitlet.data.index import open_index
 from vitlet.evaluate.features import encoder_digest
@@ -123,6 +124,25 @@ def test_what_was_begun_from_a_place_that_is_gone_is_trained_anew(
     moved = first.rename(tmp_path / "second")
     (again,) = finetune_arms([Start("b", "B", moved)], terms, teller)
     assert (again.runs, again.values) == (arm.runs, arm.values)
+
+
+def test_what_was_begun_on_a_public_data_set_goes_on(
+    pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is no path: made absolute as one it would never be where the run was begun."""
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    data = Path(write_public(tmp_path / "tv", train=16, test=4))
+    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
+    start = Start("a", "A", pretrained.path)
+    (arm,) = finetune_arms([start], terms, Teller(quiet=True))
+    run = Run(terms.out / arm.runs[0])
+    copy = interrupted(run, tmp_path / "begun")
+    shutil.rmtree(run.path)
+    copy.path.rename(run.path)
+    (again,) = finetune_arms([start], terms, Teller(quiet=True))
+    assert again.values == arm.values
+    assert "resuming" in run.log_file.read_text()
 
 
 _PARENT = """

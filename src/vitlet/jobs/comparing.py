@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitlet.data.index import Index, open_index
+from vitlet.data.names import absolute_data
 from vitlet.errors import DataError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.features import encoder_digest
@@ -246,7 +247,7 @@ def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
     begun = read_json(out / "environment.json").get("launch") if (out / "recipe.json").is_file() else None
     init = None if start.source is None else str(Source.parse(start.source).absolute())
     # Of equal content but from another place: what it was started on may be gone, so it cannot be resumed.
-    moved = begun is not None and (begun["data"], begun["init"]) != (str(terms.data.absolute()), init)
+    moved = begun is not None and (begun["data"], begun["init"]) != (absolute_data(terms.data), init)
     finetune(
         terms.recipe,
         init=start.source,

@@ -19,6 +19,7 @@ import numpy as np
 
 from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.names import absolute_data
 from vitlet.errors import DataError
 from vitlet.jobs.options import ProbeName
 from vitlet.recipe import Recipe
@@ -148,7 +149,7 @@ class _Planner:
 
     def __init__(self, scale: Scale, data: Path, out: Path) -> None:
         """`data` is opened when the first set is asked for."""
-        self.scale, self.data, self.out = scale, Path(os.path.abspath(data)), out
+        self.scale, self.data, self.out = scale, Path(absolute_data(data)), out
         self.nodes: dict[str, Node] = {}
         self._sets: dict[str, _Set] = {}
         self._indices: dict[Path, Index] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table as Columns
 
+from vitlet.data.names import absolute_data
 from vitlet.errors import UsageError
 from vitlet.report.claims import effect, headline
 from vitlet.report.replication import write_replication_page
@@ -44,8 +45,10 @@ class Request:
 
     def command(self, *, absolute: bool = False) -> list[str]:
         """Words that ask for the same."""
-        paths = [str(p.absolute()) if absolute else str(p) for p in (self.data, self.out)]
-        words = ["vitlet", "reproduce", *self.words, "--scale", self.scale, "--data", paths[0], "--out", paths[1]]
+        data, out = str(self.data), str(self.out)
+        if absolute:
+            data, out = absolute_data(data), str(self.out.absolute())
+        words = ["vitlet", "reproduce", *self.words, "--scale", self.scale, "--data", data, "--out", out]
         if self.seeds is not None:
             words += ["--seeds", str(self.seeds)]
         if self.budget_seconds is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from vitlet.arguments import AtLeastOne, existing, existing_source, layer_lists, numbers, tuning
+from vitlet.arguments import AtLeastOne, existing_data, existing_source, layer_lists, numbers, tuning
 from vitlet.errors import UsageError
 
 Settings = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -42,7 +42,7 @@ def compare(
         raise UsageError("no run given", fix="vitlet compare RUN --data DATA --out DIR")
     sources = [existing_source(run) for run in runs]
     taught = None if supervised is None else existing_source(supervised)
-    existing(data)
+    existing_data(data)
     fractions = numbers("--label-fractions", label_fractions, low=1e-9, high=1)
     settings = tuning(recipe, epochs=epochs, batch_size=batch_size, settings=set)
     from vitlet.jobs.curves import compare as job
@@ -86,7 +86,7 @@ def keep_blocks(
     if not runs:
         raise UsageError("no run given", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
     sources = [existing_source(run) for run in runs]
-    existing(data)
+    existing_data(data)
     counts = None if blocks is None else [int(n) for n in numbers("--blocks", blocks, low=0, high=64, whole=True)]
     settings = tuning(recipe, epochs=epochs, batch_size=batch_size, settings=set)
     from vitlet.jobs.judging import Judging
@@ -127,7 +127,7 @@ def distill_layers(
     """
     if not teacher.startswith("untrained:"):
         existing_source(teacher)
-    existing(data)
+    existing_data(data)
     lists = layer_lists(layers)
     settings = tuning(finetune, epochs=None, batch_size=None, settings=finetune_set)
     from vitlet.jobs.options import parse_settings

@@ -123,7 +123,7 @@ def study(
     if len(encoders) < 2:
         raise UsageError("a study needs two encoders", fix="vitlet study RUN RUN --data DATA --out DIR")
     sources = [existing_source(encoder) for encoder in encoders]
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.studying import LABELS
     from vitlet.jobs.studying import study as job
 

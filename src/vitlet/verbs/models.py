@@ -171,7 +171,7 @@ def detect(
     from vitlet.run import Run
 
     Run.open(run)
-    existing(data)
+    existing_data(data)
     from vitlet.jobs.detecting import detect as job
     from vitlet.jobs.options import Options
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, existing
+from vitlet.arguments import AtLeastOne, Device, existing_data
 from vitlet.errors import UsageError
 from vitlet.text import printable
 
@@ -51,7 +51,7 @@ def reproduce(
     from vitlet.reproduce.catalogue import chosen
 
     chosen(what)
-    existing(data)
+    existing_data(data)
     if sum((plan, slurm is not None, node is not None, collect)) > 1:
         raise UsageError("more than one of --plan, --slurm, --node and --collect", fix="give one of them")
     seconds = None if budget is None else _seconds(budget)
