@@ -1,10 +1,14 @@
 """Job arrays: valid shell that passes every word on as it is, generations in order."""
 
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from vitlet.jobs.slurm import Cluster
 from vitlet.reproduce.catalogue import chosen
 from vitlet.reproduce.plan import Plan, make_plan
 from vitlet.reproduce.scale import scale_by_name
@@ -35,36 +39,75 @@ def test_finished_runs_are_left_out(plan: Plan):
     assert first.inputs == ()
 
 
-def test_scripts_pass_bash_and_every_word_arrives_as_it_is(plan: Plan, tmp_path: Path):
-    words = ["vitlet", "reproduce", "all", "--data", HOSTILE, "--out", "/out"]
-    files = write_arrays(plan, tmp_path / "jobs", command=words)
+def played(folder: Path, **programs: str) -> str:
+    """A PATH on which SLURM's commands are these lines of bash."""
+    folder.mkdir()
+    for name, line in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_bash_and_shellcheck_find_nothing(plan: Plan, tmp_path: Path):
+    files = write_arrays(plan, tmp_path / "jobs", command=["reproduce", "all", "--data", HOSTILE], cluster=Cluster())
     for file in files:
-        assert subprocess.run(["bash", "-n", file], capture_output=True).returncode == 0, file
-    program = tmp_path / "bin" / "vitlet"
-    program.parent.mkdir()
-    program.write_text('#!/usr/bin/env bash\nprintf "%s\\0" vitlet "$@"\n')
-    program.chmod(0o755)
-    last = files[-2]
-    ran = subprocess.run(
-        ["bash", last], capture_output=True, env={"PATH": f"{program.parent}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0"}
+        subprocess.run(["bash", "-n", str(file)], check=True)
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    found = subprocess.run(["shellcheck", "--severity=style", *map(str, files)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_a_task_makes_its_run_and_every_word_arrives_as_it_is(plan: Plan, tmp_path: Path):
+    words = ["reproduce", "all", "--data", HOSTILE, "--out", "/out"]
+    *arrays, page, _ = write_arrays(plan, tmp_path / "jobs", command=words, cluster=Cluster())
+    environment = {
+        "PATH": played(tmp_path / "bin", srun='printf "%s\\0" "$@"'),
+        "SLURM_JOB_ID": "8",
+        "SLURM_ARRAY_JOB_ID": "7",
+    }
+
+    def started(script: Path, task: str) -> list[str]:
+        ran = subprocess.run(
+            ["bash", script], capture_output=True, check=True, env=environment | {"SLURM_ARRAY_TASK_ID": task}
+        )
+        given = ran.stdout.decode().split("\0")[:-1]
+        return given[given.index("vitlet") + 1 :]
+
+    for script, nodes in zip(arrays, generations(plan), strict=True):
+        assert f"#SBATCH --array=0-{len(nodes) - 1}\n" in script.read_text()
+        for task, node in enumerate(nodes):
+            assert started(script, str(task)) == [*words, "--node", node.address]
+    assert started(page, "0") == [*words, "--collect"]
+    assert "--array" not in page.read_text()
+
+
+def test_a_task_whose_time_is_up_goes_back_into_the_queue(plan: Plan, tmp_path: Path):
+    """The body is that of every batch script: what it promises holds here too."""
+    script, *_ = write_arrays(plan, tmp_path / "jobs", command=["reproduce", "all"], cluster=Cluster(gpus=0))
+    assert "gpus-per-node" not in script.read_text()
+    path = played(
+        tmp_path / "bin",
+        srun=f"trap 'exit 1' USR1; touch {tmp_path}/begun; sleep 30 & wait",
+        scontrol=f'echo "$@" >> {tmp_path}/scontrol',
     )
-    address = generations(plan)[-1][0].address
-    assert ran.stdout.decode().split("\0")[:-1] == [*words, "--node", address]
+    ids = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    job = subprocess.Popen(["bash", script], env={"PATH": path} | ids)
+    until = time.monotonic() + 20
+    while not (tmp_path / "begun").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=20) == 0
+    assert (tmp_path / "scontrol").read_text() == "requeue 7_0\n"
 
 
 def test_submission_waits_for_each_generation_and_ends_with_the_page(plan: Plan, tmp_path: Path):
     jobs = tmp_path / "jobs"
-    write_arrays(plan, jobs, command=["vitlet", "reproduce", "all", "--data", HOSTILE])
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(f'#!/usr/bin/env bash\nprintf "%s|" "$@" >> {tmp_path}/log; echo >> {tmp_path}/log; echo 7\n')
-    sbatch.chmod(0o755)
-    done = subprocess.run(
-        ["bash", jobs / "submit.sh"], capture_output=True, env={"PATH": f"{sbatch.parent}:/usr/bin:/bin"}
-    )
-    assert done.returncode == 0, done.stderr
+    write_arrays(plan, jobs, command=["reproduce", "all", "--data", HOSTILE], cluster=Cluster())
+    path = played(tmp_path / "bin", sbatch=f'printf "%s|" "$@" >> {tmp_path}/log; echo >> {tmp_path}/log; echo "7;c"')
+    subprocess.run(["bash", jobs / "submit.sh", "--account=a b"], check=True, env={"PATH": path})
     lines = (tmp_path / "log").read_text().splitlines()
-    assert lines[0] == "--parsable|generation-0.sbatch|"
-    assert lines[1] == "--parsable|--dependency=afterok:7|generation-1.sbatch|"
+    assert lines[0] == "--parsable|--account=a b|generation-0.sbatch|"
+    assert lines[1] == "--parsable|--dependency=afterok:7|--account=a b|generation-1.sbatch|"
     assert len(lines) == len(generations(plan)) + 1
-    assert "--collect" in lines[-1]
+    assert lines[-1].endswith("|page.sbatch|")

@@ -1,11 +1,11 @@
-"""A batch script for SLURM: one or several nodes, one run or an array of seeds, back in the queue when time is up.
+"""Batch scripts for SLURM: a training on several nodes or an array of tasks, back in the queue when time is up.
 
-What the script does beyond starting torchrun:
+What a script does beyond starting its command:
 
   * Some minutes before the time limit SLURM sends SIGUSR1 to the script, which hands it on. Every rank finishes its
     step, rank 0 saves, all stop, and the script puts the job back into the queue, where the same command goes on.
   * A job that is pre-empted gets SIGTERM: it saves and stops, and SLURM itself puts it back (`--requeue`).
-  * A rank that dies takes the others with it; torchrun starts all of them again from the last checkpoint.
+  * A rank of a training that dies takes the others with it; torchrun starts all of them again from the last checkpoint.
 
 Nothing of the user is interpolated into the shell: words go through `shlex.quote`, and what stands in `#SBATCH` lines,
 which SLURM reads by rules of its own, is held to letters, digits and a few signs.
@@ -69,7 +69,7 @@ def require_divisible(batch_size: int, cluster: Cluster) -> None:
 
 
 def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluster, seeds: int = 1) -> str:
-    """The script, for `sbatch`.
+    """The script of a training, for `sbatch`.
 
     Args:
         command: A verb of vitlet and its words, without `--out` and, for several seeds, without `--seed`.
@@ -81,25 +81,52 @@ def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluste
     Raises:
         UsageError: for a name, partition or account that cannot stand in an `#SBATCH` line.
     """
-    lines = ["#!/bin/bash", *_directives(name, cluster, seeds), "set -euo pipefail", ""]
-    words = " ".join(shlex.quote(word) for word in command)
-    target = shlex.quote(out)
+    words, target = shlex.join(command), shlex.quote(out)
     if seeds > 1:
         words += ' --seed "$SLURM_ARRAY_TASK_ID"'
         target += '/"seed-$SLURM_ARRAY_TASK_ID"'
-    lines += _BODY.format(
+    launch = _TORCHRUN.format(
         python=shlex.quote(sys.executable),
         ranks=cluster.ranks_per_node,
         max_restarts=MAX_RESTARTS,
         shutdown=GRACE_SECONDS // 2,
         words=words,
         target=target,
-        max_requeues=MAX_REQUEUES,
-    ).splitlines()
-    return "\n".join(lines) + "\n"
+    )
+    return _script(launch, before=_HEAD_NODE, name=name, cluster=cluster, tasks=seeds if seeds > 1 else 0)
 
 
-def _directives(name: str, cluster: Cluster, seeds: int) -> list[str]:
+def task_script(
+    command: Sequence[str], *, name: str, cluster: Cluster, option: str = "", values: Sequence[str] = ()
+) -> str:
+    """The script of a command in one process, or of an array that gives it another value of an option in each task.
+
+    Args:
+        command: A verb of vitlet and its words, without the option.
+        name: Of the job.
+        cluster: What to ask for; one node.
+        option: Which has another value in each task.
+        values: Of the option, one a task; none: a single job without it.
+
+    Raises:
+        UsageError: as `batch_script`.
+    """
+    assert cluster.nodes == 1
+    words = f"{shlex.quote(sys.executable)} -m vitlet {shlex.join(command)}"
+    before = ""
+    if values:
+        words += f' {option} "${{values[$SLURM_ARRAY_TASK_ID]}}"'
+        before = f"values=({shlex.join(values)})\n"
+    return _script(words, before=before, name=name, cluster=cluster, tasks=len(values))
+
+
+def _script(launch: str, *, before: str, name: str, cluster: Cluster, tasks: int) -> str:
+    """`launch` is shell words of the command, `before` the lines they need; `tasks` of an array, 0 for none."""
+    head = "\n".join(["#!/bin/bash", *_directives(name, cluster, tasks), "set -euo pipefail"])
+    return f"{head}\n\n{_JOB}{before}{_LITERAL}command=({launch})\n{_RUN.format(max_requeues=MAX_REQUEUES)}"
+
+
+def _directives(name: str, cluster: Cluster, tasks: int) -> list[str]:
     values: dict[str, str | int | None] = {
         "job-name": _plain("name", name),
         "nodes": cluster.nodes,
@@ -109,10 +136,10 @@ def _directives(name: str, cluster: Cluster, seeds: int) -> list[str]:
         "time": f"{cluster.hours}:00:00",
         "partition": _plain("--partition", cluster.partition),
         "account": _plain("--account", cluster.account),
-        "array": f"0-{seeds - 1}" if seeds > 1 else None,
+        "array": f"0-{tasks - 1}" if tasks else None,
         "signal": f"B:USR1@{GRACE_SECONDS}",
         "open-mode": "append",
-        "output": "slurm-%x-%A_%a.log" if seeds > 1 else "slurm-%x-%j.log",
+        "output": "slurm-%x-%A_%a.log" if tasks else "slurm-%x-%j.log",
     }
     return [*(f"#SBATCH --{key}={value}" for key, value in values.items() if value is not None), "#SBATCH --requeue"]
 
@@ -127,20 +154,29 @@ def _plain(what: str, value: str | None) -> str | None:
     return value
 
 
-_BODY = """\
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}}}
-job=${{job:-$SLURM_JOB_ID}}
-[[ $job =~ ^[0-9]+(_[0-9]+)?$ ]] || {{ echo "error: no job id: $job" >&2; exit 2; }}
+_JOB = """\
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
+job=${job:-$SLURM_JOB_ID}
+[[ $job =~ ^[0-9]+(_[0-9]+)?$ ]] || { echo "error: no job id: $job" >&2; exit 2; }
+"""
 
+_HEAD_NODE = """\
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+"""
+
+_LITERAL = """\
 # shellcheck disable=SC1003,SC2016  # words in single quotes are meant as they stand
-command=(
+"""
+
+_TORCHRUN = """
   {python} -m torch.distributed.run
   --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={ranks} --max-restarts={max_restarts}
   --rdzv-backend=c10d --rdzv-id="$job" --rdzv-endpoint="$head_node:$((20000 + SLURM_JOB_ID % 10000))"
   "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1" --shutdown-timeout={shutdown}
   -m vitlet {words} --out {target}
-)
+"""
+
+_RUN = """\
 srun --kill-on-bad-exit=1 "${{command[@]}}" &
 step=$!
 

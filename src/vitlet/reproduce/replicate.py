@@ -10,6 +10,7 @@ from rich.table import Table as Columns
 
 from vitlet.data.names import absolute_data
 from vitlet.errors import UsageError
+from vitlet.jobs.slurm import Cluster
 from vitlet.report.claims import effect, headline
 from vitlet.report.replication import write_replication_page
 from vitlet.report.tables import duration
@@ -49,6 +50,8 @@ class Request:
         if absolute:
             data, out = absolute_data(data), str(self.out.absolute())
         words = ["vitlet", "reproduce", *self.words, "--scale", self.scale, "--data", data, "--out", out]
+        if self.device != "auto":
+            words += ["--device", self.device]
         if self.seeds is not None:
             words += ["--seeds", str(self.seeds)]
         if self.budget_seconds is not None:
@@ -130,8 +133,9 @@ def write_slurm(request: Request, folder: Path) -> list[Path]:
     """Write the plan as job arrays for a cluster; nothing is run."""
     teller = Teller()
     _, plan = _planned(request, teller)
-    files = write_arrays(plan, folder, command=request.command(absolute=True))
-    teller.say(f"{plural(len(plan.waiting), 'run')} in {plural(len(files) - 1, 'array')}; start: "
+    cluster = Cluster(gpus=0 if request.device == "cpu" else 1)
+    files = write_arrays(plan, folder, command=request.command(absolute=True)[1:], cluster=cluster)
+    teller.say(f"{plural(len(plan.waiting), 'run')} in {plural(len(files) - 2, 'array')}; start: "
                f"bash {printable(files[-1])}")  # fmt: skip
     return files
 

@@ -1,40 +1,31 @@
 """A plan as SLURM job arrays: one array for each generation of runs, each waiting for the one before.
 
 Runs of a generation do not need each other. Every task gives the same command with the address of its run, so tasks
-are safe to repeat: a finished run is left alone and one that was cut short goes on.
+are safe to repeat: a finished run is left alone and one that was cut short goes on. The scripts are those of
+`vitlet.jobs.slurm`.
 """
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitlet.jobs.slurm import Cluster, task_script
 from vitlet.reproduce.plan import Node, Plan
 from vitlet.run import write_file
 
-_TEMPLATE = """\
-#!/usr/bin/env bash
-#SBATCH --job-name=vitlet-{number}
-#SBATCH --array=0-{last}
-#SBATCH --cpus-per-task=8
-#SBATCH --time={hours}:00:00
-#SBATCH --output={log}
-# Add what your cluster asks for: --partition, --account, --gres=gpu:1.
-set -euo pipefail
-nodes=({addresses})
-exec {command} --node "${{nodes[$SLURM_ARRAY_TASK_ID]}}"
-"""
-
 _SUBMIT = """\
-#!/usr/bin/env bash
-# Submits every generation after the one before it, then the page.
+#!/bin/bash
+# Submits every generation after the one before it, then the page. Words given to it go to each sbatch, such as
+# --partition=NAME --account=NAME.
 set -euo pipefail
 cd "$(dirname "$0")"
 after=()
-{lines}
-sbatch "${{after[@]}}" --job-name=vitlet-page --wrap {collect}
+for script in {scripts}; do
+  job=$(sbatch --parsable "${{after[@]}}" "$@" "$script")
+  after=(--dependency="afterok:${{job%%;*}}")
+done
 """
-
-_LINE = 'job=$(sbatch --parsable "${{after[@]}}" {file}); after=(--dependency="afterok:$job")'
 
 
 def generations(plan: Plan) -> list[list[Node]]:
@@ -50,33 +41,27 @@ def generations(plan: Plan) -> list[list[Node]]:
     return found
 
 
-def write_arrays(plan: Plan, folder: Path, *, command: Sequence[str], hours: int = 24) -> list[Path]:
-    """Write `generation-N.sbatch` and `submit.sh`.
+def write_arrays(plan: Plan, folder: Path, *, command: Sequence[str], cluster: Cluster) -> list[Path]:
+    """Write `generation-N.sbatch`, `page.sbatch` and `submit.sh`.
 
     Args:
         plan: The runs.
-        folder: Where the scripts go.
-        command: Words that reproduce all of the plan, paths absolute.
-        hours: Time limit of a task; a run that meets it goes on when the array is submitted again.
+        folder: Where the scripts go, and the logs of the jobs.
+        command: Words that reproduce all of the plan, from the verb on, paths absolute.
+        cluster: What each task asks for; one that meets its time limit goes on when it comes through the queue again.
 
     Returns:
-        The files.
+        The files, in this order.
     """
-    words = shlex.join(command)
-    files, lines = [], []
-    for number, nodes in enumerate(generations(plan)):
-        # sbatch reads its own lines up to the first blank, without a shell's quotes: a name without blanks, relative.
-        text = _TEMPLATE.format(
-            number=number,
-            last=len(nodes) - 1,
-            hours=hours,
-            log=f"generation-{number}-%a.log",
-            addresses=" ".join(shlex.quote(node.address) for node in nodes),
-            command=words,
+    scripts = {
+        f"generation-{number}.sbatch": task_script(
+            command, name=f"vitlet-{number}", cluster=cluster, option="--node", values=[n.address for n in nodes]
         )
-        files.append(folder / f"generation-{number}.sbatch")
-        write_file(files[-1], text.encode())
-        lines.append(_LINE.format(file=shlex.quote(files[-1].name)))
-    collect = shlex.quote(f"{words} --collect")
-    write_file(folder / "submit.sh", _SUBMIT.format(lines="\n".join(lines), collect=collect).encode())
-    return [*files, folder / "submit.sh"]
+        for number, nodes in enumerate(generations(plan))
+    }
+    without_gpu = dataclasses.replace(cluster, gpus=0)
+    scripts["page.sbatch"] = task_script([*command, "--collect"], name="vitlet-page", cluster=without_gpu)
+    scripts["submit.sh"] = _SUBMIT.format(scripts=shlex.join(scripts))
+    for name, text in scripts.items():
+        write_file(folder / name, text.encode())
+    return [folder / name for name in scripts]
