@@ -36,8 +36,3 @@ def test_another_computation_is_not_timed() -> None:
     with pytest.raises(AssertionError, match="not the same computation"):
         module._errors({TIMM: lambda x: x + 1, "onnx fp32": lambda x: x + 1.01}, images)
     module._errors({TIMM: lambda x: x + 1, "openvino bf16": lambda x: x + 1.01}, images)
-
-
-def test_operations_of_vit_tiny_are_those_that_are_published() -> None:
-    """2.51 GFLOP: twice the 1.26 billion multiplications and additions that DeiT-Tiny is quoted with."""
-    assert module._flops(EncoderConfig()) == pytest.approx(2.51e9, rel=0.01)

@@ -29,6 +29,8 @@ def test_the_result_has_every_contender_and_the_conditions(result: dict, method:
     assert ("vitlet bf16" in step["cpu_ms"]) == bf16
     assert ("vitlet bf16: not supported by this CPU" in step["notes"]) == (not bf16)
     assert {PLAIN, "vitlet fp32"} <= set(step["cpu_ms"])
+    assert set(step["bound"]) == ({"fp32", "bf16"} if bf16 else {"fp32"})
+    assert step["bound"]["fp32"] > 0
     assert step["foreign_cores"] is None or step["foreign_cores"] >= 0
     assert (result["threads"], result["repeats"], step["batch_size"]) == (1, 1, 4)
 

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor
 
+from vitlet.bench.products import counted_flops, gemm_gflops
 from vitlet.evaluate.agreement import relative_error
 from vitlet.evaluate.pace import one_thread, take_turns
 from vitlet.nn.encoder import Encoder
@@ -29,7 +30,6 @@ from vitlet.weights.portable import Portable
 TINY = EncoderConfig()
 TIMM = "timm eager fp32"
 _FP32, _BF16 = 1e-4, 5e-2
-_PRODUCT = 1024
 
 
 def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
@@ -50,7 +50,7 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), one_thread():
         present = _contenders(saved, model, Path(scratch), notes)
         errors = _errors(present, images[:2])
-        rate = _gemm_gflops()
+        rate, flops = gemm_gflops(), counted_flops(lambda: model(images[:1]))
         batches, bound = {}, {}
         for size in batch_sizes:
             batch = images[:size]
@@ -62,7 +62,7 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
                 "spread": {name: pace.spread for name, pace in paces.items()},
                 "ratio": {name: taken[TIMM] / value for name, value in taken.items()},
             }
-            bound[size] = taken[TIMM] / (1000 * _flops(shape) / rate / 1e9)
+            bound[size] = taken[TIMM] / (1000 * flops / rate / 1e9)
     return {
         "batches": batches,
         "ratio": {f"{n} × {k}": v for n, b in batches.items() for k, v in b["ratio"].items() if k != TIMM},
@@ -110,19 +110,3 @@ def _errors(present: dict[str, Callable[[Tensor], Any]], images: Tensor) -> dict
     far = {n: e for n, e in errors.items() if not e <= (_BF16 if n.endswith("bf16") else _FP32)}
     assert not far, f"not the same computation: {far}"
     return errors
-
-
-def _gemm_gflops() -> float:
-    """Billions of operations a CPU second in a large fp32 product."""
-    a = torch.ones(_PRODUCT, _PRODUCT)
-    pace = take_turns({"product": lambda: a @ a}, repeats=5)["product"]
-    return 2 * _PRODUCT**3 / (pace.cpu_ms / 1000) / 1e9
-
-
-def _flops(shape: EncoderConfig) -> float:
-    """Operations of all products of one image, a multiplication and an addition counting as two."""
-    patches, width = shape.grid**2, shape.width
-    tokens = patches + 1
-    linear = 4 * width**2 + 2 * shape.mlp_ratio * width**2
-    block = tokens * linear + 2 * tokens**2 * width
-    return 2 * (shape.depth * block + patches * 3 * shape.patch_size**2 * width)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import torch
 
 from vitlet.bench.contenders import PLAIN, Contender, Method, Shapes, contenders
+from vitlet.bench.products import counted_flops, gemm_gflops
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 from vitlet.run import environment
@@ -26,6 +27,7 @@ SHAPES = {
     "mocov3": Shapes(TINY, BASE, batch_size=16),
     "finetune": Shapes(TINY, BASE, batch_size=16),
 }
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EQUAL = 1e-5
 _EQUAL_BF16 = 1e-2
 """Where the hardware has bf16, our distilling teacher computes in it even while the student is in fp32."""
@@ -64,7 +66,9 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
 
     Returns:
         `cpu_ms`: median CPU milliseconds of a step by contender (`plain`, `transformers`, `vitlet fp32`, …). `ratio`:
-        how many times faster each is than `plain`. `loss_difference`: of each in fp32, relative to plain. `notes`:
+        how many times faster each is than `plain`. `bound`: by precision, the ratio of a step that spent no time on
+        anything but our products, all at the rate of torch's large ones in that precision here (a distilling teacher
+        may compute in bf16 beside a student in fp32). `loss_difference`: of each in fp32, relative to plain. `notes`:
         what was left out and why. `batch_size`. `onednn`: whether ours had its fp32 products from there.
         `foreign_cores`: the mean number of cores that others kept busy meanwhile, None where the system does not tell.
     """
@@ -74,6 +78,8 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
         present, notes = contenders(method, shapes, precisions)
         taught_in_bf16 = method == "distill" and has_bf16(torch.device("cpu"))
         differences = loss_differences(present, within=_EQUAL_BF16 if taught_in_bf16 else _EQUAL)
+        flops = counted_flops(next(c.step for name, c in present.items() if name.startswith("vitlet")))
+        rates = {name: gemm_gflops(_DTYPES[name]) for name in precisions if f"vitlet {name}" in present}
         with _foreign_load() as foreign:
             turns = [[_cpu_seconds(contender) for contender in present.values()] for _ in range(repeats + 1)]
     finally:
@@ -83,6 +89,7 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
     return {
         "cpu_ms": cpu_ms,
         "ratio": {name: cpu_ms[PLAIN] / taken for name, taken in cpu_ms.items()},
+        "bound": {name: cpu_ms[PLAIN] / (flops / rate / 1e6) for name, rate in rates.items()},
         "loss_difference": differences,
         "notes": notes,
         "batch_size": shapes.batch_size,
