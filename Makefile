@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench learn study learn-detection evidence docs clean
+.PHONY: help demo test check bench learn study learn-detection evidence evidence-layers docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo "make learn DATA=…      every method on one budget beside random weights; about 40 minutes; table in docs/results/"
 	@echo "make study DATA=…      the suggestions of vitlet analyse beside fine-tuning; after make learn, about 30 minutes"
 	@echo "make learn-detection DATA=…  a small detector learns 8 annotated images by heart; about 20 minutes; docs/results/"
-	@echo "make evidence DATA=…   label curve and sweeps over blocks and layers; hours on a quiet machine; docs/results/"
+	@echo "make evidence DATA=…   label curve and kept blocks; about 30 minutes; docs/results/"
+	@echo "make evidence-layers DATA=…  which layers to distil; about 90 minutes; docs/results/"
 	@echo "make docs              the documentation on http://127.0.0.1:8000"
 	@echo "PYTHON=python3.12 with any of them makes the environment with that interpreter"
 
@@ -52,27 +53,32 @@ learn-detection: $(VENV)/.dev
 # Every command is the one that a user would give; finished runs in OUT are used again. VIEWS and TUNED are image views of
 # pre-training and of each fine-tuning, FRACTIONS label shares, SEEDS repetitions: small values try the chain in minutes.
 EVIDENCE := $(or $(OUT),evidence-run)
-VIEWS ?= 256000
-TUNED ?= 24000
+VIEWS ?= 128000
+TUNED ?= 12800
 FRACTIONS ?= 0.01,0.1,1
 LABELS ?= 1000
 SEEDS ?= 3
-LAYERS ?= [[4,4]];[[3,3]];[[2,2]];[[1,1]];[[1,1],[2,2],[3,3],[4,4]]
 views = 'budget.duration={"unit":"images","n":$(1)}'
 
 evidence: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make evidence DATA=folder of labelled images near 32 pixels"; exit 2; }
 	@$(BIN)/vitlet pretrain mae_micro --data "$(DATA)" --out "$(EVIDENCE)/mae" --set $(call views,$(VIEWS))
-	@$(BIN)/vitlet pretrain mae_micro_wide --data "$(DATA)" --out "$(EVIDENCE)/teacher" --set $(call views,$(VIEWS))
 	@$(BIN)/vitlet finetune finetune_micro --init none --data "$(DATA)" --out "$(EVIDENCE)/supervised" --set $(call views,$(VIEWS))
 	@$(BIN)/vitlet compare "$(EVIDENCE)/mae" --supervised "$(EVIDENCE)/supervised" --data "$(DATA)" --out "$(EVIDENCE)/compare" \
 		--label-fractions $(FRACTIONS) --seeds $(SEEDS) --set $(call views,$(TUNED))
 	@$(BIN)/vitlet sweep keep-blocks "$(EVIDENCE)/mae" --data "$(DATA)" --out "$(EVIDENCE)/blocks" \
 		--num-labels $(LABELS) --seeds $(SEEDS) --set $(call views,$(TUNED))
+	@for what in compare blocks; do cp "$(EVIDENCE)/$$what/curves.json" "$(or $(RESULTS),docs/results)/$$what.json" || exit; done
+
+# Figure 7: one distillation for each list of layers, from one teacher.
+LAYERS ?= [[4,4]];[[3,3]];[[2,2]];[[1,1]];[[1,1],[2,2],[3,3],[4,4]]
+
+evidence-layers: $(VENV)/.dev
+	@test -n "$(DATA)" || { echo "error: no data. Fix: make evidence-layers DATA=folder of labelled images near 32 pixels"; exit 2; }
+	@$(BIN)/vitlet pretrain mae_micro_wide --data "$(DATA)" --out "$(EVIDENCE)/teacher" --set $(call views,$(VIEWS))
 	@$(BIN)/vitlet sweep distill-layers dmae_micro --data "$(DATA)" --teacher "$(EVIDENCE)/teacher" --out "$(EVIDENCE)/layers" \
 		--layers '$(LAYERS)' --num-labels $(LABELS) --seeds $(SEEDS) --set $(call views,$(VIEWS)) --finetune-set $(call views,$(TUNED))
-	@for what in compare blocks layers; do \
-		cp "$(EVIDENCE)/$$what/curves.json" "$(or $(RESULTS),docs/results)/$$what.json" || exit; done
+	@cp "$(EVIDENCE)/layers/curves.json" "$(or $(RESULTS),docs/results)/layers.json"
 
 docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
