@@ -43,6 +43,21 @@ def test_a_drawing_is_sound_themed_and_repeats(kind):
     assert not re.search(r"https?:|font-family|<style|<script|<metadata|nan", svg)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_no_tick_of_a_share_lies_outside_0_to_100(level: float):
+    line = Curve([0, 1], [level, level])
+    shares, numbers = (
+        figures.curves([line], name="level", size=(320, 200), x_label="x", y_label="y", percent=percent)
+        for percent in (True, False)
+    )
+
+    def outside(svg: str) -> set[str]:
+        return {text for text in re.findall(r">([−\d.]+)</text>", svg) if not 0 <= float(text.replace("−", "-")) <= 100}
+
+    assert not outside(shares)
+    assert "102" in numbers or "−" in numbers or "1.02" in numbers, "a number may lie anywhere"
+
+
 def test_a_drawing_does_not_depend_on_others_drawn_before():
     first = curve()
     figures.strip(Strip((0.5,), 0.5, None), SCALE, name="between")

@@ -1,12 +1,14 @@
 """The page about a replication: three places for numbers, no script, no request, text from outside shown literally."""
 
 import html
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pytest
 from test_page import HOSTILE
 
 from vitlet.report.claims import effect, headline
@@ -65,13 +67,22 @@ def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
     return parser.found
 
 
+def cells(page: str) -> list[list[tuple[str, str, str]]]:
+    """(head, class, text) of the cells of each row."""
+    cell = re.compile(r'<td(?: class="([^"]*)")? data-head="([^"]*)" role="cell">([^<]*)</td>')
+    rows = [cell.findall(row) for row in re.findall(r"<tr role.*?</tr>", page, re.DOTALL)]
+    return [[(head, kind, text) for kind, head, text in row] for row in rows if row]
+
+
 def test_published_measured_and_not_run_are_three_columns(tmp_path: Path):
     page = write_replication_page(document(), out=tmp_path / "page.html").read_text()
-    assert "<td>78 [R]</td>" in page
-    assert '<td class="unconfirmed">unconfirmed: 73.7 [M?]</td><td></td><td class="absent">needs: rain</td>' in page
-    assert '<td class="unconfirmed">unknown</td>' in page
+    (confirmed, *_), (recalled, none, absent, _), (unknown, *_) = cells(page)[-3:]
+    assert confirmed == ("published", "", "78 [R]")
+    assert recalled == ("published", "unconfirmed", "unconfirmed: 73.7 [M?]")
+    assert (none, absent) == (("measured here", "", ""), ("not run", "absent", "needs: rain"))
+    assert unknown == ("published", "unconfirmed", "unknown")
     assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds)" in page
-    assert "here: half" in page
+    assert page.count("here: half") == 2, "beside what was measured, and nowhere else"
     assert "1 of 2 claims supported, 1 not supported" in page
 
 
@@ -102,6 +113,32 @@ def test_hostile_text_is_shown_and_never_becomes_markup(tmp_path: Path):
         assert html.escape(printable(text), quote=False).replace("&", "") in html.escape(
             html.unescape(page), quote=False
         ).replace("&", ""), text
+
+
+WIDE = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth > e.clientWidth)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_no_number_has_to_be_scrolled_to(tmp_path: Path, chromium, scheme: str):
+    path = write_replication_page(document(), out=tmp_path / "page.html")
+    view = chromium.new_page(viewport={"width": 390, "height": 900}, color_scheme=scheme)
+    view.goto(path.as_uri())
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not any(view.evaluate(WIDE)[:-1]), "the last is the list of runs, behind a fold"
+    cell = view.locator("td", has_text="unconfirmed: 73.7")
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == '"published: "'
+    view.evaluate("document.querySelectorAll('.cards').forEach(e => e.classList.remove('cards'))")
+    assert any(view.evaluate(WIDE)[:-1]), "as a table it would be wider than the screen"
+    view.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("table-1", "Table 1"), ("figure-7", "Figure 7"), ("appendix-a1", "Appendix A.1")]
+)
+def test_tables_are_called_as_in_the_paper(name: str, label: str, tmp_path: Path):
+    item = document()["items"][0] | {"name": name}
+    page = write_replication_page(document(items=[item]), out=tmp_path / "page.html").read_text()
+    assert f'<h2 id="{name}-title">{label}</h2>' in page
 
 
 def test_an_effect_has_its_unit_interval_and_margin():

@@ -79,3 +79,12 @@ def test_a_name_from_outside_is_text(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"transfer\.json"):
         write_transfer_page(tmp_path)
+
+
+def test_an_interval_ends_where_accuracies_end_and_one_epoch_is_one(tmp_path: Path) -> None:
+    few = row("Digits", "mae", 0.75, 1.0) | {"low": -0.713, "high": 2.463}
+    few["chosen"] = few["chosen"] | {"duration": {"unit": "epochs", "n": 1}}
+    text = page(tmp_path, few)
+    assert "0.0 to 100.0\N{NO-BREAK SPACE}%" in text
+    assert "246.3" not in text
+    assert ">1 epoch<" in text

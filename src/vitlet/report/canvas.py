@@ -7,7 +7,7 @@ many figures.
 
 import io
 import re
-from typing import Any
+from typing import Any, final
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -47,6 +47,15 @@ def canvas(size: tuple[int, int], *, left: float, right: float, top: float, bott
     return figure, figure.add_axes(box, facecolor="none")
 
 
+@final
+class Shares(MaxNLocator):
+    """Ticks from 0 to 1 alone: the room above a curve that touches 100 % stands for nothing."""
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Those of the base between the two ends that a share has."""
+        return [float(tick) for tick in super().tick_values(vmin, vmax) if -1e-9 < tick < 1 + 1e-9]
+
+
 def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
     """A scale below and grid lines across, nothing else; x from 0 to `right`, y in percent where it holds shares."""
     axes.set_xlim(0, right if right > 0 else 1)
@@ -60,7 +69,7 @@ def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
     axes.tick_params(axis="x", length=4, pad=4)
     room = round(72 * axes.bbox.width / axes.figure.dpi)  # CSS pixels
     axes.xaxis.set_major_locator(MaxNLocator(nbins=min(6, room // 50), steps=ROUND, integer=right >= 6))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=ROUND))
+    axes.yaxis.set_major_locator((Shares if percent else MaxNLocator)(nbins=5, steps=ROUND))
     if percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, percent=True)))
 

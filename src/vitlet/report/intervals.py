@@ -11,9 +11,8 @@ from typing import Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vitlet.report.canvas import INK, ROUND, SERIES, STYLE, canvas, number, pen, plain_axes, to_svg
+from vitlet.report.canvas import INK, ROUND, SERIES, STYLE, Shares, canvas, pen, plain_axes, to_svg
 
 _DODGE = 0.014
 """Sideways distance of neighbouring arms, as a share of the axis: intervals would cover each other."""
@@ -83,8 +82,7 @@ def interval_curves(
         plain_axes(axes, right=1, percent=True)
         axes.set_xlim(low - 0.06 * width, high + 0.06 * width)
         axes.set_xticks(*_apart([(place(x), text) for x, text in ticks], span=1.12 * width, pixels=size[0] - 60))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=ROUND))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, percent=True)))
+        axes.yaxis.set_major_locator(Shares(nbins=6, steps=ROUND))
         figure.text(0, 1 - 12 / size[1], "top-1 accuracy, %", color=INK, ha="left", va="baseline")
         figure.text(1 - 14 / size[0], 4 / size[1], x_label, ha="right", va="baseline")
         return to_svg(figure, name)

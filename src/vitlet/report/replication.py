@@ -18,7 +18,7 @@ from vitlet.report.claims import effect, headline
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
-from vitlet.report.tables import between, duration, percent
+from vitlet.report.tables import between_shares, duration, percent
 from vitlet.run import write_file
 from vitlet.text import plural
 
@@ -45,7 +45,8 @@ class Shown:
     label: str
     title: str
     about: str
-    lines: tuple[Line, ...]
+    rows: tuple[tuple[str, tuple[Line, ...]], ...]
+    """(title, lines), a line a column; where there is one column its line bears the title of the row."""
     plots: tuple[Plot, ...]
     remark: str
     """Why nothing is drawn, or what the drawing is of."""
@@ -104,38 +105,52 @@ def _claim(claim: Mapping[str, Any]) -> ShownClaim:
 
 
 def _item(item: Mapping[str, Any]) -> Shown:
-    label = item["name"].replace("-", " ").capitalize()
+    label = _label(item["name"])
     if "drawing" in item:
         expected = f"Published: {item['expected']['text']} [{item['expected']['tag']}]"
         plots = _drawings(item) if item["measured"] else ()
         remark = f"not run: {item['not_run']}" if item["not_run"] else _seen(item["measured"])
         return Shown(item["name"], label, item["title"], f"{item['about']} {expected}", (), tuple(plots), remark)
-    lines = tuple(
-        _line(row["title"], column, stand_in, cell, unit=item["unit"])
+    is_single = len(item["columns"]) == 1
+    rows = tuple(
+        (
+            "" if is_single else row["title"],
+            tuple(
+                _line(row["title"] if is_single else column, stand_in, cell)
+                for column, stand_in, cell in zip(item["columns"], item["stand_ins"], row["cells"], strict=True)
+                if cell is not None
+            ),
+        )
         for row in item["rows"]
-        for column, stand_in, cell in zip(item["columns"], item["stand_ins"], row["cells"], strict=True)
-        if cell is not None
     )
     plots = _curves(item) if item["axis"] else ()
-    return Shown(item["name"], label, item["title"], item["about"], lines, tuple(plots), "")
+    return Shown(item["name"], label, item["title"], item["about"], rows, tuple(plots), "")
 
 
-def _line(row: str, column: str, stand_in: str, cell: Mapping[str, Any], *, unit: str) -> Line:
+def _label(name: str) -> str:
+    """`table-1` as Table 1, `appendix-a1` as Appendix A.1."""
+    kind, number = name.split("-")
+    return f"{kind.capitalize()} {number if number.isdigit() else f'{number[0].upper()}.{number[1:]}'}"
+
+
+def _line(title: str, stand_in: str, cell: Mapping[str, Any]) -> Line:
     found, measured = cell["published"], cell["measured"]
     shown = "unknown" if found is None else f"{found['value']:g} [{found['tag']}]"
     if found is not None and not found["is_confirmed"]:
         shown = f"unconfirmed: {shown}"
-    note = "; ".join(filter(None, (found["note"] if found else "", f"here: {stand_in}" if stand_in else "")))
+    note = "; ".join(
+        filter(None, (found["note"] if found else "", f"here: {stand_in}" if stand_in and measured else ""))
+    )
     words = "" if measured is None else _measured(measured)
-    return Line(f"{row} · {column}", shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)
+    return Line(title, shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
     seeds = plural(len(measured["values"]), "seed")
     if measured["low"] is None:
         return f"{percent(measured['mean'])} ({seeds}, no interval)"
-    ends = (max(0.0, measured["low"]), min(1.0, measured["high"]))
-    return f"{percent(measured['mean'])} ({between(ends)}, {seeds})"
+    interval = between_shares(measured["low"], measured["high"])
+    return f"{percent(measured['mean'])} ({interval}, {seeds})"
 
 
 def _seen(measured: Mapping[str, Any]) -> str:

@@ -60,6 +60,11 @@ def between(interval: tuple[float, float], *, form: Any = percent) -> str:
     return f"{low.removesuffix(SPACE + '%')} to {high}"
 
 
+def between_shares(low: float, high: float) -> str:
+    """`between` of an accuracy, whose interval over few seeds may reach beyond what there is."""
+    return between((max(0.0, low), min(1.0, high)))
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `3 min 12 s`, `2 h 05 min`."""
     whole = round(seconds)

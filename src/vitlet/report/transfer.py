@@ -10,7 +10,7 @@ from typing import Any
 from vitlet.report import evidence
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between, duration, percent, without_home
+from vitlet.report.tables import between_shares, duration, percent, without_home
 from vitlet.run import read_json, write_file
 
 
@@ -96,7 +96,7 @@ def _chosen(done: list[dict[str, Any]]) -> Table:
             _length(row["chosen"]),
             f"{row['chosen']['layer_decay']:g}",
             percent(row["mean"]),
-            "one seed" if row["low"] is None else between((row["low"], row["high"])),
+            "one seed" if row["low"] is None else between_shares(row["low"], row["high"]),
             duration(row["cpu_seconds"]),
         )
         for row in done
@@ -122,4 +122,5 @@ def _tried(row: dict[str, Any]) -> Table:
 
 
 def _length(setting: dict[str, Any]) -> str:
-    return f"{setting['duration']['n']:g} {setting['duration']['unit']}"
+    n, unit = setting["duration"]["n"], setting["duration"]["unit"]
+    return f"{n:g} {unit.removesuffix('s') if n == 1 else unit}"
