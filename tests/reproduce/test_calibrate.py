@@ -9,8 +9,8 @@ import pytest
 from vitlet.reproduce import calibrate
 from vitlet.reproduce.calibrate import expected_cost
 from vitlet.reproduce.chains import MAE, SUPERVISED, tuned
-from vitlet.reproduce.plan import make_plan
-from vitlet.reproduce.scale import scale_by_name
+from vitlet.reproduce.planner import make_plan
+from vitlet.reproduce.scales import scale_by_name
 from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")

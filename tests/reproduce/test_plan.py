@@ -1,6 +1,7 @@
 """Runs are shared, addressed by what decides their numbers, and in an order in which they can be made."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ from small_images import write_images
 
 from vitlet.errors import DataError
 from vitlet.reproduce.catalogue import chosen
-from vitlet.reproduce.chains import DMAE, MAE, SUPERVISED, TEACHER, tuned
-from vitlet.reproduce.plan import Plan, make_plan
-from vitlet.reproduce.scale import scale_by_name
-from vitlet.reproduce.steps import Finetune, Pretrain
+from vitlet.reproduce.chains import DMAE, DMAE_TUNED, MAE, MAE_TUNED, SUPERVISED, TEACHER, transferred, tuned
+from vitlet.reproduce.plan import Plan
+from vitlet.reproduce.planner import make_plan
+from vitlet.reproduce.scales import scale_by_name
+from vitlet.reproduce.steps import Evaluate, Finetune, Needs, Pretrain, Table
+from vitlet.reproduce.tables import detected
 
 SMOKE = scale_by_name("smoke")
 
@@ -91,7 +94,7 @@ def test_no_block_kept_is_from_scratch_and_all_kept_is_fine_tuning(images: Path,
 
 def test_a_number_of_blocks_that_the_scale_leaves_out_says_so(images: Path, tmp_path: Path):
     plan = planned(images, tmp_path, tuned(MAE, keep=2))
-    assert plan.absent[tuned(MAE, keep=2)] == "not part of this scale, which keeps 0, 4, 8, 12 of 12"
+    assert plan.absent[tuned(MAE, keep=2)] == "this scale keeps 0, 4, 8, 12 of 12"
     assert not [n for n in plan.nodes.values() if n.kind == "finetune"]
 
 
@@ -119,11 +122,67 @@ def test_subsets_are_trained_on_for_as_many_steps(images: Path, tmp_path: Path):
     assert node.images_seen == planned(images, tmp_path, MAE).node(MAE, 0).images_seen
 
 
+@pytest.fixture
+def everything(images: Path, annotated: Path, tmp_path: Path) -> Path:
+    """A folder as scale paper asks for, each set in it a few images."""
+    root = tmp_path / "everything"
+    names = ("imagenet", "imagenet-21k", "imagenet-v2", "flowers", "pets", "aircraft", "cars", "cifar100", "inat18")
+    for folder in (root / "lists", root / "weights/mae-base", root / "weights/vit-tiny-21k"):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(folder.name.encode())
+    (root / "weights/regnety_160.safetensors").write_bytes(b"regnet")
+    for name in ("1percent", "10percent", "imagenet-lt"):
+        (root / f"lists/{name}.txt").write_text("".join(f"{i:03}.png\n" for i in range(12)))
+    for name in names:
+        (root / name).symlink_to(images)
+    (root / "coco").symlink_to(annotated)
+    return root
+
+
+def test_with_its_data_every_row_of_the_paper_plans_its_chain(everything: Path, tmp_path: Path):
+    choice = chosen(["all"])
+    plan = make_plan(choice.stages(), scale_by_name("paper"), data=everything, out=tmp_path)
+    assert not plan.absent
+    needy = [cell.step for item in choice.items if isinstance(item, Table) for row in item.rows for cell in row.cells]
+    assert [step.what for step in needy if isinstance(step, Needs)] == ["the names of the paper's reference models"]
+    kinds = {node.kind for node in plan.nodes.values()}
+    assert kinds == {"weights", "pretrain", "finetune", "evaluate", "probe", "look"}
+    detector = plan.node(detected(MAE), 0)
+    assert (detector.train_images, detector.test_images) == (6, 3), "boxes are labels enough"
+    teachers = {node.teacher for node in plan.nodes.values() if node.title.startswith("dmae")}
+    assert teachers == {everything / "weights/mae-base"}
+    taught = plan.node(Finetune(MAE, "taught", teacher=Pretrain("regnet")), 0)
+    assert str(taught.teacher) == f"timm:regnety_160@{everything}/weights/regnety_160.safetensors"
+
+
+def test_what_is_missing_is_named_and_costs_its_own_rows_alone(everything: Path, tmp_path: Path):
+    paper, stages = scale_by_name("paper"), chosen(["table-2", "table-4", "table-5"]).stages()
+    (everything / "coco").unlink()
+    (everything / "pets").unlink()
+    shutil.rmtree(everything / "weights/mae-base")
+    plan = make_plan(stages, paper, data=everything, out=tmp_path)
+    assert plan.absent[detected(MAE)] == f"needs {everything / 'coco'}, which is not there"
+    assert plan.absent[DMAE_TUNED] == f"needs {everything / 'weights/mae-base'}, which is not there"
+    assert plan.absent[transferred(MAE, "pets")].startswith("needs Pets"), "torchvision's place was asked too"
+    assert plan.node(Evaluate(MAE_TUNED, "real", "imagenet-val"), 0).labels == "real"
+
+
+def test_settings_of_a_transfer_are_runs_of_their_own(everything: Path, tmp_path: Path):
+    """So that a cluster tries them at once, and a kill loses one of them."""
+    steps = [transferred(MAE, "flowers"), transferred(MAE, "inat18")]
+    plan = make_plan([steps], scale_by_name("paper"), data=everything, out=tmp_path)
+    flowers, inat = (plan.node(step, 0) for step in steps)
+    tried = [plan.nodes[a] for a in flowers.inputs if plan.nodes[a].hold_out]
+    assert len(tried) == len(flowers.settings) == 12
+    assert len({(n.recipe["optimizer"]["base_lr"], n.recipe["optimizer"]["layer_decay"]) for n in tried}) == 6
+    assert (inat.settings, inat.hold_out) == ((), False), "no grid: the recipe as it is"
+
+
 def test_the_paper_scale_without_its_data_keeps_every_row(images: Path, tmp_path: Path):
     paper = scale_by_name("paper")
     plan = make_plan(chosen(["all"]).stages(), paper, data=images, out=tmp_path)
     assert not plan.nodes
-    assert plan.absent[SUPERVISED] == f"needs: {images / 'imagenet'}, which is not there"
+    assert plan.absent[SUPERVISED] == f"needs {images / 'imagenet'}, which is not there"
 
 
 def test_too_few_classes_are_refused(tmp_path: Path):

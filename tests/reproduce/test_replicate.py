@@ -32,7 +32,7 @@ def test_tables_share_the_runs_of_claims_and_keep_three_places_apart(copied: Pat
     ori, impr = rows["MAE, 400 epochs"]
     assert (impr["published"]["value"], impr["not_run"]) == (78.0, None)
     assert impr["measured"]["n"] == 16, "fine-tuned for claim 1, shown in Table 1"
-    assert (ori["measured"], ori["not_run"]) == (None, "not part of this scale")
+    assert (ori["measured"], ori["not_run"]) == (None, "here there is one recipe of fine-tuning")
     assert rows["D-MAE, 400 epochs"][1]["not_run"] == "not run yet"
     page = (copied / "report.html").read_text()
     assert "unconfirmed: 73.7 [M?]" in page, "recalled figures are never shown as published"

@@ -1,5 +1,6 @@
 """Runs are made once, go on after a kill, and can be made side by side."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,14 +15,25 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 from small_runs import interrupted, weights
 
 from vitlet.cli import main
+from vitlet.errors import NonFiniteError
+from vitlet.jobs import suites
+from vitlet.recipe import Recipe
+from vitlet.recipes import from_json
+from vitlet.recipes.transfer import Grid
 from vitlet.reproduce import runner
 from vitlet.reproduce.catalogue import chosen
-from vitlet.reproduce.chains import MAE, SUPERVISED
-from vitlet.reproduce.plan import NODE_FILE, Node, Plan, make_plan
+from vitlet.reproduce.chains import MAE, SUPERVISED, transferred
+from vitlet.reproduce.findings import _Reader
+from vitlet.reproduce.plan import NODE_FILE, Node, Plan
+from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.runner import make, run_plan
-from vitlet.reproduce.scale import scale_by_name
+from vitlet.reproduce.scale import Chosen
+from vitlet.reproduce.scales import scale_by_name
+from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run
 from vitlet.train.log import Teller
+
+SMOKE = scale_by_name("smoke")
 
 
 def planned(images: Path, out: Path, *words: str) -> Plan:
@@ -107,6 +119,62 @@ def test_side_by_side_runs_wait_for_what_they_need(
     assert saved[-1] == 3
     assert not plan.waiting
     assert plan.node(SUPERVISED, 0).is_finished
+
+
+def test_the_best_setting_on_held_out_training_images_is_trained_on_all(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second setting diverges, and the third hardly learns."""
+    real = runner.finetune
+
+    def diverging(recipe: Recipe, **how) -> Run:
+        run = real(recipe, **how)
+        if recipe.optimizer.base_lr == 1.0:
+            shutil.rmtree(run.results)
+            raise NonFiniteError("the loss is not finite")
+        return run
+
+    monkeypatch.setattr(runner, "finetune", diverging)
+    grid = Grid(lr=(3e-3, 1.0, 1e-12), epochs=((4, 0),), layer_decay=(1.0,))
+    monkeypatch.setitem(suites.GRIDS, "debug_supervised", grid)
+    role = Chosen({"flowers": "debug_supervised"})
+    scale = dataclasses.replace(SMOKE, treatments={**SMOKE.treatments, "transfer": role})
+    step = transferred(None, "flowers")
+    plan = make_plan([[step]], scale, data=images, out=tmp_path)
+    run_plan(plan, seconds={}, side_by_side=1, teller=Teller(quiet=True))
+    final = plan.node(step, 0)
+    *tried, last = [node for node in plan.nodes.values() if node.kind == "finetune"]
+    assert last == final
+    results = [node.folder / "results/top1.json" for node in tried]
+    assert [file.is_file() for file in results] == [True, False, True]
+    values = [json.loads(results[i].read_text()) for i in (0, 2)]
+    assert {v["split"] for v in values} == {"held-out train"}
+    best = tried[0] if values[0]["value"] >= values[1]["value"] else tried[2]
+    chosen_lr, (counted,) = (
+        Run(final.folder).recipe_json()["optimizer"]["base_lr"],
+        [final.folder / "results/top1.json"],
+    )
+    assert chosen_lr == best.recipe["optimizer"]["base_lr"]
+    assert json.loads(counted.read_text())["split"] == "test"
+    facts = json.loads((final.folder / NODE_FILE).read_text())
+    assert facts["recipe"] == from_json(Run(final.folder).recipe_json()).fingerprint()
+    assert not Run(best.folder).checkpoints.exists(), "a grid leaves many"
+    (result,) = _Reader(plan).results(step).values()
+    assert result["protocol"].endswith("; the best of 3 settings on held-out training images")
+
+
+def test_a_classifier_is_counted_by_other_labels(images: Path, tmp_path: Path):
+    """Of scale smoke, where ImageNet's images are not: the labels of the data stand in for ReaL's."""
+    (half,) = (n for n in planned(images, tmp_path, "claim-1").nodes.values() if n.kind == "images")
+    scale = dataclasses.replace(SMOKE, sets={**SMOKE.sets, "imagenet-val": SMOKE.sets["imagenet"]})
+    step = Evaluate(SUPERVISED, "real", "imagenet-val")
+    plan = make_plan([[SUPERVISED, step]], scale, data=images, out=tmp_path)
+    node = plan.node(step, 0)
+    for other in plan.nodes.values():
+        make(dataclasses.replace(other, labels="val"))
+    (result,) = _Reader(plan).results(step).values()
+    (own,) = _Reader(plan).results(SUPERVISED).values()
+    assert (node.data, result["value"], result["n"]) == (half.folder, own["value"], own["n"])
 
 
 def test_one_run_of_an_array_needs_its_inputs(copied: Path, images: Path, capsys: pytest.CaptureFixture[str]):

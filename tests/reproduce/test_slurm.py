@@ -10,8 +10,9 @@ import pytest
 
 from vitlet.jobs.slurm import Cluster
 from vitlet.reproduce.catalogue import chosen
-from vitlet.reproduce.plan import Plan, make_plan
-from vitlet.reproduce.scale import scale_by_name
+from vitlet.reproduce.plan import Plan
+from vitlet.reproduce.planner import make_plan
+from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import generations, write_arrays
 
 HOSTILE = "/data/a b; touch $HOME/x 'quoted' \"twice\" $(id) `id` *"

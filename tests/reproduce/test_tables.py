@@ -5,8 +5,9 @@ import pytest
 from vitlet.recipes import by_name, with_overrides
 from vitlet.reproduce.catalogue import ITEMS, chosen
 from vitlet.reproduce.claims import CLAIMS
-from vitlet.reproduce.scale import SCALES, ImageSet, Treatment, scale_by_name
-from vitlet.reproduce.steps import MEANINGS, Finetune, Look, Pretrain, Probe, Table, steps_of
+from vitlet.reproduce.scale import Chosen, ImageSet, Treatment
+from vitlet.reproduce.scales import SCALES, scale_by_name
+from vitlet.reproduce.steps import MEANINGS, Finetune, Look, Measured, Pretrain, Probe, Table, steps_of
 
 TABLES = [item for item in ITEMS.values() if isinstance(item, Table)]
 VERIFIED = {
@@ -35,9 +36,9 @@ def every_step() -> set[object]:
     found |= {step for claim in CLAIMS for step in claim.steps()}
     grown = True
     while grown:
-        starts = {s.start for s in found if isinstance(s, Finetune | Probe) and s.start is not None}
+        starts = {s.start for s in found if isinstance(s, Measured) and s.start is not None}
         starts |= {start for s in found if isinstance(s, Look) for _, start in s.subjects if start is not None}
-        starts |= {s.teacher for s in found if isinstance(s, Pretrain) and s.teacher is not None}
+        starts |= {s.teacher for s in found if isinstance(s, Pretrain | Finetune) and s.teacher is not None}
         grown = not starts <= found
         found |= starts
     return found
@@ -82,7 +83,8 @@ def test_a_scale_has_an_answer_for_every_role(name: str):
         if isinstance(step, Pretrain):
             assert step.method in scale.methods, step
         elif isinstance(step, Finetune):
-            assert step.treatment in scale.treatments, step
+            role = scale.treatments[step.treatment]
+            assert not isinstance(role, Chosen) or by_name(role.recipes[step.data]).objective.learns_labels
         elif isinstance(step, Probe):
             assert step.protocol in scale.probes, step
 
@@ -110,3 +112,11 @@ def test_a_budget_changes_lengths_and_nothing_else():
     }
     assert shorter.sets["flowers"].budget["budget.duration"]["n"] == 6_000
     assert shorter.seeds == scale.seeds
+
+
+@pytest.mark.parametrize("name", ["micro", "own", "smoke"])
+def test_what_stands_in_says_how_much_it_is(name: str):
+    sets = scale_by_name(name).sets
+    for image_set in sets.values():
+        if isinstance(image_set, ImageSet) and image_set.label_share is not None:
+            assert f"{100 * image_set.label_share:g} % of the labels" in image_set.title

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from vitlet.config import Config
 from vitlet.data.names import TITLES, PublicData
-from vitlet.errors import UsageError
+from vitlet.errors import DataError, UsageError
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name
 from vitlet.recipes.transfer import MICRO_GRID, PAPER_GRIDS, Grid
@@ -59,8 +60,25 @@ class Suite(Config):
     def settings_of(self, entry: Entry) -> list[Recipe]:
         """What is tried on this data set; a single one where there is nothing to choose."""
         recipe = self.recipe_of(entry)
-        grid = entry.grid or self.grid or GRIDS.get(recipe.name)
-        return grid.settings(recipe) if grid else [recipe]
+        return settings_of(recipe, entry.grid or self.grid)
+
+
+def settings_of(recipe: Recipe, grid: Grid | None = None) -> list[Recipe]:
+    """`recipe` in every setting of `grid`, else of the grid that goes with it; itself where there is none."""
+    grid = grid or GRIDS.get(recipe.name)
+    return grid.settings(recipe) if grid else [recipe]
+
+
+def best_setting(tried: Sequence[tuple[Recipe, float | None]], *, of: str) -> Recipe:
+    """That of the highest accuracy; of equals the first. None stands for a training that diverged.
+
+    Raises:
+        DataError: if every one did.
+    """
+    scored = [(recipe, value) for recipe, value in tried if value is not None]
+    if not scored:
+        raise DataError(f"every setting diverged on {of}", fix="a grid with lower learning rates")
+    return max(scored, key=lambda pair: pair[1])[0]
 
 
 _PAPER = {

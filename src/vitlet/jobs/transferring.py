@@ -28,10 +28,10 @@ from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.options import Options
-from vitlet.jobs.suites import Entry, Suite
+from vitlet.jobs.suites import Entry, Suite, best_setting
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
-from vitlet.report.tables import duration, percent
+from vitlet.report.tables import between_shares, duration, percent
 from vitlet.report.transfer import write_transfer_page
 from vitlet.run import Run, environment, read_json, remove_folder, write_json
 from vitlet.text import plural, printable
@@ -179,10 +179,7 @@ def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms
     for number, recipe in enumerate(settings if len(settings) > 1 else (), 1):
         terms.tell(f"{entry.name}, {start.title}: setting {number} of {len(settings)}, {_words(recipe)}")
         tried.append((recipe, train(recipe, hold_out=not terms.select_on_test)))
-    scored = [(recipe, score) for recipe, score in tried if score.value is not None]
-    if tried and not scored:
-        raise DataError(f"every setting diverged on {entry.name}", fix="a grid with lower learning rates")
-    chosen = max(scored, key=lambda pair: pair[1].value or 0.0)[0] if scored else settings[0]
+    chosen = best_setting([(r, s.value) for r, s in tried], of=entry.name) if tried else settings[0]
     finals = []
     for seed in terms.seeds:
         terms.tell(f"{entry.name}, {start.title}: {_words(chosen)}, seed {seed}, on all training images")
@@ -329,7 +326,7 @@ def _table(found: dict[str, Any]) -> Table:
         if row["state"] != "done":
             table.add_row(row["data_title"], row["encoder"], "left out", "", "", "", "")  # why was said above
             continue
-        interval = "one seed" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
+        interval = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
         chosen = row["chosen"]
         setting = f"lr {chosen['lr']:g}, {chosen['duration']['n']:g} {chosen['duration']['unit']}, "
         table.add_row(

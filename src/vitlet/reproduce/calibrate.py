@@ -142,7 +142,7 @@ def _forward_seconds(node: Node, rates: Mapping[str, Rate], plan: Plan) -> float
 
 
 def _key(node: Node) -> str:
-    """The same for runs whose images cost the same: the recipe without its length, batch and seed."""
+    """The same for runs whose images cost the same: the recipe without its length, batch, learning rates and seed."""
     return _trial(recipe_of(node)).fingerprint()
 
 
@@ -159,6 +159,8 @@ def _trial(recipe: Recipe) -> Recipe:
             "budget.probe_every": last,
             "budget.log_every": 1,
             "optimizer.warmup": {"unit": "steps", "n": 1},
+            "optimizer.base_lr": 1e-4,
+            "optimizer.layer_decay": 1.0,
         },
     )
 
@@ -170,11 +172,11 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
     out = folder / recipe.fingerprint()
     options = Options.from_json({"quiet": True, "device": device})
     try:
+        if node.teacher is not None:
+            recipe = with_overrides(recipe, {"objective.teacher": str(_teacher(node, folder, plan, options))})
         if node.kind == "finetune":
             run = finetune(recipe, init=None, data=data, out=out, options=options)
         else:
-            if node.teacher is not None:
-                recipe = with_overrides(recipe, {"objective.teacher": str(_teacher(node, folder, plan, options))})
             run = pretrain(recipe, data=data, out=out, options=options)
     except (VitletError, RuntimeError, MemoryError):
         return None

@@ -18,23 +18,23 @@ from vitlet.report.tables import duration
 from vitlet.reproduce.catalogue import Choice
 from vitlet.reproduce.claim import Claim, Measure, Part, decide, decide_part
 from vitlet.reproduce.claims import CLAIMS
-from vitlet.reproduce.plan import NODE_FILE, Plan
-from vitlet.reproduce.quantities import Looked, top1
+from vitlet.reproduce.plan import NODE_FILE, Node, Plan
+from vitlet.reproduce.quantities import Looked
 from vitlet.reproduce.scale import ImageSet
 from vitlet.reproduce.steps import (
     MEANINGS,
     Cell,
     Drawing,
-    Finetune,
     Look,
+    Measured,
+    Metric,
     Needs,
-    Pretrain,
-    Probe,
     Published,
     Step,
     Table,
 )
 from vitlet.run import environment, read_json
+from vitlet.text import plural
 
 UNASKED = "not asked for"
 _DIGITS = 4
@@ -50,7 +50,7 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
         command: That gives the document again.
     """
     reader = _Reader(plan)
-    finished = [node for node in plan.nodes.values() if node.is_finished]
+    finished = [node for node in plan.nodes.values() if node.is_finished and node.kind not in ("images", "weights")]
     facts = {node.address: read_json(node.folder / NODE_FILE) for node in finished}
     return {
         "kind": "replication",
@@ -73,7 +73,6 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
                 "finished": facts[node.address]["finished"],
             }
             for node in finished
-            if node.kind != "images"
         ],
         "num_waiting": len(plan.waiting),
         "command": command,
@@ -93,13 +92,13 @@ class _Reader:
         """Why there is no value of `step` for any seed, in words."""
         return self.plan.absent.get(step) or "not run yet"
 
-    def results(self, step: Finetune | Probe | Pretrain) -> dict[int, dict[str, Any]]:
+    def results(self, step: Measured, metric: Metric = "top1") -> dict[int, dict[str, Any]]:
         """Result files by seed, of the seeds that are finished."""
         found = {}
         for seed in self.plan.scale.seeds:
             node = self.plan.node(step, seed)
-            if node is not None and node.is_finished and (node.folder / "results" / "top1.json").is_file():
-                found[seed] = top1(node.folder) | {"run": node.folder.name}
+            if node is not None and node.is_finished and (file := node.folder / "results" / f"{metric}.json").is_file():
+                found[seed] = _with_choice(read_json(file), node) | {"run": node.folder.name}
         return found
 
     def looks(self, step: Look) -> dict[int, tuple[Looked, str]]:
@@ -125,6 +124,14 @@ class _Reader:
         return {seed: (r["value"], r["run"], r["n"]) for seed, r in self.results(step).items()}
 
 
+def _with_choice(result: dict[str, Any], node: Node) -> dict[str, Any]:
+    """With what was chosen before, which the final training does not know."""
+    if not node.settings:
+        return result
+    chosen = f"the best of {plural(len(node.settings), 'setting')} on held-out training images"
+    return result | {"protocol": f"{result['protocol']}; {chosen}"}
+
+
 def _item(reader: _Reader, item: Table | Drawing) -> dict[str, Any]:
     base = {"name": item.name, "title": item.title, "about": item.about}
     if isinstance(item, Drawing):
@@ -145,12 +152,12 @@ def _at(cells: Sequence[Cell], column: str) -> Cell | None:
 def _stand_in(reader: _Reader, item: Table, column: str) -> str:
     """What plays the data set of a column, where the column is about one set and something plays it."""
     cells = [_at(row.cells, column) for row in item.rows]
-    sets = {_set_of(cell.step) for cell in cells if cell is not None and isinstance(cell.step, Finetune | Probe)}
+    sets = {_set_of(cell.step) for cell in cells if cell is not None and isinstance(cell.step, Measured)}
     found = reader.plan.scale.sets.get(next(iter(sets))) if len(sets) == 1 else None
     return found.title if isinstance(found, ImageSet) and not found.folder else ""
 
 
-def _set_of(step: Finetune | Probe) -> str:
+def _set_of(step: Measured) -> str:
     """The set that a step is about: the one it is fine-tuned on, or else the one that its start has seen."""
     if step.data != "imagenet" or step.start is None:
         return step.data
@@ -162,10 +169,10 @@ def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {"published": _published(cell.published), "measured": None, "not_run": None}
     if isinstance(cell.step, Needs):
-        return found | {"not_run": f"needs: {cell.step.what}"}
+        return found | {"not_run": f"needs {cell.step.what}"}
     if cell.step is None:
         return found
-    results = reader.results(cell.step)
+    results = reader.results(cell.step, cell.metric)
     if not results:
         return found | {"not_run": reader.missing(cell.step)}
     first = next(iter(results.values()))

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -80,8 +79,3 @@ def _same_depth(cka: np.ndarray) -> np.ndarray:
 def _third(values: np.ndarray, *, higher: bool) -> np.ndarray:
     num = math.ceil(len(values) / 3)
     return values[-num:] if higher else values[:num]
-
-
-def top1(folder: Path) -> dict[str, Any]:
-    """The result file of a training or a probe: `value`, `n`, `split` and the rest."""
-    return read_json(folder / "results" / "top1.json")

@@ -17,9 +17,11 @@ from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
 from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
-from vitlet.reproduce.plan import Plan, make_plan
+from vitlet.reproduce.plan import Plan
+from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.runner import make, run_plan
-from vitlet.reproduce.scale import Scale, scale_by_name
+from vitlet.reproduce.scale import Scale
+from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
 from vitlet.run import read_json, write_json
 from vitlet.text import plural, printable

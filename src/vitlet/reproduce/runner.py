@@ -12,18 +12,22 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from vitlet.errors import NonFiniteError
 from vitlet.evaluate.result import write_result
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import begin_worker
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options, available_cores
+from vitlet.jobs.scoring import evaluate
+from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
-from vitlet.recipes import with_overrides
+from vitlet.recipe import Recipe
+from vitlet.recipes import from_json, with_overrides
 from vitlet.report.tables import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
-from vitlet.run import Run, environment, read_json, to_json_bytes, write_json
+from vitlet.run import Run, environment, read_json, remove_folder, to_json_bytes, write_json
 from vitlet.train.log import Teller
 
 _POLL_SECONDS = 0.5
@@ -48,15 +52,13 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
             write_half(node.data, node.half, node.folder, note=to_json_bytes(_facts(node)))
             return
         case "pretrain":
-            recipe = recipe_of(node)
-            if node.teacher is not None:
-                recipe = with_overrides(recipe, {"objective.teacher": str(node.teacher)})
-            pretrain(recipe, data=node.data, out=node.folder, subset=node.subset, options=options)
+            pretrain(_asked(node), data=node.data, out=node.folder, subset=node.subset, options=options)
         case "finetune":
-            finetune(
-                recipe_of(node), init=node.start, data=node.data, out=node.folder, num_labels=node.num_labels,
-                keep_blocks=node.keep_blocks, options=options,
-            )  # fmt: skip
+            _finetune(node, options)
+        case "evaluate":
+            assert node.start is not None
+            result = evaluate(node.start, data=node.data, protocol=node.labels, options=options)
+            write_result(Run(node.folder), "top1", result)
         case "probe":
             assert node.start is not None
             result = probe(node.start, data=node.data, protocol=node.protocol, pool=node.pool, options=options)
@@ -67,6 +69,39 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
             analyse(words, data=node.data, out=node.folder, look=look, options=options)
     cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
     write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
+
+
+def _finetune(node: Node, options: Options) -> None:
+    try:
+        finetune(
+            _asked(node), init=node.start, data=node.data, out=node.folder, num_labels=node.num_labels,
+            keep_blocks=node.keep_blocks, hold_out=node.hold_out, options=options,
+        )  # fmt: skip
+    except NonFiniteError:
+        if not node.hold_out:
+            raise
+    if node.hold_out:  # a grid leaves many; the number stays
+        remove_folder(Run(node.folder).checkpoints)
+
+
+def _asked(node: Node) -> Recipe:
+    """The recipe to train, with the teacher in its place."""
+    recipe = _setting(node)
+    return recipe if node.teacher is None else with_overrides(recipe, {"objective.teacher": str(node.teacher)})
+
+
+def _setting(node: Node) -> Recipe:
+    """The node's recipe, or where settings were tried that of the best one."""
+    if not node.settings:
+        return recipe_of(node)
+    tried = [(from_json(read_json(place / "recipe.json")), _accuracy(place)) for place in node.settings]
+    return best_setting(tried, of=node.title)
+
+
+def _accuracy(run: Path) -> float | None:
+    """None where it diverged, which leaves no result."""
+    file = run / "results" / "top1.json"
+    return read_json(file)["value"] if file.is_file() else None
 
 
 def _was_moved(node: Node) -> bool:
@@ -188,7 +223,7 @@ def _facts(node: Node) -> dict[str, Any]:
         "title": node.title,
         "seed": node.seed,
         "inputs": list(node.inputs),
-        "recipe": recipe_of(node).fingerprint() if node.recipe else "",
+        "recipe": _setting(node).fingerprint() if node.recipe else "",
         "num_labels": node.num_labels,
         "keep_blocks": node.keep_blocks,
         "subset": node.subset,

@@ -46,7 +46,7 @@ class Pretrain:
     """Training without labels."""
 
     method: str
-    """A role that a scale gives a recipe: `mae`, `mocov3`, `dmae`, …"""
+    """A role that a scale gives a recipe, or weights that others trained: `mae`, `mocov3`, `dmae`, …"""
     data: str = "imagenet"
     """A set that a scale gives images."""
     teacher: "Pretrain | None" = None
@@ -56,7 +56,7 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Finetune:
-    """Training with labels, from a step or from random weights; measures top-1 on held-out images."""
+    """Training with labels, from a step or from random weights; measures top-1 on held-out images, or two APs."""
 
     start: "Start"
     treatment: str
@@ -64,6 +64,17 @@ class Finetune:
     data: str = "imagenet"
     keep: int | None = None
     """Only the patch embedding, the tokens and so many twelfths of the blocks come from `start`; None: all."""
+    teacher: "Pretrain | None" = None
+    """A classifier whose answers are learned beside the labels."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """A finished classifier on other images or labels; measures top-1."""
+
+    start: Finetune
+    labels: Literal["real", "v2"]
+    data: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,10 @@ class Needs:
 
 
 Start = Pretrain | Finetune | None
-Step = Pretrain | Finetune | Probe | Look
+Measured = Finetune | Evaluate | Probe
+Step = Pretrain | Measured | Look
+Metric = Literal["top1", "bbox", "segm"]
+"""Names of result files; COCO's AP of boxes and of masks are those of a detector."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +116,9 @@ class Cell:
     column: str
     published: Published | None = None
     """None: not known."""
-    step: Pretrain | Finetune | Probe | Needs | None = None
+    step: Measured | Needs | None = None
     """What measures it; None: a figure that was borrowed or is no measurement of a model."""
+    metric: Metric = "top1"
     note: str = ""
 
 
@@ -153,4 +168,4 @@ def steps_of(item: Item) -> list[Step]:
     if isinstance(item, Drawing):
         return [item.look]
     cells = [cell.step for row in item.rows for cell in row.cells]
-    return list(dict.fromkeys(step for step in cells if isinstance(step, Pretrain | Finetune | Probe | Look)))
+    return list(dict.fromkeys(step for step in cells if isinstance(step, Measured)))

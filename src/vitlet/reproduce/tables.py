@@ -19,9 +19,10 @@ from vitlet.reproduce.chains import (
     transferred,
     tuned,
 )
-from vitlet.reproduce.steps import Cell, Finetune, Needs, Pretrain, Published, Row, Start, Table, Tag
+from vitlet.reproduce.steps import Cell, Evaluate, Finetune, Pretrain, Published, Row, Start, Table, Tag
 
 _ORI, _IMPR = "ori.", "impr."
+_REGNET = Pretrain("regnet")
 
 
 def _p(value: float, tag: Tag, note: str = "") -> Published:
@@ -59,7 +60,7 @@ TABLE_1 = Table(
         Row("MAE, 400 epochs, fine-tuned for 100", (Cell(_IMPR, _p(76.2, "I"), tuned(MAE, keep=12)),)),
         Row(
             "supervised on ImageNet-21k (Steiner et al. 2021)",
-            (Cell(_IMPR, _p(76.9, "M?"), Needs("supervised pre-training on ImageNet-21k")),),
+            (Cell(_IMPR, _p(76.9, "M?"), tuned(Pretrain("supervised-21k"))),),
         ),
         Row(
             "D-MAE, 400 epochs",
@@ -69,11 +70,17 @@ TABLE_1 = Table(
         Row("SimMIM", (Cell(_IMPR, None, tuned(SIMMIM)),)),
         Row(
             "from scratch, RegNetY-160 as teacher",
-            (Cell(_IMPR, _p(75.9, "H", "first version of the paper"), Finetune(None, "scratch-taught")),),
+            (
+                Cell(
+                    _IMPR,
+                    _p(75.9, "H", "first version of the paper"),
+                    Finetune(None, "scratch-taught", teacher=_REGNET),
+                ),
+            ),
         ),
         Row(
             "MAE, 400 epochs, RegNetY-160 as teacher",
-            (Cell(_IMPR, _p(76.9, "H", "first version of the paper"), Finetune(MAE, "taught")),),
+            (Cell(_IMPR, _p(76.9, "H", "first version of the paper"), Finetune(MAE, "taught", teacher=_REGNET)),),
         ),
         Row(
             "MAE, 400 epochs, linear probe",
@@ -83,7 +90,6 @@ TABLE_1 = Table(
 )
 
 _SIZE, _SPEED, _TOP1, _REAL, _V2 = "parameters, M", "images/s, RTX 3090", "top-1, %", "ReaL, %", "V2, %"
-_REAL_NEEDED = Needs("a join with vitlet evaluate, which counts on ReaL and ImageNet-V2")
 _BORROWED: tuple[tuple[str, float, float | None, tuple[float, ...], Published | None], ...] = (
     ("ResNet-18", 11.69, 8950.63, (77.274, 57.170), _p(69.7, "M?", "timm: 69.744 [L]")),
     ("ResNet-50", 25.56, 2695.53, (85.719, 68.720), _p(80.4, "M+", "timm: 80.376 [L]")),
@@ -105,19 +111,25 @@ _BORROWED: tuple[tuple[str, float, float | None, tuple[float, ...], Published | 
 
 def _borrowed(row: tuple[str, float, float | None, tuple[float, ...], Published | None]) -> Row:
     name, size, speed, (real, v2), top1 = row
-    cells = (
-        Cell(_SIZE, _p(size, "L")),
-        Cell(_SPEED, None if speed is None else _p(speed, "L")),
-        Cell(_TOP1, top1, Finetune(None, "scratch-3heads") if name == "DeiT-Tiny, 3 heads" else None),
-        Cell(_REAL, _p(real, "L")),
-        Cell(_V2, _p(v2, "L")),
+    step = Finetune(None, "scratch-3heads") if name == "DeiT-Tiny, 3 heads" else None
+    cells = (Cell(_SIZE, _p(size, "L")), Cell(_SPEED, None if speed is None else _p(speed, "L")))
+    return Row(name, (*cells, *_three(top1, _p(real, "L"), _p(v2, "L"), step)))
+
+
+def _three(top1: Published | None, real: Published | None, v2: Published | None, step: Finetune | None
+           ) -> tuple[Cell, ...]:  # fmt: skip
+    """The same model on ImageNet's images, by ReaL's labels, and on ImageNet-V2; None: quoted, not measured."""
+    if step is None:
+        return Cell(_TOP1, top1), Cell(_REAL, real), Cell(_V2, v2)
+    return (
+        Cell(_TOP1, top1, step),
+        Cell(_REAL, real, Evaluate(step, "real", "imagenet-val")),
+        Cell(_V2, v2, Evaluate(step, "v2", "imagenet-v2")),
     )
-    return Row(name, cells)
 
 
 def _ours(title: str, size: Published, top1: Published, step: Finetune, speed: Published | None = None) -> Row:
-    cells = (Cell(_SIZE, size), Cell(_SPEED, speed), Cell(_TOP1, top1, step))
-    return Row(title, (*cells, Cell(_REAL, None, _REAL_NEEDED), Cell(_V2, None, _REAL_NEEDED)))
+    return Row(title, (Cell(_SIZE, size), Cell(_SPEED, speed), *_three(top1, None, None, step)))
 
 
 TABLE_2 = Table(
@@ -129,7 +141,10 @@ TABLE_2 = Table(
         *(_borrowed(row) for row in _BORROWED),
         Row(
             "EfficientNet-B0 after SEED",
-            (Cell(_SIZE, _p(5.29, "L")), Cell(_TOP1, _p(77.2, "T"), Finetune(Pretrain("seed"), "convnet"))),
+            (
+                Cell(_SIZE, _p(5.29, "L")),
+                Cell(_TOP1, _p(77.2, "T"), Finetune(Pretrain("seed", teacher=MOCOV3), "convnet")),
+            ),
         ),
         *(Row(name, (Cell(_TOP1),)) for name in ("Mobile-Former", "EdgeViT-XS", "Swin-1G")),
         _ours("MAE-Tiny-FT, 300 epochs", _p(5.7, "R"), _p(78.0, "R"), MAE_TUNED, _p(4020, "M?")),
@@ -182,7 +197,11 @@ DOWNSTREAM = (
 )
 """(set, column) of Tables 4 and 5, in the paper's order."""
 _BOX, _MASK = "COCO box AP", "COCO mask AP"
-_DETECTION = Needs("a join with the recipes of detection")
+
+
+def detected(start: Start) -> Finetune:
+    """The two columns of COCO: one training, boxes and masks."""
+    return Finetune(start, "detection", "coco")
 
 
 def _downstream(title: str, start: Start, accuracies: tuple[float, ...], box: float, mask: float) -> Row:
@@ -190,7 +209,8 @@ def _downstream(title: str, start: Start, accuracies: tuple[float, ...], box: fl
         Cell(column, _p(value, "M+"), transferred(start, name))
         for (name, column), value in zip(DOWNSTREAM, accuracies, strict=True)
     ]
-    return Row(title, (*cells, Cell(_BOX, _p(box, "R"), _DETECTION), Cell(_MASK, _p(mask, "R"), _DETECTION)))
+    step = detected(start)
+    return Row(title, (*cells, Cell(_BOX, _p(box, "R"), step, "bbox"), Cell(_MASK, _p(mask, "R"), step, "segm")))
 
 
 TABLE_4 = Table(
