@@ -1,9 +1,12 @@
 """Small trees of images for the tests of the data sources."""
 
 import io
+import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -34,6 +37,28 @@ def tree(png):
             with open(file, "wb") as stream:
                 stream.write(png(number))
         return root
+
+    return write
+
+
+@pytest.fixture
+def parquet():
+    """A function that writes a Parquet file of images as Hugging Face's `datasets` does."""
+
+    def write(file, contents, *, labels=None, names=None, paths=None, image="image", label="label"):
+        rows = [
+            None if content is None else {"bytes": content, "path": path}
+            for content, path in zip(contents, paths or [None] * len(contents), strict=True)
+        ]
+        columns = {image: pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+        features = {image: {"_type": "Image"}}
+        if labels is not None:
+            columns[label] = pa.array(labels)
+            if names is not None:
+                features[label] = {"names": names, "_type": "ClassLabel"}
+        table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, file, row_group_size=2)
 
     return write
 

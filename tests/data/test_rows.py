@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,27 +8,10 @@ from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 
 
-def write(file, contents, *, labels=None, names=None, paths=None, image="image", label="label"):
-    """A Parquet file as Hugging Face's `datasets` writes it."""
-    rows = [
-        None if content is None else {"bytes": content, "path": path}
-        for content, path in zip(contents, paths or [None] * len(contents), strict=True)
-    ]
-    columns = {image: pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
-    features = {image: {"_type": "Image"}}
-    if labels is not None:
-        columns[label] = pa.array(labels)
-        if names is not None:
-            features[label] = {"names": names, "_type": "ClassLabel"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, file, row_group_size=2)
-
-
-def test_rows_keep_their_order_and_bytes(tmp_path, png):
+def test_rows_keep_their_order_and_bytes(tmp_path, png, parquet):
     contents = [png(i) for i in range(5)]
     file = tmp_path / "d" / "some.parquet"
-    write(
+    parquet(
         file,
         contents,
         labels=[2, 0, -1, 1, 0],
@@ -47,63 +28,63 @@ def test_rows_keep_their_order_and_bytes(tmp_path, png):
     assert index.size(0) == len(contents[0])
 
 
-def test_bytes_are_copied_once(tmp_path, png, monkeypatch):
+def test_bytes_are_copied_once(tmp_path, png, monkeypatch, parquet):
     file = tmp_path / "d" / "train.parquet"
-    write(file, [png()])
+    parquet(file, [png()])
     folder = open_index(tmp_path / "d", cache=tmp_path / "cache").folder
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
     assert open_index(tmp_path / "d", cache=tmp_path / "cache").folder == folder
     monkeypatch.undo()
-    write(file, [png(), png(1)])
+    parquet(file, [png(), png(1)])
     assert len(open_index(tmp_path / "d", cache=tmp_path / "cache")) == 2
 
 
 @pytest.mark.parametrize("place", ["", "data"])
-def test_splits_come_from_the_names(tmp_path, png, place):
+def test_splits_come_from_the_names(tmp_path, png, place, parquet):
     for number, name in enumerate(("test", "train-00001-of-00002", "train-00000-of-00002", "validation")):
-        write(tmp_path / place / f"{name}.parquet", [png(number)], labels=[0], names=["x"])
+        parquet(tmp_path / place / f"{name}.parquet", [png(number)], labels=[0], names=["x"])
     index = open_index(tmp_path)
     assert [SPLITS[code] for code in index.splits] == ["train", "train", "val", "test"]
     assert [index.read(i) for i in range(4)] == [png(2), png(1), png(3), png(0)]
 
 
-def test_labels_without_names(tmp_path, png):
-    write(tmp_path / "train.parquet", [png(), png()], labels=[10, 9])
-    write(tmp_path / "test.parquet", [png()], labels=[10])
+def test_labels_without_names(tmp_path, png, parquet):
+    parquet(tmp_path / "train.parquet", [png(), png()], labels=[10, 9])
+    parquet(tmp_path / "test.parquet", [png()], labels=[10])
     index = open_index(tmp_path)
     assert index.classes == ("9", "10")
     assert index.labels.tolist() == [1, 0, 1]
-    write(tmp_path / "words" / "a.parquet", [png(), png()], labels=["b", None])
+    parquet(tmp_path / "words" / "a.parquet", [png(), png()], labels=["b", None])
     assert open_index(tmp_path / "words").classes == ("b",)
-    write(tmp_path / "none" / "a.parquet", [png()])
+    parquet(tmp_path / "none" / "a.parquet", [png()])
     assert open_index(tmp_path / "none").classes == ()
 
 
-def test_equal_class_names_stay_apart(tmp_path, png):
+def test_equal_class_names_stay_apart(tmp_path, png, parquet):
     """ImageNet has two cranes."""
-    write(tmp_path / "a.parquet", [png(), png()], labels=[0, 2], names=["crane", "dog", "crane"])
+    parquet(tmp_path / "a.parquet", [png(), png()], labels=[0, 2], names=["crane", "dog", "crane"])
     index = open_index(tmp_path)
     assert index.classes == ("crane (0)", "dog", "crane (2)")
     assert index.labels.tolist() == [0, 2]
 
 
-def test_a_row_without_bytes_is_a_bad_image(tmp_path, png):
-    write(tmp_path / "a.parquet", [png(), None, png(1)])
+def test_a_row_without_bytes_is_a_bad_image(tmp_path, png, parquet):
+    parquet(tmp_path / "a.parquet", [png(), None, png(1)])
     index = open_index(tmp_path)
     assert index.read(1) == b""
     assert index.read(2) == png(1)
 
 
-def test_what_is_not_clear_is_refused(tmp_path, png, problem):
-    write(tmp_path / "r" / "a.parquet", [png()], labels=[5], names=["x"])
+def test_what_is_not_clear_is_refused(tmp_path, png, problem, parquet):
+    parquet(tmp_path / "r" / "a.parquet", [png()], labels=[5], names=["x"])
     assert "label 5 is out of range" in problem(tmp_path / "r")
-    write(tmp_path / "s" / "train.parquet", [png()])
-    write(tmp_path / "s" / "more.parquet", [png()])
+    parquet(tmp_path / "s" / "train.parquet", [png()])
+    parquet(tmp_path / "s" / "more.parquet", [png()])
     assert "the split of more.parquet is not clear" in problem(tmp_path / "s")
-    write(tmp_path / "n" / "train.parquet", [png()], labels=[0], names=["x", "y"])
-    write(tmp_path / "n" / "test.parquet", [png()], labels=[0], names=["y", "x"])
+    parquet(tmp_path / "n" / "train.parquet", [png()], labels=[0], names=["x", "y"])
+    parquet(tmp_path / "n" / "test.parquet", [png()], labels=[0], names=["y", "x"])
     assert "name different classes" in problem(tmp_path / "n")
-    write(tmp_path / "z" / "a.parquet", [])
+    parquet(tmp_path / "z" / "a.parquet", [])
     assert "no rows" in problem(tmp_path / "z")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.parquet").write_bytes(b"PAR1xxxx")

@@ -1,4 +1,4 @@
-"""Shards in an object store: a real S3 protocol over loopback, served by moto; nothing leaves the machine."""
+"""Shards and Parquet files in an object store: a real S3 protocol over loopback, served by moto."""
 
 import os
 import socket
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vitlet.data.decode import BadImage
@@ -113,6 +114,58 @@ def test_a_shard_that_was_deleted_costs_its_images_and_says_so(data: tuple[Index
         open_index(address)
 
 
+@pytest.fixture
+def tables(bucket: str, parquet, png, tmp_path: Path) -> tuple[Path, str]:
+    """A folder of Parquet files as Hugging Face lays them out, and the address of its copy."""
+    folder, address = tmp_path / "tables", f"{bucket}/{tmp_path.name}"
+    for number, (split, count) in enumerate((("train-0", 5), ("train-1", 7), ("test", 4))):
+        contents = [png(20 * number + i) for i in range(count)]
+        parquet(folder / f"data/{split}.parquet", contents, labels=[i % 2 for i in range(count)], names=["b", "a"])
+    copy(folder, address)
+    return folder, address
+
+
+def copy(folder: Path, address: str) -> None:
+    import s3fs
+
+    for file in folder.rglob("*.parquet"):
+        s3fs.S3FileSystem().pipe_file(f"{address}/{file.relative_to(folder)}", file.read_bytes())
+
+
+def test_parquet_files_from_s3_are_the_folders(tables: tuple[Path, str], paths) -> None:
+    folder, address = tables
+    local, remote = open_index(folder), open_index(Path(address))
+    assert remote.fingerprint == local.fingerprint
+    assert (remote.classes, remote.splits.tolist()) == (("b", "a"), [0] * 12 + [2] * 4)
+    assert paths(remote)[4:6] == ["data/train-0.parquet/00000004", "data/train-1.parquet/00000000"]
+    assert [remote.read(i) for i in range(16)] == [local.read(i) for i in range(16)]
+    alone = open_index(f"{address}/data/test.parquet")
+    assert [alone.read(i) for i in range(4)] == [local.read(i) for i in range(12, 16)]
+
+
+def test_parquet_files_are_fetched_once_and_again_when_they_change(
+    tables: tuple[Path, str], parquet, png, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = tables
+    first = open_index(address)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    assert open_index(address).folder == first.folder
+    monkeypatch.undo()
+    parquet(folder / "data/test.parquet", [png(99)], labels=[0], names=["b", "a"])
+    copy(folder, address)
+    assert len(open_index(address)) == 13
+
+
+def test_a_damaged_parquet_file_is_refused_by_its_address(tables: tuple[Path, str]) -> None:
+    folder, address = tables
+    import s3fs
+
+    content = (folder / "data/test.parquet").read_bytes()
+    s3fs.S3FileSystem().pipe_file(f"{address}/data/test.parquet", content[:-20])
+    with pytest.raises(DataError, match=rf"cannot read {address}/data/test\.parquet as Parquet"):
+        open_index(address)
+
+
 def _result(index: Index, i: int) -> bytes | BadImage:
     try:
         return index.read(i)
@@ -126,7 +179,7 @@ def test_what_cannot_be_listed_or_is_empty_is_refused(bucket: str) -> None:
     import s3fs
 
     s3fs.S3FileSystem().pipe_file(f"{bucket}/empty/readme.txt", b"no shards")
-    with pytest.raises(DataError, match=r"no shards .*none is a \.tar"):
+    with pytest.raises(DataError, match=r"no shards .*neither a \.tar nor a Parquet file with images"):
         open_index(f"{bucket}/empty")
 
 

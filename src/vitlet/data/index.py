@@ -30,9 +30,9 @@ from vitlet.data.downstream import open_public
 from vitlet.data.folders import add_folder
 from vitlet.data.manifest import add_manifest
 from vitlet.data.names import PublicData
-from vitlet.data.rows import add_rows, find_row_files, rows_key
-from vitlet.data.shards import add_shards, find_shards, shards_key
-from vitlet.data.stores import Entry, Store, remote_address
+from vitlet.data.rows import add_rows, find_row_files
+from vitlet.data.shards import add_shards, find_shards
+from vitlet.data.stores import Store, key_of, remote_address
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
@@ -176,8 +176,8 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written to the user's folder.
 
     Args:
-        data: A folder, a `.csv`, `.parquet` or `.tar` file, the address of a folder of shards, or
-            `torchvision:NAME@ROOT`.
+        data: A folder, a `.csv`, `.parquet` or `.tar` file, the address of a folder of shards or Parquet files or of
+            one of them, or `torchvision:NAME@ROOT`.
         cache: Where the columns are kept; see `columns.cache_folder`.
         follow_outside: Also read what links and manifests name outside the folder.
 
@@ -191,40 +191,42 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         return Index.load(open_public(named, cache=cache))
     address = remote_address(data)
     if address is not None:
-        return _open_shards(*find_shards(address), cache=cache, name=printable(address))
+        packed = _open_packed(address, cache=cache, name=printable(address))
+        if packed is None:
+            raise _nothing_packed(address)
+        return packed
     source = Path(os.path.abspath(data))
     if not source.exists():
         raise _missing(source)
     name = printable(source.name or str(source))
     annotated = find_annotations(source)
-    if not annotated and (source.is_dir() or source.suffix.lower() == ".tar"):
-        store, shards = find_shards(source)
-        if shards:
-            return _open_shards(store, shards, cache=cache, name=name)
-    row_files = [] if annotated else find_row_files(source)
+    packed = None if annotated else _open_packed(source, cache=cache, name=name)
+    if packed is not None:
+        return packed
     root = source if source.is_dir() else source.parent
-    key = rows_key(row_files, root=root) if row_files else ""
-    if row_files and (source_folder(cache, key) / "index.json").is_file():
-        return Index.load(source_folder(cache, key))
     with Writer(cache) as writer:
         if annotated:
             add_coco(annotated, root=root, writer=writer)
-        elif row_files:
-            add_rows(row_files, root=root, writer=writer)
         elif source.is_dir():
             add_folder(os.fsencode(source), writer=writer, follow_outside=follow_outside)
         else:
             add_manifest(source, writer=writer, follow_outside=follow_outside)
-        return _published(writer, key=key, name=name, root=str(root))
+        return _published(writer, key="", name=name, root=str(root))
 
 
-def _open_shards(store: Store, entries: list[Entry], *, cache: Path, name: str) -> Index:
-    key = shards_key(store, entries)
-    if (source_folder(cache, key) / "index.json").is_file():
-        return Index.load(source_folder(cache, key))
-    with Writer(cache) as writer:
-        add_shards(store, entries, writer=writer)
-        return _published(writer, key=key, name=name, root=store.root)
+def _open_packed(source: str | Path, *, cache: Path, name: str) -> Index | None:
+    """The index of tar shards or of Parquet files; None where `source` is neither."""
+    for kind, find, add in (("shards", find_shards, add_shards), ("rows", find_row_files, add_rows)):
+        store, entries = find(source)
+        if not entries:
+            continue
+        key = key_of(kind, store, entries)
+        if (source_folder(cache, key) / "index.json").is_file():
+            return Index.load(source_folder(cache, key))
+        with Writer(cache) as writer:
+            add(store, entries, writer=writer)
+            return _published(writer, key=key, name=name, root=store.root)
+    return None
 
 
 def _published(writer: Writer, *, key: str, name: str, root: str) -> Index:
@@ -247,6 +249,15 @@ def _read_regular(path: str) -> bytes:
         if status.st_size > _MAX_FILE_BYTES:
             raise OSError(f"{status.st_size:,} bytes; more than any image within the pixel limit")
         return stream.read()
+
+
+def _nothing_packed(address: str) -> DataError:
+    return DataError(
+        "no shards",
+        where=printable(address),
+        why="There is neither a .tar nor a Parquet file with images in it",
+        fix="vitlet pack DATA --out SHARDS, and copy that folder there",
+    )
 
 
 def _missing(source: Path) -> DataError:

@@ -1,70 +1,67 @@
 """Images inside Parquet files, as Hugging Face stores them: `image: struct<bytes, path>`, `label`.
 
 Class names come from the `huggingface` entry of the schema's metadata. The image bytes are copied once, unchanged,
-into the cache, because Parquet cannot be read at random; from there they are mapped.
+into the cache, because Parquet cannot be read at random; from there they are mapped. In an object store it is the same:
+files are read from their beginning to their end once, and no training goes back to them.
 """
 
 import json
 import os
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.stores import Entry, Store, store_of
 from vitlet.errors import DataError
 from vitlet.text import printable
 
 _SPLIT_NAME = re.compile(r"(?i)(train|val|test)")
+_ENDING = ".parquet"
 _BATCH_ROWS = 256
 
 
-def find_row_files(source: Path) -> list[Path]:
-    """The Parquet files with image bytes, sorted: `source` itself, or those in it and in its `data/`."""
-    if source.is_dir():
-        try:
-            found = [*source.glob("*.parquet"), *source.glob("data/*.parquet")]
-        except OSError:
-            found = []
+def find_row_files(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
+    """The store and its Parquet files with image bytes: `source` itself, or those in it and in its `data/`.
+
+    Raises:
+        DataError: if `source` cannot be listed, or a `.parquet` file is none.
+    """
+    store, name = store_of(source)
+    if not name:
+        found = [*store.entries(ending=_ENDING), *store.entries("data", ending=_ENDING)]
     else:
-        found = [source] if source.suffix.lower() == ".parquet" else []
-    files = [file for file in found if file.is_file()]
-    return sorted((file for file in files if _image_column(_schema(file))), key=lambda file: os.fsencode(file))
+        found = [store.entry(name)] if name.lower().endswith(_ENDING) else []
+    files = [entry for entry in found if _image_column(_schema(store, entry))]
+    return store, sorted(files, key=lambda entry: os.fsencode(entry.name))
 
 
-def rows_key(files: list[Path], *, root: Path) -> str:
-    """Changes when one of the files does."""
-    status = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return repr((str(root), status))
-
-
-def add_rows(files: list[Path], *, root: Path, writer: Writer) -> None:
-    """Add every row of `files`, training files first, and copy its image.
+def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
+    """Add every row of the files, training files first, and copy its image.
 
     Raises:
         DataError: if splits or label columns are not clear, a label has no class name, or a file is damaged.
     """
-    splits = split_codes(files, where=printable(root))
-    for file in sorted(files, key=lambda file: splits[file]):
+    splits = split_codes([entry.name for entry in entries], where=printable(store.root))
+    for entry in sorted(entries, key=lambda entry: splits[entry.name]):
         try:
-            _add_file(file, name=os.fsencode(file.relative_to(root)), split=splits[file], writer=writer)
+            _add_file(store, entry, split=splits[entry.name], writer=writer)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"cannot read {printable(file)}", why=printable(str(error)[:200]), fix="fetch the file again"
-            ) from error
+            raise _unreadable(store, entry, "", error) from error
     if not len(writer):
-        raise DataError("no images", where=printable(root), why="The Parquet files have no rows")
+        raise DataError("no images", where=printable(store.root), why="The Parquet files have no rows")
 
 
-def _add_file(file: Path, *, name: bytes, split: int, writer: Writer) -> None:
-    mtime = file.stat().st_mtime_ns
-    with pq.ParquetFile(file) as table:
+def _add_file(store: Store, entry: Entry, *, split: int, writer: Writer) -> None:
+    name, where = os.fsencode(entry.name), printable(store.place(entry.name))
+    with store.open(entry.name) as stream, pq.ParquetFile(stream) as table:
         schema = table.schema_arrow
         image_column = _image_column(schema)
         assert image_column is not None  # find_row_files looked
-        label_column = _label_column(schema, file)
+        label_column = _label_column(schema, where)
         names = _class_names(schema, label_column)
         columns = [image_column, *([label_column] if label_column else [])]
         if names:
@@ -78,22 +75,29 @@ def _add_file(file: Path, *, name: bytes, split: int, writer: Writer) -> None:
                 place = b"%s/%08d" % (name, row) + (b"/" + os.path.basename(path).encode() if path else b"")
                 writer.add(
                     place,
-                    label=_label(label, names, file, row),
+                    label=_label(label, names, f"{where}, row {row}"),
                     split=split,
                     size=len(content),
-                    mtime=mtime,
+                    mtime=entry.stamp,
                 )
                 writer.add_content(content)
                 row += 1
 
 
-def _schema(file: Path) -> pa.Schema:
+def _schema(store: Store, entry: Entry) -> pa.Schema:
     try:
-        return pq.read_schema(file)
+        with store.open(entry.name) as stream:
+            return pq.read_schema(stream)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot read {printable(file)} as Parquet", why=printable(str(error)[:200]), fix="fetch the file again"
-        ) from error
+        raise _unreadable(store, entry, " as Parquet", error) from error
+
+
+def _unreadable(store: Store, entry: Entry, as_what: str, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read {printable(store.place(entry.name))}{as_what}",
+        why=printable(str(error)[:200]),
+        fix="fetch the file again",
+    )
 
 
 def _image_column(schema: pa.Schema) -> str | None:
@@ -113,7 +117,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def _label_column(schema: pa.Schema, file: Path) -> str | None:
+def _label_column(schema: pa.Schema, where: str) -> str | None:
     features = _features(schema)
     labelled = [n for n in schema.names if isinstance(features.get(n), dict) and "names" in features[n]]
     for name in ("label", "labels"):
@@ -122,7 +126,7 @@ def _label_column(schema: pa.Schema, file: Path) -> str | None:
     if len(labelled) > 1:
         raise DataError(
             f"more than one label column: {printable(', '.join(labelled))}",
-            where=printable(file),
+            where=where,
             why="It is not clear which one is meant",
             fix="write a copy in which the right one is named label",
         )
@@ -137,7 +141,7 @@ def _class_names(schema: pa.Schema, column: str | None) -> list[str]:
     return [f"{word} ({i})" if words.count(word) > 1 else word for i, word in enumerate(words)]
 
 
-def _label(value: Any, names: list[str], file: Path, row: int) -> bytes | None:
+def _label(value: Any, names: list[str], where: str) -> bytes | None:
     """The class name of a row's label; -1 is Hugging Face's "hidden"."""
     if value is None or value == -1:
         return None
@@ -147,18 +151,18 @@ def _label(value: Any, names: list[str], file: Path, row: int) -> bytes | None:
         return names[value].encode()
     raise DataError(
         f"label {printable(str(value))} is out of range",
-        where=f"{printable(file)}, row {row}",
+        where=where,
         why=f"The file names {len(names)} classes",
         fix="correct the label or the class names",
     )
 
 
-def split_codes(files: list[Path], *, where: str) -> dict[Path, int]:
+def split_codes(files: Sequence[str], *, where: str) -> dict[str, int]:
     """Split codes from the files' names; files that name none are training shards, if all are."""
-    matches = {file: _SPLIT_NAME.match(file.name) for file in files}
+    matches = {file: _SPLIT_NAME.match(os.path.basename(file)) for file in files}
     if not any(matches.values()):
         return dict.fromkeys(files, 0)
-    unclear = [file.name for file, match in matches.items() if not match]
+    unclear = [os.path.basename(file) for file, match in matches.items() if not match]
     if unclear:
         raise DataError(
             f"the split of {printable(', '.join(unclear[:5]))} is not clear",

@@ -25,7 +25,7 @@ from vitlet.data.columns import SPLITS, Writer
 from vitlet.data.decode import BadImage
 from vitlet.data.folders import SUFFIXES
 from vitlet.data.rows import split_codes
-from vitlet.data.stores import Entry, Store, is_remote
+from vitlet.data.stores import Entry, Store, store_of
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -55,48 +55,31 @@ class _Member(NamedTuple):
     size: int
 
 
-def find_shards(source: str | Path) -> tuple[Store, list[Entry]]:
+def find_shards(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
     """The store and its tars, with their index file where there is one; no entries where this is not shards.
 
-    A folder counts as shards if it holds tars and beside them the index of `vitlet pack`, or neither images nor
-    tables nor folders.
+    A folder on a disk counts as shards if it holds tars and beside them the index of `vitlet pack`, or neither images
+    nor tables nor folders; one in an object store if it holds tars.
 
     Raises:
-        DataError: for compressed tars, or an address without shards.
+        DataError: for compressed tars, or what cannot be listed.
     """
-    if is_remote(source):
-        store, entries = Store(str(source)), Store(str(source)).entries()
-    elif os.path.isdir(source):
-        store = Store(str(source))
-        if not os.path.isfile(os.path.join(source, INDEX_FILE)) and _holds_more(Path(source)):
-            return store, []
-        entries = store.entries()
-    else:
-        store = Store(os.path.dirname(source))
-        entries = [entry for entry in store.entries() if entry.name == os.path.basename(source)]
-    tars = [entry for entry in entries if entry.name.endswith((".tar", INDEX_FILE))]
+    store, name = store_of(source)
+    is_folder = not name and not store.is_remote
+    if is_folder and not os.path.isfile(store.place(INDEX_FILE)) and _holds_more(Path(store.root)):
+        return store, []
+    entries = [store.entry(name)] if name else store.entries()
+    if any(entry.name.endswith(".tar") for entry in entries):
+        return store, [entry for entry in entries if entry.name.endswith((".tar", INDEX_FILE))]
     compressed = [entry.name for entry in entries if _COMPRESSED.fullmatch(entry.name)]
-    if compressed and not any(entry.name.endswith(".tar") for entry in tars):
+    if compressed:
         raise DataError(
             f"compressed shards: {printable(', '.join(compressed[:3]))}",
             where=printable(store.root),
             why="Inside a compressed tar nothing can be read at random, and images in it are compressed already",
             fix="decompress them (gunzip, xz -d, zstd -d)",
         )
-    has_tars = any(entry.name.endswith(".tar") for entry in tars)
-    if not has_tars and is_remote(source):
-        raise DataError(
-            "no shards",
-            where=printable(store.root),
-            why=f"Of {plural(len(entries), 'file')} there, none is a .tar",
-            fix="vitlet pack DATA --out SHARDS, and copy that folder there",
-        )
-    return store, tars if has_tars else []
-
-
-def shards_key(store: Store, entries: list[Entry]) -> str:
-    """Changes when one of the files does."""
-    return repr(("shards", store.root, [tuple(entry) for entry in entries]))
+    return store, []
 
 
 def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
@@ -180,9 +163,9 @@ def _unusable(store: Store, why: str) -> DataError:
 
 
 def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
-    names = [Path(entry.name) for entry in tars]
+    names = [entry.name for entry in tars]
     splits = split_codes(names, where=printable(store.root))
-    writer.place_in([entry.name for entry in tars])
+    writer.place_in(names)
     for code in sorted(range(len(tars)), key=lambda code: splits[names[code]]):
         entry = tars[code]
         try:

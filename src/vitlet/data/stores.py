@@ -22,6 +22,7 @@ SCHEMES = ("s3", "gs", "gcs", "hf", "http", "https", "memory")
 """`memory` is fsspec's own, for tests."""
 
 _ADDRESS = re.compile(r"([a-z0-9]+):/+([^/].*)", re.DOTALL)
+_FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
 # Small enough that a batch of 4,096 raw images does not stand in memory twice, large enough to hide the latency.
 _AT_ONCE = 64
@@ -67,11 +68,6 @@ def remote_address(data: str | os.PathLike[str]) -> str | None:
     return f"{found[1]}://{found[2].rstrip('/')}"
 
 
-def wherever(data: str | os.PathLike[str]) -> str:
-    """`data` as an absolute path, or as an address."""
-    return remote_address(data) or os.path.abspath(data)
-
-
 @final
 @dataclass(frozen=True)
 class Store:
@@ -84,24 +80,49 @@ class Store:
         """Whether reading costs a request."""
         return is_remote(self.root)
 
-    def entries(self) -> list[Entry]:
+    def place(self, name: str) -> str:
+        """The path or address of what it holds under `name`."""
+        return os.path.join(self.root, name)
+
+    def entries(self, within: str = "", *, ending: str = "") -> list[Entry]:
         """The files directly in it, sorted by the bytes of their names.
+
+        Args:
+            within: In this folder of it instead; none where there is no such folder.
+            ending: Of the names that count. On a disk the others cost no look at the file.
 
         Raises:
             DataError: if it cannot be listed.
         """
         try:
-            found = self._remote_entries() if self.is_remote else self._local_entries()
+            found = self._remote_entries(within) if self.is_remote else self._local_entries(within, ending)
         except _FAULTS as error:
-            raise DataError(
-                f"cannot list {printable(self.root)}", why=_reason(error), fix="check the address and the credentials"
-            ) from error
+            if within and isinstance(error, FileNotFoundError):
+                return []
+            raise self._unreadable("list", within, error) from error
+        found = [entry for entry in found if entry.name.lower().endswith(ending)]
         return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+    def entry(self, name: str) -> Entry:
+        """One of its files.
+
+        Raises:
+            DataError: if it is not there.
+        """
+        try:
+            if self.is_remote:
+                system, root = _filesystem(self.root)
+                system.invalidate_cache(root)
+                return _remote_entry(system.info(f"{root}/{name}"), name)
+            status = os.stat(self.place(name))
+        except _FAULTS as error:
+            raise self._unreadable("find", name, error) from error
+        return Entry(name, status.st_size, status.st_mtime_ns)
 
     def open(self, name: str) -> Any:
         """A binary file to read and seek in; fsspec's have no type of the standard library."""
         if not self.is_remote:
-            return open(os.path.join(self.root, name), "rb")
+            return open(self.place(name), "rb")
         system, root = _filesystem(self.root)
         return system.open(f"{root}/{name}", "rb")
 
@@ -116,7 +137,7 @@ class Store:
                 system, root = _filesystem(self.root)
                 content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
             else:
-                content = _read_local(os.path.join(self.root, name), offset, length)
+                content = _read_local(self.place(name), offset, length)
         except _FAULTS as error:
             raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
         return _whole(content, name, offset, length)
@@ -145,19 +166,38 @@ class Store:
                 results.append(error)
         return results
 
-    def _local_entries(self) -> list[Entry]:
-        with os.scandir(self.root) as entries:
-            files = [(entry.name, entry.stat()) for entry in entries if entry.name[:1] != "." and entry.is_file()]
-        return [Entry(name, status.st_size, status.st_mtime_ns) for name, status in files]
+    def _local_entries(self, within: str, ending: str) -> list[Entry]:
+        with os.scandir(self.place(within)) as entries:
+            names = [e.name for e in entries if e.name[:1] != "." and e.name.lower().endswith(ending) and e.is_file()]
+        return [self.entry(os.path.join(within, name)) for name in names]
 
-    def _remote_entries(self) -> list[Entry]:
-        system, root = _filesystem(self.root)
+    def _remote_entries(self, within: str) -> list[Entry]:
+        system, root = _filesystem(self.place(within).rstrip("/"))
         system.invalidate_cache(root)
-        return [
-            Entry(found["name"].rsplit("/", 1)[-1], int(found["size"]), _stamp(found))
-            for found in system.ls(root, detail=True)
-            if found["type"] == "file"
-        ]
+        files = [found for found in system.ls(root, detail=True) if found["type"] == "file"]
+        return [_remote_entry(found, os.path.join(within, found["name"].rsplit("/", 1)[-1])) for found in files]
+
+    def _unreadable(self, what: str, name: str, error: Exception) -> DataError:
+        fix = "check the address and the credentials" if self.is_remote else "check the path and who may read it"
+        return DataError(f"cannot {what} {printable(self.place(name).rstrip('/'))}", why=_reason(error), fix=fix)
+
+
+def store_of(source: str | os.PathLike[str]) -> tuple[Store, str]:
+    """The store that a folder is, and no name; of a file, the store in which it lies, and its name."""
+    address = remote_address(source)
+    if address is None:
+        path = os.fspath(source)
+        folder, name = (path, "") if os.path.isdir(path) else os.path.split(path)
+    else:
+        # By its ending: a request would not tell, since HTTP knows no folders.
+        is_file = address.lower().endswith(_FILES) and address.count("/") > 2
+        folder, name = address.rsplit("/", 1) if is_file else (address, "")
+    return Store(folder), name
+
+
+def key_of(kind: str, store: Store, entries: Sequence[Entry]) -> str:
+    """What an index of these files is known by in the cache: changes when one of them does."""
+    return repr((kind, store.root, [tuple(entry) for entry in entries]))
 
 
 # Clients of object stores raise exceptions of their own, which have no common base below Exception.
@@ -176,6 +216,10 @@ def _filesystem(address: str) -> tuple[Any, str]:
             why=str(error),
             fix="pip install 'vitlet[remote]'",
         ) from error
+
+
+def _remote_entry(found: dict[str, Any], name: str) -> Entry:
+    return Entry(name, int(found["size"]), _stamp(found))
 
 
 def _stamp(found: dict[str, Any]) -> int:
