@@ -32,6 +32,24 @@ SMALLER: dict[str, Any] = {
 """Of any debug recipe."""
 SHORT = {**SMALLER, "objective.decoder_width": 16, "objective.decoder_heads": 2}
 """Of `debug`: six steps, checkpoints after three and six."""
+DETECTING: dict[str, Any] = {
+    "encoder.width": 24,
+    "encoder.depth": 2,
+    "encoder.heads": 2,
+    "budget.batch_size": 4,
+    "budget.duration": {"unit": "steps", "n": 4},
+    "budget.checkpoint_every": {"unit": "steps", "n": 2},
+    "optimizer.warmup": {"unit": "steps", "n": 1},
+    "objective.score_threshold": 0.0,
+}
+"""Of `debug_detection`: four steps, checkpoints after two and four."""
+TINY_DETECTOR: dict[str, Any] = {
+    "encoder.image_size": 32, "encoder.patch_size": 8, "encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2,
+    "data.views.0.size": 32, "data.evaluation.size": 32, "objective.window": 3, "objective.global_blocks": (1,),
+    "objective.channels": 16, "objective.box_width": 16, "objective.proposals": 20, "objective.box_samples": 8,
+    "objective.anchors": (4, 8, 16, 32, 64), "budget.batch_size": 2, "budget.log_every": 1,
+}  # fmt: skip
+"""Of `detection_micro`."""
 
 
 def pixels(key: int, *, light: bool) -> np.ndarray:

@@ -4,20 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import QUIET
+from small_runs import QUIET, TINY_DETECTOR
 
 from vitlet.data.detection.annotations import annotations_of
 from vitlet.data.index import open_index
 from vitlet.errors import DataError
 from vitlet.jobs import overfitting
 from vitlet.jobs.overfitting import first_step, overfit, smoothed_losses, suitable
-
-TINY = {
-    "encoder.image_size": 32, "encoder.patch_size": 8, "encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2,
-    "data.views.0.size": 32, "data.evaluation.size": 32, "objective.window": 3, "objective.global_blocks": (1,),
-    "objective.channels": 16, "objective.box_width": 16, "objective.proposals": 20, "objective.box_samples": 8,
-    "objective.anchors": (4, 8, 16, 32, 64), "budget.batch_size": 2, "budget.log_every": 1,
-}  # fmt: skip
 
 
 def test_which_images(annotated: Path) -> None:
@@ -32,7 +25,13 @@ def test_which_images(annotated: Path) -> None:
 
 def test_the_record(annotated: Path, tmp_path: Path) -> None:
     found = overfit(
-        data=annotated, out=tmp_path / "out", images=2, steps=3, file=tmp_path / "r.json", settings=TINY, options=QUIET
+        data=annotated,
+        out=tmp_path / "out",
+        images=2,
+        steps=3,
+        file=tmp_path / "r.json",
+        settings=TINY_DETECTOR,
+        options=QUIET,
     )
     assert json.loads((tmp_path / "r.json").read_text()) == found
     assert found["files"] == ["train/1.png", "train/2.png"]
@@ -46,7 +45,7 @@ def test_the_record(annotated: Path, tmp_path: Path) -> None:
 
 
 def test_learned_means_both_goals(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"data": annotated, "images": 2, "steps": 2, "settings": TINY, "options": QUIET}
+    options = {"data": annotated, "images": 2, "steps": 2, "settings": TINY_DETECTOR, "options": QUIET}
     for goals, learned in (({"bbox": 0.0, "segm": 0.0}, True), ({"bbox": 0.0, "segm": 1.1}, False)):
         monkeypatch.setattr(overfitting, "GOALS", goals)
         assert overfit(out=tmp_path / "out", **options)["learned"] is learned

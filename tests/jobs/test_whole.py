@@ -6,6 +6,8 @@ The parts have tests of their own beside this file; here they are links of one c
 import importlib
 import inspect
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +19,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from small_runs import QUIET, SHORT, SMALLER, stands, write_images
+from safetensors.torch import save_file
+from small_images import write_images as write_four_classes
+from small_runs import DETECTING, QUIET, SHORT, SMALLER, stands, write_images
+from timm.models.vision_transformer import VisionTransformer
 
 import vitlet
+from vitlet.cli import app
 from vitlet.run import Run
 
 
@@ -88,19 +94,6 @@ def test_resuming_changes_nothing_in_it(chain: Path) -> None:
     assert stands(chain) == before
 
 
-_OFFLINE = """
-import json, socket, sys
-try:
-    socket.create_connection(("127.0.0.1", 9), timeout=5)
-except OSError as error:
-    assert error.errno == 101, error  # not even this machine itself can be reached
-else:
-    raise AssertionError("there is a network")
-from vitlet.cli import main
-print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))
-"""
-
-
 def without_network() -> list[str]:
     """The words that start a program without a network, where this machine allows that."""
     for words in (["unshare", "-n"], ["unshare", "-rn"]):
@@ -109,35 +102,81 @@ def without_network() -> list[str]:
     pytest.skip("a network namespace of its own is not permitted here (unshare -n)")
 
 
-@pytest.mark.timeout(300)  # half a minute by itself; another matter beside busy neighbours
-def test_the_command_line_needs_no_network(data: Path, many: Path, tmp_path: Path) -> None:
-    out = str(tmp_path)
+SUITE = """
+recipe = "debug_supervised"
+grid = {{ lr = [1e-3], epochs = [[1, 0]], layer_decay = [1.0] }}
+data = [{{ name = "ours", title = "Our images", data = "{data}" }}]
+"""
+
+
+@pytest.fixture
+def commands(annotated: Path, tmp_path: Path) -> list[list[str]]:
+    """Every verb once or more, each on what those before it left."""
+    out, data = str(tmp_path), str(write_images(tmp_path / "images", train=72, test=128))
+    four = str(write_four_classes(tmp_path / "four"))
+    write_images(tmp_path / "demo/digits", train=12, test=6)  # where the demo would write its own
+    network = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=3)
+    save_file(network.state_dict(), tmp_path / "foreign.safetensors")
+    (tmp_path / "suite.toml").write_text(SUITE.format(data=data))
 
     def changes(values: dict) -> list[str]:
         return [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
 
-    commands = [
-        ["check", f"{data}", "--out", f"{out}/check"],
-        ["pretrain", "debug", "--data", f"{data}", "--out", f"{out}/mae", *changes(SHORT)],
-        ["finetune", "debug_supervised", "--init", f"{out}/mae", "--data", f"{data}", "--out", f"{out}/fine",
+    tuning = ["--recipe", "debug_supervised", "--seeds", "1", *changes(SMALLER)]
+    return [
+        ["recipes"],
+        ["check", data, "--out", f"{out}/check"],
+        ["pack", data, "--out", f"{out}/shards"],
+        ["pretrain", "debug", "--data", f"{out}/shards", "--out", f"{out}/mae", *changes(SHORT)],
+        ["finetune", "debug_supervised", "--init", f"{out}/mae", "--data", data, "--out", f"{out}/fine",
          "--num-labels", "12", *changes(SMALLER)],
         ["resume", f"{out}/fine"],
-        ["probe", f"{out}/mae", "--data", f"{data}", "--protocol", "knn"],
-        ["embed", f"{out}/mae", "--data", f"{data}", "--out", f"{out}/features.parquet"],
-        ["predict", f"{out}/fine", "--data", f"{data}", "--out", f"{out}/classes.csv"],
+        ["probe", f"{out}/mae", "--data", data, "--protocol", "knn"],
+        ["evaluate", f"{out}/fine", "--data", data],
+        ["embed", f"{out}/mae", "--data", data, "--out", f"{out}/features.parquet"],
+        ["predict", f"{out}/fine", "--data", data, "--out", f"{out}/classes.csv"],
+        ["analyse", f"{out}/mae", "--data", data, "--out", f"{out}/inside", "--images", "16"],
+        ["compare", f"{out}/mae", "--data", data, "--out", f"{out}/compared", "--label-fractions", "0.1", *tuning],
+        ["sweep", "keep-blocks", f"{out}/mae", "--data", data, "--out", f"{out}/swept", "--blocks", "1", *tuning],
+        ["study", f"{out}/mae", f"{out}/fine", "--data", data, "--out", f"{out}/studied", "--labels", "8",
+         "--seeds", "1"],
+        ["transfer", f"{out}/mae", "--suite", f"{out}/suite.toml", "--out", f"{out}/transferred", "--seeds", "1"],
         ["report", f"{out}/mae", f"{out}/fine", "--out", f"{out}/report.html"],
-        ["export", f"{out}/fine", "--out", f"{out}/model", "--images", f"{many}"],
-        ["export", f"{out}/fine", "--out", f"{out}/openvino", "--images", f"{many}", "--to", "openvino"],
-        ["analyse", f"{out}/mae", "--data", f"{data}", "--out", f"{out}/inside", "--images", "16"],
-        ["recipes"],
+        ["export", f"{out}/fine", "--out", f"{out}/model", "--images", data],
+        ["export", f"{out}/fine", "--out", f"{out}/openvino", "--images", data, "--to", "openvino"],
+        ["import", f"{out}/foreign.safetensors", "--out", f"{out}/imported", "--heads", "2", "--pixels", "half"],
+        ["finetune", "debug_detection", "--init", "none", "--data", f"{annotated}", "--out", f"{out}/detector",
+         *changes(DETECTING)],
+        ["detect", f"{out}/detector", "--data", f"{annotated}", "--out", f"{out}/found.json"],
+        ["overfit", "--data", f"{annotated}", "--out", f"{out}/by-heart", "--images", "2", "--steps", "2"],
+        ["demo", "--out", f"{out}/demo", "--seeds", "1", "--num-labels", "8"],
+        ["learn", "--data", data, "--out", f"{out}/learned", "--views", "64", "--num-labels", "8", "--seeds", "1",
+         "--methods", "mae_micro"],
+        ["bench", "models", f"{out}/fine", "--batch-size", "2"],
+        ["reproduce", "table-1", "--data", four, "--out", f"{out}/replicated", "--scale", "smoke", "--plan"],
+        ["slurm", "debug", "--data", data, "--run", f"{out}/far", "--out", f"{out}/job.sbatch"],
         ["export", f"{out}/nothing", "--out", f"{out}/model"],
+        ["push", f"{out}/fine", "hf://someone/digits", "--images", data],
     ]  # fmt: skip
+
+
+def test_every_verb_is_among_them(commands: list[list[str]]) -> None:
+    assert {words[0] for words in commands} == {name for name in app if not name.startswith("-")}
+
+
+@pytest.mark.timeout(300)  # a minute by itself; another matter beside busy neighbours
+def test_the_command_line_needs_no_network(commands: list[list[str]], tmp_path: Path) -> None:
+    """All of it but `push`, which says that it needs one."""
     done = subprocess.run(
-        [*without_network(), sys.executable, "-c", _OFFLINE, json.dumps(commands)],
+        [*without_network(), sys.executable, Path(__file__).with_name("offline.py")],
+        input=json.dumps(commands), env=os.environ | {"VITLET_CACHE": f"{tmp_path}/cache"},
         capture_output=True, text=True, timeout=290,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [0] * 12 + [2], done.stdout + done.stderr
-    assert done.stdout.count("next: vitlet report") == 3
-    for name in ("check/data_check.json", "mae/results/knn-mean.json", "fine/results/top1.json", "model/config.json"):
-        assert (tmp_path / name).is_file()
+    assert json.loads(done.stdout.splitlines()[-1]) == [0] * (len(commands) - 2) + [2, 2], done.stdout + done.stderr
+    nothing, refused = done.stderr.splitlines()[-2:]
+    assert nothing.startswith("error: no file or folder"), nothing
+    assert re.match(r"error: hf://someone/digits was not uploaded\. .* Fix: check the network", refused), refused
+    for name in ("check/data_check.json", "mae/results/knn-mean.json", "fine/results/top1.json", "model/config.json",
+                 "demo/report.html", "learned/learning.json", "found.json", "imported/config.json"):  # fmt: skip
+        assert (tmp_path / name).is_file(), name

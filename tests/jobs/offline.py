@@ -1,0 +1,38 @@
+"""Run as a program without a network: command lines on stdin as JSON, their exit codes as the last line of stdout.
+
+The jobs whose sizes no flag makes small enough are started with smaller ones. Not a test itself.
+"""
+
+import errno
+import functools
+import json
+import socket
+import sys
+
+from small_runs import SHORT, SMALLER, TINY_DETECTOR, Here
+
+from vitlet.cli import main
+from vitlet.jobs import comparing, demo, learning, overfitting, studying
+from vitlet.units import Images
+
+
+def require_no_network() -> None:
+    """Not even this machine itself can be reached."""
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", 9)) == errno.ENETUNREACH, "there is a network"
+
+
+def shrink() -> None:
+    brief = {"budget.duration": Images(n=64), "budget.batch_size": 8}
+    demo._LONG, demo._SHORT = SHORT, {k: v for k, v in SMALLER.items() if k != "budget.probe_every"}
+    learning.PROBES = 2
+    learning.learn = functools.partial(learning.learn, settings=brief)
+    studying.study = functools.partial(studying.study, settings=brief, images=32)
+    overfitting.overfit = functools.partial(overfitting.overfit, settings=TINY_DETECTOR)
+    comparing.ProcessPoolExecutor = Here
+
+
+if __name__ == "__main__":
+    require_no_network()
+    shrink()
+    print(json.dumps([main(words) for words in json.load(sys.stdin)]))
