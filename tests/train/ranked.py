@@ -5,11 +5,14 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from harness import ADAMW, Job, Page, fork, load, tiny_objective
 
-from vitlet.methods.objective import Objective
+from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
+from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer
@@ -39,6 +42,37 @@ def start_ranks(body: Callable[[World], None], tmp_path: Path, *, size: int = 2)
 
 def errors(tmp_path: Path) -> str:
     return "\n".join(p.read_text() for p in sorted(tmp_path.glob("error-*.txt")))
+
+
+def noting(run: Run) -> Callable[[Objective, World], None]:
+    """For `note` of `run_training`: a line "step slot position" for every image that is learned from, beside `run`."""
+
+    def wrap(objective: Objective, _: World) -> None:
+        forward = objective.forward
+
+        def noted(batch: Any, step: Step) -> Losses:
+            pairs = zip(batch.slots.tolist(), batch.positions.tolist(), strict=True)
+            lines = "".join(f"{step.index:02d} {slot} {position:02d}\n" for slot, position in pairs)
+            with open(run.path.with_suffix(".ids"), "a") as log:  # one short write: whole among several writers
+                log.write(lines)
+            return forward(batch, step)
+
+        objective.forward = noted
+
+    return wrap
+
+
+def order(run: Run) -> str:
+    """The lines of `noting` by step and slot, whichever rank wrote them; a step made twice alike counts once."""
+    return "".join(sorted(set(run.path.with_suffix(".ids").read_text().splitlines(keepends=True))))
+
+
+def require_same_weights(run: Run, other: Run) -> None:
+    """After the last step, of the model and the optimizer, in float64."""
+    states = [checkpoint.read(r.checkpoints / "step-00000012").tensors for r in (run, other)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-9)
 
 
 def run_training(
