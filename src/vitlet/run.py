@@ -82,6 +82,11 @@ class Run:
         return self.path / "encoder"
 
     @property
+    def detector(self) -> Path:
+        """What a run of detection has above its encoder."""
+        return self.path / "detector"
+
+    @property
     def best(self) -> Path:
         """The model with the highest accuracy on the images that it was chosen on, where there were looks at them."""
         return self.path / "best"

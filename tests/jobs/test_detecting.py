@@ -3,35 +3,27 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import QUIET, rows, stands, weights
+from small_runs import DETECTING, QUIET, rows, stands, weights, write_images
 
+from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import detect
+from vitlet.jobs.exporting import export
 from vitlet.jobs.output import check_data
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.weights.folder import read_model
-
-SHORT: dict[str, Any] = {
-    "encoder.width": 24,
-    "encoder.depth": 2,
-    "encoder.heads": 2,
-    "budget.batch_size": 4,
-    "budget.duration": {"unit": "steps", "n": 4},
-    "budget.checkpoint_every": {"unit": "steps", "n": 2},
-    "optimizer.warmup": {"unit": "steps", "n": 1},
-    "objective.score_threshold": 0.0,
-}
+from vitlet.weights.form import Target
 
 
 def tuned(data: Path, out: Path, *, init: Path | None = None, **more: Any) -> Run:
-    more = {"options": QUIET, "set": SHORT} | more
+    more = {"options": QUIET, "set": DETECTING} | more
     return finetune("debug_detection", init=init, data=data, out=out, **more)
 
 
@@ -84,12 +76,12 @@ def test_accumulation_changes_rounding_alone(annotated: Path, run: Run, tmp_path
 
 
 def test_an_encoder_of_another_size_is_the_start(annotated: Path, tmp_path: Path) -> None:
-    shape = {k: SHORT[k] for k in ("encoder.width", "encoder.depth", "encoder.heads")}
+    shape = {k: DETECTING[k] for k in ("encoder.width", "encoder.depth", "encoder.heads")}
     shape |= {"objective.decoder_width": 16, "objective.decoder_heads": 2, "encoder.patch_size": 8}
     larger = {"encoder.image_size": 64, "data.views.0.size": 64, "data.evaluation.size": 64, "budget.batch_size": 4}
     start = pretrain("debug", data=annotated, out=tmp_path / "start", options=QUIET, set=shape | larger)
     still = {"optimizer.base_lr": 1e-30, "optimizer.final_lr": 0.0}
-    run = tuned(annotated, tmp_path / "run", init=start.path, set=SHORT | still)
+    run = tuned(annotated, tmp_path / "run", init=start.path, set=DETECTING | still)
     before, after = (dict(read_model(r.encoder).encoder.vit.state_dict()) for r in (start, run))
     assert before["pos_embed"].shape != after["pos_embed"].shape == (1, 17, 24)
     name = "blocks.1.attn.qkv.weight"
@@ -149,3 +141,21 @@ def test_check_says_what_is_wrong_with_annotations(
     assert "inverted box: 1; the annotation is left out" in capsys.readouterr().out
     assert json.loads((tmp_path / "check/data_check.json").read_text())["annotations"]["num_left_out"] == 1
     assert "inverted box,the annotation is left out" in (tmp_path / "check/bad_annotations.csv").read_text()
+
+
+@pytest.mark.parametrize("to", get_args(Target))
+def test_no_format_takes_a_detector_and_the_answer_names_its_encoder(
+    run: Run, to: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run.path), "--out", str(tmp_path / "model"), "--to", to]) == 2
+    said = capsys.readouterr().err
+    assert "is a detector" in said
+    assert f"Fix: vitlet export {run.encoder}" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_is_not_pushed_and_its_encoder_is_exported(run: Run, tmp_path: Path) -> None:
+    assert main(["push", str(run.path), "hf://someone/digits"]) == 2
+    images = write_images(tmp_path / "images", train=0, test=128)
+    folder = export(run.encoder, out=tmp_path / "model", images=images, options=QUIET)
+    assert read_model(folder).encoder.config.image_size == 32

@@ -36,11 +36,6 @@ _BATCH = 4
 _SHOWN, _SHOWN_PIXELS = 4, 320
 
 
-def detector_folder(run: Run) -> Path:
-    """Where a run keeps what its detector has above the encoder."""
-    return run.path / "detector"
-
-
 def finish_detection(
     run: Run, recipe: Recipe, material: Material, objective: Detection, *, facts: dict[str, Any], teller: Teller
 ) -> None:
@@ -48,7 +43,7 @@ def finish_detection(
     annotations = material.annotations
     assert annotations is not None
     labels = Labels(annotations.classes, annotations.category_ids)
-    write_detector(detector_folder(run), objective.detector, labels=labels, facts=facts)
+    write_detector(run.detector, objective.detector, labels=labels, facts=facts)
     if not len(material.held_out):
         teller.say("note: no image was held out, so nothing was scored.")
         return
@@ -134,11 +129,11 @@ def _load(run: Run) -> _Model:
             f"{printable(run.path)} is a run of {recipe.name}, which finds no objects",
             fix="vitlet finetune detection_micro --init RUN --data COCO --out NEW, then detect with NEW",
         )
-    labels = read_labels(detector_folder(run))
+    labels = read_labels(run.detector)
     encoder = read_model(run.encoder).encoder
     objective = recipe.objective.build(encoder, num_classes=len(labels.classes), seed=recipe.budget.seed)
     assert isinstance(objective, Detection)
-    load_detector(detector_folder(run), objective.detector)
+    load_detector(run.detector, objective.detector)
     return _Model(objective, recipe, labels)
 
 

@@ -27,7 +27,7 @@ from vitlet.run import Run, environment, read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
-from vitlet.weights.form import Form, Target
+from vitlet.weights.form import Form, Target, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
@@ -65,10 +65,12 @@ def export(
     Raises:
         CheckpointError: if there is no finished model, or the exported one is beyond the tolerance.
         DataError: if there are too few images.
-        UsageError: if `out` holds other things, the format cannot hold what is asked for, or a package is missing.
+        UsageError: if `out` holds other things, the format cannot hold what is asked for, `run` is a detector, or a
+            package is missing.
     """
     form = Form(to, int8, embed_preprocessing)
     form.require_possible()
+    require_no_detector(run)
     require_packages(form)
     folder, options = Path(out), options or Options()
     require_replaceable(folder, files=FILES)

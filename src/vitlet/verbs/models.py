@@ -65,9 +65,10 @@ def export(
     start = existing_source(run)
     if images is not None:
         existing(images)
-    from vitlet.weights.form import Form
+    from vitlet.weights.form import Form, require_no_detector
 
     Form(to, int8, embed_preprocessing).require_possible()
+    require_no_detector(start)
     from vitlet.jobs.exporting import export as job
 
     job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing)
@@ -92,9 +93,11 @@ def push(
     start = existing_source(run)
     if images is not None:
         existing(images)
+    from vitlet.weights.form import require_no_detector
     from vitlet.weights.hub import HubName
 
     HubName.parse(to)
+    require_no_detector(start)
     from vitlet.jobs.pushing import push as job
 
     job(start, to=to, images=images, private=private)

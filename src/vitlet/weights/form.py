@@ -1,9 +1,13 @@
-"""In which form a model is handed out. Free of torch."""
+"""In which form a model is handed out, and which cannot be. Free of torch."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 from vitlet.errors import UsageError
+from vitlet.run import Run
+from vitlet.text import printable
+from vitlet.weights.names import Source
 
 Target = Literal["timm", "onnx", "openvino", "torch-export"]
 
@@ -34,3 +38,19 @@ class Form:
                 why="timm reads the preprocessing in config.json and has no place for it in the network",
                 fix="leave it out, or --to onnx, openvino or torch-export",
             )
+
+
+def require_no_detector(run: str | os.PathLike[str]) -> None:
+    """Refuse a run of detection, whose regions no format here holds.
+
+    Raises:
+        UsageError: naming what of it can be handed out.
+    """
+    source = Source.parse(run)
+    found = Run(source.path)
+    if source.architecture is None and found.detector.is_dir():
+        raise UsageError(
+            f"{printable(found.path)} is a detector",
+            why="How many regions it looks at depends on the image, which torch.export does not take, nor timm",
+            fix=f"vitlet export {printable(found.encoder)} hands out its encoder; vitlet detect finds objects",
+        )
