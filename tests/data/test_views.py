@@ -290,6 +290,16 @@ class TestRandAugment:
                 expected = as_tensor(theirs(as_pil(square)))
             assert torch.equal(apply_view(square, view, key=key), expected)
 
+    def test_at_its_strongest_posterising_leaves_black(self, square: Tensor) -> None:
+        """No bit is kept, which Pillow's own operation refuses: the control."""
+        with pytest.raises(ValueError, match="bits"):
+            ImageOps.posterize(as_pil(square), 0)
+        rand_augment = RandAugment(magnitude=10, magnitude_std=0.0, num_operations=1)
+        view = View(size=64, crop=STILL, rand_augment=rand_augment, flip=0.0)
+        seen = [apply_view(square, view, key=key) for key in range(60)]
+        assert any(not pixels.any() for pixels in seen)
+        assert all(torch.equal(apply_view(square, view, key=key), pixels) for key, pixels in enumerate(seen[:5]))
+
     def test_jitter_beside_it_has_no_effect(self, square: Tensor) -> None:
         alone = View(size=64, crop=STILL, rand_augment=RandAugment())
         both = View(size=64, crop=STILL, rand_augment=RandAugment(), jitter=Jitter(probability=1.0))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -241,9 +241,18 @@ def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, mean: _C
 @functools.cache
 def _timm_rand_augment(config: str, *, fill: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
     """The transform with DeiT's settings; its translations are shares of the side, so no size is needed."""
-    from timm.data.auto_augment import rand_augment_transform  # seconds to import, needed by few recipes
+    from timm.data import auto_augment  # seconds to import, needed by few recipes
 
-    return rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
+    made = auto_augment.rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
+    for operation in made.ops:
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
+    return made
+
+
+def _posterize(photo: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep so many bits of each value. None, at magnitude 10, is black; Pillow refuses it from version 13 on."""
+    return ImageOps.posterize(photo, bits) if bits else Image.new(photo.mode, photo.size)
 
 
 def _jitter(photo: Image.Image, jitter: Jitter, draw: random.Random) -> Image.Image:
