@@ -1,4 +1,4 @@
-"""The results in README are those of the ledger."""
+"""The results in README and on the site are those of the ledger."""
 
 from pathlib import Path
 
@@ -11,9 +11,21 @@ from vitlet.run import write_json
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_shows_the_ledger() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert filled(text, ROOT / "docs/results") == text, "python -m vitlet.report.ledger docs/results README.md"
+PAGES = ("README.md", "docs/results/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_the_ledger(page: str) -> None:
+    shown = filled(ROOT / page, ROOT / "docs/results")
+    assert shown == (ROOT / page).read_text(), f"python -m vitlet.report.ledger docs/results {' '.join(PAGES)}"
+
+
+def test_links_lead_to_the_files(tmp_path: Path) -> None:
+    write_json(tmp_path / "results/c.json", {"protocol": "knn", "value": 0.5, "n": 10, "split": "val"})
+    marks = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("results", "claims"))
+    for page, link in (("page.md", "(results/c.json)"), ("results/page.md", "(c.json)")):
+        (tmp_path / page).write_text(marks)
+        assert link in filled(tmp_path / page, tmp_path / "results")
 
 
 def test_a_changed_figure_is_seen() -> None:

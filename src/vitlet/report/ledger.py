@@ -1,10 +1,11 @@
 """The ledger of results as tables in Markdown, from the JSON files alone.
 
-    python -m vitlet.report.ledger docs/results README.md
+    python -m vitlet.report.ledger docs/results README.md docs/results/README.md
 
-writes the results and the paper's claims between their marks in the second file.
+writes the results and the paper's claims between their marks in the pages.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,26 +127,29 @@ def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
     return f"`{entry['machine']['command']}`", shown, f"{figures['repeats']} repetitions, one thread, CPU time"
 
 
-def markdown(folder: Path) -> str:
-    """The table; the measured column reads "random start → pre-trained" where two starts are compared."""
+def markdown(folder: Path, *, links: str = "") -> str:
+    """The table; the measured column reads "random start → pre-trained" where two starts are compared.
+
+    Args:
+        folder: The ledger.
+        links: What a link to a file of it begins with.
+    """
     lines = ["| what | measured (95 % interval) | n | file |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {measured} | {n} | [{file}](docs/results/{file}) |" for what, measured, n, file in rows(folder)
-    ]
+    lines += [f"| {what} | {measured} | {n} | [{file}]({links}{file}) |" for what, measured, n, file in rows(folder)]
     return "\n".join(lines)
 
 
-def claims_markdown(folder: Path) -> str:
+def claims_markdown(folder: Path, *, links: str = "") -> str:
     """The paper's claims and what each replication of the ledger says of them; one that is not run keeps its place."""
     lines = ["| claim of the paper | scale | answer | effect (95 % interval) | n | file |", "|---|---|---|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
         entry = read_json(path)
         if entry.get("kind") == "replication":
-            lines += [_claimed(entry, claim, path.name) for claim in entry["claims"]]
+            lines += [_claimed(entry, claim, f"[{path.name}]({links}{path.name})") for claim in entry["claims"]]
     return "\n".join(lines)
 
 
-def _claimed(entry: dict[str, Any], claim: dict[str, Any], file: str) -> str:
+def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
     part = next((p for p in claim["parts"] if p["mean"] is not None), None)
     shown, n = "", ""
     if part is not None:
@@ -154,7 +158,7 @@ def _claimed(entry: dict[str, Any], claim: dict[str, Any], file: str) -> str:
         n = f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images"
     answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
     name = f"{claim['number']} {claim['statement']} ({claim['source']})"
-    return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | [{file}](docs/results/{file}) |"
+    return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | {link} |"
 
 
 def fill(text: str, table: str, *, name: str = "results") -> str:
@@ -172,11 +176,14 @@ def fill(text: str, table: str, *, name: str = "results") -> str:
     return f"{head}{begin}{mark}\n\n{table}\n\n{end}{tail}"
 
 
-def filled(text: str, folder: Path) -> str:
-    """`text` with both tables as the ledger in `folder` has them."""
-    return fill(fill(text, markdown(folder)), claims_markdown(folder), name="claims")
+def filled(page: Path, folder: Path) -> str:
+    """The text of `page` with both tables as the ledger in `folder` has them."""
+    links = os.path.relpath(folder, page.parent)
+    links = "" if links == "." else f"{links}/"
+    text = fill(page.read_text(), markdown(folder, links=links))
+    return fill(text, claims_markdown(folder, links=links), name="claims")
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[2])
-    write_file(page, filled(page.read_text(), Path(sys.argv[1])).encode())
+    for name in sys.argv[2:]:
+        write_file(Path(name), filled(Path(name), Path(sys.argv[1])).encode())
