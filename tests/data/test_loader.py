@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from vitlet.data.batch import Batch
 from vitlet.data.check import check
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
-from vitlet.data.loader import TrainingBatches, evaluation_batches
+from vitlet.data.loader import Samples, TrainingBatches, evaluation_batches
 from vitlet.data.subsets import training_ids
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.recipe import Centre, Jitter, RandAugment, Resample, Shift, View
@@ -246,6 +247,29 @@ def test_a_file_that_vanishes_is_replaced_the_same_way_every_time(own_index: Ind
         assert torch.equal(before.positions, after.positions)
         assert torch.equal(before.images[kept], after.images[kept])
         assert not torch.equal(before.images[~kept], after.images[~kept]) or kept.all()
+
+
+def shown(sample: dict[str, Any]) -> tuple[int, ...]:
+    """The pixels of a sample's first view."""
+    return tuple(sample["views"][0].flatten().tolist())
+
+
+def test_a_substitute_brings_its_own_label(tmp_path: Path) -> None:
+    """The control is the rule that would be wrong: the label of the image that it stands in for."""
+    for name in "abc":
+        (tmp_path / "images" / name).mkdir(parents=True)
+    folder = draw_images(tmp_path / "images", [f"{'abc'[i % 3]}/{i:02d}.png" for i in range(18)])
+    index = open_index(folder, cache=tmp_path / "cache")
+    whole = Samples(index, np.arange(len(index)), views=(STILL,), seed=5)
+    label_of = {shown(sample): sample["label"] for sample in (whole[0, position] for position in range(len(index)))}
+    lost = 3
+    (folder / index.path(lost)).unlink()
+    harmed = Samples(index, np.arange(len(index)), views=(STILL,), seed=5)
+    found = [harmed[epoch, lost] for epoch in range(12)]
+    assert all(sample["replaced"] for sample in found)
+    own = [label_of[shown(sample)] for sample in found]
+    assert [sample["label"] for sample in found] == own
+    assert set(own) - {int(index.labels[lost])}, "the control: another class than the lost image's is among them"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -30,9 +30,9 @@ class Batch:
 
     views: tuple[UInt8[Tensor, "B 3 _ _"], ...]
     labels: Int[Tensor, "B"]
-    """Class numbers; −1 without a label."""
+    """Class numbers of the images that are seen; −1 without a label."""
     positions: Int[Tensor, "B"]
-    """Which of the usable images these are."""
+    """Which of the usable images these are, or stand in for."""
     slots: Int[Tensor, "B"]
     """Places in the global batch; whatever is drawn per sample in a step is keyed by them."""
     replaced: tuple[tuple[int, str], ...] = ()

@@ -78,10 +78,10 @@ class Samples(Dataset):
         if image is None:
             return {"lost": replaced}
         keys = [derive(self.seed, "view", epoch, position, v) for v in range(len(self.views))]
-        label, shape = int(self.index.labels[self.ids[position]]), (image.shape[1], image.shape[2])
+        row = int(self.ids[chosen])  # a substitute brings its own label, and not that of the image it stands in for
+        label, shape = int(self.index.labels[row]), (image.shape[1], image.shape[2])
         sample = {"label": label, "position": position, "replaced": replaced, "shape": shape}
         if self.objects is not None:
-            row = int(self.ids[chosen])
             pixels, targets = self.objects.look(image, row, view=self.views[0], key=keys[0])
             return sample | {"views": (pixels,), "targets": targets}
         return sample | {"views": tuple(apply_view(image, v, key=k) for v, k in zip(self.views, keys, strict=True))}

@@ -1,4 +1,4 @@
-"""The images of an evaluation: each once, and each the one whose label is compared."""
+"""The images of an evaluation: each once, and no other in its place."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,8 +10,8 @@ from vitlet.text import printable
 def each_once(loader: Iterable[Batch]) -> Iterator[Batch]:
     """The batches of `loader`, checked as they pass.
 
-    Training may go on with a substitute for an image that has become unreadable; a score may not, because the
-    substitute would be judged by the lost image's label.
+    Training may go on with a substitute for an image that has become unreadable; a score may not, because it would
+    count one image twice and another never.
 
     Raises:
         DataError: if there is no image at all, or one was substituted.
