@@ -112,6 +112,23 @@ def test_a_mean_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     assert "(+0.0 points, 95 % interval −0.1 to 0.1," in sentence
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "answer"),
+    [
+        (0.01, 0.2, 0.0, "yes"),
+        (0.0, 0.2, 0.0, "undecided"),
+        (-0.2, 0.2, 0.0, "undecided"),
+        (-0.2, 0.0, 0.0, "no"),
+        (0.0, 0.0, 0.0, "no"),
+        (0.1, 0.3, 0.05, "yes"),
+        (0.1, 0.3, 0.3, "no"),
+        (None, None, 0.0, "undecided"),
+    ],
+)
+def test_the_one_rule_at_its_edges(low: float | None, high: float | None, margin: float, answer: str) -> None:
+    assert compare.decide(compare.Interval(0.0, low, high, 0.95, n=3), margin=margin) == answer
+
+
 def test_the_document() -> None:
     first, second = _protocol([0.60, 0.59], [0.29, 0.30]), _protocol([0.2, 0.2], [0.9, 0.9])
     document = compare.comparison(

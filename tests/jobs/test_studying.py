@@ -23,6 +23,7 @@ from vitlet.units import Images
         ((0.40, 0.41, 0.42), (0.50, 0.51, 0.52), "wrong"),
         ((0.50, 0.60, 0.40), (0.45, 0.52, 0.44), "undecided"),
         ((0.90,), (0.10,), "undecided"),
+        ((0.50, 0.60, 0.40), (0.50, 0.60, 0.40), "wrong"),
     ],
 )
 def test_the_rule(better: tuple[float, ...], worse: tuple[float, ...], expected: str) -> None:

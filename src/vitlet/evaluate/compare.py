@@ -7,6 +7,8 @@ share a seed, and with it the labelled images and their order, so their differen
     answer yes        the interval of (first arm - second arm) lies above 0
     answer no         its upper end is 0 or below
     answer undecided  it holds 0, or there is a single seed and thus no interval
+
+`decide` is that rule, also for whoever asks about another margin or gives the answers other names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from vitlet.text import plural
+
+Answer = Literal["yes", "no", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,15 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: flo
     return Difference(interval.mean, interval.low, interval.high, confidence, len(a), method)
 
 
+def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:
+    """Whether what was measured is above `margin`: as a whole, not at all, or neither."""
+    if found.low is None or found.high is None:
+        return "undecided"
+    if found.low > margin:
+        return "yes"
+    return "no" if found.high <= margin else "undecided"
+
+
 def comparison(
     question: str, *, data: Mapping[str, Any], protocols: Sequence[Protocol], commands: Sequence[str]
 ) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def comparison(
 def verdict(protocol: Protocol) -> dict[str, str]:
     """`answer` (yes, no, undecided) and one plain `sentence`; the first arm is pre-trained, the second is not."""
     found = protocol.difference()
-    answer = _answer(found)
+    answer = decide(found)
     with_it, without = (f"{100 * float(np.mean(arm.values)):.1f} %" for arm in protocol.arms)
     title = protocol.title[:1].lower() + protocol.title[1:]
     counted = f"{plural(found.pairs, 'seed')}, {plural(protocol.n, f'{protocol.split} image')}"
@@ -163,14 +176,6 @@ def verdict(protocol: Protocol) -> dict[str, str]:
         sentence = f"Undecided: {title} reached {with_it}, and {without} from scratch "
         sentence += f"({gain}, {_span(found)}, {counted}); the interval holds 0, so chance could explain it."
     return {"answer": answer, "sentence": sentence}
-
-
-def _answer(found: Difference) -> Literal["yes", "no", "undecided"]:
-    if found.low is None or found.high is None:
-        return "undecided"
-    if found.low > 0:
-        return "yes"
-    return "no" if found.high <= 0 else "undecided"
 
 
 def _points(share: float, *, sign: bool = False) -> str:

@@ -1,10 +1,11 @@
 """Were the suggestions right? Each claim of a diagnosis on few labels beside what fine-tuning on these labels shows.
 
 Every encoder in turn is the user's own: it is analysed beside the others and random weights with a number of labels,
-and both ways of each claim are fine-tuned on the same labels, with several seeds. The rule was fixed beforehand:
+and both ways of each claim are fine-tuned on the same labels, with several seeds. The rule is that of
+`evaluate.compare`, fixed beforehand, for the 95 % interval of (better - worse) paired over seeds:
 
-    right       the 95 % interval of (better - worse), paired over seeds, lies above 0
-    wrong       it lies below 0
+    right       it lies above 0
+    wrong       its upper end is 0 or below
     undecided   it holds 0, or there is one seed
 
 A suggestion without a claim, which only another pre-training decides, is counted and not judged.
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
 from vitlet.data.index import open_index
-from vitlet.evaluate.compare import Arm, Difference, paired_difference
+from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import Start, Terms, finetune_grid
 from vitlet.jobs.judging import arm_names
@@ -34,6 +35,7 @@ LABELS = (300, 3_000)
 FILE = "study.json"
 _RECIPE = "finetune_micro"
 Outcome = Literal["right", "wrong", "undecided", "not judged"]
+_OUTCOMES: dict[Answer, Outcome] = {"yes": "right", "no": "wrong", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,7 @@ def study(
 
 def outcome(difference: Difference | None) -> Outcome:
     """By the rule above; None where nothing was fine-tuned."""
-    if difference is None:
-        return "not judged"
-    if difference.low is None or difference.high is None:
-        return "undecided"
-    return "right" if difference.low > 0 else "wrong" if difference.high < 0 else "undecided"
+    return "not judged" if difference is None else _OUTCOMES[decide(difference)]
 
 
 def _diagnosed(

@@ -2,7 +2,7 @@
 
 A claim is a set of parts that must all hold. A part is a sum of weighted quantities and a margin; it is computed seed
 by seed, where a seed is a whole chain of runs from pre-training to the number, and its mean gets the paired-t interval
-of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims).
+of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims) and is decided by the rule there.
 
     supported       the interval of every part lies above its margin
     not supported   the interval of some part ends at its margin or below
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vitlet.evaluate.compare import Interval
+from vitlet.evaluate import compare
 from vitlet.reproduce.steps import Finetune, Look, Probe
 
 Answer = Literal["supported", "not supported", "undecided", "not run"]
+_ANSWERS: dict[compare.Answer, Answer] = {"yes": "supported", "no": "not supported", "undecided": "undecided"}
 Quantity = Literal[
     "top1",
     "cka-lower",
@@ -68,13 +69,9 @@ class Claim:
         return list(dict.fromkeys(m.step for part in self.parts for _, m in part.terms))
 
 
-def decide_part(interval: Interval, *, margin: float) -> Answer:
+def decide_part(interval: compare.Interval, *, margin: float) -> Answer:
     """Above the margin as a whole, at it or below as a whole, or neither."""
-    if interval.low is None or interval.high is None:
-        return "undecided"
-    if interval.low > margin:
-        return "supported"
-    return "not supported" if interval.high <= margin else "undecided"
+    return _ANSWERS[compare.decide(interval, margin=margin)]
 
 
 def decide(parts: Sequence[Answer]) -> Answer:
