@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vitlet.bench.detection import _batch, bench_detection
-from vitlet.nn.detection.detector import DetectorShape
 from vitlet.recipe import EncoderConfig
+from vitlet.recipes.detection import DetectionObjective
 
 
 @pytest.mark.timeout(300)
@@ -15,7 +15,7 @@ def test_both_take_a_step_and_the_ratio_is_theirs_over_ours() -> None:
         repeats=1,
         size=64,
         encoder=EncoderConfig(image_size=64, patch_size=16, width=24, depth=3, heads=2, final_norm=False),
-        shape=DetectorShape(num_classes=80, channels=16, box_width=16, box_samples=16, global_blocks=(2,), window=2),
+        objective=DetectionObjective(channels=16, box_width=16, box_samples=16, global_blocks=(2,), window=2),
         reference={"box_batch_size_per_image": 8, "rpn_post_nms_top_n_train": 20},
     )
     assert found["ratio"] == pytest.approx(found["cpu_ms"]["torchvision"] / found["cpu_ms"]["vitlet"])

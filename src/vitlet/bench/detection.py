@@ -16,10 +16,10 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from vitlet.data.batch import Batch, Targets
 from vitlet.methods.detection import Detection
 from vitlet.methods.objective import Step
-from vitlet.nn.detection.detector import DetectorShape
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
+from vitlet.recipes.detection import DetectionObjective
 from vitlet.run import environment
 
 _SEED = 0
@@ -33,7 +33,7 @@ def bench_detection(
     size: int = 640,
     batch_size: int = 1,
     encoder: EncoderConfig | None = None,
-    shape: DetectorShape | None = None,
+    objective: DetectionObjective | None = None,
     reference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Time both in turns, after one turn that does not count.
@@ -43,7 +43,7 @@ def bench_detection(
         size: Of the square images in pixels.
         batch_size: Images of a step.
         encoder: Of ours; None: ViT-Tiny.
-        shape: Of our detector; None: the paper's, which is ViTDet's.
+        objective: Sizes of our detector; None: the paper's, which are ViTDet's.
         reference: Further arguments of torchvision's, whose own samples are 256 anchors and 512 regions an image too.
 
     Returns:
@@ -54,7 +54,7 @@ def bench_detection(
     try:
         batch = _batch(size, batch_size)
         config = encoder or EncoderConfig(image_size=size, final_norm=False)
-        ours = Detection(Encoder(config), shape or DetectorShape(num_classes=_CLASSES))
+        ours = (objective or DetectionObjective()).build(Encoder(config), num_classes=_CLASSES, seed=_SEED)
         with seeded(_SEED):
             theirs = maskrcnn_resnet50_fpn(
                 weights=None,

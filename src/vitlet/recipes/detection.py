@@ -24,6 +24,7 @@ from vitlet.units import Epochs, Share, Steps
 
 if TYPE_CHECKING:
     from vitlet.methods.detection import Detection
+    from vitlet.nn.detection.detector import DetectorShape
     from vitlet.nn.encoder import Encoder
 
 _Convs = Annotated[int, Field(ge=1, le=8)]
@@ -91,11 +92,14 @@ class DetectionObjective(ObjectiveConfig):
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "Detection":
         """The objective with a fresh detector for `num_classes`."""
         from vitlet.methods.detection import Detection
+
+        return Detection(encoder, self.shape(num_classes=num_classes), seed=seed)
+
+    def shape(self, *, num_classes: int) -> "DetectorShape":
+        """Sizes of the detector; the defaults of these values are ViTDet's."""
         from vitlet.nn.detection.detector import DetectorShape
 
-        return Detection(
-            encoder, DetectorShape(num_classes=num_classes, **self.model_dump(exclude={"method"})), seed=seed
-        )
+        return DetectorShape(num_classes=num_classes, **self.model_dump(exclude={"method"}))
 
 
 DetectionRecipe = Recipe[DetectionObjective, EncoderConfig, SteppedOptimizerConfig]

@@ -31,28 +31,28 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class DetectorShape:
-    """Sizes of everything above the encoder; the defaults are ViTDet's."""
+    """Sizes of everything above the encoder; which ones are usual stands in `recipes.detection`."""
 
     num_classes: int
-    masks: bool = True
-    window: int = 14
+    masks: bool
+    window: int
     """Side of an attention window in patches."""
-    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
-    recompute: bool = False
-    channels: int = 256
+    global_blocks: tuple[int, ...]
+    recompute: bool
+    channels: int
     """Of the pyramid and the convolutions of the heads."""
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    anchors: tuple[int, ...]
     """Side of the square anchor in pixels, one a level of the pyramid."""
-    proposal_convs: int = 2
-    proposal_samples: int = 256
-    proposals: int = 1000
+    proposal_convs: int
+    proposal_samples: int
+    proposals: int
     """Regions an image that reach the heads, chosen from twice as many a level in training, as many in use."""
-    box_convs: int = 4
-    box_width: int = 1024
-    box_samples: int = 512
-    mask_convs: int = 4
-    score_threshold: float = 0.05
-    most_detections: int = 100
+    box_convs: int
+    box_width: int
+    box_samples: int
+    mask_convs: int
+    score_threshold: float
+    most_detections: int
 
 
 class Detector(nn.Module):
