@@ -3,6 +3,9 @@
     import vitlet
     run = vitlet.pretrain("mae_micro", data="images/", out="runs/mae")
 
+A function has the name and the parameters of its command. `vitlet sweep keep-blocks` is `sweep_keep_blocks`, and
+`vitlet evaluate` is `score`, since `vitlet.evaluate` is a package. What changes no number is in `Options`.
+
 Names are imported when they are first used: `import vitlet` costs nothing.
 """
 
@@ -21,9 +24,13 @@ if TYPE_CHECKING:
     from vitlet.jobs.options import Options as Options
     from vitlet.jobs.output import check_data as check_data
     from vitlet.jobs.pushing import push as push
+    from vitlet.jobs.scoring import score as score
+    from vitlet.jobs.sweeping import sweep_distill_layers as sweep_distill_layers
+    from vitlet.jobs.sweeping import sweep_keep_blocks as sweep_keep_blocks
     from vitlet.jobs.training import finetune as finetune
     from vitlet.jobs.training import pretrain as pretrain
     from vitlet.jobs.training import resume as resume
+    from vitlet.jobs.transferring import transfer as transfer
     from vitlet.report.page import write_page as write_page
 
 _HOMES = {
@@ -41,6 +48,10 @@ _HOMES = {
     "probe": "vitlet.jobs.evaluation",
     "push": "vitlet.jobs.pushing",
     "resume": "vitlet.jobs.training",
+    "score": "vitlet.jobs.scoring",
+    "sweep_distill_layers": "vitlet.jobs.sweeping",
+    "sweep_keep_blocks": "vitlet.jobs.sweeping",
+    "transfer": "vitlet.jobs.transferring",
     "write_page": "vitlet.report.page",
 }
 
@@ -59,6 +70,10 @@ __all__ = [
     "probe",
     "push",
     "resume",
+    "score",
+    "sweep_distill_layers",
+    "sweep_keep_blocks",
+    "transfer",
     "write_page",
 ]
 

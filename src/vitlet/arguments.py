@@ -96,6 +96,36 @@ class Shared:
         return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tuning:
+    """What every command takes that fine-tunes from several starts."""
+
+    recipe: str = "finetune_micro"
+    """Of fine-tuning, by name."""
+    seeds: AtLeastOne = 3
+    """Repetitions."""
+    epochs: float | None = None
+    """Passes over the labelled images, instead of the recipe's duration."""
+    batch_size: AtLeastOne | None = None
+    """Images in one optimizer step."""
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
+    """Any other value of the recipe, as key=value; may be repeated."""
+
+    def flags(self) -> dict[str, Any]:
+        """The values by name, as the jobs take them.
+
+        Raises:
+            UsageError: for a recipe that does not fine-tune, or an unknown key or value.
+        """
+        from vitlet.jobs.options import overrides, parse_settings, require_verb
+        from vitlet.recipes import by_name, with_overrides
+
+        changes = {"epochs": self.epochs, "batch_size": self.batch_size, "set": parse_settings(self.set)}
+        require_verb(with_overrides(by_name(self.recipe), overrides(changes)), "finetune")  # type: ignore[arg-type]
+        return {"recipe": self.recipe, "seeds": self.seeds, **changes}
+
+
 def chosen_recipe(name: str, shared: Shared, *, verb: Literal["pretrain", "finetune"] | None = None) -> Any:
     """The recipe of a name or of a recipe.json, with the flags applied.
 
@@ -216,20 +246,6 @@ def layer_lists(text: str) -> list[tuple[tuple[int, int], ...]]:
         why="Each is a list of [student block, teacher block], from 1, with semicolons between",
         fix="--layers '[[4,4]];[[2,2],[4,4]]'",
     )
-
-
-def tuning(recipe: str, *, epochs: float | None, batch_size: int | None, settings: tuple[str, ...]) -> dict[str, Any]:
-    """Changes of a fine-tuning recipe by dotted key, from the flags of a comparison.
-
-    Raises:
-        UsageError: for a recipe that does not fine-tune, or an unknown key or value.
-    """
-    from vitlet.jobs.options import overrides, parse_settings, require_verb
-    from vitlet.recipes import by_name, with_overrides
-
-    changes = overrides({"epochs": epochs, "batch_size": batch_size, "set": parse_settings(settings)})  # type: ignore[typeddict-item]
-    require_verb(with_overrides(by_name(recipe), changes), "finetune")
-    return changes
 
 
 def refuse_empty(words: list[str]) -> None:

@@ -14,7 +14,7 @@ from vitlet.errors import DataError, UsageError
 from vitlet.jobs import comparing
 from vitlet.jobs.comparing import Labelled
 from vitlet.jobs.curves import compare, label_count
-from vitlet.jobs.judging import Judging, arm_names
+from vitlet.jobs.judging import arm_names
 from vitlet.run import Run, read_json
 from vitlet.train.log import Teller
 from vitlet.weights.folder import read_model, write_model
@@ -25,7 +25,7 @@ QUICK = {
     "budget.checkpoint_every": {"unit": "steps", "n": 2},
     "optimizer.warmup": {"unit": "steps", "n": 1},
 }
-JUDGING = Judging(recipe="debug_supervised", seeds=2, settings=QUICK)
+TWO: dict[str, Any] = {"recipe": "debug_supervised", "seeds": 2, "set": QUICK}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def compared(data: Path, pretrained: Run, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("compared") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "ProcessPoolExecutor", Here)
-        found = compare([pretrained.path], data=data, out=out, fractions=(1, 0.25), judging=JUDGING)
+        found = compare([pretrained.path], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     return out, found
 
 
@@ -111,7 +111,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     moved = shutil.copytree(pretrained.path, tmp_path / "moved")
     before = stands(out / "runs")
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", None)
-    again = compare([moved], data=data, out=out, fractions=(1, 0.25), judging=JUDGING)
+    again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     assert stands(out / "runs") == before
     for now, then in zip(again["curves"][0]["points"], compared[1]["curves"][0]["points"], strict=True):
         assert [a["values"] for a in now["arms"]] == [a["values"] for a in then["arms"]]
@@ -120,7 +120,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
     write_model(moved / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
-    compare([moved], data=data, out=out, fractions=(1, 0.25), judging=JUDGING)
+    compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     new = {p.name for p in (out / "runs").iterdir()} - {name.split("/")[0] for name in before}
     assert sorted(name.rsplit("-", 1)[0] for name in new) == ["moved-seed0"] * 2 + ["moved-seed1"] * 2, (
         "random weights are as they were"
@@ -130,9 +130,13 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
 def test_questions_with_a_supervised_encoder_and_two_runs(
     data: Path, pretrained: Run, tuned: Run, tmp_path: Path
 ) -> None:
-    one = Judging(recipe="debug_supervised", seeds=1, settings=QUICK)
     found = compare(
-        [pretrained.path, tuned.path], data=data, out=tmp_path, fractions=(0.25,), supervised=tuned.path, judging=one
+        [pretrained.path, tuned.path],
+        data=data,
+        out=tmp_path,
+        label_fractions=(0.25,),
+        supervised=tuned.path,
+        **TWO | {"seeds": 1},
     )
     assert [start["name"] for start in found["starts"]] == ["random-1", "supervised", "pretrained", "tuned"]
     asked = [(q["first"], q["second"]) for q in found["questions"]]
@@ -158,7 +162,7 @@ class TestRefused:
             r"label fraction 0\.04 is 1 label for 2 classes.*every class needs one.*--label-fractions 0\.0625 or more"
         )
         with pytest.raises(DataError, match=words):
-            compare([pretrained.path], data=data, out=tmp_path, fractions=(1, 0.04), judging=JUDGING)
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1, 0.04), **TWO)
         assert not any(tmp_path.iterdir())
 
     def test_the_fraction_that_is_proposed_is_enough(self, data: Path) -> None:
@@ -166,7 +170,7 @@ class TestRefused:
 
     def test_a_batch_larger_than_the_labels(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"batch size 8 is larger than the 4 training images.*--batch-size 4"):
-            compare([pretrained.path], data=data, out=tmp_path, fractions=(0.125,), judging=JUDGING)
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(0.125,), **TWO)
         assert not any(tmp_path.iterdir())
 
     @pytest.mark.parametrize(("fraction", "words"), [(0, "label fraction 0"), (1.5, r"label fraction 1\.5")])
@@ -178,20 +182,24 @@ class TestRefused:
         with pytest.raises(UsageError, match="no run to compare"):
             compare([], data=data, out=tmp_path)
         with pytest.raises(UsageError, match="0 seeds"):
-            compare([pretrained.path], data=data, out=tmp_path, fractions=(1,), judging=Judging(seeds=0))
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), seeds=0)
 
     def test_a_recipe_of_another_image_size(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
-        large = Judging(recipe="finetune_tiny_impr_100e", settings={"budget.batch_size": 2})
         with pytest.raises(UsageError, match=r"is a vision transformer for 32 px.*for 224 px.*--recipe NAME"):
-            compare([pretrained.path], data=data, out=tmp_path, fractions=(1,), judging=large)
+            compare(
+                [pretrained.path],
+                data=data,
+                out=tmp_path,
+                label_fractions=(1,),
+                recipe="finetune_tiny_impr_100e",
+                batch_size=2,
+            )
 
     def test_a_recipe_of_another_kind(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="fine-tunes a ConvNet"):
-            compare(
-                [pretrained.path], data=data, out=tmp_path, fractions=(1,), judging=Judging("finetune_micro_convnet")
-            )
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="finetune_micro_convnet")
         with pytest.raises(UsageError, match="debug is not a recipe to finetune with"):
-            compare([pretrained.path], data=data, out=tmp_path, fractions=(1,), judging=Judging("debug"))
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="debug")
 
     @pytest.mark.parametrize("classes", [0, 1])
     def test_data_without_two_classes(self, classes: int, pretrained: Run, tmp_path: Path) -> None:

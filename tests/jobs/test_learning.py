@@ -76,7 +76,7 @@ def test_a_table_of_both_families_from_end_to_end(
         seeds=1,
         methods=methods,
         settings={"budget.duration": Images(n=64), "budget.batch_size": 8},
-        file=tmp_path / "table.json",
+        json=tmp_path / "table.json",
     )
     written = json.loads((tmp_path / "table.json").read_text())
     assert written == json.loads((tmp_path / "out/learning.json").read_text()) == json.loads(json.dumps(found))

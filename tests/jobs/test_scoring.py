@@ -15,7 +15,7 @@ from small_runs import QUIET, write_image
 
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.imagenet import real_labels, synsets
-from vitlet.jobs.scoring import evaluate
+from vitlet.jobs.scoring import score
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import new_classifier
 from vitlet.recipe import EncoderConfig
@@ -37,7 +37,7 @@ def model(folder: Path, classes: tuple[str, ...], *, answer: int) -> Path:
 
 
 def test_a_fine_tuned_run_scores_what_it_did_when_it_ended(tuned: Run, data: Path) -> None:
-    result = evaluate(tuned.path, data=data, options=QUIET)
+    result = score(tuned.path, data=data, options=QUIET)
     assert result.value == json.loads((tuned.results / "top1.json").read_text())["value"]
     assert (result.n, result.split, result.details["order"]) == (12, "test", "classes by name")
     written = json.loads((tuned.results / "evaluate-val.json").read_text())
@@ -49,11 +49,11 @@ def test_folders_with_numbers_mean_places_in_the_synsets(tmp_path: Path) -> None
     for name in ("0", "2", "10"):
         write_image(tmp_path / "v2" / name / "a.png", int(name), light=True)
     run = model(tmp_path / "m", synsets(), answer=2)
-    result = evaluate(run, data=tmp_path / "v2", protocol="v2", options=QUIET)
+    result = score(run, data=tmp_path / "v2", protocol="v2", options=QUIET)
     assert (result.value, result.n) == (pytest.approx(1 / 3), 3)  # of 0, 2 and 10 the second
     assert result.details["top5"] == pytest.approx(1 / 3)  # outputs 2 … 6
     shutil.move(tmp_path / "v2" / "10", tmp_path / "v2" / "4")
-    assert evaluate(run, data=tmp_path / "v2", protocol="v2", options=QUIET).details["top5"] == pytest.approx(2 / 3)
+    assert score(run, data=tmp_path / "v2", protocol="v2", options=QUIET).details["top5"] == pytest.approx(2 / 3)
 
 
 def test_real_labels_go_by_the_names_of_the_files(tmp_path: Path) -> None:
@@ -64,31 +64,31 @@ def test_real_labels_go_by_the_names_of_the_files(tmp_path: Path) -> None:
     answer = real_labels()[known[0] - 1][0]
     right = sum(answer in real_labels()[number - 1] for number in known)
     run = model(tmp_path / "m", synsets(), answer=answer)
-    result = evaluate(run, data=tmp_path / "val", protocol="real", file=tmp_path / "out.json", options=QUIET)
+    result = score(run, data=tmp_path / "val", protocol="real", json=tmp_path / "out.json", options=QUIET)
     assert (result.value, result.n, result.details["left_out"]) == (right / 5, 5, 1)
     assert json.loads((tmp_path / "out.json").read_text())["details"]["model"] == "m"
     write_image(tmp_path / "val" / "cat.png", 0, light=True)
     with pytest.raises(DataError, match=r"1 name not of ImageNet.*cat\.png"):
-        evaluate(run, data=tmp_path / "val", protocol="real", options=QUIET)
+        score(run, data=tmp_path / "val", protocol="real", options=QUIET)
 
 
 def test_what_cannot_be_scored_is_refused(pretrained: Run, tuned: Run, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="without a classifier"):
-        evaluate(pretrained.path, data=data, options=QUIET)
+        score(pretrained.path, data=data, options=QUIET)
     with pytest.raises(DataError, match="not ImageNet-V2"):
-        evaluate(tuned.path, data=data, protocol="v2", options=QUIET)
+        score(tuned.path, data=data, protocol="v2", options=QUIET)
     with pytest.raises(DataError, match="2 classes of the data unknown to the head: dark, light"):
-        evaluate(model(tmp_path / "m", ("a", "b"), answer=0), data=data, options=QUIET)
+        score(model(tmp_path / "m", ("a", "b"), answer=0), data=data, options=QUIET)
     flat = shutil.copytree(data / "test" / "dark", tmp_path / "flat")
     with pytest.raises(DataError, match="no labelled images"):
-        evaluate(tuned.path, data=flat, options=QUIET)
+        score(tuned.path, data=flat, options=QUIET)
 
 
 def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path) -> None:
     """11 images: the ranks' shares differ by one."""
     odd = shutil.copytree(data, tmp_path / "odd")
     next((odd / "test" / "dark").iterdir()).unlink()
-    alone = evaluate(tuned.path, data=odd, options=QUIET)
+    alone = score(tuned.path, data=odd, options=QUIET)
     assert alone.n == 11
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,7 +96,7 @@ def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path)
 
     def of(rank: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        found = evaluate(tuned.path, data=odd, file=tmp_path / f"{rank}.json", options=QUIET)
+        found = score(tuned.path, data=odd, json=tmp_path / f"{rank}.json", options=QUIET)
         (tmp_path / f"rank{rank}").write_text(f"{found.value!r} {found.n} {found.details['top5']!r}")
 
     pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(2)]

@@ -9,8 +9,7 @@ from small_runs import Here
 
 from vitlet.errors import UsageError
 from vitlet.jobs import comparing
-from vitlet.jobs.judging import Judging
-from vitlet.jobs.sweeping import layer_words, sweep_blocks, sweep_layers
+from vitlet.jobs.sweeping import layer_words, sweep_distill_layers, sweep_keep_blocks
 from vitlet.run import Run, read_json
 from vitlet.weights.source import load_encoder
 
@@ -21,7 +20,9 @@ STILL: dict[str, Any] = {
     "optimizer.warmup": {"unit": "steps", "n": 1},
 }
 """One step at the warm-up's learning rate of 0: weights stay what they were at the start."""
-ONE = Judging("debug_supervised", seeds=1, settings=STILL)
+ONE: dict[str, Any] = {"recipe": "debug_supervised", "seeds": 1, "set": STILL}
+JUDGED: dict[str, Any] = {"finetune": "debug_supervised", "seeds": 1, "finetune_set": STILL}
+"""The same, beside a recipe of pre-training."""
 TEACHER = "untrained:vit_tiny_patch16_224"
 
 
@@ -31,7 +32,7 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path: Path) -> None:
-    found = sweep_blocks([pretrained.path], data=data, out=tmp_path, num_labels=8, judging=ONE)
+    found = sweep_keep_blocks([pretrained.path], data=data, out=tmp_path, num_labels=8, **ONE)
     (curve,) = found["curves"]
     assert [point["x"] for point in curve["points"]] == [0, 1, 2, 3]
     assert [arm["name"] for arm in curve["references"]] == ["random"]
@@ -61,9 +62,9 @@ def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path
 def test_blocks_that_are_not_there_are_refused(data: Path, pretrained: Run, tmp_path: Path) -> None:
     for blocks, words in (((4,), "4 blocks of an encoder that has 3"), ((), "no number of blocks")):
         with pytest.raises(UsageError, match=rf"{words}.*--blocks with numbers from 0 to 3"):
-            sweep_blocks([pretrained.path], data=data, out=tmp_path, blocks=blocks, judging=ONE)
+            sweep_keep_blocks([pretrained.path], data=data, out=tmp_path, blocks=blocks, **ONE)
     with pytest.raises(UsageError, match="no run to cut"):
-        sweep_blocks([], data=data, out=tmp_path)
+        sweep_keep_blocks([], data=data, out=tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -71,9 +72,9 @@ def test_each_list_is_distilled_once_and_judged_beside_none(data: Path, tmp_path
     settings = STILL | {"budget.duration": {"unit": "steps", "n": 2}}  # the second step moves the weights
     arguments: dict[str, Any] = {
         "data": data, "teacher": TEACHER, "out": tmp_path, "layers": [((3, 2),), ((1, 1), (3, 2))],
-        "settings": settings, "num_labels": 8, "judging": ONE,
+        "num_labels": 8, "set": settings, **JUDGED,
     }  # fmt: skip
-    found = sweep_layers("debug_distill", **arguments)
+    found = sweep_distill_layers("debug_distill", **arguments)
     assert [curve["name"] for curve in found["curves"]] == ["finetune", "knn", "logistic"]
     for curve in found["curves"]:
         assert [point["tick"] for point in curve["points"]] == ["none", "3←2", "1←1, 3←2"]
@@ -94,7 +95,7 @@ def test_each_list_is_distilled_once_and_judged_beside_none(data: Path, tmp_path
         "Is block 3 from 2 better than blocks 1 from 1, 3 from 2?",
     ]
     before = sorted(p.name for p in (tmp_path / "pretrained").iterdir())
-    again = sweep_layers("debug_distill", **arguments | {"layers": [((3, 2),)]})
+    again = sweep_distill_layers("debug_distill", **arguments | {"layers": [((3, 2),)]})
     assert sorted(p.name for p in (tmp_path / "pretrained").iterdir()) == before, "what is there is used again"
     assert again["curves"][0]["points"][1]["arms"][0]["runs"] == found["curves"][0]["points"][1]["arms"][0]["runs"]
 
@@ -111,14 +112,14 @@ def test_what_cannot_be_distilled_is_refused_at_once(
     recipe: str, layers: list[Any], words: str, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        sweep_layers(recipe, data=data, teacher=TEACHER, out=tmp_path, layers=layers, judging=ONE)
+        sweep_distill_layers(recipe, data=data, teacher=TEACHER, out=tmp_path, layers=layers, **JUDGED)
     assert not any(tmp_path.iterdir())
 
 
 def test_a_block_that_the_teacher_lacks_is_refused(data: Path, pretrained: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"block 3 from 4 cannot be distilled.*the teacher 3"):
-        sweep_layers(
-            "debug_distill", data=data, teacher=str(pretrained.path), out=tmp_path, layers=[((3, 4),)], judging=ONE
+        sweep_distill_layers(
+            "debug_distill", data=data, teacher=str(pretrained.path), out=tmp_path, layers=[((3, 4),)], **JUDGED
         )
 
 

@@ -1,10 +1,11 @@
 """Did pre-training help, and with how many labels? Runs, random weights and a supervised encoder on one budget."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
-from vitlet.jobs.judging import Judging, arm_names, budget_of, facts_of, publish, require_startable, start_facts
+from vitlet.jobs.judging import (
+    Judging,
+    Tuning,
+    arm_names,
+    budget_of,
+    facts_of,
+    publish,
+    require_startable,
+    start_facts,
+)
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.text import plural
 from vitlet.train.log import Teller
@@ -22,13 +32,13 @@ FRACTIONS = (0.01, 0.1, 1.0)
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | os.PathLike[str]],
     *,
-    data: Path,
-    out: Path,
-    fractions: Sequence[float] = FRACTIONS,
-    supervised: str | Path | None = None,
-    judging: Judging | None = None,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    label_fractions: Sequence[float] = FRACTIONS,
+    supervised: str | os.PathLike[str] | None = None,
+    **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
 
@@ -36,9 +46,9 @@ def compare(
         runs: Runs, model folders or timm:NAME@FILE; one at least.
         data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
         out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are used again.
-        fractions: Shares of the labelled training images, each drawn evenly over classes.
+        label_fractions: Shares of the labelled training images, each drawn evenly over classes.
         supervised: An encoder trained with labels, to compare with.
-        judging: The fine-tuning.
+        **tuning: `recipe`, `seeds`, `epochs`, `batch_size`, and `set` for dotted keys.
 
     Returns:
         The document; each question in it has an answer of yes, no or undecided and a sentence.
@@ -47,16 +57,17 @@ def compare(
         DataError: if a fraction has fewer labels than there are classes, or the images cannot be compared on.
         UsageError: if a start does not fit the recipe; before anything is trained.
     """
-    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning), Teller(), time.monotonic()
+    data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")
-    images = Labelled.open(data, teller)
     starts, counterpart = _line_up(runs, supervised, judging.terms(data=data, out=out))
+    images = Labelled.open(data, teller)
     terms = {
         label_count(images, fraction): judging.terms(
             data=data, out=out, subset=None if fraction == 1 else repr(fraction)
         )
-        for fraction in sorted(fractions)
+        for fraction in sorted(label_fractions)
     }
     counts = list(terms)
     shown = ", ".join(f"{count:,}" for count in counts)
@@ -120,15 +131,16 @@ def label_count(images: Labelled, fraction: float) -> int:
 
 
 def _line_up(
-    runs: Sequence[str | Path], supervised: str | Path | None, terms: Terms
+    runs: Sequence[str | os.PathLike[str]], supervised: str | os.PathLike[str] | None, terms: Terms
 ) -> tuple[list[Start], dict[str, str]]:
     """Random weights first, then the supervised encoder, then the runs; and for each of these its random counterpart.
 
     Random weights have the shape of what they are compared with, or depth and width would be compared too.
     """
-    sources, names = [str(run) for run in runs], arm_names([str(run) for run in runs])
+    sources = [os.fspath(run) for run in runs]
+    names = arm_names(sources)
     if supervised is not None:
-        sources, names = [str(supervised), *sources], ["supervised", *names]
+        sources, names = [os.fspath(supervised), *sources], ["supervised", *names]
     shapes: dict[str, Start] = {}
     trained, counterpart = [], {}
     for name, source in zip(names, sources, strict=True):

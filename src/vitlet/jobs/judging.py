@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.table import Table
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.comparing import Labelled, Start, Terms
-from vitlet.jobs.options import require_verb
+from vitlet.jobs.options import Flags, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment, read_json, write_json
@@ -26,6 +26,19 @@ from vitlet.weights.source import load_encoder
 DOCUMENT = "curves.json"
 
 
+class Tuning(TypedDict, total=False):
+    """How every start is fine-tuned, by the names that the command line has for it."""
+
+    recipe: str
+    """Of fine-tuning; by default `finetune_micro`."""
+    seeds: int
+    """Repetitions; by default 3."""
+    epochs: float
+    batch_size: int
+    set: Mapping[str, Any]
+    """Any other value of the recipe, by dotted key."""
+
+
 @dataclass(frozen=True)
 class Judging:
     """How every start is fine-tuned: the same for all."""
@@ -35,6 +48,17 @@ class Judging:
     """Repetitions; each draws labels, order and fresh weights anew."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the recipe, by dotted key."""
+
+    @classmethod
+    def of(cls, tuning: Tuning) -> "Judging":
+        """By the words of the command line.
+
+        Raises:
+            UsageError: for a word that is none.
+        """
+        require_known(tuning, Tuning)
+        plain = {key: tuning.get(key) for key in ("epochs", "batch_size", "set")}
+        return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), overrides(cast(Flags, plain)))
 
     def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
         """As the engine wants them; the runs go to `out/runs`.

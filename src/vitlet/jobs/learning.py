@@ -48,7 +48,7 @@ def learn(
     seeds: int = 3,
     methods: Sequence[str] = METHODS,
     settings: Mapping[str, Any] | None = None,
-    file: Path | None = None,
+    json: Path | None = None,
 ) -> dict[str, Any]:
     """Pre-train by every method, judge them, and write the table.
 
@@ -61,7 +61,7 @@ def learn(
         seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
         methods: Recipes.
         settings: Changes of the fine-tuning recipes.
-        file: Where the table goes beside `out/learning.json`.
+        json: Where the table goes beside `out/learning.json`.
 
     Returns:
         The table: for each method and protocol mean, interval, and difference to random weights.
@@ -102,7 +102,7 @@ def learn(
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
-    for path in (out / "learning.json", *([file] if file else [])):
+    for path in (out / "learning.json", *([json] if json else [])):
         write_json(path, found)
         teller.say(f"written: {printable(path)}")
     teller.console.print(_table(found))

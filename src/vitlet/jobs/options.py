@@ -55,19 +55,27 @@ class Flags(TypedDict, total=False):
     """Anything else, by dotted key."""
 
 
+def require_known(given: Mapping[str, Any], known: type) -> None:
+    """Refuse keywords that the TypedDict `known` does not list: behind `**` Python itself lets any pass.
+
+    Raises:
+        UsageError: with what was meant.
+    """
+    names = known.__annotations__
+    for name in given:
+        if name not in names:
+            apart = f"options=Options({name}=…)" if name in Options.model_fields else ""
+            other = "set={'a.b': value} for any key of the recipe" if "set" in names else ""
+            raise UsageError(f"no argument {name!r}", why=did_you_mean(name, names), fix=apart or other)
+
+
 def overrides(flags: Flags) -> dict[str, Any]:
     """Flags as dotted keys of a recipe.
 
     Raises:
-        UsageError: for a keyword that is none: Python itself lets any pass here.
+        UsageError: for a keyword that is none.
     """
-    for name in set(flags) - set(Flags.__annotations__):
-        apart = name in Options.model_fields
-        raise UsageError(
-            f"no argument {name!r}",
-            why=did_you_mean(name, Flags.__annotations__),
-            fix=f"options=Options({name}=…)" if apart else "set={'a.b': value} for any key of the recipe",
-        )
+    require_known(flags, Flags)
     changes: dict[str, Any] = dict(flags.get("set") or {})
     epochs = flags.get("epochs")
     if epochs is not None:

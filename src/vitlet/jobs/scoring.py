@@ -47,12 +47,12 @@ class Questions:
     """How classes of data and head were brought together."""
 
 
-def evaluate(
+def score(
     run: str | os.PathLike[str],
     *,
     data: str | os.PathLike[str],
     protocol: EvaluationName = "val",
-    file: Path | None = None,
+    json: str | os.PathLike[str] | None = None,
     options: Options | None = None,
 ) -> Result:
     """Top-1 and top-5 of the classifier in `run`, every image once, over however many ranks there are.
@@ -63,7 +63,7 @@ def evaluate(
             `v2`: ImageNet-V2, folders 0 … 999. The `test` split, else `val`, else all images are taken; where `data`
             is what the run was trained on and has no splits, those that were held out.
         protocol: Which labels count.
-        file: Where the result goes beside the run's `results/`.
+        json: Where the result goes beside the run's `results/`.
         options: Workers, device, tolerance.
 
     Raises:
@@ -72,10 +72,10 @@ def evaluate(
     """
     options = options or Options()
     with World.joined() as world:
-        return _evaluate(run, data, protocol, file, options, world)
+        return _score(run, data, protocol, None if json is None else Path(json), options, world)
 
 
-def _evaluate(
+def _score(
     run: str | os.PathLike[str],
     data: str | os.PathLike[str],
     protocol: EvaluationName,

@@ -1,16 +1,18 @@
 """Suites of transfer: which data sets, by which recipe, and the settings to choose among. Free of torch."""
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict, Unpack
 
 from pydantic import Field
 
 from vitlet.config import Config
 from vitlet.data.names import TITLES, PublicData
 from vitlet.errors import DataError, UsageError
+from vitlet.jobs.options import require_known
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name
 from vitlet.recipes.transfer import MICRO_GRID, PAPER_GRIDS, Grid
@@ -100,29 +102,42 @@ def paper_suite(root: Path) -> Suite:
     return Suite(name="paper", data=entries)
 
 
-def read_suite(suite: str, *, root: Path | None, only: tuple[str, ...] = ()) -> Suite:
-    """The suite of a command line: `paper`, or a TOML file.
+class Part(TypedDict, total=False):
+    """Where a suite lies and what of it is used, by the names that the command line has for it."""
+
+    root: str | os.PathLike[str] | None
+    """Of `paper`: the folder in which torchvision keeps the data sets."""
+    only: Sequence[str]
+    """Names of its data sets; all where there are none."""
+
+
+def read_suite(suite: str | os.PathLike[str] | Suite, **part: Unpack[Part]) -> Suite:
+    """The suite that is meant, and of it what is asked for.
 
     Args:
-        suite: The word.
-        root: Of `paper`.
-        only: Names of its data sets; all where there are none.
+        suite: `paper`, a TOML file, or a value.
+        **part: `root` and `only`.
 
     Raises:
         UsageError: if it is neither, or something in it is wrong.
     """
-    if suite == "paper":
+    require_known(part, Part)
+    root, only = part.get("root"), part.get("only", ())
+    if isinstance(suite, Suite):
+        found = suite
+    elif suite == "paper":
         if root is None:
             raise UsageError(
                 "--suite paper without a root", why="The images must be on the disk", fix="--root FOLDER of torchvision"
             )
-        found = paper_suite(root)
+        found = paper_suite(Path(root))
     else:
         found = _from_toml(Path(suite))
+    where = printable(found.name)
     names = [entry.name for entry in found.data]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
-        raise UsageError(f"two data sets called {', '.join(sorted(doubled))}", where=printable(suite))
+        raise UsageError(f"two data sets called {', '.join(sorted(doubled))}", where=where)
     for name in only:
         if name not in names:
             raise UsageError(f"no data set {printable(name)!r} in the suite", why=did_you_mean(name, names))

@@ -5,11 +5,12 @@ Both fine-tune by the engine of `vitlet.jobs.comparing` and are shown on the pag
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from vitlet.data.index import open_index
 from vitlet.errors import UsageError
@@ -17,7 +18,17 @@ from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
-from vitlet.jobs.judging import Judging, arm_names, budget_of, facts_of, publish, require_startable, start_facts
+from vitlet.jobs.judging import (
+    Judging,
+    Tuning,
+    arm_names,
+    budget_of,
+    facts_of,
+    publish,
+    require_startable,
+    start_facts,
+)
+from vitlet.jobs.options import require_known
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
@@ -36,14 +47,27 @@ _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
 )
 
 
-def sweep_blocks(
-    runs: Sequence[str | Path],
+class LayerTuning(TypedDict, total=False):
+    """How students are pre-trained and judged, by the names that the command line has for it."""
+
+    set: Mapping[str, Any]
+    """Changes of the pre-training recipe, by dotted key."""
+    seeds: int
+    """Repetitions of judging; by default 3."""
+    finetune: str
+    """The fine-tuning recipe; by default `finetune_micro`."""
+    finetune_set: Mapping[str, Any]
+    """Changes of that."""
+
+
+def sweep_keep_blocks(
+    runs: Sequence[str | os.PathLike[str]],
     *,
-    data: Path,
-    out: Path,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     blocks: Sequence[int] | None = None,
     num_labels: int | None = None,
-    judging: Judging | None = None,
+    **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from the lowest K blocks of encoders, the rest drawn anew: Wang et al. 2023, Figures 2 and 4.
 
@@ -53,7 +77,7 @@ def sweep_blocks(
         out: Folder, as of `compare`.
         blocks: Values of K; None: every one. K = 0 keeps nothing and is the reference.
         num_labels: Training labels, evenly over classes; None: all.
-        judging: The fine-tuning.
+        **tuning: As for `compare`.
 
     Returns:
         The document.
@@ -61,14 +85,15 @@ def sweep_blocks(
     Raises:
         UsageError: for more blocks than there are, or encoders that cannot be cut.
     """
-    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning), Teller(), time.monotonic()
+    data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to cut", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
     terms = judging.terms(data=data, out=out, num_labels=num_labels)
-    images = Labelled.open(data, teller)
-    names = arm_names([str(run) for run in runs])
-    trained = [Start(name, name, str(run)) for name, run in zip(names, runs, strict=True)]
+    sources = [os.fspath(run) for run in runs]
+    trained = [Start(name, name, source) for name, source in zip(arm_names(sources), sources, strict=True)]
     counts = _block_counts(trained, terms, blocks)
+    images = Labelled.open(data, teller)
     random = Start(_RANDOM, "random weights", trained[0].source, keep_blocks=0)
     cells = [replace(start, keep_blocks=count) for count in counts for start in trained]
     teller.say(f"{plural(len(trained), 'encoder')}, {', '.join(map(str, counts))} blocks kept, {judging.seeds} seeds")
@@ -135,16 +160,15 @@ def _block_questions(points: Sequence[Point], reference: Arm, curve: Curve) -> l
     return questions
 
 
-def sweep_layers(
+def sweep_distill_layers(
     recipe: str,
     *,
-    data: Path,
+    data: str | os.PathLike[str],
     teacher: str,
-    out: Path,
     layers: Sequence[LayerPairs],
-    settings: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str],
     num_labels: int | None = None,
-    judging: Judging | None = None,
+    **tuning: Unpack[LayerTuning],
 ) -> dict[str, Any]:
     """Distil different layers, and judge the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
 
@@ -154,11 +178,10 @@ def sweep_layers(
         recipe: Of attention distillation.
         data: Images; labelled, for judging.
         teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
-        out: Folder of `pretrained/` and what `compare` leaves; finished runs are used again.
         layers: Lists of pairs of blocks.
-        settings: Changes of the pre-training recipe.
+        out: Folder of `pretrained/` and what `compare` leaves; finished runs are used again.
         num_labels: Of probes and fine-tuning; None: all.
-        judging: The fine-tuning.
+        **tuning: `set` for dotted keys of the recipe, `seeds`, and `finetune` and `finetune_set` for the fine-tuning.
 
     Returns:
         The document.
@@ -166,12 +189,12 @@ def sweep_layers(
     Raises:
         UsageError: for a recipe that does not distil attention, or blocks that are not there; before training.
     """
-    judging, teller, began = judging or Judging(), Teller(), time.monotonic()
-    terms = judging.terms(data=data, out=out, num_labels=num_labels)
-    images = Labelled.open(data, teller)
-    base = {**(settings or {}), "objective.teacher": _absolute_teacher(teacher)}
+    teller, began, data, out = Teller(), time.monotonic(), Path(data), Path(out)
+    terms = _judged(tuning).terms(data=data, out=out, num_labels=num_labels)
+    base = {**(tuning.get("set") or {}), "objective.teacher": _absolute_teacher(teacher)}
     lists: list[LayerPairs] = [(), *dict.fromkeys(layers)]
     _require_layers(recipe, teacher, lists, base)
+    images = Labelled.open(data, teller)
     changes = [base | _distilled(pairs) for pairs in lists]
     starts = []
     for pairs, change in zip(lists, changes, strict=True):
@@ -210,6 +233,12 @@ def sweep_layers(
         "Each list was pre-trained once: seeds are repetitions of fine-tuning and of the drawn labels alone."
     )
     return publish(found, out, teller, began)
+
+
+def _judged(tuning: LayerTuning) -> Judging:
+    require_known(tuning, LayerTuning)
+    words = {"seeds": tuning.get("seeds"), "recipe": tuning.get("finetune"), "set": tuning.get("finetune_set")}
+    return Judging.of(cast(Tuning, {name: value for name, value in words.items() if value is not None}))
 
 
 def layer_words(pairs: LayerPairs) -> str:

@@ -95,12 +95,12 @@ def finetune(
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
-def resume(path: str | os.PathLike[str], *, options: Options | None = None) -> Run:
+def resume(run: str | os.PathLike[str], *, options: Options | None = None) -> Run:
     """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is."""
-    run = Run.open(path)
-    recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))
-    launch = Launch(**read_json(run.path / "environment.json")["launch"])
-    return execute(recipe, launch, run, options or Options())
+    found = Run.open(run)
+    recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
+    launch = Launch(**read_json(found.path / "environment.json")["launch"])
+    return execute(recipe, launch, found, options or Options())
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.table import Table
 
@@ -28,7 +28,7 @@ from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.options import Options
-from vitlet.jobs.suites import Entry, Suite, best_setting
+from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.report.tables import between_shares, duration, percent
@@ -87,23 +87,25 @@ class Score:
 def transfer(
     runs: Sequence[str | os.PathLike[str]],
     *,
-    suite: Suite,
-    out: Path,
+    suite: str | os.PathLike[str] | Suite,
+    out: str | os.PathLike[str],
     seeds: int = 3,
     select_on_test: bool = False,
     download: bool = False,
     options: Options | None = None,
+    **part: Unpack[Part],
 ) -> dict[str, Any]:
     """Fine-tune every encoder on every data set of the suite; write `transfer.json`, `results/` and `report.html`.
 
     Args:
         runs: Runs, model folders, `timm:NAME@FILE`, or `none` for random weights.
-        suite: From `read_suite`.
+        suite: `paper`, a TOML file, or a value.
         out: Folder of everything that is written; finished trainings in it are used again.
         seeds: Repetitions of the chosen setting: 0 … seeds - 1.
         select_on_test: Choose the setting on the test split. For comparison with published numbers alone.
         download: Let torchvision fetch the public data sets that are missing.
         options: What changes no number.
+        **part: `root`, in which torchvision keeps the data sets of `paper`, and `only`, the names of some data sets.
 
     Returns:
         The content of `transfer.json`: a row for each data set and encoder. A data set that is not there, or cannot be
@@ -113,6 +115,7 @@ def transfer(
         UsageError: before any training, if an encoder does not fit the suite's image size.
     """
     options = options or Options()
+    suite, out = read_suite(suite, **part), Path(out)
     teller = Teller(quiet=options.quiet)
     terms = Terms(out, tuple(range(seeds)), select_on_test, options, teller.say)
     starts = _starts(runs)

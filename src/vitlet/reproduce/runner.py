@@ -19,7 +19,7 @@ from vitlet.jobs.comparing import begin_worker
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options, available_cores
-from vitlet.jobs.scoring import evaluate
+from vitlet.jobs.scoring import score
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
@@ -57,7 +57,7 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
             _finetune(node, options)
         case "evaluate":
             assert node.start is not None
-            result = evaluate(node.start, data=node.data, protocol=node.labels, options=options)
+            result = score(node.start, data=node.data, protocol=node.labels, options=options)
             write_result(Run(node.folder), "top1", result)
         case "probe":
             assert node.start is not None

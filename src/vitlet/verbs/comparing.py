@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from vitlet.arguments import AtLeastOne, existing_data, existing_source, layer_lists, numbers, tuning
+from vitlet.arguments import AtLeastOne, Tuning, existing_data, existing_source, layer_lists, numbers
 from vitlet.errors import UsageError
 
 Settings = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -17,11 +17,7 @@ def compare(
     out: Path,
     label_fractions: str = "0.01,0.1,1",
     supervised: str | None = None,
-    seeds: AtLeastOne = 3,
-    recipe: str = "finetune_micro",
-    epochs: float | None = None,
-    batch_size: AtLeastOne | None = None,
-    set: Settings = (),
+    tuning: Tuning | None = None,
 ) -> None:
     """Did pre-training help? Runs, random weights and a supervised encoder over growing shares of the labels.
 
@@ -32,11 +28,6 @@ def compare(
     out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
     label_fractions: Shares of the training labels, with commas between.
     supervised: An encoder trained with labels, as a run, model folder or timm:NAME@FILE.
-    seeds: Repetitions.
-    recipe: Of fine-tuning, by name.
-    epochs: Passes over the labelled images, instead of the recipe's duration.
-    batch_size: Images in one optimizer step.
-    set: Any other value of the recipe, as key=value; may be repeated.
     """
     if not runs:
         raise UsageError("no run given", fix="vitlet compare RUN --data DATA --out DIR")
@@ -44,12 +35,10 @@ def compare(
     taught = None if supervised is None else existing_source(supervised)
     existing_data(data)
     fractions = numbers("--label-fractions", label_fractions, low=1e-9, high=1)
-    settings = tuning(recipe, epochs=epochs, batch_size=batch_size, settings=set)
+    flags = (tuning or Tuning()).flags()
     from vitlet.jobs.curves import compare as job
-    from vitlet.jobs.judging import Judging
 
-    judging = Judging(recipe=recipe, seeds=seeds, settings=settings)
-    job(sources, data=data, out=out, fractions=fractions, supervised=taught, judging=judging)
+    job(sources, data=data, out=out, label_fractions=fractions, supervised=taught, **flags)
 
 
 sweep = App(name="sweep", help="Vary one thing, fine-tune from each, and draw the curve.", help_format="plaintext")
@@ -62,11 +51,7 @@ def keep_blocks(
     out: Path,
     blocks: str | None = None,
     num_labels: AtLeastOne | None = None,
-    seeds: AtLeastOne = 3,
-    recipe: str = "finetune_micro",
-    epochs: float | None = None,
-    batch_size: AtLeastOne | None = None,
-    set: Settings = (),
+    tuning: Tuning | None = None,
 ) -> None:
     """How many pre-trained blocks are worth keeping? The lowest come from the encoder, the others are drawn anew.
 
@@ -77,23 +62,16 @@ def keep_blocks(
     out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
     blocks: How many to keep, with commas between; by default every number.
     num_labels: Use only so many training labels, balanced over classes.
-    seeds: Repetitions.
-    recipe: Of fine-tuning, by name.
-    epochs: Passes over the labelled images, instead of the recipe's duration.
-    batch_size: Images in one optimizer step.
-    set: Any other value of the recipe, as key=value; may be repeated.
     """
     if not runs:
         raise UsageError("no run given", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
     sources = [existing_source(run) for run in runs]
     existing_data(data)
     counts = None if blocks is None else [int(n) for n in numbers("--blocks", blocks, low=0, high=64, whole=True)]
-    settings = tuning(recipe, epochs=epochs, batch_size=batch_size, settings=set)
-    from vitlet.jobs.judging import Judging
-    from vitlet.jobs.sweeping import sweep_blocks as job
+    flags = (tuning or Tuning()).flags()
+    from vitlet.jobs.sweeping import sweep_keep_blocks as job
 
-    judging = Judging(recipe=recipe, seeds=seeds, settings=settings)
-    job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, judging=judging)
+    job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, **flags)
 
 
 @sweep.command(name="distill-layers")
@@ -129,23 +107,23 @@ def distill_layers(
         existing_source(teacher)
     existing_data(data)
     lists = layer_lists(layers)
-    settings = tuning(finetune, epochs=None, batch_size=None, settings=finetune_set)
+    judged = Tuning(recipe=finetune, seeds=seeds, set=finetune_set).flags()
     from vitlet.jobs.options import parse_settings
     from vitlet.recipes import by_name, with_overrides
 
     changes = parse_settings(set)
     with_overrides(by_name(recipe), changes)
-    from vitlet.jobs.judging import Judging
-    from vitlet.jobs.sweeping import sweep_layers as job
+    from vitlet.jobs.sweeping import sweep_distill_layers as job
 
-    judging = Judging(recipe=finetune, seeds=seeds, settings=settings)
     job(
         recipe,
         data=data,
         teacher=teacher,
-        out=out,
         layers=lists,
-        settings=changes,
+        out=out,
         num_labels=num_labels,
-        judging=judging,
+        set=changes,
+        seeds=seeds,
+        finetune=finetune,
+        finetune_set=judged["set"],
     )

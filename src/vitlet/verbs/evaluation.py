@@ -61,9 +61,9 @@ def evaluate(
     start = existing_source(run)
     existing_data(data)
     from vitlet.jobs.options import Options
-    from vitlet.jobs.scoring import evaluate as job
+    from vitlet.jobs.scoring import score as job
 
-    job(start, data=data, protocol=protocol, file=json, options=Options(workers=workers, device=device))
+    job(start, data=data, protocol=protocol, json=json, options=Options(workers=workers, device=device))
 
 
 def analyse(

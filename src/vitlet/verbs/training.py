@@ -178,7 +178,7 @@ def learn(
         num_labels=num_labels,
         seeds=seeds,
         methods=methods or METHODS,
-        file=json,
+        json=json,
     )
 
 

@@ -40,7 +40,7 @@ def transfer(
 
     if not runs:
         raise UsageError("no encoder to transfer", fix="vitlet transfer RUN --suite paper --root ROOT --out DIR")
-    found = read_suite(suite, root=root, only=only)
+    found = read_suite(suite, root=root, only=only)  # before torch is imported
     if root is not None and not download:
         existing(root)
     starts = [run if run == "none" else existing_source(run) for run in runs]
