@@ -10,6 +10,7 @@ renamed, the parent flushed. A kernel lock, gone with its process, keeps a secon
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -168,6 +169,11 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"missing file {printable(path)}", fix="check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy") from None
+
+
+def address_of(decides: Any) -> str:
+    """SHA-256 (hex) of plain values: the name of what comes out the same wherever they are the same."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def to_json_bytes(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 from vitlet.cli import app
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
-from vitlet.jobs.material import Launch, divide, gather_material, judge, pick_device, start_encoder
+from vitlet.jobs.material import Launch, divide, gather_material, judge, pick_device, start_content, start_encoder
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -119,7 +119,8 @@ def test_the_command_of_a_run_is_one_that_the_command_line_takes(
 class TestStart:
     def started(self, name: str, init: Path | str | None, *, seed: int = 3, **changes: object) -> tuple:
         recipe = resolved(name, {"seed": seed, "set": changes})
-        return start_encoder(recipe, Launch("finetune", "", "", None if init is None else str(init)))
+        where = None if init is None else str(init)
+        return start_encoder(recipe, Launch("finetune", "", "", where, start=start_content(where)))
 
     def test_an_encoder_brings_its_tensors_its_shape_and_its_pixels(self, tmp_path: Path) -> None:
         source = Encoder(

@@ -14,6 +14,7 @@ from vitlet.jobs import comparing, studying
 from vitlet.jobs.studying import outcome, study
 from vitlet.jobs.training import pretrain
 from vitlet.units import Images
+from vitlet.weights.folder import read_model, write_model
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,14 @@ def test_from_end_to_end_with_planted_suggestions(
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
 
     def run() -> dict[str, Any]:
-        options = {"data": data, "out": tmp_path / "out", "labels": (8,), "seeds": 2, "settings": small, "images": 32}
+        options = {
+            "data": data,
+            "out": tmp_path / "out",
+            "labels": (8,),
+            "seeds": 2,
+            "settings": small,
+            "num_images": 32,
+        }
         return study(runs, **options, file=tmp_path / "table.json")
 
     found = run()
@@ -78,3 +86,11 @@ def test_from_end_to_end_with_planted_suggestions(
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
     assert {path.name for path in before if before[path] != after[path]} == {studying.FILE}
     assert "Lower blocks" in capsys.readouterr().out
+
+    known = {path.name for path in (tmp_path / "out/analyses").iterdir()}
+    saved = read_model(runs[1] / "encoder")
+    saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
+    write_model(runs[1] / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
+    run()
+    new = {path.name for path in (tmp_path / "out/analyses").iterdir()} - known
+    assert sorted(name.rsplit("-", 1)[0] for name in new) == ["one-8", "two-8"], "each was looked at beside the other"

@@ -25,6 +25,7 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
+from vitlet.weights.folder import read_model, write_model
 
 FIRST, LAST = "step-00000003", "step-00000006"
 
@@ -110,6 +111,55 @@ class TestAFinishedRun:
             shortly(data, run.path)
         shortly(data, run.path, options=QUIET.changed(accept_data_change=True))
         assert stands(run.path) == before
+
+
+def train_again(model: Run) -> None:
+    """Other weights of the same shape in the same place."""
+    saved = read_model(model.encoder)
+    saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
+    write_model(model.encoder, encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
+
+
+class TestAStartThatWasTrainedAgain:
+    """In the same place: the path says nothing about it."""
+
+    @pytest.fixture
+    def start(self, short: Run, tmp_path: Path) -> Run:
+        return Run(shutil.copytree(short.path, tmp_path / "start"))
+
+    def tuned(self, start: Run, data: Path, **changes: Any) -> Run:
+        words = {"init": start.path, "data": data, "out": start.path.parent / "run", "options": QUIET, "set": SMALLER}
+        return finetune("debug_supervised", **words | changes)
+
+    def test_is_not_taken_for_the_one_that_a_finished_run_had(self, start: Run, data: Path) -> None:
+        run = self.tuned(start, data)
+        before, old = stands(run.path), weights(run)
+        assert stands(self.tuned(start, data).path) == before, "the control: the same start, nothing to do"
+        train_again(start)
+        with pytest.raises(UsageError, match=r"was started from other weights.*start was trained again.*--fresh"):
+            self.tuned(start, data)
+        assert stands(run.path) == before
+        assert weights(self.tuned(start, data, options=QUIET.changed(fresh=True))) != old
+
+    def test_is_not_gone_on_from(self, start: Run, data: Path, tmp_path: Path) -> None:
+        begun = interrupted(self.tuned(start, data), tmp_path / "begun")
+        train_again(start)
+        before = stands(begun.path)
+        with pytest.raises(CheckpointError, match="is not the encoder that the run was started from"):
+            resume(begun.path, options=QUIET)
+        assert stands(begun.path) == before
+
+    def test_is_another_start_of_pre_training_too(self, start: Run, data: Path, tmp_path: Path) -> None:
+        shortly(data, tmp_path / "more", init=start.path)
+        train_again(start)
+        with pytest.raises(UsageError, match="was started from other weights"):
+            shortly(data, tmp_path / "more", init=start.path)
+
+    def test_matters_only_by_what_is_kept_of_it(self, start: Run, data: Path) -> None:
+        run = self.tuned(start, data, keep_blocks=0)
+        before = stands(run.path)
+        train_again(start)
+        assert stands(self.tuned(start, data, keep_blocks=0).path) == before
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "longer"])

@@ -5,8 +5,6 @@ encoder it starts from (by content, not by path), what is kept of that, and whic
 again exactly where it would come out the same.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -23,25 +21,20 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.names import absolute_data
 from vitlet.errors import DataError
 from vitlet.evaluate.compare import Arm
-from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.evaluation import Probing, probe_encoder
-from vitlet.jobs.material import chosen_ids, divide, judge, pick_device
+from vitlet.jobs.material import chosen_ids, divide, judge, pick_device, start_content
 from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe, View
-from vitlet.run import Run, read_json
+from vitlet.run import Run, address_of, read_json
 from vitlet.train.log import Teller
 from vitlet.units import steps_per_epoch, to_steps
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
 _POLL_SECONDS = 0.5
-_SHAPE = {
-    *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
-    *("architecture", "output_stride"),
-}
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,19 @@ class Terms:
     def chosen(self, images: "Labelled", seed: int) -> np.ndarray:
         """The training images of one repetition."""
         return chosen_ids(images.index, images.train, seed=seed, subset=self.subset, num_labels=self.num_labels)
+
+    def steps(self, images: "Labelled", seed: int) -> int:
+        """Optimizer steps of one repetition.
+
+        Raises:
+            DataError: if there are not so many labels.
+            UsageError: if a batch is larger than they are.
+        """
+        recipe = self.resolved(seed)
+        size = {"num_images": len(self.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
+        steps_per_epoch(**size)
+        whole = {**size, "num_images": len(images.train)} if recipe.budget.epoch_of == "whole" else size
+        return to_steps(recipe.budget.duration, **whole)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
     """
     images = Labelled.open(cells[0][1].data, teller)
     places: dict[str, Run] = {}
-    contents = {start: _content(start) for start, _ in cells}
+    contents = {start: start_content(start.source, start.keep_blocks) for start, _ in cells}
     trials = [
         [_trial(start, terms, seed, images, content=contents[start], places=places) for seed in terms.seeds]
         for start, terms in cells
@@ -183,37 +189,19 @@ def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -
 
 def _trial(start: Start, terms: Terms, seed: int, images: Labelled, *, content: str, places: dict[str, Run]) -> _Trial:
     """The run of one repetition: one of the same content that stands in `terms.out` or is planned, or a new one."""
-    recipe = terms.resolved(seed)
-    size = {"num_images": len(terms.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
-    steps_per_epoch(**size)  # refuses a batch larger than there are labels
+    steps = terms.steps(images, seed)
     decides = {
-        "recipe": recipe.fingerprint(),
+        "recipe": terms.resolved(seed).fingerprint(),
         "data": images.index.fingerprint,
         "start": content,
         "num_labels": terms.num_labels,
         "subset": terms.subset,
     }
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    digest = address_of(decides)[:12]
     if digest not in places:
         there = sorted(terms.out.glob(f"*-{digest}"))
         places[digest] = Run(there[0] if there else terms.out / f"{start.name}-seed{seed}-{digest}")
-    whole = {**size, "num_images": len(images.train)} if recipe.budget.epoch_of == "whole" else size
-    return _Trial(start, terms, seed, places[digest], to_steps(recipe.budget.duration, **whole))
-
-
-def _content(start: Start) -> str:
-    """What a start is, wherever it lies: changes with any weight that is kept of it."""
-    if start.source is None:
-        return "random"
-    saved = load_encoder(start.source)
-    if start.keep_blocks == 0:
-        return shape_of(saved.encoder)
-    return f"{encoder_digest(saved.encoder, view=saved.evaluation)} {start.keep_blocks}"
-
-
-def shape_of(encoder: AnyEncoder) -> str:
-    """What random weights in the place of this encoder have of it: form and normalisation of pixels."""
-    return json.dumps([encoder.config.model_dump(mode="json", include=_SHAPE), encoder.mean, encoder.std])
+    return _Trial(start, terms, seed, places[digest], steps)
 
 
 def _arm(start: Start, terms: Terms, trials: Sequence[_Trial]) -> Arm:

@@ -12,7 +12,7 @@ import numpy as np
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms
 from vitlet.jobs.judging import (
     Judging,
     Tuning,
@@ -23,6 +23,7 @@ from vitlet.jobs.judging import (
     require_startable,
     start_facts,
 )
+from vitlet.jobs.material import shape_of
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.text import plural
 from vitlet.train.log import Teller

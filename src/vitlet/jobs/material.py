@@ -1,6 +1,7 @@
 """What a job works on: images that were checked, the device, the encoder to start from."""
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,24 @@ from vitlet.data.index import SPLITS, Index
 from vitlet.data.names import relative_data
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import DataError, UsageError
+from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.options import Options, available_cores
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
-from vitlet.text import plural
+from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.folder import initialised_from, load_exactly, network
+from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
+RANDOM_START = "random"
 _HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
+_SHAPE = {
+    *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
+    *("architecture", "output_stride"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Launch:
     """Of the training images, as `Subset` writes itself; None: all."""
     hold_out: bool = False
     """Count on a part of the training images, for choices, and leave the test images alone."""
+    start: str = RANDOM_START
+    """What is taken from `init`, by content: another encoder may stand there by now."""
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
@@ -222,10 +231,34 @@ def describe(index: Index, verdicts: Verdicts) -> str:
     return f"{plural(int(verdicts.good.sum()), 'usable image')} of {len(index):,}, {index.fingerprint}/{good}"
 
 
+def start_content(source: str | os.PathLike[str] | None, keep_blocks: int | None = None) -> str:
+    """What a training takes from its start, wherever that lies: changes with any weight that is kept of it.
+
+    Raises:
+        CheckpointError, UsageError: as `load_encoder`.
+    """
+    return RANDOM_START if source is None else _content(load_encoder(source), keep_blocks)
+
+
+def _content(saved: Saved, keep_blocks: int | None) -> str:
+    if keep_blocks == 0:
+        return shape_of(saved.encoder)
+    return f"{encoder_digest(saved.encoder, view=saved.evaluation)} {keep_blocks}"
+
+
+def shape_of(encoder: AnyEncoder) -> str:
+    """What random weights in the place of this encoder have of it: form and normalisation of pixels."""
+    return json.dumps([encoder.config.model_dump(mode="json", include=_SHAPE), encoder.mean, encoder.std])
+
+
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     """The encoder to train, and the recipe with the shape that it really has.
 
     An initial encoder brings its own shape; the recipe keeps its say on everything that is no tensor.
+
+    Raises:
+        CheckpointError: if another encoder stands at `launch.init` than when the run began.
+        UsageError: if it does not fit the recipe.
     """
     data, seed = recipe.data, recipe.budget.seed
     shape: EncoderConfig | ConvNetConfig = recipe.encoder
@@ -233,7 +266,14 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
         if isinstance(shape, ConvNetConfig):
             return ConvEncoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
         return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
-    found = load_encoder(launch.init).encoder
+    saved = load_encoder(launch.init)
+    if _content(saved, launch.keep_blocks) != launch.start:
+        raise CheckpointError(
+            f"{printable(launch.init)} is not the encoder that the run was started from",
+            why="It was trained again or replaced since",
+            fix="bring the old one back, or start anew with --fresh",
+        )
+    found = saved.encoder
     if isinstance(shape, ConvNetConfig):
         if launch.keep_blocks is not None:
             raise UsageError("--keep-blocks with a ConvNet", why="It has no blocks", fix="leave it out")

@@ -13,23 +13,26 @@ A suggestion without a claim, which only another pre-training decides, is counte
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
-from vitlet.data.index import open_index
+from vitlet.data.index import Index
 from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
-from vitlet.jobs.comparing import Start, Terms, finetune_grid
-from vitlet.jobs.judging import arm_names
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
+from vitlet.jobs.judging import arm_names, require_startable
+from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
-from vitlet.run import environment, read_json, write_json
+from vitlet.recipes import by_name
+from vitlet.run import address_of, environment, read_json, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.weights.source import load_encoder
 
 LABELS = (300, 3_000)
 FILE = "study.json"
@@ -56,7 +59,7 @@ def study(
     labels: Sequence[int] = LABELS,
     seeds: int = 3,
     settings: Mapping[str, Any] | None = None,
-    images: int = 1024,
+    num_images: int = 1024,
     file: Path | None = None,
 ) -> dict[str, Any]:
     """Diagnose every encoder, fine-tune what the diagnoses claim, and write how often they were right.
@@ -68,21 +71,42 @@ def study(
         labels: Numbers of labels, each a study of its own.
         seeds: Repetitions of fine-tuning.
         settings: Changes of the fine-tuning recipe.
-        images: How many each analysis looks at.
+        num_images: How many each analysis looks at.
         file: Where the document goes beside `out/study.json`.
 
     Returns:
         The document: every suggestion with its outcome and the difference behind it, and the counts.
+
+    Raises:
+        DataError, UsageError: before anything is analysed, if the images or an encoder could not be fine-tuned on.
     """
-    teller, began, index = Teller(), time.monotonic(), open_index(data)
+    teller, began = Teller(), time.monotonic()
     sources = [str(source) for source in encoders]
     names = dict(zip(sources, arm_names(sources), strict=True))
+    terms = {
+        count: Terms(
+            data=data,
+            out=out / "finetuned",
+            seeds=tuple(range(seeds)),
+            num_labels=count,
+            settings=settings or {},
+            recipe=_RECIPE,
+        )
+        for count in labels
+    }
+    images = _require_tunable(sources, data, terms.values(), teller)
+    contents = {source: start_content(source) for source in sources}
     cases = [
         Case(names[source], count, suggestion)
         for count in labels
         for source in sources
         for suggestion in _diagnosed(
-            source, sources, data=data, out=out / f"{names[source]}-{count}", look=(count, images)
+            names[source],
+            {source: contents[source], **contents},
+            images.index,
+            data=data,
+            out=out / "analyses",
+            look=Look(images=num_images, num_labels=count),
         )
     ]
     wanted = {
@@ -94,14 +118,7 @@ def study(
     cells = [
         (
             _start(way, names, like=sources[0]),
-            Terms(
-                data=data,
-                out=out / "finetuned",
-                seeds=tuple(range(seeds)),
-                num_labels=count,
-                settings={**(settings or {}), **_decay(way)},
-                recipe=_RECIPE,
-            ),
+            replace(terms[count], settings={**terms[count].settings, **_decay(way)}),
         )
         for way, count in wanted
     ]
@@ -114,7 +131,7 @@ def study(
         "counts": _counts(rows),
         "labels": list(labels),
         "seeds": seeds,
-        "data": {"name": index.name, "fingerprint": index.fingerprint},
+        "data": {"name": images.index.name, "fingerprint": images.index.fingerprint},
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }
@@ -130,22 +147,29 @@ def outcome(difference: Difference | None) -> Outcome:
     return "not judged" if difference is None else _OUTCOMES[decide(difference)]
 
 
+def _require_tunable(sources: Sequence[str], data: Path, terms: Collection[Terms], teller: Teller) -> Labelled:
+    """The images, where every encoder can be fine-tuned on every number of labels: analyses take minutes."""
+    for source in sources:
+        require_startable(load_encoder(source), by_name(_RECIPE), source)
+    images = Labelled.open(data, teller)
+    for asked in terms:
+        asked.steps(images, seed=0)  # refuses more labels than there are, or fewer than a batch
+    return images
+
+
 def _diagnosed(
-    source: str, sources: Sequence[str], *, data: Path, out: Path, look: tuple[int, int]
+    name: str, contents: Mapping[str, str], index: Index, *, data: Path, out: Path, look: Look
 ) -> list[Suggestion]:
-    """The suggestions about one encoder; an analysis that is there is read, not made again."""
-    file = out / "analysis/diagnosis.json"
-    if not (out / "analysis/about.json").is_file():
-        others = [other for other in sources if other != source]
-        num_labels, images = look
-        analyse(
-            [source, *others, RANDOM],
-            data=data,
-            out=out,
-            look=Look(images=images, num_labels=num_labels),
-            options=Options(quiet=True),
-        )
-    return [_read(values) for values in read_json(file)["suggestions"]]
+    """The suggestions about the first of the encoders in `contents`.
+
+    An analysis stands in a folder that is named after all that decides what it says, and is read where it is there.
+    The words for encoders and data are of it, since its commands name them.
+    """
+    decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
+    folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"
+    if not (folder / "analysis/about.json").is_file():
+        analyse([*contents, RANDOM], data=data, out=folder, look=look, options=Options(quiet=True))
+    return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 
 
 def _read(values: dict[str, Any]) -> Suggestion:

@@ -3,8 +3,6 @@
 Both fine-tune by the engine of `vitlet.jobs.comparing` and are shown on the page of `vitlet compare`.
 """
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, shape_of
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms
 from vitlet.jobs.judging import (
     Judging,
     Tuning,
@@ -28,11 +26,13 @@ from vitlet.jobs.judging import (
     require_startable,
     start_facts,
 )
+from vitlet.jobs.material import shape_of
 from vitlet.jobs.options import require_known
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
 from vitlet.recipes.distill import DistillObjective
+from vitlet.run import address_of
 from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.names import Source
@@ -313,8 +313,7 @@ def _place(recipe: str, changes: Mapping[str, Any], *, data: Path, teacher: str)
     if not teacher.startswith("untrained:"):
         saved = load_encoder(teacher)
         taught = encoder_digest(saved.encoder, view=saved.evaluation)
-    decides = json.dumps([asked.fingerprint(), open_index(data).fingerprint, taught])
-    return f"{recipe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
+    return f"{recipe}-{address_of([asked.fingerprint(), open_index(data).fingerprint, taught])[:12]}"
 
 
 def _labels(images: Labelled, num_labels: int | None) -> str:

@@ -9,7 +9,7 @@ from vitlet.data.choice import Subset
 from vitlet.data.names import absolute_data
 from vitlet.errors import UsageError
 from vitlet.jobs.assembly import execute
-from vitlet.jobs.material import Launch, pick_device
+from vitlet.jobs.material import Launch, pick_device, start_content
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_verb
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import Recipe
@@ -50,7 +50,8 @@ def pretrain(
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
     part = None if subset is None else str(Subset.parse(subset))
-    launch = Launch("pretrain", asked.fingerprint(), absolute_data(data), _start_of(init), subset=part)
+    where, start = _place_of(init), start_content(init)
+    launch = Launch("pretrain", asked.fingerprint(), absolute_data(data), where, subset=part, start=start)
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -90,8 +91,10 @@ def finetune(
     require_verb(asked, "finetune")
     require_start(init, keep_blocks)
     part = None if subset is None else str(Subset.parse(subset))
-    data, start = absolute_data(data), _start_of(init)
-    launch = Launch("finetune", asked.fingerprint(), data, start, num_labels, keep_blocks, part, hold_out)
+    where, start = _place_of(init), start_content(init, keep_blocks)
+    launch = Launch(
+        "finetune", asked.fingerprint(), absolute_data(data), where, num_labels, keep_blocks, part, hold_out, start
+    )
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -99,8 +102,7 @@ def resume(run: str | os.PathLike[str], *, options: Options | None = None) -> Ru
     """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is."""
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
-    launch = Launch(**read_json(found.path / "environment.json")["launch"])
-    return execute(recipe, launch, found, options or Options())
+    return execute(recipe, _launch_of(found), found, options or Options())
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
@@ -109,7 +111,7 @@ def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
     return with_overrides(base, overrides(flags))
 
 
-def _start_of(init: str | os.PathLike[str] | None) -> str | None:
+def _place_of(init: str | os.PathLike[str] | None) -> str | None:
     return None if init is None else str(Source.parse(init).absolute())
 
 
@@ -125,13 +127,24 @@ def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     return execute(recipe, launch, run, options, fresh=options.fresh)
 
 
+def _launch_of(run: Run) -> Launch:
+    return Launch(**read_json(run.path / "environment.json")["launch"])
+
+
 def _require_same(run: Run, launch: Launch) -> None:
-    here, there = dataclasses.asdict(launch), read_json(run.path / "environment.json").get("launch", {})
-    changed = [key for key in here if there.get(key) != here[key]]
+    here, there = dataclasses.asdict(launch), dataclasses.asdict(_launch_of(run))
+    changed = [key for key in here if there[key] != here[key]]
+    if changed == ["start"]:
+        raise UsageError(
+            f"{printable(run.path)} was started from other weights",
+            why=f"The encoder at {printable(launch.init or '')} was trained again or replaced since",
+            fix="--fresh to train from the new ones, or another --out to keep both",
+        )
     if changed:
+        named = [key for key in changed if key != "start"]  # it follows from where, and how much of it
         raise UsageError(
             f"{printable(run.path)} holds another run",
-            why=f"{', '.join(changed)} differ: {', '.join(printable(str(there.get(k))) for k in changed)} there",
+            why=f"{', '.join(named)} differ: {', '.join(printable(str(there[k])) for k in named)} there",
             fix="--fresh to replace it, another --out to keep both, or vitlet resume RUN to go on with it",
         )
 

@@ -9,8 +9,6 @@ A training is known by its recipe's fingerprint, the data's fingerprint and the 
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +31,7 @@ from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.report.tables import between_shares, duration, percent
 from vitlet.report.transfer import write_transfer_page
-from vitlet.run import Run, environment, read_json, remove_folder, write_json
+from vitlet.run import Run, address_of, environment, read_json, remove_folder, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.names import Source
@@ -241,8 +239,7 @@ def _trainer(entry: Entry, start: Start, index: Index, terms: Terms) -> Callable
             "encoder": start.digest,
             "hold_out": hold_out,
         }
-        key = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:16]
-        run = Run(terms.out / "runs" / f"{entry.name}-{start.name}-{key}")
+        run = Run(terms.out / "runs" / f"{entry.name}-{start.name}-{address_of(known_by)[:16]}")
         diverged = run.path / "nonfinite.json"
         if not _is_done(run) and not diverged.is_file():
             try:
