@@ -311,6 +311,14 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
         return self
 
     @model_validator(mode="after")
+    def _batch_has_a_spread(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
+        if isinstance(self.encoder, ConvNetConfig) and self.budget.batch_size < 2:
+            raise ValueError(
+                "batch normalisation of a ConvNet divides by the spread of a batch; budget.batch_size must be 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _objective_fits(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         self.objective.require_fit(cast("Recipe", self))
         return self

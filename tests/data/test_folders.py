@@ -84,6 +84,9 @@ class TestLayoutsThatAreNotClear:
         message = problem(tree(tmp_path / "v", "train/cat/1.png", "val/cat/1.png", "val/cow/1.png"))
         assert "1 of 2 classes are only in val or test" in message
         assert "cow" in message
+        message = problem(tree(tmp_path / "w", "train/cat/1.png", "train/cow/1.png", "val/cat/1.png", "val/kine/1.png"))
+        assert "train and the other splits have different classes" in message
+        assert "train has no images of: kine; only train has: cow" in message
         message = problem(tree(tmp_path / "m", "train/cat/1.png", "val/cat/1.png", "extra/1.png"))
         assert "extra beside train, val" in message
         message = problem(tree(tmp_path / "d", "train/cat/1.png", "val/cat/1.png", "valid/cat/1.png"))

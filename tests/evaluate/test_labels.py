@@ -19,7 +19,7 @@ EMPTY = torch.empty(0, dtype=torch.int64)
         (NONE, TWO, "none of the 2 training images has a label"),
         (TWO, NONE, "none of the 2 test images has a label"),
         (torch.tensor([1, 1, -1]), torch.tensor([1]), "2 labelled training images of a single class, 'dog'"),
-        (TWO, torch.tensor([0, 2, 3]), "2 classes in the test split only: 'ro\\x1bse', 3"),
+        (TWO, torch.tensor([0, 1, 2, 3]), "2 classes in the test split only: 'ro\\x1bse', 3"),
     ],
 )
 def test_each_case_has_its_message(train: torch.Tensor, test: torch.Tensor, message: str) -> None:
@@ -28,6 +28,27 @@ def test_each_case_has_its_message(train: torch.Tensor, test: torch.Tensor, mess
     assert str(caught.value).startswith(message)
     assert "Fix: " in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_the_split_and_the_data_are_named() -> None:
+    with pytest.raises(DataError, match=r"1 class in the val split only: 2 \(pets\).*out of the val split"):
+        labels.require(TWO, torch.tensor([0, 2]), split="val", where="pets")
+
+
+def test_a_held_out_part_that_is_empty_has_another_remedy() -> None:
+    with pytest.raises(DataError, match="two images or more of a class, or a test split"):
+        labels.require(TWO, EMPTY, split=labels.HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [((), "pets has no labels"), (("c\x1bat",), "all labelled images are of a single class, 'c\\x1bat' (pets)")],
+)
+def test_what_is_known_before_an_image_is_opened(classes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        labels.require_classes(classes, where="pets")
+    assert str(caught.value).startswith(message)
+    labels.require_classes(("cat", "dog"), where="pets")
 
 
 def test_what_can_be_used_passes() -> None:

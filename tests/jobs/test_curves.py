@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Here, stands, write_images
+from small_runs import Here, stands
 
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import comparing
@@ -200,17 +200,6 @@ class TestRefused:
             compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="finetune_micro_convnet")
         with pytest.raises(UsageError, match="debug is not a recipe to finetune with"):
             compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="debug")
-
-    @pytest.mark.parametrize("classes", [0, 1])
-    def test_data_without_two_classes(self, classes: int, pretrained: Run, tmp_path: Path) -> None:
-        root = write_images(tmp_path / "images", train=4, test=2)
-        for split in ("train", "test"):
-            shutil.rmtree(root / split / "light")
-            if not classes:
-                (root / split / "dark/00.png").rename(root / split / "00.png")
-                shutil.rmtree(root / split / "dark")
-        with pytest.raises(DataError, match=rf"labels of {classes} classes to learn from"):
-            compare([pretrained.path], data=root, out=tmp_path / "out")
 
 
 def test_names_are_short_fit_for_folders_and_apart(tmp_path: Path) -> None:

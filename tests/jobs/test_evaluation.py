@@ -81,10 +81,10 @@ class TestProbe:
         assert "26 labels" in result.protocol
 
     def test_labels_of_two_classes_are_needed(self, model: Run, mixed: Path, data: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="has no labelled images"):
+        with pytest.raises(DataError, match="has no labels"):
             probe(model.path, data=mixed, options=TOLERANT)
         shutil.copytree(data / "train/dark", tmp_path / "images/dark")
-        with pytest.raises(DataError, match="of a single class, 'dark'"):
+        with pytest.raises(DataError, match="all labelled images are of a single class, 'dark'"):
             probe(model.path, data=tmp_path / "images", options=QUIET)
 
     def test_every_block_is_a_matter_of_the_linear_probe(self, model: Run, data: Path) -> None:
@@ -158,6 +158,12 @@ class TestPredict:
         with pytest.raises(UsageError, match=r"is an encoder without a classifier.*vitlet finetune"):
             predict(model.path, data=data, out=tmp_path / "p.csv", options=QUIET)
         assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("job", [embed, predict])
+def test_images_to_train_on_are_not_asked_for(job: Any, tuned: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "test", tmp_path / "images/test")
+    assert job(tuned.path, data=tmp_path / "images", out=tmp_path / "out", options=QUIET).stat().st_size > 50
 
 
 @pytest.mark.parametrize("job", [embed, predict])

@@ -130,7 +130,7 @@ def test_what_is_missing_or_unusable_is_a_row_that_says_so(pretrained: Run, data
     reasons = [row.get("why", "") for row in found["rows"]]
     assert "not whole" in reasons[1]
     assert "nowhere" in reasons[2]
-    assert "two classes" in reasons[3]
+    assert "flat has no labels" in reasons[3]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Oxford-IIIT Pets" in page
     assert "not whole" in page

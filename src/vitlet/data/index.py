@@ -38,6 +38,7 @@ from vitlet.text import did_you_mean, plural, printable
 
 __all__ = ["SPLITS", "Index", "open_index"]
 
+_SHOWN_CLASSES = 20
 _MAX_FILE_BYTES = 1 << 30
 
 
@@ -277,13 +278,23 @@ def _missing(source: Path) -> DataError:
 
 def _check_classes(writer: Writer, classes: list[bytes], *, where: str) -> None:
     labels, in_train = writer.labels(classes), writer.splits == 0
-    trained = np.unique(labels[in_train & (labels >= 0)])
-    unknown = np.setdiff1d(np.unique(labels[~in_train & (labels >= 0)]), trained)
-    if len(trained) and len(unknown):
-        names = ", ".join(printable(os.fsdecode(classes[i])) for i in unknown[:20])
+    trained, others = (np.unique(labels[rows & (labels >= 0)]) for rows in (in_train, ~in_train))
+    unknown, own = np.setdiff1d(others, trained), np.setdiff1d(trained, others)
+    if not len(trained) or not len(unknown):
+        return
+    lacking, alone = (
+        ", ".join(printable(os.fsdecode(classes[i])) for i in numbers[:_SHOWN_CLASSES]) for numbers in (unknown, own)
+    )
+    if alone:
         raise DataError(
-            f"{len(unknown)} of {len(classes)} classes are only in val or test",
+            "train and the other splits have different classes",
             where=where,
-            why=f"train has no images of: {names}",
-            fix="add training images of these classes or remove them from val and test",
+            why=f"train has no images of: {lacking}; only train has: {alone}",
+            fix="call classes alike in all splits, or remove from val and test what train has not",
         )
+    raise DataError(
+        f"{len(unknown)} of {len(classes)} classes are only in val or test",
+        where=where,
+        why=f"train has no images of: {lacking}",
+        fix="add training images of these classes or remove them from val and test",
+    )

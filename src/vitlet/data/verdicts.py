@@ -113,7 +113,15 @@ class Verdicts:
         share = len(self.bad) / len(self.good)
         worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad[:5])
         what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
-        if (training and not sum(self.balance.get(SPLITS[0], {}).values())) or share > max_bad:
+        left = not training or sum(self.balance.get(SPLITS[0], {}).values())
+        if not left and not self.bad:
+            raise DataError(
+                "no images to train on",
+                where=self.name,
+                why="All images are of other splits",
+                fix="put images into train/, or check the manifest's split column",
+            )
+        if not left or share > max_bad:
             enough = math.ceil(share * 100) / 100
             raise DataError(
                 what,

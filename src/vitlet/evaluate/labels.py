@@ -1,13 +1,16 @@
-"""Which labels a probe can work with, and a message of its own for each case that it cannot."""
+"""Which labels can be learned and counted, and a message of its own for each case in which they cannot."""
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
+
+HELD_OUT = "held-out train"
+"""What the test images are called where there is no split of them: a part of the training images."""
+_SHOWN = 5
 
 
 def labelled(features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]) -> tuple[Float[Tensor, "k D"], Int[Tensor, "k"]]:
@@ -16,47 +19,89 @@ def labelled(features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]) -> tuple[
     return features[known], labels[known]
 
 
-def require(train: Int[Tensor, "n"], test: Int[Tensor, "m"], *, classes: Sequence[str] = ()) -> None:
+def require_classes(classes: Sequence[str], *, where: str) -> None:
+    """Refuse data that cannot be told apart whichever of its images are good: what is known before one is opened.
+
+    Args:
+        classes: All names of classes in the data.
+        where: What the data is called.
+
+    Raises:
+        DataError: without labels, and for a single class.
+    """
+    if not classes:
+        raise DataError(
+            f"{where} has no labels",
+            why="Fine-tuning and probes learn classes",
+            fix="give class folders or a manifest with a label column; pre-training needs neither",
+        )
+    if len(classes) == 1:
+        raise _single(f"all labelled images are of a single class, {_name(0, classes)}", where)
+
+
+def require(
+    train: Int[Tensor, "n"],
+    test: Int[Tensor, "m"],
+    *,
+    classes: Sequence[str] = (),
+    split: str = "test",
+    where: str = "",
+) -> None:
     """Refuse labels that cannot be learned from `train` and counted on `test`.
 
     Args:
         train: Labels of the training images; -1 means none.
         test: Labels of the test images; -1 means none.
         classes: Names for the messages, by number; numbers are shown without them.
+        split: What the test images are called.
+        where: What the data is called.
 
     Raises:
         DataError: for an empty split, a split without labels, a single class, and a class that only `test` holds.
     """
-    _require_some(train, "training")
-    _require_some(test, "test")
-    counts = torch.bincount(train[train >= 0])
-    present = counts.nonzero().flatten().tolist()
+    _require_some(train, "training", where)
+    _require_some(test, split, where)
+    present = set(train[train >= 0].tolist())
     if len(present) == 1:
-        images = plural(int(counts.sum()), "labelled training image")
+        images = plural(int((train >= 0).sum()), "labelled training image")
+        raise _single(f"{images} of a single class, {_names(present, classes)}", where)
+    unseen = set(test[test >= 0].tolist()) - present
+    if unseen:
         raise DataError(
-            f"{images} of a single class, {_name(present[0], classes)}",
-            why="With one class there is nothing to tell apart, so accuracy would say nothing",
-            fix="give images of at least two classes; pre-training itself works as it is",
-        )
-    missing = sorted(set(test[test >= 0].tolist()) - set(present))
-    if missing:
-        shown = ", ".join(_name(number, classes) for number in missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise DataError(
-            f"{plural(len(missing), 'class', 'classes')} in the test split only: {shown}",
+            f"{plural(len(unseen), 'class', 'classes')} in the {split} split only: {_names(unseen, classes)}",
+            where=where,
             why="No training image shows what they look like, so they would all count as errors",
-            fix="add training images of them, or take them out of the test split",
+            fix=f"add training images of them, or take them out of the {split} split",
         )
 
 
-def _require_some(labels: Int[Tensor, "n"], split: str) -> None:
+def _require_some(labels: Int[Tensor, "n"], split: str, where: str) -> None:
     if not len(labels):
-        raise DataError(f"the {split} split is empty", fix="check the folder or the manifest's split column")
+        fix = "check the folder or the manifest's split column"
+        if split == HELD_OUT:
+            fix = "two images or more of a class, or a test split"
+        raise DataError(f"the {split} split is empty", where=where, fix=fix)
     if not (labels >= 0).any():
         raise DataError(
             f"none of the {plural(len(labels), f'{split} image')} has a label",
-            why="A probe compares predictions with labels",
+            where=where,
+            why="Predictions are compared with labels",
             fix="add labels for evaluation, or rely on the feature health, which needs none",
         )
+
+
+def _single(what: str, where: str) -> DataError:
+    return DataError(
+        what,
+        where=where,
+        why="With one class there is nothing to tell apart, so accuracy would say nothing",
+        fix="give images of at least two classes; pre-training itself works as it is",
+    )
+
+
+def _names(numbers: set[int], classes: Sequence[str]) -> str:
+    rest = ", …" if len(numbers) > _SHOWN else ""
+    return ", ".join(_name(number, classes) for number in sorted(numbers)[:_SHOWN]) + rest
 
 
 def _name(number: int, classes: Sequence[str]) -> str:

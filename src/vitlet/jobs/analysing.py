@@ -31,7 +31,8 @@ from vitlet.data.batch import Batch
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced
-from vitlet.errors import UsageError
+from vitlet.errors import DataError, UsageError
+from vitlet.evaluate import labels
 from vitlet.jobs.material import divide, judge, pick_device
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
@@ -257,18 +258,21 @@ def _counted(batches: Iterator[Batch], tick: Ticker) -> Iterator[Batch]:
 
 def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list[list[ProbeCurve]]:
     """Probes of each layer, counted on the images of the survey; [] without labels."""
-    labels = survey.labels
-    classes = np.unique(sample.index.labels[sample.learned])
-    if len(classes) < 2 or not (labels >= 0).any() or not np.isin(labels[labels >= 0].numpy(), classes).all():
-        teller.say("No labels of two classes both to learn from and to count on: layers are not probed.")
+    counted, classes = survey.labels, sample.index.classes
+    learned = torch.from_numpy(np.asarray(sample.index.labels[sample.learned], dtype=np.int64))
+    try:
+        labels.require_classes(classes, where=sample.index.name)
+        labels.require(learned, counted, classes=classes, split=sample.split, where=sample.index.name)
+    except DataError as error:
+        teller.say(f"note: layers are not probed: {error}")
         return []
     found = []
     for k, subject in enumerate(survey.subjects):
         teller.say(f"probing the layers of {subject.name}")
         train = pooled_features(subject.encoder, sample.batches(sample.learned, size=_BATCH))
-        test = survey.features(k), labels
+        test = survey.features(k), counted
         protocols: tuple[Literal["knn", "logistic"], ...] = ("knn", "logistic")
-        found.append([probe_curve(p, train, test, seed=seed, classes=sample.index.classes) for p in protocols])
+        found.append([probe_curve(p, train, test, seed=seed, classes=classes) for p in protocols])
     return found
 
 

@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
-from vitlet.errors import DataError
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
-from vitlet.jobs.material import chosen_ids, divide, judge, pick_device, start_content
+from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
 from vitlet.jobs.options import Options, available_cores
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
@@ -109,18 +108,9 @@ class Labelled:
         """Checked and divided.
 
         Raises:
-            DataError: if there are not images to learn from, of two classes or more, and images to count on.
+            DataError: as `open_labelled`.
         """
-        index = open_index(data)
-        train, test, split = divide(index, judge(index, Options(), teller))
-        num_classes = len(np.unique(index.labels[train]))
-        if num_classes < 2 or not len(test):
-            raise DataError(
-                f"{index.name} has labels of {num_classes} classes to learn from and {len(test):,} images to count on",
-                why="A comparison fine-tunes on some and counts right answers on the others",
-                fix="give class folders or a manifest with labels of two classes or more",
-            )
-        return cls(index, train, test, split)
+        return cls(*open_labelled(data, Options(), teller))
 
 
 @dataclass(frozen=True)

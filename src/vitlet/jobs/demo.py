@@ -16,7 +16,7 @@ from vitlet.data.index import SPLITS, open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm, Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
-from vitlet.jobs.material import divide, judge
+from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
 from vitlet.report.page import write_page
@@ -66,12 +66,14 @@ def demo(
     index = open_index(source)
     verdicts = judge(index, Options(), teller)
     train, test, split = divide(index, verdicts)
+    labels = few_labels(np.asarray(index.labels[train]))
+    if labels and len(test):
+        require_labels(index, verdicts, train, test, split)
     long, short = (_DIGITS | _LONG, _DIGITS | _SHORT) if data is None else ({}, {})
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
     run = pretrain(pretraining, data=source, out=out / "pretrained", set=long)
-    labels = few_labels(np.asarray(index.labels[train]))
     num_labels = num_labels if labels and num_labels is not None else labels
     if not num_labels or not len(test):
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."

@@ -17,13 +17,14 @@ from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import DataError, UsageError
+from vitlet.errors import UsageError
+from vitlet.evaluate import labels
 from vitlet.evaluate.features import Pool, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import describe, divide, judge, pick_device
+from vitlet.jobs.material import describe, divide, judge, pick_device, require_labels
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
@@ -76,10 +77,11 @@ def _probe(
     teller = Teller(quiet=options.quiet or not world.is_first)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
-    index, verdicts = judged(data, options, teller, world)
+    index = opened(data, world)
+    labels.require_classes(index.classes, where=index.name)
+    verdicts = judged(index, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts)
-    if not len(train_ids):
-        raise DataError(f"{index.name} has no labelled images", fix="give class folders or a manifest with labels")
+    require_labels(index, verdicts, train_ids, test_ids, split)
     encoder = saved.encoder.to(pick_device(options))
     found = probe_encoder(
         encoder, index, train_ids, test_ids, view=saved.evaluation, how=how, options=options, world=world
@@ -161,10 +163,11 @@ def embed(
     saved = load_encoder(run)
     with World.joined() as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index, verdicts = judged(data, options, teller, world)
+        index = opened(data, world)
+        verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)
         encoder = saved.encoder.to(pick_device(options))
-        features, labels = cached_features(
+        features, numbers = cached_features(
             encoder,
             index,
             ids,
@@ -180,7 +183,7 @@ def embed(
         {
             "path": [printable(index.path(int(i))) for i in ids],
             "split": [SPLITS[s] for s in index.splits[ids]],
-            "label": [index.classes[n] if n >= 0 else None for n in labels.tolist()],
+            "label": [index.classes[n] if n >= 0 else None for n in numbers.tolist()],
             "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1)), features.shape[1]),
         }
     )
@@ -212,7 +215,8 @@ def predict(
         )
     with World.joined() as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index, verdicts = judged(data, options, teller, world)
+        index = opened(data, world)
+        verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)
         likely, chosen = _predicted(saved, index, ids, options, world)
     if not world.is_first:
@@ -252,16 +256,21 @@ def _predicted(
     return rows[:, 0].tolist(), rows[:, 1].long().tolist()
 
 
-def judged(
-    data: str | os.PathLike[str], options: Options, teller: Teller, world: World, *, training: bool = True
-) -> tuple[Index, Verdicts]:
-    """The images, checked by one rank of each host for all; `training` says whether there must be some to train on.
+def opened(data: str | os.PathLike[str], world: World) -> Index:
+    """The images, listed by one rank of each host for all."""
+    with world.one_first():
+        return open_index(data)
+
+
+def judged(index: Index, options: Options, teller: Teller, world: World, *, training: bool = True) -> Verdicts:
+    """Which images are good, checked by one rank of each host for all.
+
+    `training` says whether there must be some to train on.
 
     Raises:
         DataError: if more is bad than the options accept, or the ranks do not see the same.
     """
     with world.one_first():
-        index = open_index(data)
         verdicts = judge(index, options, teller, training=training)
     world.require_same(describe(index, verdicts), of="images")
-    return index, verdicts
+    return verdicts

@@ -15,11 +15,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vitlet.data.index import open_index
 from vitlet.evaluate.compare import Arm, Difference, Interval, mean_interval, paired_difference
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
-from vitlet.jobs.material import divide, judge
-from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
 from vitlet.recipes import by_name
 from vitlet.run import environment, read_json, write_json
@@ -67,8 +64,11 @@ def learn(
         The table: for each method and protocol mean, interval, and difference to random weights.
     """
     teller, began = Teller(), time.monotonic()
-    index = open_index(data)
-    train, test, split = divide(index, judge(index, Options(), teller))
+    images = Labelled.open(data, teller)
+    terms = Terms(
+        data=data, out=out / "finetuned", seeds=tuple(range(seeds)), num_labels=num_labels, settings=settings or {}
+    )
+    terms.steps(images, seed=0)  # refuses more labels than there are, before anything is pre-trained
     runs = {
         method: pretrain(
             method,
@@ -78,10 +78,6 @@ def learn(
         )
         for method in methods
     }
-    images = Labelled(index, train, test, split)
-    terms = Terms(
-        data=data, out=out / "finetuned", seeds=tuple(range(seeds)), num_labels=num_labels, settings=settings or {}
-    )
     protocols: dict[str, dict[str, Any]] = {"finetune": {}, "knn": {}, "logistic": {}}
     for family, recipe in _FAMILIES.items():
         starts = [Start(m, m, run.path) for m, run in runs.items() if by_name(m).encoder.kind == family]
@@ -90,14 +86,15 @@ def learn(
             arms = _judged(starts, dataclasses.replace(terms, recipe=recipe), images, teller)
             for protocol, columns in arms.items():
                 protocols[protocol] |= _rows(columns)
+    index, n = images.index, len(images.test)
     cost = {name: read_json(run.path / "environment.json")["cpu_seconds"] for name, run in runs.items()}
     found = {
         "kind": "learning",
-        "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {len(test):,} {split} images",
+        "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",
         "protocols": protocols,
         "pretraining_cpu_seconds": cost,
         "data": {"name": index.name, "fingerprint": index.fingerprint},
-        "n": len(test),
+        "n": n,
         "seeds": seeds,
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),

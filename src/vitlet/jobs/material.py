@@ -14,11 +14,12 @@ from vitlet.data.check import check
 from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.names import relative_data
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.evaluate import labels
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.options import Options, available_cores
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
@@ -127,9 +128,11 @@ def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
     """What the method can tell apart in this data: classes of images, or of the objects on them.
 
     Raises:
-        DataError: if objects are to be learned and are not annotated.
+        DataError: if labels are to be learned and there are not two classes, or objects and they are not annotated.
     """
     if recipe.objective.learns_objects() is None:
+        if recipe.objective.learns_labels:
+            labels.require_classes(index.classes, where=index.name)
         return index.classes
     annotations = annotations_of(index)
     if annotations is None:
@@ -164,13 +167,10 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, held_out, split, len(whole), annotations)
     whole, held_out, split = divide(index, verdicts, hold_out=launch.hold_out)
-    if not len(whole):
-        raise DataError(
-            f"{index.name} has no labels",
-            why="Fine-tuning learns classes",
-            fix="give class folders or a manifest with a label column, or use vitlet pretrain",
-        )
+    require_labels(index, verdicts, whole, held_out if len(held_out) else whole, split)  # none held out is no error
     ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset, num_labels=launch.num_labels)
+    if launch.subset is not None:  # a list may leave a class out
+        require_labels(index, verdicts, ids, held_out if len(held_out) else ids, split)
     return Material(index, verdicts, ids, held_out, split, len(whole))
 
 
@@ -206,9 +206,36 @@ def divide(
     if len(val) and (len(test) or not hold_out):
         return train, val, "val"
     if len(train) < 2:
-        return train, train[:0], "held-out train"
+        return train, train[:0], labels.HELD_OUT
     first, second = holdout(np.asarray(index.labels[train]), share=_HOLDOUT_SHARE, seed=_HOLDOUT_SEED)
-    return train[first], train[second], "held-out train"
+    return train[first], train[second], labels.HELD_OUT
+
+
+def open_labelled(
+    data: str | os.PathLike[str], options: Options, teller: Teller
+) -> tuple[Index, np.ndarray, np.ndarray, str]:
+    """Images that were checked, divided as `divide` says, and have what can be learned and counted.
+
+    Raises:
+        DataError: as `judge`, and as the two rules of `evaluate.labels`; the first before an image is opened.
+    """
+    index = open_index(data)
+    labels.require_classes(index.classes, where=index.name)
+    verdicts = judge(index, options, teller)
+    train, test, split = divide(index, verdicts)
+    require_labels(index, verdicts, train, test, split)
+    return index, train, test, split
+
+
+def require_labels(index: Index, verdicts: Verdicts, train: np.ndarray, test: np.ndarray, split: str) -> None:
+    """Refuse rows to learn from and to count on that have not the labels for it.
+
+    Raises:
+        DataError: as `labels.require`.
+    """
+    learned = train if len(train) else split_ids(index, verdicts.good, "train")  # all of it without a label, or none
+    of = [torch.from_numpy(np.asarray(index.labels[rows], dtype=np.int64)) for rows in (learned, test)]
+    labels.require(*of, classes=index.classes, split=split, where=index.name)
 
 
 def judge(index: Index, options: Options, teller: Teller, *, training: bool = True) -> Verdicts:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluate.result import Result, with_machine, write_result
-from vitlet.jobs.evaluation import judged
+from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import divide, pick_device
 from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
@@ -91,8 +92,10 @@ def _score(
             f"{printable(run)} is an encoder without a classifier",
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then evaluate NEW; or vitlet probe",
         )
-    index, verdicts = judged(data, options, teller, world, training=False)
-    asked = questions(index, verdicts, saved, protocol)
+    index = opened(data, world)
+    outputs = _outputs(index, saved, protocol)
+    verdicts = judged(index, options, teller, world, training=False)
+    asked = _questions(index, verdicts, saved, outputs)
     shared = world if len(asked.ids) >= world.size else World()  # so few that a rank would have none
     device = pick_device(options)
     encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
@@ -134,32 +137,47 @@ def _score(
     return result
 
 
-def questions(index: Index, verdicts: Verdicts, saved: Saved, protocol: EvaluationName) -> Questions:
-    """Which images are shown, and which outputs of the head are right for each.
+def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.ndarray, str] | None:
+    """For each class of the data the output of the head that means it, and how that was found; None for ReaL labels.
+
+    Known before an image is opened.
 
     Raises:
-        DataError: if classes or names do not fit the protocol.
+        DataError: without labels, or if classes do not fit the head or the protocol.
     """
-    ids, split = _rows(index, verdicts, saved, labelled=protocol != "real")
     if protocol == "real":
-        numbers = [validation_number(index.path(int(i))) for i in ids]
-        wrong = [index.path(int(i)) for i, number in zip(ids, numbers, strict=True) if number is None]
-        if wrong:
-            raise DataError(
-                f"{plural(len(wrong), 'name')} not of ImageNet's validation images, such as {printable(wrong[0])}",
-                why="ReaL labels go by the number in ILSVRC2012_val_00000001.JPEG",
-                fix="the original validation images under their own names",
-            )
-        right, order = real_answers([number for number in numbers if number], saved.classes)
-        return Questions(ids, right, split, order)
+        return None
+    if not index.classes:
+        raise _nothing(index, "labelled")
     if protocol == "v2" and not all(name.isdigit() or name[:1] == "n" for name in index.classes):
         raise DataError(
             f"{index.name} is not ImageNet-V2",
             why="Its folders are named 0 to 999, or by synset",
             fix="the folder imagenetv2-matched-frequency-format-val, or --protocol val for other data",
         )
-    outputs, order = head_positions(index.classes, saved.classes)
-    return Questions(ids, [(int(outputs[label]),) for label in index.labels[ids]], split, order)
+    return head_positions(index.classes, saved.classes)
+
+
+def _questions(index: Index, verdicts: Verdicts, saved: Saved, outputs: tuple[np.ndarray, str] | None) -> Questions:
+    """Which images are shown, and which outputs of the head are right for each.
+
+    Raises:
+        DataError: if there is none, or names are not those of ImageNet's validation images.
+    """
+    ids, split = _rows(index, verdicts, saved, labelled=outputs is not None)
+    if outputs is not None:
+        positions, order = outputs
+        return Questions(ids, [(int(positions[label]),) for label in index.labels[ids]], split, order)
+    numbers = [validation_number(index.path(int(i))) for i in ids]
+    wrong = [index.path(int(i)) for i, number in zip(ids, numbers, strict=True) if number is None]
+    if wrong:
+        raise DataError(
+            f"{plural(len(wrong), 'name')} not of ImageNet's validation images, such as {printable(wrong[0])}",
+            why="ReaL labels go by the number in ILSVRC2012_val_00000001.JPEG",
+            fix="the original validation images under their own names",
+        )
+    right, order = real_answers([number for number in numbers if number], saved.classes)
+    return Questions(ids, right, split, order)
 
 
 def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> tuple[np.ndarray, str]:
@@ -173,11 +191,12 @@ def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> 
         return rows, split
     rows = np.flatnonzero(usable)
     if not len(rows):
-        raise DataError(
-            f"{index.name} has no labelled images" if labelled else f"{index.name} has no usable images",
-            fix="class folders, or a manifest with a label column",
-        )
+        raise _nothing(index, "labelled" if labelled else "usable")
     return rows, "whole set"
+
+
+def _nothing(index: Index, kind: Literal["labelled", "usable"]) -> DataError:
+    return DataError(f"{index.name} has no {kind} images", fix="class folders, or a manifest with a label column")
 
 
 def _summed(counts: tuple[int, int, int], world: World, device: torch.device) -> tuple[int, int, int]:

@@ -19,12 +19,13 @@ from rich.table import Table
 
 from vitlet.data.columns import cache_folder
 from vitlet.data.downstream import open_public
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.names import PublicData
 from vitlet.errors import DataError, NonFiniteError, UsageError
 from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
+from vitlet.jobs.material import open_labelled
 from vitlet.jobs.options import Options
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.training import finetune
@@ -125,7 +126,7 @@ def transfer(
             named = PublicData.parse(entry.data)
             if named and download:
                 open_public(named, cache=cache_folder(), download=True)
-            index = open_index(entry.data)
+            index, *_ = open_labelled(entry.data, options, teller)
         except DataError as error:
             rows += [_absent(entry, start, error) for start in starts]
             teller.say(f"{entry.name}: left out. {error}")

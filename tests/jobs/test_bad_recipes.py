@@ -1,0 +1,97 @@
+"""Values with which a method cannot work, and teachers that do not fit: answered before any image is opened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import QUIET, SHORT, stands
+
+from vitlet.errors import UsageError
+from vitlet.jobs import assembly
+from vitlet.jobs.training import finetune, pretrain
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig
+from vitlet.run import Run
+from vitlet.weights.folder import write_model
+from vitlet.weights.source import evaluation_view
+
+TEACHERS = {
+    "shallow": EncoderConfig(image_size=32, patch_size=4, width=24, depth=1, heads=2),
+    "coarse": EncoderConfig(image_size=32, patch_size=8, width=24, depth=3, heads=2),
+    "small": EncoderConfig(image_size=16, patch_size=4, width=24, depth=3, heads=2),
+    "narrow": EncoderConfig(image_size=32, patch_size=4, width=12, depth=3, heads=3),
+}
+"""Beside a student of 32 px in patches of 4, three blocks of four heads."""
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teachers")
+    for name, shape in TEACHERS.items():
+        view = evaluation_view(shape.image_size)
+        write_model(folder / name, encoder=Encoder(shape), evaluation=view, facts={})
+    return folder
+
+
+@pytest.fixture
+def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are listed; the check, which decodes them, is not reached."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("images were opened")
+
+    monkeypatch.setattr(assembly, "gather_material", refuse)
+
+
+@pytest.mark.usefixtures("nothing_is_opened")
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("debug_distill", {"objective.teacher": "shallow"}, "the teacher has no layer 2.*teacher layer 1 … 1"),
+        ("debug_distill", {"objective.teacher": "coarse"}, "in patches of 8, the student.*a teacher of 32 px"),
+        ("debug_distill", {"objective.teacher": "small"}, "the teacher sees 16 px.*a teacher of 32 px"),
+        ("debug_distill", {"objective.layers": [[9, 2]]}, "the student has no layer 9.*student layer 1 … 3"),
+        ("debug_distill", {"objective.layers": [[3, 13]]}, "the teacher has no layer 13.*teacher layer 1 … 12"),
+        ("debug_distill", {"objective.hidden": [[4, 1]]}, "the student has no layer 4"),
+        ("debug_distill", {"objective.layers": []}, r"nothing is distilled.*objective\.layers="),
+        ("debug_distill", {"objective.teacher": ""}, r"needs a teacher.*objective\.teacher=RUN"),
+        ("debug_distill", {"encoder.heads": 5}, "is not a multiple of heads 5"),
+        ("debug", {"encoder.heads": 5}, "is not a multiple of heads 5"),
+        ("debug", {"objective.mask_ratio": 0.995}, r"keeps 0 of 64 patches.*objective\.mask_ratio=0\.75"),
+        ("debug", {"data.views.0.size": 48}, r"data\.views\.0\.size 48 is not encoder\.image_size 32"),
+        ("debug_mocov3", {"budget.batch_size": 1}, "a batch of one image.*--batch-size 2 or more"),
+        ("finetune_micro_convnet", {"budget.batch_size": 1}, r"batch normalisation.*budget\.batch_size must be 2"),
+        ("debug_detection", {"objective.global_blocks": [3]}, r"global block 3 of an encoder that has 3.*=\[2\]"),
+    ],
+)  # fmt: skip
+def test_is_answered_with_the_remedy(
+    recipe: str, changes: dict[str, Any], message: str, data: Path, teachers: Path, tmp_path: Path
+) -> None:
+    named = changes.get("objective.teacher")
+    words = changes | ({"objective.teacher": str(teachers / named)} if named else {})
+    start = {"init": None} if recipe in ("finetune_micro_convnet", "debug_detection") else {}
+    train: Any = finetune if start else pretrain
+    with pytest.raises(UsageError, match=message) as caught:
+        train(recipe, data=data, out=tmp_path / "run", options=QUIET, set=words, **start)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert stands(tmp_path / "run") == {}, "what was refused may be tried again"
+
+
+@pytest.mark.usefixtures("nothing_is_opened")
+def test_control_values_that_fit_go_on_to_the_images(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="images were opened"):
+        pretrain("debug_distill", data=data, out=tmp_path / "run", options=QUIET)
+
+
+def test_a_narrower_teacher_with_other_heads_is_mapped(data: Path, teachers: Path, tmp_path: Path) -> None:
+    """By the matrix M and a linear layer: width and heads are no obstacle, and are not refused."""
+    shape = {key: value for key, value in SHORT.items() if not key.startswith(("encoder.", "objective."))}
+    teacher = {
+        "objective.teacher": str(teachers / "narrow"),
+        "objective.layers": [[3, 3]],
+        "objective.hidden": [[1, 1]],
+    }
+    run = pretrain("debug_distill", data=data, out=tmp_path / "run", options=QUIET, set=shape | teacher)
+    assert isinstance(run, Run)
+    assert (run.encoder / "model.safetensors").is_file()
