@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 	@echo "lint, format, types, layers, documentation: all well"
 
 bench: $(VENV)/.dev
-	@for what in step input attention analyse detection export; do $(BIN)/vitlet bench $$what --json docs/results/bench-$$what.json || exit; done
+	@for what in step input features probe attention analyse detection export; do $(BIN)/vitlet bench $$what --json docs/results/bench-$$what.json || exit; done
 
 learn: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make learn DATA=folder of labelled images near 32 pixels"; exit 2; }

@@ -137,10 +137,10 @@ def _whole_pair(shape: EncoderConfig, batch_size: int) -> _Pair:
     numbers = torch.arange(batch_size)
     batch = Batch((images,), labels=torch.full((batch_size,), -1), positions=numbers, slots=numbers)
 
-    networks = [_as_timm(e) for e in encoders]
+    networks = [as_timm(e) for e in encoders]
 
     def plain() -> Tensor:
-        floats = _normalised(encoders[0], images)
+        floats = normalised(encoders[0], images)
         first, second = (_plain_features(network, floats) for network in networks)
         looked = [_plain_attention(network, floats, grid=shape.grid) for network in networks]
         return torch.cat([plain_cka(first, second).flatten(), *looked])
@@ -156,7 +156,7 @@ def _whole_pair(shape: EncoderConfig, batch_size: int) -> _Pair:
     return plain, ours
 
 
-def _as_timm(encoder: Encoder) -> VisionTransformer:
+def as_timm(encoder: Encoder) -> VisionTransformer:
     """The same network with timm's own attention."""
     shape = encoder.config
     with seeded(_SEED):  # timm draws its initial weights from the global generator
@@ -201,7 +201,8 @@ def _plain_attention(network: VisionTransformer, images: Tensor, *, grid: int) -
     return torch.cat(found)
 
 
-def _normalised(encoder: Encoder, images: Tensor) -> Tensor:
+def normalised(encoder: Encoder, images: Tensor) -> Tensor:
+    """Images of 0 … 255 as the network takes them, one operation after the other."""
     mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
     return (images / 255 - mean) / std
 

@@ -9,7 +9,9 @@ from vitlet.train.log import Teller
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection", "export", "budget"], *, out: Path | None = None
+    what: Literal["step", "input", "features", "probe", "attention", "analyse", "detection", "export", "budget"],
+    *,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Run one benchmark; see `vitlet.bench`.
 
@@ -20,6 +22,14 @@ def bench(
         from vitlet.bench.step import bench_step
 
         figures = bench_step()
+    elif what == "features":
+        from vitlet.bench.features import bench_features
+
+        figures = bench_features()
+    elif what == "probe":
+        from vitlet.bench.probe import bench_probe
+
+        figures = bench_probe()
     elif what == "attention":
         from vitlet.bench.attention import bench_attention
 

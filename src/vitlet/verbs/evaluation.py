@@ -131,7 +131,9 @@ def study(
 
 
 def bench(
-    what: Literal["step", "input", "attention", "analyse", "detection", "export", "models", "budget"],
+    what: Literal[
+        "step", "input", "features", "probe", "attention", "analyse", "detection", "export", "models", "budget"
+    ],
     *models: str,
     preset: Literal["paper"] | None = None,
     results: Path | None = None,
@@ -144,7 +146,8 @@ def bench(
 
     Parameters
     ----------
-    what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `attention`: explicit beside fused;
+    what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `features`: extraction beside
+        timm; `probe`: a linear probe of 13 learning rates beside one; `attention`: explicit beside fused;
         `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
         `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
         and accuracy of classifiers; `budget`: what 400 epochs of mae_tiny on ImageNet would need, computed from a

@@ -1,0 +1,72 @@
+"""What a linear probe costs that tries a grid of learning rates, next to one that is given its rate.
+
+A probe is features of all images, extracted once, and then a training on them; a grid trains its members side by side,
+chooses one on held-out training images and trains that again. So there are two ratios: of the whole, from decoded
+images on, which is what a user waits for, and of the part after the features, which is what a second probe of the same
+encoder costs, since features are cached.
+"""
+
+from typing import Any
+
+import torch
+
+from vitlet.bench.features import noise_batch
+from vitlet.evaluate.features import extract
+from vitlet.evaluate.linear import FALLBACK, GRID, linear_probe
+from vitlet.evaluate.pace import take_turns
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig
+from vitlet.recipes.mae import mae_micro
+from vitlet.run import environment
+
+_BATCH = 256
+
+
+def bench_probe(
+    *,
+    repeats: int = 3,
+    num_train: int = 5_000,
+    num_test: int = 1_000,
+    num_classes: int = 10,
+    shape: EncoderConfig | None = None,
+) -> dict[str, Any]:
+    """Time the parts in turns, after one turn that does not count.
+
+    Args:
+        repeats: Turns that count.
+        num_train: Images to learn from, evenly of all classes.
+        num_test: Images to count on.
+        num_classes: Classes.
+        shape: Of the encoder; that of `mae_micro` by default.
+
+    Returns:
+        `cpu_ms`: median CPU milliseconds of `features`, `one rate` and `grid`; `spread` of each; `ratio`: grid over
+        one rate, `from images` and `from cached features`; `rates`: members of the grid; the conditions.
+    """
+    encoder = Encoder(shape or mae_micro().encoder).eval()
+    whole = noise_batch(encoder.config.image_size, num_train + num_test)
+    features, _ = extract(encoder, whole.parts(_BATCH), pool="mean")
+    numbers = torch.arange(len(whole)) % num_classes
+    train, test = (features[:num_train, None], numbers[:num_train]), (features[num_train:, None], numbers[num_train:])
+    paces = take_turns(
+        {
+            "features": lambda: extract(encoder, whole.parts(_BATCH), pool="mean"),
+            "one rate": lambda: linear_probe(*train, *test, seed=0, rates=[FALLBACK]),
+            "grid": lambda: linear_probe(*train, *test, seed=0, rates=GRID),
+        },
+        repeats=repeats,
+    )
+    features_ms, one, grid = (paces[name].cpu_ms for name in ("features", "one rate", "grid"))
+    return {
+        "cpu_ms": {name: pace.cpu_ms for name, pace in paces.items()},
+        "spread": {name: pace.spread for name, pace in paces.items()},
+        "ratio": {"from images": (features_ms + grid) / (features_ms + one), "from cached features": grid / one},
+        "rates": len(GRID),
+        "num_train": num_train,
+        "num_test": num_test,
+        "num_classes": num_classes,
+        "repeats": repeats,
+        "threads": 1,
+        "processor": environment()["processor"],
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+    }
