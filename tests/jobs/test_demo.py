@@ -90,6 +90,7 @@ def test_both_starts_have_the_same_terms(told: Path) -> None:
         launches = [json.loads((run.path / "environment.json").read_text())["launch"] for run in (first, second)]
         assert launches[0].pop("init").endswith("/pretrained")
         assert launches[1].pop("init") is None
+        assert [launch.pop("start") == "random" for launch in launches] == [False, True]
         assert launches[0] == launches[1]
         assert recipes[0]["budget"]["seed"] == seed
 
