@@ -51,16 +51,16 @@ def poisoned_gradient(value: float) -> Callable[[Objective], None]:
 
 def poisoned_input(value: float) -> Callable[[Objective], None]:
     def wrap(objective: Objective) -> None:
-        pixels, seen = objective.encoder.pixels, {"calls": 0}
+        patchify, seen = objective.encoder.patchify, {"calls": 0}
 
         def worse(images: torch.Tensor) -> torch.Tensor:
             seen["calls"] += 1
-            flat = pixels(images)
+            flat = patchify(images).float()
             if seen["calls"] == K + 1:
                 flat[0, 0, 0] = value
             return flat
 
-        objective.encoder.pixels = worse
+        objective.encoder.patchify = worse
 
     return wrap
 

@@ -27,7 +27,7 @@ def shrink() -> None:
     demo._LONG, demo._SHORT = SHORT, {k: v for k, v in SMALLER.items() if k != "budget.probe_every"}
     learning.PROBES = 2
     learning.learn = functools.partial(learning.learn, settings=brief)
-    studying.study = functools.partial(studying.study, settings=brief, images=32)
+    studying.study = functools.partial(studying.study, settings=brief, num_images=32)
     overfitting.overfit = functools.partial(overfitting.overfit, settings=TINY_DETECTOR)
     comparing.ProcessPoolExecutor = Here
 

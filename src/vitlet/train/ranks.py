@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from vitlet.errors import DataError, UsageError, WorkerError
 
@@ -74,7 +75,14 @@ class World:
             _end_with_parent()
         with _together((), rank=int(os.environ["RANK"])):
             if not dist.is_initialized():
-                dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timeout)
+                store, rank, size = next(rendezvous("env://", timeout=timeout))
+                dist.init_process_group(
+                    "nccl" if torch.cuda.is_available() else "gloo",
+                    store=dist.PrefixStore(_attempt(), store),
+                    rank=rank,
+                    world_size=size,
+                    timeout=timeout,
+                )
             side = dist.new_group(backend="gloo", timeout=_PATIENCE)
             alone = cls(dist.get_rank(), dist.get_world_size(), _side=side)
             here = json.dumps([os.uname().nodename, os.getpid()]).encode()
@@ -207,6 +215,15 @@ def _timeout() -> timedelta:
     if not text.isdigit() or not int(text):
         raise UsageError(f"{TIMEOUT_VARIABLE}={text!r}", why="It is a number of seconds", fix=f"{TIMEOUT_VARIABLE}=300")
     return timedelta(seconds=int(text))
+
+
+def _attempt() -> str:
+    """What tells this start of the ranks from those before it.
+
+    torchrun keeps one store through its restarts (torch 2.14), and a rank that is quick would find there the address of
+    one that is gone. A change of hosts is no restart to it, but changes the number of ranks.
+    """
+    return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{os.environ['WORLD_SIZE']}"
 
 
 def _end_with_parent() -> None:
