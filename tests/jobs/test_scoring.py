@@ -36,6 +36,12 @@ def model(folder: Path, classes: tuple[str, ...], *, answer: int) -> Path:
     return folder
 
 
+@pytest.fixture
+def tuned(tuned: Run, tmp_path: Path) -> Run:
+    """A copy, since a score is written into its run."""
+    return Run(Path(shutil.copytree(tuned.path, tmp_path / "tuned")))
+
+
 def test_a_fine_tuned_run_scores_what_it_did_when_it_ended(tuned: Run, data: Path) -> None:
     result = score(tuned.path, data=data, options=QUIET)
     assert result.value == json.loads((tuned.results / "top1.json").read_text())["value"]
