@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from vitlet.analyse import attention
 from vitlet.analyse.similarity import Similarity
 from vitlet.analyse.survey import Subject, Survey
+from vitlet.bench.plain import normalised
 from vitlet.data.batch import Batch
+from vitlet.evaluate.pace import one_thread
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
@@ -48,18 +50,13 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
         their results. `ratio`: by pair, how many times faster ours is.
     """
     shape = encoder or EncoderConfig()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            pairs = {
-                "hsic": _hsic_pair(shape, batch_size),
-                "attention": _attention_pair(shape, batch_size),
-                "whole": _whole_pair(shape, batch_size),
-            }
-            found = {name: _compare(plain, ours, repeats) for name, (plain, ours) in pairs.items()}
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        pairs = {
+            "hsic": _hsic_pair(shape, batch_size),
+            "attention": _attention_pair(shape, batch_size),
+            "whole": _whole_pair(shape, batch_size),
+        }
+        found = {name: _compare(plain, ours, repeats) for name, (plain, ours) in pairs.items()}
     return {
         "pairs": found,
         "ratio": {name: pair["plain_ms"] / pair["ours_ms"] for name, pair in found.items()},
@@ -199,12 +196,6 @@ def _plain_attention(network: VisionTransformer, images: Tensor, *, grid: int) -
     for hook in hooks:
         hook.remove()
     return torch.cat(found)
-
-
-def normalised(encoder: Encoder, images: Tensor) -> Tensor:
-    """Images of 0 … 255 as the network takes them, one operation after the other."""
-    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
-    return (images / 255 - mean) / std
 
 
 def _compare(plain: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> dict[str, float]:

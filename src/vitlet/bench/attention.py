@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import torch
 
+from vitlet.evaluate.pace import conditions, one_thread
 from vitlet.nn.attention import Kernel, attend
 from vitlet.nn.kernels import has_bf16
-from vitlet.run import environment
 
 SHAPES = ((64, 12, 17, 16), (64, 12, 50, 16), (64, 12, 65, 16), (64, 3, 50, 64), (16, 12, 197, 16))
 """(images, heads, tokens, width of a head): micro MAE, MAE-Tiny, micro fine-tuning, ViT-Tiny's old heads, ViT-Tiny."""
@@ -23,9 +23,8 @@ def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int]
         both. By `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. And the conditions.
     """
     precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(torch.device("cpu")) else {})
-    threads, found = torch.get_num_threads(), {}
-    torch.set_num_threads(1)
-    try:
+    found = {}
+    with one_thread():
         for shape, (precision, dtype), backward in itertools.product(shapes, precisions.items(), (True, False)):
             images, heads, tokens, width = shape
             draw = torch.Generator().manual_seed(0)
@@ -36,15 +35,10 @@ def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int]
                 for _ in range(repeats + 1)
             ]
             found[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
-    finally:
-        torch.set_num_threads(threads)
     return {
         "ratio": {name: times["explicit"] / times["fused"] for name, times in found.items()},
         "cpu_ms": found,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }
 
 

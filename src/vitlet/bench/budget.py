@@ -26,6 +26,7 @@ from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
 from vitlet.data.views import apply_view
+from vitlet.evaluate.pace import one_thread
 from vitlet.methods.objective import Objective, Step
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -69,15 +70,11 @@ def bench_budget(
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
     precision = recipe.budget.precision if recipe.budget.precision != "bf16" or has_bf16(device) else "fp32"
     batch = _batch(recipe, micro_batch).to(device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         with routed_to_onednn(device.type == "cpu" and onednn_is_exact()):
             kept = _bytes_kept(objective, batch, precision)
             seconds = [_step(objective, optimizer, batch, precision) for _ in range(repeats + 1)][1:]
         images = {name: _image_cost(recipe, form, num_photographs, repeats) for name, form in _FORMS.items()}
-    finally:
-        torch.set_num_threads(threads)
     gradients = sum(p.numel() * p.element_size() for group in optimizer.param_groups for p in group["params"])
     measured = {
         "step_ms_per_image": 1000 * statistics.median(seconds) / micro_batch,

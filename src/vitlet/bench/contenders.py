@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from vitlet.bench.plain import PlainDistillation, PlainFinetuning, PlainMoCo
+from vitlet.bench.plain import PlainDistillation, PlainFinetuning, PlainMoCo, normalised
 from vitlet.bench.reference import PlainMAE, transformers_mae
 from vitlet.data.batch import Batch
 from vitlet.methods.distill import AttentionDistillation
@@ -120,7 +120,7 @@ def _ours(objective: Objective, batch: Batch, precision: str) -> Contender:
 
 def _plain(method: Method, shapes: Shapes, batch: Batch) -> Contender:
     ours = _objective(method, shapes)
-    views = [_normalised(view, ours.encoder) for view in batch.views]
+    views = [normalised(ours.encoder, view) for view in batch.views]
     with seeded(0):  # plain modules draw weights from the global generator before they get ours
         match ours:
             case MAE():
@@ -147,17 +147,12 @@ def _transformers(shapes: Shapes, batch: Batch) -> Contender:
     assert isinstance(ours, MAE)
     with seeded(0):
         peer = transformers_mae(ours)
-    images, noise = _normalised(batch.images, ours.encoder), _noise(ours.encoder, batch)
+    images, noise = normalised(ours.encoder, batch.images), _noise(ours.encoder, batch)
     return Contender(lambda: peer(images, noise=noise).loss, _peer_optimizer(peer))
 
 
 def _noise(encoder: Encoder, batch: Batch) -> Tensor:
     return torch.from_numpy(uniform(STEP.key("mask"), batch.slots.numpy(), encoder.num_patches))
-
-
-def _normalised(images: Tensor, encoder: Encoder) -> Tensor:
-    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
-    return (images / 255 - mean) / std
 
 
 def _random_batch(shapes: Shapes, *, num_views: int) -> Batch:

@@ -14,13 +14,13 @@ import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from vitlet.data.batch import Batch, Targets
+from vitlet.evaluate.pace import conditions, one_thread
 from vitlet.methods.detection import Detection
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes.detection import DetectionObjective
-from vitlet.run import environment
 
 _SEED = 0
 _CLASSES = 80
@@ -49,9 +49,7 @@ def bench_detection(
     Returns:
         `ratio`: how many times faster ours is. `cpu_ms`: median of a step. `parameters` of both, and the conditions.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         batch = _batch(size, batch_size)
         config = encoder or EncoderConfig(image_size=size, final_norm=False)
         ours = (objective or DetectionObjective()).build(Encoder(config), num_classes=_CLASSES, seed=_SEED)
@@ -66,8 +64,6 @@ def bench_detection(
             )
         contenders = {"vitlet": _ours(ours, batch), "torchvision": _theirs(theirs, batch)}
         turns = [{name: _cpu_seconds(step) for name, step in contenders.items()} for _ in range(repeats + 1)]
-    finally:
-        torch.set_num_threads(threads)
     cpu_ms = {name: 1000 * statistics.median(turn[name] for turn in turns[1:]) for name in contenders}
     return {
         "ratio": cpu_ms["torchvision"] / cpu_ms["vitlet"],
@@ -75,10 +71,7 @@ def bench_detection(
         "parameters": {"vitlet": _count(ours), "torchvision": _count(theirs)},
         "size": size,
         "batch_size": batch_size,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }
 
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from vitlet.bench.products import counted_flops, gemm_gflops
 from vitlet.evaluate.agreement import relative_error
-from vitlet.evaluate.pace import one_thread, take_turns
+from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import Centre, EncoderConfig, View
 from vitlet.rng import derive
-from vitlet.run import environment
 from vitlet.weights.folder import Saved, write_model
 from vitlet.weights.form import Form
 from vitlet.weights.formats import Precision, open_graph, write_graph
@@ -70,10 +69,7 @@ def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), sh
         "relative_error": errors,
         "notes": notes,
         "gemm_gflops": rate,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }
 
 

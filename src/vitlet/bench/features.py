@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlet.bench.analyse import as_timm, normalised
+from vitlet.bench.analyse import as_timm
+from vitlet.bench.plain import normalised
 from vitlet.data.batch import Batch
 from vitlet.evaluate.agreement import relative_error
 from vitlet.evaluate.features import extract
-from vitlet.evaluate.pace import take_turns
+from vitlet.evaluate.pace import conditions, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
-from vitlet.run import environment
 
 TIMM = "timm eager fp32"
 _FP32, _BF16 = 1e-4, 5e-2
@@ -60,10 +60,7 @@ def bench_features(*, repeats: int = 5, batch_size: int = 64, shape: EncoderConf
         "relative_error": errors,
         "notes": notes,
         "batch_size": batch_size,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }
 
 

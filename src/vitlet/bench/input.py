@@ -44,6 +44,7 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import collate
 from vitlet.data.packing import Form, pack
 from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
+from vitlet.evaluate.pace import one_thread
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig, Resample, View
 from vitlet.rng import derive
@@ -73,18 +74,14 @@ def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
     """
     files = photographs(num_images)
     published, ours = _published_chain(), _our_chain()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=()):  # torchvision's classic transforms draw from the global generator
-            torch.manual_seed(_SEED)
-            with _packed(files) as sources:
-                rounds = [
-                    (*published(files, turn), *ours(files, turn), *(chain(turn) for chain in sources))
-                    for turn in range(repeats + 1)
-                ]
-    finally:
-        torch.set_num_threads(threads)
+    # Torchvision's classic transforms draw from the global generator
+    with one_thread(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(_SEED)
+        with _packed(files) as sources:
+            rounds = [
+                (*published(files, turn), *ours(files, turn), *(chain(turn) for chain in sources))
+                for turn in range(repeats + 1)
+            ]
     medians = [1000 * statistics.median(column) / num_images for column in zip(*rounds[1:], strict=True)]
     published_image, published_batch, ours_uint8, ours_batch, folder, small, raw = medians
     differences = [_pixel_difference(file, key=derive(_SEED, "compare", i)) for i, file in enumerate(files)]

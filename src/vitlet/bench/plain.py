@@ -17,6 +17,7 @@ from vitlet.bench.reference import PlainBlock, PlainEncoder, PlainMAE
 from vitlet.methods.distill import AttentionDistillation
 from vitlet.methods.mocov3 import MoCoV3
 from vitlet.methods.supervised import Supervised
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 
 
@@ -106,3 +107,9 @@ def _plain_heads(ours: nn.Sequential) -> nn.Sequential:
         else:
             layers.append(copy.deepcopy(layer))
     return nn.Sequential(*layers)
+
+
+def normalised(encoder: Encoder, images: Tensor) -> Tensor:
+    """Images of 0 … 255 as the network takes them, one operation after the other."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
+    return (images / 255 - mean) / std

@@ -13,11 +13,10 @@ import torch
 from vitlet.bench.features import noise_batch
 from vitlet.evaluate.features import extract
 from vitlet.evaluate.linear import FALLBACK, GRID, linear_probe
-from vitlet.evaluate.pace import take_turns
+from vitlet.evaluate.pace import conditions, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes.mae import mae_micro
-from vitlet.run import environment
 
 _BATCH = 256
 
@@ -65,8 +64,5 @@ def bench_probe(
         "num_train": num_train,
         "num_test": num_test,
         "num_classes": num_classes,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }

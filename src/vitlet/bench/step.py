@@ -16,9 +16,9 @@ import torch
 
 from vitlet.bench.contenders import PLAIN, Contender, Method, Shapes, contenders
 from vitlet.bench.products import counted_flops, gemm_gflops
+from vitlet.evaluate.pace import conditions, one_thread
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
-from vitlet.run import environment
 
 TINY, BASE = EncoderConfig(), EncoderConfig(width=768)
 SHAPES = {
@@ -54,10 +54,7 @@ def bench_step(
     return {
         "steps": steps,
         "ratio": {name: value for name, value in ratio.items() if not name.endswith(PLAIN)},
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
-        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        **conditions(repeats),
     }
 
 
@@ -72,9 +69,7 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
         what was left out and why. `batch_size`. `onednn`: whether ours had its fp32 products from there.
         `foreign_cores`: the mean number of cores that others kept busy meanwhile, None where the system does not tell.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         present, notes = contenders(method, shapes, precisions)
         taught_in_bf16 = method == "distill" and has_bf16(torch.device("cpu"))
         differences = loss_differences(present, within=_EQUAL_BF16 if taught_in_bf16 else _EQUAL)
@@ -82,8 +77,6 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
         rates = {name: gemm_gflops(_DTYPES[name]) for name in precisions if f"vitlet {name}" in present}
         with _foreign_load() as foreign:
             turns = [[_cpu_seconds(contender) for contender in present.values()] for _ in range(repeats + 1)]
-    finally:
-        torch.set_num_threads(threads)
     medians = [1000 * statistics.median(column) for column in zip(*turns[1:], strict=True)]
     cpu_ms = dict(zip(present, medians, strict=True))
     return {

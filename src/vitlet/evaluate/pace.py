@@ -8,8 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from vitlet.run import environment
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def conditions(repeats: int) -> dict[str, Any]:
+    """What a ratio of paces depends on besides the programs; stands beside it in the result."""
+    return {
+        "repeats": repeats,
+        "threads": 1,
+        "processor": environment()["processor"],
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+    }
