@@ -1,5 +1,6 @@
 """Files of other runtimes: no pickle in them, nothing sent by them, and a clear word where a package is missing."""
 
+import signal
 import subprocess
 import sys
 import zipfile
@@ -56,6 +57,46 @@ print([name for name, module in sys.modules.items() if name.startswith("openvino
 def test_openvino_cannot_report_home() -> None:
     done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+_SIGNAL_AFTER_GRAPHS = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.weights import formats, int8
+from vitlet.weights.folder import Saved
+from vitlet.weights.form import Form
+from vitlet.weights.portable import Portable
+
+if sys.argv[1] == "a core for each graph":
+    formats.openvino_core = formats.openvino_core.__wrapped__
+folder, form = Path(sys.argv[2]), Form("openvino")
+encoder = Encoder(EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)).eval()
+model = Portable(Saved(encoder, None, (), View(size=16, crop=Centre(), flip=0), "", {}))
+formats.write_graph(model, folder, form)
+graphs = [formats.open_graph(model, folder, form) for _ in range(2)]
+while graphs:
+    del graphs[0]
+int8.quantise(folder, Form("openvino", int8=True), np.zeros((20, 3, 16, 16), dtype=np.float32))
+signal.signal(signal.SIGCHLD, lambda *_: None)
+os.kill(os.getpid(), signal.SIGCHLD)
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("cores", ["one", "a core for each graph"])
+def test_signals_are_survived_after_graphs_of_openvino(cores: str, tmp_path: Path) -> None:
+    """The second case is the control; a loader's worker that ends sends the same signal."""
+    command = [sys.executable, "-c", _SIGNAL_AFTER_GRAPHS, cores, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if cores == "one":
+        assert done.stdout.endswith("alive\n"), done.stderr
+    elif done.returncode == 0:
+        pytest.skip("this OpenVINO keeps signal stacks in order: openvino_core could make a new one each time")
+    else:
+        assert done.returncode == -signal.SIGSEGV, done.stderr
 
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ reports each of its imports to its makers unless that is declined, so its report
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -63,6 +64,20 @@ def optional(name: str) -> Any:
         ) from error
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one core of OpenVINO in this process, which is never given up.
+
+    The plug-in of each core registers a signal stack for the thread, and puts back what was there before when it goes.
+    Of two that go in the order in which they came, the second puts back freed memory, and the next signal (the end of
+    a loader's worker, say) is a segmentation fault.
+
+    Raises:
+        UsageError: if OpenVINO is not installed.
+    """
+    return optional("openvino").Core()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the notes and warnings of converters, which tell their authors something and users nothing."""
@@ -89,9 +104,8 @@ def write_graph(model: Portable, folder: Path, form: Form) -> None:
             torch.export.save(program, folder / TORCH)
         return
     if form.target == "openvino":
-        openvino = optional("openvino")
-        graph = openvino.Core().read_model(_onnx_of(model))
-        openvino.save_model(graph, folder / OPENVINO, compress_to_fp16=False)
+        graph = openvino_core().read_model(_onnx_of(model))
+        optional("openvino").save_model(graph, folder / OPENVINO, compress_to_fp16=False)
         return
     assert form.target == "onnx"
     (folder / ONNX).write_bytes(_onnx_of(model))
@@ -131,14 +145,13 @@ def open_graph(model: Portable, folder: Path, form: Form, *, precision: Precisio
             network = torch.export.load(folder / TORCH).module()
         return lambda images: model.named(tuple(value.numpy() for value in network(images)))
     if form.target == "openvino":
-        openvino = optional("openvino")
         settings = {
             "INFERENCE_NUM_THREADS": 1,
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": precision,
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino.Core().compile_model(folder / OPENVINO, "CPU", settings)
+        compiled = openvino_core().compile_model(folder / OPENVINO, "CPU", settings)
         return lambda images: model.named(cast(Any, compiled([images.numpy()])))
     runtime = optional("onnxruntime")
     options = runtime.SessionOptions()

@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vitlet.weights.form import Form
-from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, optional, quiet
+from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, openvino_core, optional, quiet
 from vitlet.weights.portable import INPUT
 
 _BATCH = 16
@@ -84,7 +84,7 @@ def _by_nncf(path: Path, batches: Sequence[NDArray[Any]]) -> None:
     openvino, nncf = optional("openvino"), optional("nncf")
     with tempfile.TemporaryDirectory() as scratch, quiet():
         small = nncf.quantize(
-            openvino.Core().read_model(path),
+            openvino_core().read_model(path),
             nncf.Dataset(batches),
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
