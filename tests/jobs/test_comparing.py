@@ -1,8 +1,10 @@
 """Several starts under the same protocols: what they share, and what alone differs."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from vitlet.train.log import Teller
 from vitlet.weights.source import evaluation_view, load_encoder
 
 SEEDS = (0, 1, 2)
+SILENT = Teller(quiet=True)
 
 
 @pytest.fixture
 def images(data: Path) -> Labelled:
     index = open_index(data)
-    return Labelled(index, *divide(index, judge(index, QUIET, Teller(quiet=True))))
+    return Labelled(index, *divide(index, judge(index, QUIET, SILENT)))
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_only_the_weights_differ_between_starts(
     pretrained: Run, tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
 ) -> None:
     starts = [Start("a", "A", pretrained.path), Start("b", "B", tuned.path), Start("random", "random weights", None)]
-    arms = frozen_arms(starts, terms, images, protocol="knn")
+    arms = frozen_arms(starts, terms, images, SILENT, protocol="knn")
     assert [(arm.name, arm.title, arm.seeds) for arm in arms] == [(s.name, s.title, SEEDS) for s in starts]
     assert all(0 <= value <= 1 for arm in arms for value in arm.values)
     first, second, random = asked[:3], asked[3:6], asked[6:]
@@ -78,7 +81,7 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
     monkeypatch.setattr(
         comparing, "_probed", lambda encoder, *_, **__: seen.append((encoder.config, encoder.mean, encoder.std)) or 0.5
     )
-    frozen_arms([Start("random", "", None), Start("tuned", "", tuned.path)], terms, images, protocol="logistic")
+    frozen_arms([Start("random", "", None), Start("tuned", "", tuned.path)], terms, images, SILENT, protocol="logistic")
     assert len(seen) == 6
     assert len(set(map(str, seen))) == 1
     assert seen[0][0] == load_encoder(tuned.path).encoder.config
@@ -86,8 +89,25 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
 
 def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled) -> None:
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    first, second = (frozen_arms(starts, terms, images, protocol="logistic") for _ in range(2))
+    first, second = (frozen_arms(starts, terms, images, SILENT, protocol="logistic") for _ in range(2))
     assert [arm.values for arm in first] == [arm.values for arm in second]
+
+
+def test_it_is_told_how_far_the_probes_are(
+    pretrained: Run, terms: Terms, images: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    class Listening(Teller):
+        @contextlib.contextmanager
+        def progress(self, title: str, *, total: int, done: int = 0) -> Iterator[Any]:
+            assert (title, total, done) == ("probing (knn)", 6, 0)
+            yield told.append
+
+    monkeypatch.setattr(comparing, "_probed", lambda *_, **__: 0.5)
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    frozen_arms(starts, terms, images, Listening(), protocol="knn")
+    assert told == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
@@ -95,7 +115,7 @@ def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
 ) -> None:
     net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
     write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
-    frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, protocol="knn")
+    frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, SILENT, protocol="knn")
     trained, random = ({call["encoder"] for call in calls} for calls in (asked[:3], asked[3:]))
     assert (len(trained), len(random)) == (1, 3)
 

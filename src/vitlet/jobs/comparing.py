@@ -252,21 +252,23 @@ def _steps_done(run: Run) -> int:
 
 
 def frozen_arms(
-    starts: Sequence[Start], terms: Terms, images: Labelled, *, protocol: Literal["knn", "logistic"]
+    starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocol: Literal["knn", "logistic"]
 ) -> list[Arm]:
     """A probe on frozen features from every start; a random start has the shape of its source, or of the first one."""
     model = load_encoder(next(start.source for start in starts if start.source))
     arms = []
-    for start in starts:
-        assert start.keep_blocks in (None, 0), "features of an encoder that is not whole mean nothing"
-        saved = load_encoder(start.source) if start.source else model
-        values, costs = [], []
-        for seed in terms.seeds:
-            began = time.process_time()
-            encoder = _untrained(saved.encoder, seed=seed) if start.is_random else saved.encoder
-            values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
-            costs.append(time.process_time() - began)
-        arms.append(Arm(start.name, start.title, tuple(values), terms.seeds, tuple(costs)))
+    with teller.progress(f"probing ({protocol})", total=len(starts) * len(terms.seeds)) as tick:
+        for start in starts:
+            assert start.keep_blocks in (None, 0), "features of an encoder that is not whole mean nothing"
+            saved = load_encoder(start.source) if start.source else model
+            values, costs = [], []
+            for seed in terms.seeds:
+                began = time.process_time()
+                encoder = _untrained(saved.encoder, seed=seed) if start.is_random else saved.encoder
+                values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
+                costs.append(time.process_time() - began)
+                tick(len(arms) * len(terms.seeds) + len(values))
+            arms.append(Arm(start.name, start.title, tuple(values), terms.seeds, tuple(costs)))
     return arms
 
 

@@ -76,7 +76,7 @@ def compare(
     arms = finetune_grid([(start, terms[count]) for count in counts for start in starts], teller)
     tuned = points_of(arms, counts, total=len(images.train))
     teller.say("20 nearest neighbours on the frozen features of all")
-    frozen = [arm for count in counts for arm in frozen_arms(starts, terms[count], images, protocol="knn")]
+    frozen = [arm for count in counts for arm in frozen_arms(starts, terms[count], images, teller, protocol="knn")]
     probed = points_of(frozen, counts, total=len(images.train))
     n, split = len(images.test), images.split
     found = document(

@@ -90,7 +90,7 @@ def demo(
     images = Labelled(index, train, test, split)
     protocols = [Protocol("finetune", f"Fine-tuning with {num_labels} labels", _pair(tuned), n=len(test), split=split)]
     for probe, title in _PROBES:
-        arms = frozen_arms(starts, terms, images, protocol=probe)
+        arms = frozen_arms(starts, terms, images, teller, protocol=probe)
         title = f"{title} on frozen features, {num_labels} labels"
         protocols.append(Protocol(probe, title, _pair(arms), n=len(test), split=split))
     facts = {

@@ -110,8 +110,8 @@ def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller)
     often = dataclasses.replace(terms, seeds=tuple(range(PROBES)))
     return {
         "finetune": finetune_arms(starts, terms, teller),
-        "knn": frozen_arms(starts, often, images, protocol="knn"),
-        "logistic": frozen_arms(starts, often, images, protocol="logistic"),
+        "knn": frozen_arms(starts, often, images, teller, protocol="knn"),
+        "logistic": frozen_arms(starts, often, images, teller, protocol="logistic"),
     }
 
 

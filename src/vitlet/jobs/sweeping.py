@@ -206,7 +206,7 @@ def sweep_distill_layers(
     random = Start(_RANDOM, "random weights", starts[0].source, keep_blocks=0)
     everyone = [random, *starts]
     judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}
-    judged |= {probe: frozen_arms(everyone, terms, images, protocol=probe) for probe, _ in _PROBES}
+    judged |= {probe: frozen_arms(everyone, terms, images, teller, protocol=probe) for probe, _ in _PROBES}
     titles = {"finetune": "Fine-tuning", **dict(_PROBES)}
     curves = [
         _layer_curve(name, f"{titles[name]}, {_labels(images, num_labels)}", arms, lists, images)
