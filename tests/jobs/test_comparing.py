@@ -168,10 +168,12 @@ def test_what_was_begun_on_a_public_data_set_goes_on(
 _PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from vitlet.jobs.comparing import begin_worker
 
 if __name__ == "__main__":
-    options = {"initializer": begin_worker, "initargs": (1,)} if sys.argv[1] == "ours" else {}
+    options = {}
+    if sys.argv[1] == "ours":
+        from vitlet.jobs.comparing import begin_worker
+        options = {"initializer": begin_worker, "initargs": (1,)}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 60).result()

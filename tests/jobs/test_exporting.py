@@ -43,6 +43,12 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("many"), train=140, test=20)
 
 
+@pytest.fixture(scope="module")
+def tuned(tuned: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy, since an export leaves its numbers in the run."""
+    return Run(shutil.copytree(tuned.path, tmp_path_factory.mktemp("exported") / "tuned"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _converted_once() -> Iterator[None]:
     """One conversion of each model serves all tests: it takes seconds, and gives the same bytes again."""

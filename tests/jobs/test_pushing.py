@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,6 +86,12 @@ class Asked(BaseHTTPRequestHandler):
             self._answer({"success": True, "commitUrl": f"{hub.address}/someone/digits/commit/1", "commitOid": "1"})
         else:
             self._answer({})
+
+
+@pytest.fixture(scope="module")
+def tuned(tuned: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy, since an export leaves its numbers in the run."""
+    return Run(shutil.copytree(tuned.path, tmp_path_factory.mktemp("exported") / "tuned"))
 
 
 @pytest.fixture

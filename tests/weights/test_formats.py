@@ -70,7 +70,8 @@ from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
 from vitlet.weights.portable import Portable
 
-if sys.argv[1] == "a core for each graph":
+is_control = sys.argv[1] == "a core for each graph"
+if is_control:
     formats.openvino_core = formats.openvino_core.__wrapped__
 folder, form = Path(sys.argv[2]), Form("openvino")
 encoder = Encoder(EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)).eval()
@@ -79,7 +80,8 @@ formats.write_graph(model, folder, form)
 graphs = [formats.open_graph(model, folder, form) for _ in range(2)]
 while graphs:
     del graphs[0]
-int8.quantise(folder, Form("openvino", int8=True), np.zeros((20, 3, 16, 16), dtype=np.float32))
+if not is_control:
+    int8.quantise(folder, Form("openvino", int8=True), np.zeros((20, 3, 16, 16), dtype=np.float32))
 signal.signal(signal.SIGCHLD, lambda *_: None)
 os.kill(os.getpid(), signal.SIGCHLD)
 print("alive")
