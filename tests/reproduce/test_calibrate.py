@@ -3,14 +3,17 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from vitlet.reproduce import calibrate
 from vitlet.reproduce.calibrate import expected_cost
 from vitlet.reproduce.chains import MAE, SUPERVISED, tuned
 from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.scales import scale_by_name
+from vitlet.run import Run
 from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")
@@ -47,3 +50,21 @@ def test_finished_runs_correct_the_guess(copied: Path, images: Path):
     assert expected_cost(plan, teller=QUIET).seconds[second.address] == pytest.approx(64.0)
     file.write_text(json.dumps(facts | {"cpu_seconds": 64.0, "is_resumed": True}))
     assert second.address in expected_cost(plan, teller=QUIET).unknown, "the clock of a resumed run tells nothing"
+
+
+def test_a_trial_computes_on_one_thread(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Beside another job two threads that wait for each other would count the waiting."""
+    seen, real = [], calibrate.finetune
+
+    def watched(*values: Any, **options: Any) -> Run:
+        seen.append(torch.get_num_threads())
+        return real(*values, **options)
+
+    monkeypatch.setattr(calibrate, "finetune", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected_cost(make_plan([[SUPERVISED]], TRIED, data=images, out=tmp_path), teller=QUIET)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vitlet.errors import VitletError
+from vitlet.evaluate.pace import one_thread
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain
@@ -166,18 +167,22 @@ def _trial(recipe: Recipe) -> Recipe:
 
 
 def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
-    """A few steps; None where they are not possible here, say for want of a teacher or of memory."""
+    """A few steps on one thread, as runs are made side by side (two that wait for each other's cores would spin).
+
+    None where they are not possible here, say for want of a teacher or of memory.
+    """
     recipe = _trial(recipe_of(node))
     data = _noise(folder / f"images-{recipe.data.views[0].size}", recipe.data.views[0].size)
     out = folder / recipe.fingerprint()
     options = Options.from_json({"quiet": True, "device": device})
     try:
-        if node.teacher is not None:
-            recipe = with_overrides(recipe, {"objective.teacher": str(_teacher(node, folder, plan, options))})
-        if node.kind == "finetune":
-            run = finetune(recipe, init=None, data=data, out=out, options=options)
-        else:
-            run = pretrain(recipe, data=data, out=out, options=options)
+        with one_thread():
+            if node.teacher is not None:
+                recipe = with_overrides(recipe, {"objective.teacher": str(_teacher(node, folder, plan, options))})
+            if node.kind == "finetune":
+                run = finetune(recipe, init=None, data=data, out=out, options=options)
+            else:
+                run = pretrain(recipe, data=data, out=out, options=options)
     except (VitletError, RuntimeError, MemoryError):
         return None
     speeds = [row["images_per_second"] for row in run.metrics() if "images_per_second" in row][1:]
