@@ -65,6 +65,7 @@ def test_top_blocks_that_lose_what_lower_ones_hold() -> None:
     assert "lowest 2 blocks of 4" in found["Lower blocks"].suggestion
     assert found["Top blocks"].claim is None, "it takes a longer pre-training to tell"
     assert found["Lower blocks"].claim == Claim(Way("runs/mine", layer_decay=0.75), Way("runs/mine"))
+    assert found["Lower blocks"].confidence == "low", "the study did not bear it out, however clear the readout is"
     assert found["Lower blocks"].command.endswith(
         "--init runs/mine --data 'my data' --out tried --set optimizer.layer_decay=0.75"
     )
