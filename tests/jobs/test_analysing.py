@@ -1,6 +1,7 @@
 """`analyse` end to end on small encoders: the files, the page, the sample, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from vitlet.errors import DataError, NonFiniteError, UsageError
 from vitlet.jobs.analysing import Look, analyse
+from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -109,6 +111,18 @@ def test_what_fine_tuning_moved_is_measured_from_the_first(done: Path) -> None:
     assert pair["mlp"][0] == 0 < pair["mlp"][1]
     suggestions = json.loads((done / "analysis" / "diagnosis.json").read_text())["suggestions"]
     assert {"Initialisation", "Fine-tuning"} <= {s["topic"] for s in suggestions}
+
+
+def test_nothing_is_said_about_fine_tuning_between_runs_that_do_not_come_from_each_other(
+    models: list[str], data: Path, tmp_path: Path
+) -> None:
+    """The control is the same run with the first encoder as its start."""
+    run = shutil.copytree(models[1], tmp_path / "run")
+    for start, expected in (("random", 0), (start_content(models[2]), 0), (start_content(models[0]), 1)):
+        (run / "environment.json").write_text(json.dumps({"launch": {"start": start}}))
+        analyse([models[0], str(run)], data=data, out=tmp_path / "out", look=Look(images=64), options=OPTIONS)
+        found = json.loads((tmp_path / "out/analysis/diagnosis.json").read_text())["suggestions"]
+        assert sum(s["topic"] == "Fine-tuning" for s in found) == expected
 
 
 def test_the_page_and_its_figures_are_there(done: Path) -> None:

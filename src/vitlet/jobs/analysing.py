@@ -33,13 +33,13 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate import labels
-from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.material import divide, judge, pick_device, start_content
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.recipe import View
-from vitlet.run import Run, environment, write_json
+from vitlet.run import Run, environment, read_json, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller, Ticker
 from vitlet.train.ranks import World
@@ -315,12 +315,28 @@ def _measured(
                 readout=next((c.correct for c in curves[k] if c.protocol == "logistic"), None) if curves else None,
                 alignment=cka[np.arange(first_depth + 1), start + same],
                 distance=next(
-                    (np.mean([d["attention"], d["mlp"]], 0) for _, to, d in moved if to == subject.name), None
+                    (
+                        np.mean([d["attention"], d["mlp"]], 0)
+                        for _, to, d in moved
+                        if to == subject.name and _may_come_from(survey.subjects[0], subject)
+                    ),
+                    None,
                 ),
             )
         )
         start += depth + 1
     return found
+
+
+def _may_come_from(first: Subject, other: Subject) -> bool:
+    """Whether `other` was trained from `first`: a run knows its start, and of other files it is taken for granted."""
+    facts = Path(other.source) / "environment.json"
+    if not facts.is_file():
+        return True
+    if first.source == RANDOM:
+        return False
+    start = read_json(facts).get("launch", {}).get("start") or ""
+    return start.split()[:1] == start_content(first.source).split()[:1]
 
 
 @torch.inference_mode()
