@@ -3,7 +3,9 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,16 @@ TINY_DETECTOR: dict[str, Any] = {
     "objective.anchors": (4, 8, 16, 32, 64), "budget.batch_size": 2, "budget.log_every": 1,
 }  # fmt: skip
 """Of `detection_micro`."""
+
+
+def on_two_ranks(*words: object, settings: Mapping[str, Any]) -> None:
+    """A command line of vitlet under torchrun, two processes on gloo."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    changes = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    command = [*launcher, "-m", "vitlet", *words, "--workers", "0", *changes]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("finished: ") == 2, "each process ends well"
 
 
 def pixels(key: int, *, light: bool) -> np.ndarray:

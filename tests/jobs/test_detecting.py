@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import DETECTING, QUIET, rows, stands, weights, write_images
+from small_runs import DETECTING, QUIET, losses, on_two_ranks, rows, stands, weights, write_images
 
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
@@ -73,6 +73,17 @@ def test_accumulation_changes_rounding_alone(annotated: Path, run: Run, tmp_path
     again = tuned(annotated, tmp_path / "again", options=QUIET.changed(micro_batch=1))
     losses = [[row["loss"] for row in r.metrics()] for r in (run, again)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_two_ranks_learn_and_score_what_one_does(annotated: Path, run: Run, tmp_path: Path) -> None:
+    words = ("finetune", "debug_detection", "--init", "none", "--data", annotated, "--out", tmp_path / "run")
+    on_two_ranks(*words, settings=DETECTING)
+    two = Run(tmp_path / "run")
+    assert losses(two) == pytest.approx(losses(run), rel=1e-4)
+    for kind in ("bbox", "segm"):
+        ours, theirs = (json.loads((r.results / f"{kind}.json").read_text()) for r in (two, run))
+        assert ours["n"] == theirs["n"] == 3
+        assert ours["value"] == pytest.approx(theirs["value"], abs=1e-3)
 
 
 def test_an_encoder_of_another_size_is_the_start(annotated: Path, tmp_path: Path) -> None:

@@ -9,15 +9,25 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import fork, kill_when, wait
-from small_runs import QUIET, SHORT, SMALLER, interrupted, losses, rows, stands, weights, write_image, write_images
+from small_runs import (
+    QUIET,
+    SHORT,
+    SMALLER,
+    interrupted,
+    losses,
+    on_two_ranks,
+    rows,
+    stands,
+    weights,
+    write_image,
+    write_images,
+)
 
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import assembly
@@ -265,12 +275,7 @@ def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The training that `short` is, by the command line, over two processes on gloo; in the place of another run."""
     out = tmp_path_factory.mktemp("ranks") / "run"
     shortly(data, out, seed=9)
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in SHORT.items()]
-    words = ["pretrain", "debug", "--data", data, "--out", out, "--fresh", "--workers", "0", *settings]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launcher, "-m", "vitlet", *words], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished: ") == 2, "each process ends well"
+    on_two_ranks("pretrain", "debug", "--data", data, "--out", out, "--fresh", settings=SHORT)
     return Run(out)
 
 
