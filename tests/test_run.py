@@ -1,5 +1,6 @@
 """The run directory; how its writing fails stands in `tests/faults`."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +10,17 @@ import pytest
 
 from vitlet import run as module
 from vitlet.errors import CheckpointError, ResourceError, UsageError
-from vitlet.run import Run, environment, read_json, sweep, to_json_bytes, write_file, write_folder, write_json
+from vitlet.run import (
+    Run,
+    environment,
+    read_json,
+    storage_error,
+    sweep,
+    to_json_bytes,
+    write_file,
+    write_folder,
+    write_json,
+)
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 
@@ -169,6 +180,24 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Run(tmp_path / "file" / "run").lock(),
     ):
         pass
+
+
+def test_a_failed_write_is_answered_by_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    try:
+        (tmp_path / "gone/metrics.jsonl").open("ab")
+    except OSError as error:
+        said = str(storage_error(error, tmp_path / "gone/metrics.jsonl", 0))
+    assert "folder was removed or renamed" in said
+    assert "space" not in said, "there is enough of it"
+    for number, remedy in (
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "make the folder writable"),
+        (errno.EIO, "see to the disk"),
+    ):
+        said = str(storage_error(OSError(number, os.strerror(number)), tmp_path / "run" / "x", 2_000_000))
+        assert f"Fix: {remedy}, then give the command again" in said
+        assert "2.0 MB needed" in said
 
 
 def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:

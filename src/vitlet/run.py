@@ -291,17 +291,29 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable"
+)
+
+
 def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
     """What a failed write means, with the room needed and the room there is."""
+    if error.errno == errno.ENOENT:
+        return ResourceError(
+            f"cannot write {printable(path)}",
+            why="Its folder was removed or renamed meanwhile",
+            fix="bring it back and give the command again, or start anew with another --out",
+        )
     try:
         folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
         free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
     except (OSError, StopIteration):
         free = "free space unknown"
+    remedy = _REMEDIES.get(error.errno or 0, "see to the disk")
     return ResourceError(
         f"cannot write {printable(path)}",
         why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What stood there before still does",
-        fix="free some space or make the folder writable, then give the command again (vitlet resume RUN for a run)",
+        fix=f"{remedy}, then give the command again (vitlet resume RUN for a run)",
     )
 
 
