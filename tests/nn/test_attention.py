@@ -7,6 +7,7 @@ import torch
 from timm.layers import Attention as TimmAttention
 from torch import Tensor
 
+from vitlet.nn import attention as module
 from vitlet.nn.attention import Attention, attend, choose_kernel
 
 
@@ -64,14 +65,33 @@ def test_the_number_of_heads_changes_the_result_of_the_same_tensors() -> None:
     assert (few(_tokens(5)) - many(_tokens(5))).abs().max() > 1e-3
 
 
-def test_a_gpu_always_fuses_and_bf16_training_on_a_cpu_never_does() -> None:
-    for low, gradient, onednn in itertools.product([True, False], repeat=3):
-        options = {"low_precision": low, "gradient": gradient, "onednn": onednn}
+def test_a_gpu_always_fuses_and_bf16_on_a_cpu_never_does() -> None:
+    for low, onednn in itertools.product([True, False], repeat=2):
+        options = {"low_precision": low, "onednn": onednn}
         assert choose_kernel(device="cuda", **options) == "fused"
-        if low and gradient:
-            assert choose_kernel(device="cpu", **options) == "explicit"
-        if not low:
-            assert choose_kernel(device="cpu", **options) == ("explicit" if onednn else "fused")
+        assert choose_kernel(device="cpu", **options) == ("explicit" if low or onednn else "fused")
+
+
+@pytest.mark.parametrize("bias", ["none", "of all images", "of each image"])
+def test_a_few_images_at_a_time_attend_as_all_at_once(bias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 5, 4, 7, 8, generator=draw).unbind(0)
+    shapes = {"none": None, "of all images": (4, 7, 7), "of each image": (5, 4, 7, 7)}
+    shape = shapes[bias]
+    added = None if shape is None else torch.randn(shape, generator=draw)
+    whole, real, seen = attend(q, k, v, added, kernel="explicit"), module._explicit, list[int]()
+
+    def noted(q: Tensor, *others: Tensor | None) -> Tensor:
+        seen.append(len(q))
+        return real(q, *others)
+
+    monkeypatch.setattr(module, "_explicit", noted)
+    monkeypatch.setattr(module, "_CACHE_BYTES", 2 * 4 * 7 * 7 * 4)
+    torch.testing.assert_close(attend(q, k, v, added, kernel="explicit"), whole, rtol=1e-6, atol=1e-7)
+    assert seen == [2, 2, 1]
+    seen.clear()
+    attend(q.requires_grad_(), k, v, added, kernel="explicit")
+    assert seen == [5], "with a backward pass to follow the logits are kept anyway"
 
 
 @pytest.mark.parametrize("option", [{"attn_drop": 0.1}, {"proj_drop": 0.1}, {"qk_norm": True}])

@@ -63,6 +63,25 @@ def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
     assert found[2][:3] == ("knn", "50.0 %", "10 val images")
 
 
+def test_a_race_to_a_loss_has_a_row_of_its_own(tmp_path: Path) -> None:
+    entry = {
+        "kind": "overfit", "title": "Eight", "scores": {"random-0": {"bbox": 1.0}}, "wall_seconds_of_first_run": 60,
+        "n": 8, "seeds": 2, "init": "runs/mae",
+        "steps_to_loss": {"loss": 1.5, "random": [90.0, 70.0], "pretrained": [40.0, 60.0],
+                          "difference": {"mean": -30.0, "low": -284.1, "high": 224.1}},
+    }  # fmt: skip
+    write_json(tmp_path / "a.json", entry)
+    assert rows(tmp_path)[1] == (
+        "Eight: to a training loss of 1.50, from random weights → runs/mae",
+        "80 → 50 steps, -30 (-284 to +224)",
+        "2 seeds, 8 images",
+        "a.json",
+    )
+    del entry["steps_to_loss"]
+    write_json(tmp_path / "a.json", entry)
+    assert len(rows(tmp_path)) == 1
+
+
 def test_transfers_and_models_become_rows(tmp_path: Path) -> None:
     done = {"state": "done", "data_title": "Pets", "encoder": "mae", "labels": "90 labels", "values": [0.5, 0.6]}
     done |= {"mean": 0.55, "low": 0.4, "high": 0.7, "n": 100, "split": "test"}

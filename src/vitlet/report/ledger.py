@@ -36,7 +36,7 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
     if entry.get("kind") == "study":
         return [_studied(entry, topic) for topic in entry["counts"]]
     if entry.get("kind") == "overfit":
-        return [_learned_by_heart(entry)]
+        return [_learned_by_heart(entry), *([_raced(entry)] if "steps_to_loss" in entry else [])]
     if "curves" in entry:
         return [_varied(entry, curve, point) for curve in entry["curves"] for point in curve["points"]]
     if "computed" in entry.get("figures", {}):
@@ -96,6 +96,16 @@ def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
         f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
         f"{entry['n']} images",
     )
+
+
+def _raced(entry: dict[str, Any]) -> tuple[str, str, str]:
+    race = entry["steps_to_loss"]
+    first, second = (sum(race[start]) / len(race[start]) for start in ("random", "pretrained"))
+    found = race["difference"]
+    interval = "" if found["low"] is None else f" ({found['low']:+.0f} to {found['high']:+.0f})"
+    measured = f"{first:.0f} → {second:.0f} steps, {found['mean']:+.0f}{interval}"
+    what = f"{entry['title']}: to a training loss of {race['loss']:.2f}, from random weights → {entry['init']}"
+    return what, measured, f"{entry['seeds']} seeds, {entry['n']} images"
 
 
 def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
