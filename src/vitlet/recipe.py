@@ -250,8 +250,11 @@ class ObjectiveConfig(Config, abc.ABC):
 
     learns_labels: ClassVar[bool] = False
     """Fine-tuned rather than pre-trained."""
-    couples_samples: ClassVar[bool] = False
-    """The loss compares the images of a batch with each other: accumulation over parts of it would be another loss."""
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss compares the images of a batch with each other: of parts of it, it would be another loss."""
+        return False
 
     def learns_objects(self) -> Literal["boxes", "masks"] | None:
         """What it needs to know about the objects on an image; None where it needs none."""

@@ -40,5 +40,6 @@ def test_a_relative_root_is_made_absolute_and_back(tmp_path: Path, monkeypatch: 
     assert absolute_data("torchvision:pets@data") == f"torchvision:pets@{tmp_path}/data"
     assert relative_data(f"torchvision:pets@{tmp_path}/data") == "torchvision:pets@data"
     assert absolute_data("data") == os.path.join(tmp_path, "data")
+    assert absolute_data("data/../data/.") == absolute_data("data"), "one run, however its data is spelled"
     with pytest.raises(UsageError, match="no file or folder nowhere"):
         absolute_data("torchvision:pets@nowhere")

@@ -40,6 +40,22 @@ def _loss(objective: DINO, batch: Batch, index: int = 0) -> Tensor:
     return objective(batch, _step(index)).total.detach()
 
 
+def test_batch_norm_in_the_head_tells_images_apart_whose_tokens_are_alike() -> None:
+    """The control is the head without it: nearly equal tokens stay so."""
+    tokens = torch.ones(16, 24) + 0.01 * torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
+
+    def spread(*, batchnorm: bool) -> float:
+        head = PrototypeHead(24, hidden=32, bottleneck=8, prototypes=12, seed=0, batchnorm=batchnorm)
+        return float(head(tokens).detach().std(dim=0).mean())
+
+    assert spread(batchnorm=True) > 10 * spread(batchnorm=False)
+
+
+def test_a_head_with_batch_norm_couples_the_images_of_a_batch() -> None:
+    assert dino_micro().objective.couples_samples
+    assert not dino_tiny_100e().objective.couples_samples, "as the DINO authors' recipes have it"
+
+
 def test_self_distillation_is_the_naive_loss() -> None:
     draw = torch.Generator().manual_seed(0)
     guesses = torch.randn(5, 3, 7, generator=draw)

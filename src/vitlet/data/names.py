@@ -52,14 +52,14 @@ class PublicData:
 
     def absolute(self) -> "PublicData":
         """The same, wherever the process stands."""
-        return PublicData(self.name, self.root.absolute())
+        return PublicData(self.name, Path(os.path.abspath(self.root)))
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.name}@{self.root}"
 
 
 def absolute_data(data: str | os.PathLike[str]) -> str:
-    """`data`, a path, an address or the name of a public data set, wherever the process stands.
+    """`data`, a path, an address or the name of a public data set, wherever the process stands, spelled in one way.
 
     Raises:
         UsageError: if nothing is there.
@@ -69,10 +69,10 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
     if (address := remote_address(data)) is not None:
         return address
     named = PublicData.parse(data)
-    full = named.root.absolute() if named else Path(data).expanduser().absolute()
+    full = os.path.abspath(named.root if named else Path(data).expanduser())
     if not os.path.exists(full):
         raise UsageError(f"no file or folder {printable(named.root if named else data)}", fix="check the path")
-    return str(named.absolute()) if named else str(full)
+    return str(named.absolute()) if named else full
 
 
 def relative_data(data: str) -> str:

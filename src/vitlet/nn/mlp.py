@@ -33,7 +33,9 @@ def batchnorm_mlp(widths: Sequence[int]) -> nn.Sequential:
 class PrototypeHead(nn.Module):
     """Three linears to a bottleneck on the unit sphere, then cosines with P trainable directions."""
 
-    def __init__(self, width: int, *, hidden: int, bottleneck: int, prototypes: int, seed: int) -> None:
+    def __init__(
+        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, seed: int, batchnorm: bool = False
+    ) -> None:
         """Random weights, truncated normal 0.02.
 
         Args:
@@ -42,11 +44,19 @@ class PrototypeHead(nn.Module):
             bottleneck: Of the unit sphere on which images are compared with prototypes.
             prototypes: P.
             seed: Of the weights.
+            batchnorm: Whether both hidden layers are normalised over the batch, before GELU.
         """
         super().__init__()
+        norm = GlobalBatchNorm1d if batchnorm else nn.Identity
         with seeded(derive(seed, "prototype head")):
             self.mlp = nn.Sequential(
-                nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+                nn.Linear(width, hidden),
+                norm(hidden),
+                nn.GELU(),
+                nn.Linear(hidden, hidden),
+                norm(hidden),
+                nn.GELU(),
+                nn.Linear(hidden, bottleneck),
             )
             self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
             self.apply(init_timm)

@@ -1,6 +1,6 @@
 """MoCo-v3: the values, and the recipes of the paper and of two CPU cores."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -34,7 +34,6 @@ MILD = Jitter(brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05)
 class MoCoV3Objective(ObjectiveConfig):
     """Chen, Xie and He 2021; see `vitlet.methods.mocov3`."""
 
-    couples_samples: ClassVar[bool] = True
     method: Literal["mocov3"] = "mocov3"
     hidden_width: Count = 4096
     output_width: Count = 256
@@ -43,6 +42,11 @@ class MoCoV3Objective(ObjectiveConfig):
     """Of the momentum encoder at the first step; it rises to 1 along half a cosine."""
     train_patches: bool = True
     """The MoCo-v3 paper freezes the random patch embedding; Wang et al. train it."""
+
+    @property
+    def couples_samples(self) -> bool:
+        """Every image is told from all others of the batch."""
+        return True
 
     def require_fit(self, recipe: Recipe) -> None:
         """Two views of one size, and more than one image."""

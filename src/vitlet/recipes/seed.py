@@ -1,6 +1,6 @@
 """SEED: the values, the recipe of an EfficientNet-B0, and one for two CPU cores."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,6 @@ StudentConfig = Annotated[EncoderConfig | ConvNetConfig, Field(discriminator="ki
 class SEEDObjective(ObjectiveConfig):
     """Fang et al. 2021; see `vitlet.methods.seed`."""
 
-    couples_samples: ClassVar[bool] = True  # in the batch norms of a ConvNet
     method: Literal["seed"] = "seed"
     teacher: str = ""
     """A run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a control."""
@@ -43,6 +42,11 @@ class SEEDObjective(ObjectiveConfig):
     """Images that each image is compared with."""
     student_temperature: Positive = 0.2
     teacher_temperature: Positive = 0.01
+
+    @property
+    def couples_samples(self) -> bool:
+        """The batch norms of a ConvNet do."""
+        return True
 
     def require_fit(self, recipe: Recipe) -> None:
         """The queue holds a whole batch."""

@@ -42,7 +42,7 @@ class Source:
 
     def absolute(self) -> "Source":
         """The same, wherever the process stands."""
-        return Source(self.path.absolute(), self.architecture)
+        return Source(Path(os.path.abspath(self.path)), self.architecture)
 
     def relative(self) -> "Source":
         """The same, without the names of folders above the working directory."""
