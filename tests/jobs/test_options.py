@@ -14,7 +14,9 @@ def test_a_loss_that_compares_the_images_of_a_batch_refuses_to_see_parts_of_it()
     with pytest.raises(UsageError, match=r"--micro-batch with mocov3_micro.*leave --micro-batch out"):
         require_uncut(by_name("mocov3_micro"), Options(micro_batch=8))
     require_uncut(by_name("mocov3_micro"), Options())
-    require_uncut(by_name("dino_micro"), Options(micro_batch=8))
+    require_uncut(by_name("dino_tiny_100e"), Options(micro_batch=8))
+    with pytest.raises(UsageError, match="--micro-batch with dino_micro"):
+        require_uncut(by_name("dino_micro"), Options(micro_batch=8))
 
 
 def test_a_keyword_that_is_none_is_refused_though_python_lets_any_pass(tmp_path: Path) -> None:

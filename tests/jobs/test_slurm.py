@@ -153,6 +153,17 @@ def test_when_time_is_up_the_job_goes_back_into_the_queue(slurm: Path) -> None:
     assert calls(slurm, "scontrol")[1:] == [["requeue", "1234560_2"]]
 
 
+def test_a_signal_between_the_start_of_the_step_and_its_number_is_passed_on(slurm: Path) -> None:
+    """The first thing that the step does is to signal the script; traps that were set after its start come too late."""
+    text = script()
+    assert text.index("trap ") < text.index("srun --kill-on-bad-exit")
+    real = (slurm / "srun").rename(slurm / "real-srun")
+    (slurm / "srun").write_text(f'#!/bin/bash\nkill -USR1 "$PPID"\nexec {real} "$@"\n')
+    (slurm / "srun").chmod(0o755)
+    assert start(text, slurm, SECONDS_OF_WORK="30").wait(timeout=20) == 0
+    assert calls(slurm, "scontrol")[-1] == ["requeue", "1234567"]
+
+
 def test_not_for_ever(slurm: Path) -> None:
     assert interrupted(slurm, signal.SIGUSR1, SLURM_RESTART_COUNT="100") == 1
     assert calls(slurm, "scontrol")[1:] == []

@@ -177,17 +177,17 @@ _TORCHRUN = """
 """
 
 _RUN = """\
+step="" early="" time_is_up=0
+pass_on() {{ if [[ $step ]]; then kill -"$1" "$step" 2>/dev/null || true; else early=$1; fi; }}
+trap 'time_is_up=1; pass_on USR1' USR1
+trap 'pass_on TERM' TERM
+
 srun --kill-on-bad-exit=1 "${{command[@]}}" &
 step=$!
-
-time_is_up=0
-trap 'time_is_up=1; kill -USR1 "$step" 2>/dev/null || true' USR1
-trap 'kill -TERM "$step" 2>/dev/null || true' TERM
+[[ ! $early ]] || pass_on "$early"
+while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done  # a signal ends a wait before the step ends
 status=0
-while kill -0 "$step" 2>/dev/null; do
-  status=0
-  wait "$step" || status=$?
-done
+wait "$step" || status=$?
 
 if ((time_is_up && status != 0)); then
   if ((${{SLURM_RESTART_COUNT:-0}} < {max_requeues})); then

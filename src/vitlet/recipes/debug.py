@@ -53,6 +53,7 @@ def debug_dino() -> Recipe[DINOObjective]:
     objective = recipe.objective.changed(
         hidden_width=64,
         bottleneck_width=32,
+        batchnorm=False,
         prototypes=64,
         teacher_temperature=(0.02, 0.02),
         momentum=0.996,
