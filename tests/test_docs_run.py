@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parent / folder) for folder in ("", "jobs", "faults")]
+sys.path += [str(Path(__file__).parent / folder) for folder in ("jobs", "faults")]
 
 import torch
 from small_runs import CLASSES, Here, write_images

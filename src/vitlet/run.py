@@ -157,6 +157,15 @@ def _not_writable(path: Path, error: OSError) -> UsageError:
     )
 
 
+def spelled_out(path: str | os.PathLike[str]) -> Path:
+    """`path` wherever the process stands, in the one way in which runs remember it.
+
+    `..` is taken out unless that, behind a link, leads elsewhere.
+    """
+    given, short = Path(path).absolute(), Path(os.path.abspath(path))
+    return short if short.exists() and given.exists() and short.samefile(given) else given
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file of ours.
 

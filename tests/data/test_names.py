@@ -41,5 +41,10 @@ def test_a_relative_root_is_made_absolute_and_back(tmp_path: Path, monkeypatch: 
     assert relative_data(f"torchvision:pets@{tmp_path}/data") == "torchvision:pets@data"
     assert absolute_data("data") == os.path.join(tmp_path, "data")
     assert absolute_data("data/../data/.") == absolute_data("data"), "one run, however its data is spelled"
+    (tmp_path / "elsewhere/images").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/images")
+    (tmp_path / "images").mkdir()
+    found = absolute_data("link/../images")
+    assert os.path.samefile(found, tmp_path / "elsewhere/images"), "behind a link .. leads elsewhere"
     with pytest.raises(UsageError, match="no file or folder nowhere"):
         absolute_data("torchvision:pets@nowhere")

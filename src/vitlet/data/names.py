@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitlet.errors import UsageError
+from vitlet.run import spelled_out
 from vitlet.text import did_you_mean, printable
 
 _SCHEME = "torchvision:"
@@ -52,7 +53,7 @@ class PublicData:
 
     def absolute(self) -> "PublicData":
         """The same, wherever the process stands."""
-        return PublicData(self.name, Path(os.path.abspath(self.root)))
+        return PublicData(self.name, spelled_out(self.root))
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.name}@{self.root}"
@@ -69,10 +70,10 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
     if (address := remote_address(data)) is not None:
         return address
     named = PublicData.parse(data)
-    full = os.path.abspath(named.root if named else Path(data).expanduser())
+    full = spelled_out(named.root if named else Path(data).expanduser())
     if not os.path.exists(full):
         raise UsageError(f"no file or folder {printable(named.root if named else data)}", fix="check the path")
-    return str(named.absolute()) if named else full
+    return str(named.absolute() if named else full)
 
 
 def relative_data(data: str) -> str:

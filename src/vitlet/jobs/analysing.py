@@ -304,6 +304,8 @@ def _measured(
 ) -> list[Measured]:
     cka = survey.similarity.result().cka.numpy()
     first_depth = survey.subjects[0].encoder.config.depth
+    later = _from_first(survey.subjects)
+    distances = {to: np.mean([d["attention"], d["mlp"]], 0) for _, to, d in moved if to in later}
     start, found = 0, []
     for k, subject in enumerate(survey.subjects):
         depth = subject.encoder.config.depth
@@ -314,29 +316,22 @@ def _measured(
                 source=subject.source,
                 readout=next((c.correct for c in curves[k] if c.protocol == "logistic"), None) if curves else None,
                 alignment=cka[np.arange(first_depth + 1), start + same],
-                distance=next(
-                    (
-                        np.mean([d["attention"], d["mlp"]], 0)
-                        for _, to, d in moved
-                        if to == subject.name and _may_come_from(survey.subjects[0], subject)
-                    ),
-                    None,
-                ),
+                distance=distances.get(subject.name),
             )
         )
         start += depth + 1
     return found
 
 
-def _may_come_from(first: Subject, other: Subject) -> bool:
-    """Whether `other` was trained from `first`: a run knows its start, and of other files it is taken for granted."""
-    facts = Path(other.source) / "environment.json"
-    if not facts.is_file():
-        return True
-    if first.source == RANDOM:
-        return False
-    start = read_json(facts).get("launch", {}).get("start") or ""
-    return start.split()[:1] == start_content(first.source).split()[:1]
+def _from_first(subjects: Sequence[Subject]) -> set[str]:
+    """Names of those trained from the first one: a run knows its start, and of other files it is taken for granted."""
+    first, starts = subjects[0], dict[str, str | None]()
+    for other in subjects[1:]:
+        facts = Path(other.source) / "environment.json"
+        starts[other.name] = (read_json(facts).get("launch", {}).get("start") or "") if facts.is_file() else None
+    is_asked = first.source != RANDOM and any(starts.values())  # the content of an encoder is read from the disk
+    content = start_content(first.source).split()[0] if is_asked else None
+    return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitlet.errors import UsageError
+from vitlet.run import spelled_out
 from vitlet.text import printable
 
 _SCHEME = "timm:"
@@ -42,7 +43,7 @@ class Source:
 
     def absolute(self) -> "Source":
         """The same, wherever the process stands."""
-        return Source(Path(os.path.abspath(self.path)), self.architecture)
+        return Source(spelled_out(self.path), self.architecture)
 
     def relative(self) -> "Source":
         """The same, without the names of folders above the working directory."""
