@@ -144,7 +144,7 @@ def chosen_recipe(name: str, shared: Shared, *, verb: Literal["pretrain", "finet
 
 
 def _recipe_file(path: Path) -> Any:
-    from vitlet.run import read_json
+    from vitlet.disk import read_json
 
     try:
         return read_json(existing(path))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from harness import ADAMW, TINY, Job, Page, digest, load, tiny_objective
 
+from vitlet.disk import to_json_bytes
 from vitlet.errors import CheckpointError
 from vitlet.methods.mae import MAE
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import OptimizerConfig
-from vitlet.run import Run, to_json_bytes
+from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.optim import build_optimizer
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from harness import Job, Page, digest, fork, kill_when, leftovers, metrics_are_json, rows_without_timing, wait
 
+from vitlet.disk import write_file, write_folder
 from vitlet.errors import ResourceError, UsageError
-from vitlet.run import Run, write_file, write_folder
+from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog
 

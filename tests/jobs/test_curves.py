@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from small_runs import Here, stands
 
+from vitlet.disk import read_json
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import comparing
 from vitlet.jobs.comparing import Labelled
 from vitlet.jobs.curves import compare, label_count
 from vitlet.jobs.judging import arm_names
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.train.log import Teller
 from vitlet.weights.folder import read_model, write_model
 

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from small_runs import QUIET, stands, write_images
 
+from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate.agreement import FP32
 from vitlet.jobs import exporting
 from vitlet.jobs.exporting import export
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.weights import formats
 from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS
 from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH

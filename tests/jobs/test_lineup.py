@@ -7,10 +7,11 @@ import pytest
 from small_runs import QUIET
 
 from vitlet.bench.published import PAPER
+from vitlet.disk import write_json
 from vitlet.errors import UsageError
 from vitlet.jobs import lineup
 from vitlet.jobs.lineup import accuracy_of, bench_lineup, candidate
-from vitlet.run import Run, write_json
+from vitlet.run import Run
 
 
 def test_a_run_a_recipe_and_a_model_of_timm_stand_in_one_table(

@@ -7,10 +7,11 @@ import pytest
 import torch
 from small_runs import Here
 
+from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs import comparing
 from vitlet.jobs.sweeping import layer_words, sweep_distill_layers, sweep_keep_blocks
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.weights.source import load_encoder
 
 STILL: dict[str, Any] = {

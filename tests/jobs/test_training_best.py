@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_runs import QUIET, SMALLER, interrupted, weights
 
+from vitlet.disk import read_json
 from vitlet.jobs import probes
 from vitlet.jobs.training import finetune, resume
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.weights.source import load_encoder
 
 EVERY = {**SMALLER, "budget.evaluate_every": {"unit": "steps", "n": 2}}

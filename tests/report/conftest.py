@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.evaluate.compare import Arm, Protocol, comparison
 from vitlet.rng import derive
-from vitlet.run import Run, write_json
+from vitlet.run import Run
 
 VERBS = {"mae": "pretrain", "supervised": "finetune"}
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

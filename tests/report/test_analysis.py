@@ -13,11 +13,12 @@ from vitlet.analyse.diagnosis import Suggestion
 from vitlet.analyse.layers import ProbeCurve
 from vitlet.analyse.survey import Subject, Survey
 from vitlet.data.batch import Batch
+from vitlet.disk import write_json
 from vitlet.errors import CheckpointError
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.report.analysis import write_analysis_page
-from vitlet.run import environment, write_json
+from vitlet.run import environment
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
 HOSTILE = "<script>alert(1)</script>&'\""

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from vitlet.disk import TEMPORARY, write_json
 from vitlet.errors import CheckpointError
 from vitlet.recipes import by_name
 from vitlet.report.contents import find_comparison, read
-from vitlet.run import TEMPORARY, Run, write_json
+from vitlet.run import Run
 
 
 def test_only_the_recipe_is_needed(tmp_path, run_maker):

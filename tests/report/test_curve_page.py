@@ -7,11 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.report.curve_page import _styles, write_curve_page
 from vitlet.report.ledger import rows
-from vitlet.run import environment, write_json
+from vitlet.run import environment
 
 HOSTILE = "<script>alert(1)</script>\u202e"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.errors import UsageError
 from vitlet.report.ledger import claims_markdown, fill, filled, rows
-from vitlet.run import write_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.errors import CheckpointError
 from vitlet.report.contents import read
 from vitlet.report.objects import objects
 from vitlet.report.page import write_page
-from vitlet.run import Run, write_json
+from vitlet.run import Run
 
 NUMBERS = {"AP": 0.4321, "AP50": 0.6, "APs": None}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.evaluate.compare import Arm, Protocol, comparison
 from vitlet.report import page as page_module
 from vitlet.report.page import write_page
-from vitlet.run import write_json
 from vitlet.text import printable
 
 HOSTILE = [

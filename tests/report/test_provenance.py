@@ -1,8 +1,8 @@
 """Where the numbers come from."""
 
+from vitlet.disk import write_json
 from vitlet.report import provenance
 from vitlet.report.contents import read
-from vitlet.run import write_json
 
 
 def test_runs_that_differ_in_the_seed_share_a_recipe(tmp_path, run_maker):

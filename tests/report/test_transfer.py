@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from vitlet.disk import write_json
 from vitlet.errors import CheckpointError
 from vitlet.report.transfer import write_transfer_page
-from vitlet.run import environment, write_json
+from vitlet.run import environment
 
 
 def setting(lr: float, value: float | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
 from vitlet.data.views import apply_view
+from vitlet.disk import read_json, write_file
 from vitlet.evaluate.pace import one_thread
 from vitlet.methods.objective import Objective, Step
 from vitlet.nn.convnet import ConvEncoder
@@ -34,7 +35,7 @@ from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.ledger import fill
 from vitlet.rng import derive
-from vitlet.run import Run, environment, read_json, write_file
+from vitlet.run import Run, environment
 from vitlet.train import checkpoint
 from vitlet.train.optim import build_optimizer
 from vitlet.units import steps_per_epoch, to_steps

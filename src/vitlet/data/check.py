@@ -25,7 +25,7 @@ from vitlet.data.duplicates import THUMBNAIL, thumbnail
 from vitlet.data.index import Index
 from vitlet.data.verdicts import ITEM, Verdicts, summarise
 from vitlet.data.workers import Lost, parallel
-from vitlet.run import write_file
+from vitlet.disk import write_file
 from vitlet.text import printable
 
 ITEM_SECONDS = 60.0

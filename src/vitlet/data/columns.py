@@ -23,8 +23,8 @@ from typing import IO, Any, final
 
 import numpy as np
 
+from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
-from vitlet.run import TEMPORARY, flush_folder, to_json_bytes
 from vitlet.text import printable
 
 SPLITS = ("train", "val", "test")

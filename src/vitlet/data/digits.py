@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitlet.disk import TEMPORARY, flush_folder, storage_error
 from vitlet.errors import UsageError
 from vitlet.rng import derive, permutation
-from vitlet.run import TEMPORARY, flush_folder, storage_error
 
 _SEED = 20_130
 _TRAIN_PER_CLASS = 400

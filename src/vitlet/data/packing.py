@@ -35,8 +35,8 @@ from vitlet.data.index import Index
 from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
 from vitlet.data.views import resize
+from vitlet.disk import TEMPORARY, flush_folder, storage_error, to_json_bytes
 from vitlet.errors import UsageError
-from vitlet.run import TEMPORARY, flush_folder, storage_error, to_json_bytes
 from vitlet.text import printable
 
 SHARDS_FILE = "shards.json"

@@ -12,8 +12,8 @@ import numpy as np
 
 from vitlet.data.duplicates import THUMBNAIL, equal_pairs, near_pairs, shared_pairs
 from vitlet.data.index import SPLITS, Index
+from vitlet.disk import write_file
 from vitlet.errors import DataError
-from vitlet.run import write_file
 from vitlet.text import csv_cell, plural, printable
 
 ITEM = np.dtype(

@@ -21,12 +21,12 @@ from torch import Tensor
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
+from vitlet.disk import write_file
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
 from vitlet.nn.convnet import AnyEncoder, require_patches
 from vitlet.nn.encoder import Encoded, Encoder, Pool
 from vitlet.recipe import View
-from vitlet.run import write_file
 from vitlet.train.ranks import World
 
 Precision = Literal["fp32", "bf16"]

@@ -4,7 +4,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitlet.run import Run, environment, write_json
+from vitlet.disk import write_json
+from vitlet.run import Run, environment
 
 
 @dataclass(frozen=True)

@@ -31,20 +31,17 @@ from vitlet.data.batch import Batch
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced
-from vitlet.errors import DataError, UsageError
+from vitlet.disk import write_json
+from vitlet.errors import DataError
 from vitlet.evaluate import labels
-from vitlet.jobs.material import divide, judge, pick_device, start_content
+from vitlet.jobs.material import divide, judge
 from vitlet.jobs.options import Options
-from vitlet.nn.convnet import require_patches
-from vitlet.nn.encoder import Encoder
-from vitlet.nn.heads import Classifier
+from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.recipe import View
-from vitlet.run import Run, environment, read_json, write_json
+from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller, Ticker
 from vitlet.train.ranks import World
-from vitlet.weights.names import Source
-from vitlet.weights.source import load_encoder
 
 PROBE_IMAGES = 1000
 GRADIENT_IMAGES = 256
@@ -212,42 +209,6 @@ def _about(subjects: Sequence[Subject], sample: Sample, look: Look) -> dict[str,
     }
 
 
-def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subject], View]:
-    """The encoders to look at, with names that differ, and the view of the first, which all get.
-
-    Raises:
-        UsageError: if there is none, the first is `random`, or one has no attention.
-        CheckpointError: as `load_encoder`.
-    """
-    if not encoders:
-        raise UsageError("no encoder given", fix="vitlet analyse RUN --data DATA --out DIR")
-    if encoders[0] == RANDOM:
-        raise UsageError("random weights need a shape", fix="name a run or a model folder first, then random")
-    saved = {word: load_encoder(word) for word in encoders if word != RANDOM}
-    first = saved[encoders[0]]
-    device = pick_device(options)
-    subjects = []
-    for name, word in zip(_names(encoders), encoders, strict=True):
-        if word == RANDOM:
-            like = require_patches(first.encoder, purpose="an analysis")
-            made = Encoder(like.config, mean=like.mean, std=like.std, seed=0)
-            subjects.append(Subject(name, made.to(device), source=RANDOM))
-            continue
-        encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
-        head = classifier.to(device) if isinstance(classifier, Classifier) else None
-        subjects.append(
-            Subject(name, encoder.to(device), source=printable(word), classifier=head, classes=saved[word].classes)
-        )
-    return subjects, first.evaluation
-
-
-def _names(words: Sequence[str]) -> list[str]:
-    """Last parts of the paths where those differ, else whole paths; a word given twice is numbered."""
-    short = [word if word == RANDOM else Source.parse(word).path.resolve().name for word in words]
-    names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
-    return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
-
-
 def _counted(batches: Iterator[Batch], tick: Ticker) -> Iterator[Batch]:
     done = 0
     for batch in batches:
@@ -304,7 +265,7 @@ def _measured(
 ) -> list[Measured]:
     cka = survey.similarity.result().cka.numpy()
     first_depth = survey.subjects[0].encoder.config.depth
-    later = _from_first(survey.subjects)
+    later = trained_from_first(survey.subjects)
     distances = {to: np.mean([d["attention"], d["mlp"]], 0) for _, to, d in moved if to in later}
     start, found = 0, []
     for k, subject in enumerate(survey.subjects):
@@ -321,17 +282,6 @@ def _measured(
         )
         start += depth + 1
     return found
-
-
-def _from_first(subjects: Sequence[Subject]) -> set[str]:
-    """Names of those trained from the first one: a run knows its start, and of other files it is taken for granted."""
-    first, starts = subjects[0], dict[str, str | None]()
-    for other in subjects[1:]:
-        facts = Path(other.source) / "environment.json"
-        starts[other.name] = (read_json(facts).get("launch", {}).get("start") or "") if facts.is_file() else None
-    is_asked = first.source != RANDOM and any(starts.values())  # the content of an encoder is read from the disk
-    content = start_content(first.source).split()[0] if is_asked else None
-    return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}
 
 
 @torch.inference_mode()

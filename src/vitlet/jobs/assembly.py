@@ -8,6 +8,7 @@ import torch
 
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
+from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.material import (
@@ -28,7 +29,7 @@ from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
 from vitlet.recipe import Recipe
-from vitlet.run import Run, environment, read_json, remove_folder, sweep, write_json
+from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller

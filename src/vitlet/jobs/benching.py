@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from vitlet.run import environment, write_json
+from vitlet.disk import write_json
+from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
 

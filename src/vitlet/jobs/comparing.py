@@ -19,6 +19,7 @@ import numpy as np
 
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
+from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
@@ -27,7 +28,7 @@ from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe, View
-from vitlet.run import Run, address_of, read_json
+from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
 from vitlet.units import steps_per_epoch, to_steps
 from vitlet.weights.names import Source

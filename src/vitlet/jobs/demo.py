@@ -13,6 +13,7 @@ import numpy as np
 
 from vitlet.data.digits import write_digits
 from vitlet.data.index import SPLITS, open_index
+from vitlet.disk import write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm, Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
@@ -20,7 +21,7 @@ from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
 from vitlet.report.page import write_page
-from vitlet.run import Run, environment, write_json
+from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.units import Images

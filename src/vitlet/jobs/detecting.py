@@ -15,6 +15,7 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.outlines import to_mask
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.disk import to_json_bytes, write_file, write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.detection.find import Found, find_objects
 from vitlet.evaluate.detection.gallery import Drawn, draw, drawable, quality, squares
@@ -26,7 +27,7 @@ from vitlet.jobs.options import Options
 from vitlet.methods.detection import Detection
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
-from vitlet.run import Run, to_json_bytes, write_file, write_json
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector

@@ -17,6 +17,7 @@ from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
+from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
 from vitlet.evaluate.features import Pool, cached_features, encoder_digest
@@ -29,7 +30,7 @@ from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.recipe import View
-from vitlet.run import Run, write_file
+from vitlet.run import Run
 from vitlet.text import csv_cell, plural, printable
 from vitlet.train.log import Teller
 from vitlet.train.ranks import World

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError
 from vitlet.evaluate.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
 from vitlet.evaluate.pace import one_thread, take_turns
@@ -23,7 +24,7 @@ from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.options import Options
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.heads import head_input
-from vitlet.run import Run, environment, read_json, to_json_bytes, write_folder
+from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model

@@ -10,13 +10,14 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from rich.table import Table
 
+from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.comparing import Labelled, Start, Terms
 from vitlet.jobs.options import Flags, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
-from vitlet.run import environment, read_json, write_json
+from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved

@@ -15,11 +15,12 @@ from typing import Any
 
 from rich.table import Table
 
+from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, mean_interval, paired_difference
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
 from vitlet.jobs.training import pretrain
 from vitlet.recipes import by_name
-from vitlet.run import environment, read_json, write_json
+from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.units import Images, Share

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vitlet.data.loader import evaluation_batches
+from vitlet.disk import read_json, write_file, write_json
 from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import Material
@@ -18,7 +19,7 @@ from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
 from vitlet.recipe import Recipe
 from vitlet.rng import derive, uniform
-from vitlet.run import Run, read_json, write_file, write_json
+from vitlet.run import Run
 from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.folder import write_model

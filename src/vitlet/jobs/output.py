@@ -12,11 +12,12 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
+from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.recipe import Resample, View
-from vitlet.run import Run, read_json, write_json
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 

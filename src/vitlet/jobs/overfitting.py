@@ -16,13 +16,14 @@ import numpy as np
 
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index, open_index
+from vitlet.disk import read_json, write_file, write_json
 from vitlet.errors import DataError
 from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Fit
-from vitlet.run import Run, environment, read_json, write_file, write_json
+from vitlet.run import Run, environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.units import Steps

@@ -13,6 +13,7 @@ import torch
 from vitlet.data.index import SPLITS, Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
+from vitlet.disk import write_json
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
@@ -21,7 +22,7 @@ from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import divide, pick_device
 from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
-from vitlet.run import Run, write_json
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.train.ranks import World

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
 from vitlet.data.index import Index
+from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
@@ -29,7 +30,7 @@ from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
 from vitlet.recipes import by_name
-from vitlet.run import address_of, environment, read_json, write_json
+from vitlet.run import address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder

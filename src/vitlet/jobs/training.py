@@ -7,6 +7,7 @@ from typing import Unpack
 
 from vitlet.data.choice import Subset
 from vitlet.data.names import absolute_data
+from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs.assembly import execute
 from vitlet.jobs.material import Launch, pick_device, start_content
@@ -14,7 +15,7 @@ from vitlet.jobs.options import Flags, Options, overrides, require_start, requir
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.weights.names import Source

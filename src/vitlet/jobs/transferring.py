@@ -21,6 +21,7 @@ from vitlet.data.columns import cache_folder
 from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
 from vitlet.data.names import PublicData
+from vitlet.disk import read_json, remove_folder, write_json
 from vitlet.errors import DataError, NonFiniteError, UsageError
 from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
@@ -32,7 +33,7 @@ from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.report.tables import between_shares, duration, percent
 from vitlet.report.transfer import write_transfer_page
-from vitlet.run import Run, address_of, environment, read_json, remove_folder, write_json
+from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.names import Source

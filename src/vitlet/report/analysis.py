@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vitlet.disk import read_json, write_file
 from vitlet.report.analysis_plots import (
     Arrays,
     Picture,
@@ -27,7 +28,6 @@ from vitlet.report.analysis_plots import (
 from vitlet.report.evidence import Plot
 from vitlet.report.page import template
 from vitlet.report.tables import duration
-from vitlet.run import read_json, write_file
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
-from vitlet.run import Run, read_json
+from vitlet.run import Run
 from vitlet.text import printable
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from vitlet.disk import write_file
 from vitlet.report import figures
 from vitlet.report.analysis import standalone
 from vitlet.report.evidence import Plot
@@ -19,7 +20,6 @@ from vitlet.report.intervals import Level, Measured, Series, interval_curves
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
 from vitlet.report.tables import between, duration, percent, without_home
-from vitlet.run import write_file
 
 _WIDE, _NARROW = (720, 340), (350, 280)
 _ANSWERS = ("yes", "no", "undecided")

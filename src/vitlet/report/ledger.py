@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vitlet.disk import read_json, write_file
 from vitlet.errors import UsageError
 from vitlet.report.claims import effect
-from vitlet.run import read_json, write_file
 from vitlet.text import plural
 
 BEGIN, END = "<!-- {}:begin", "<!-- {}:end -->"

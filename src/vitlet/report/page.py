@@ -13,11 +13,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vitlet.disk import write_file
 from vitlet.report import evidence, provenance
 from vitlet.report.contents import Contents, find_comparison, read
 from vitlet.report.objects import objects
 from vitlet.report.tables import between, duration, metric_title, percent, points
-from vitlet.run import Run, write_file
+from vitlet.run import Run
 from vitlet.text import plural, printable
 
 

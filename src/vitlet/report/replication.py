@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from vitlet.disk import write_file
 from vitlet.report import charts, figures
 from vitlet.report.claims import effect, headline
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
 from vitlet.report.tables import between_shares, duration, percent
-from vitlet.run import write_file
 from vitlet.text import plural
 
 _SIZE = (350, 240)

@@ -7,11 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vitlet.disk import read_json, write_file
 from vitlet.report import evidence
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
 from vitlet.report.tables import between_shares, duration, percent, without_home
-from vitlet.run import read_json, write_file
 
 
 def write_transfer_page(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitlet.disk import read_json, write_json
 from vitlet.errors import VitletError
 from vitlet.evaluate.pace import one_thread
 from vitlet.jobs.material import pick_device
@@ -24,7 +25,7 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import with_overrides
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
 from vitlet.reproduce.runner import folder_bytes
-from vitlet.run import Run, environment, read_json, write_json
+from vitlet.run import Run, environment
 from vitlet.text import plural
 from vitlet.train.log import Teller
 

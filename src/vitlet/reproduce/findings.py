@@ -13,6 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
+from vitlet.disk import read_json
 from vitlet.evaluate.compare import Interval, mean_interval
 from vitlet.report.tables import duration
 from vitlet.reproduce.catalogue import Choice
@@ -33,7 +34,7 @@ from vitlet.reproduce.steps import (
     Step,
     Table,
 )
-from vitlet.run import environment, read_json
+from vitlet.run import environment
 from vitlet.text import plural
 
 UNASKED = "not asked for"

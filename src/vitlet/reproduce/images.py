@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.subsets import holdout, long_tailed, share_of
+from vitlet.disk import write_folder
 from vitlet.errors import DataError
-from vitlet.run import write_folder
 
 Half = Literal["upstream", "downstream"]
 _HELD_OUT, _SEED = 0.2, 0

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vitlet.disk import read_json
 from vitlet.report.analysis_plots import read_arrays
 from vitlet.reproduce.claim import Quantity
-from vitlet.run import read_json
 
 
 @dataclass(frozen=True)

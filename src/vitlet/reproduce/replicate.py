@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table as Columns
 
 from vitlet.data.names import absolute_data
+from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.slurm import Cluster
 from vitlet.report.claims import effect, headline
@@ -23,7 +24,6 @@ from vitlet.reproduce.runner import make, run_plan
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
-from vitlet.run import read_json, write_json
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 

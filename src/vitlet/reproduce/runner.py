@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from vitlet.disk import read_json, remove_folder, to_json_bytes, write_json
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.result import write_result
 from vitlet.jobs.analysing import Look, analyse
@@ -27,7 +28,7 @@ from vitlet.recipes import from_json, with_overrides
 from vitlet.report.tables import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
-from vitlet.run import Run, environment, read_json, remove_folder, to_json_bytes, write_json
+from vitlet.run import Run, environment
 from vitlet.train.log import Teller
 
 _POLL_SECONDS = 0.5

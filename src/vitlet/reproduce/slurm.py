@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitlet.disk import write_file
 from vitlet.jobs.slurm import Cluster, task_script
 from vitlet.reproduce.plan import Node, Plan
-from vitlet.run import write_file
 
 _SUBMIT = """\
 #!/bin/bash

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitlet.disk import remove_folder, storage_error, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, NonFiniteError
-from vitlet.run import Run, remove_folder, storage_error, to_json_bytes, write_folder
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters
 

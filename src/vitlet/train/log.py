@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitlet.run import Run, storage_error
+from vitlet.disk import storage_error
+from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
 

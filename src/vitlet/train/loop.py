@@ -18,9 +18,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from vitlet.data.batch import Batch
+from vitlet.disk import write_json
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
-from vitlet.run import Run, write_json
+from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train import checkpoint
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite

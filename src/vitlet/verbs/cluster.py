@@ -46,9 +46,9 @@ def slurm(
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared)
+    from vitlet.disk import write_file
     from vitlet.jobs.options import require_verb
     from vitlet.jobs.slurm import Cluster, batch_script, require_divisible
-    from vitlet.run import write_file
 
     verb = "finetune" if chosen.objective.learns_labels else "pretrain"
     require_verb(chosen, verb)

@@ -60,8 +60,8 @@ def recipes(name: str | None = None) -> None:
     ----------
     name: A recipe, or the recipe.json of a run.
     """
+    from vitlet.disk import to_json_bytes
     from vitlet.recipes import all_recipes
-    from vitlet.run import to_json_bytes
 
     out = Console(highlight=False, soft_wrap=True)
     if name is not None:

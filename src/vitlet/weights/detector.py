@@ -11,8 +11,8 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError
-from vitlet.run import read_json, to_json_bytes, write_folder
 from vitlet.text import plural, printable
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"

@@ -12,8 +12,8 @@ import numpy as np
 from vitlet.data.columns import read_column
 from vitlet.data.detection.coco import FILE
 from vitlet.data.index import Index
+from vitlet.disk import write_file
 from vitlet.errors import DataError
-from vitlet.run import write_file
 from vitlet.text import csv_cell, plural, printable
 
 _COLUMNS = (

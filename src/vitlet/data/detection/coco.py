@@ -19,8 +19,8 @@ import numpy as np
 
 from vitlet.data.columns import Writer
 from vitlet.data.detection.layouts import AnnotationFile
+from vitlet.disk import to_json_bytes
 from vitlet.errors import DataError
-from vitlet.run import to_json_bytes
 from vitlet.text import plural, printable
 
 RULES = {

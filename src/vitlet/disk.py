@@ -1,0 +1,176 @@
+"""Files and folders that appear whole or not at all, and say so when the disk does not take them.
+
+Written under a temporary name in the same place, flushed to the disk, renamed, the parent flushed: after a kill or a
+loss of power a name stands for the old content or for the new one.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitlet.errors import CheckpointError, ResourceError
+from vitlet.text import printable
+
+TEMPORARY = ".tmp-"
+DELETED = ".del-"
+REPLACED = ".old-"
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours.
+
+    Raises:
+        CheckpointError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"missing file {printable(path)}", fix="check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy") from None
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """Strict JSON (no NaN), indented, with a final newline."""
+    return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one.
+
+    Raises:
+        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+    """
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(temporary, content)
+        os.rename(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            temporary.unlink()
+        raise storage_error(error, path, len(content)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_file` of strict JSON."""
+    write_file(path, to_json_bytes(value))
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Create the folder `path` with `files`, durably; the name stands for all of them or for none.
+
+    A folder already there is replaced. A full folder cannot be renamed over, so for the moment between two renames
+    nothing has the name; a kill in just that moment leaves the old folder under a temporary name, and `sweep` gives
+    it back its own.
+
+    Raises:
+        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+    """
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        for name, content in files.items():
+            _write_durably(temporary / name, content)
+        flush_folder(temporary)
+        _move_into_place(temporary, path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise storage_error(error, path, sum(map(len, files.values()))) from error
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    replaced = path.parent / f"{REPLACED}{path.name}"
+    if path.exists():
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        os.rename(path, replaced)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if replaced.exists():
+            os.rename(replaced, path)
+        raise
+    flush_folder(path.parent)
+    if replaced.exists():
+        remove_folder(replaced)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill in between never leaves half of it under its name.
+
+    Raises:
+        ResourceError: when the disk does not allow it.
+    """
+    doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
+    try:
+        os.rename(path, doomed)
+        flush_folder(path.parent)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise storage_error(error, path, 0) from error
+
+
+def sweep(folder: Path) -> None:
+    """Mend and delete what killed writers left behind in `folder`; call only under the run's lock."""
+    for leftover in list(folder.iterdir()) if folder.is_dir() else ():
+        name = leftover.name
+        if name.startswith(REPLACED) and not (folder / name.removeprefix(REPLACED)).exists():
+            os.rename(leftover, folder / name.removeprefix(REPLACED))
+        elif name.startswith((TEMPORARY, DELETED, REPLACED)):
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable"
+)
+
+
+def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
+    """What a failed write means, with the room needed and the room there is."""
+    if error.errno == errno.ENOENT:
+        return ResourceError(
+            f"cannot write {printable(path)}",
+            why="Its folder was removed or renamed meanwhile",
+            fix="bring it back and give the command again, or start anew with another --out",
+        )
+    try:
+        folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
+    except (OSError, StopIteration):
+        free = "free space unknown"
+    remedy = _REMEDIES.get(error.errno or 0, "see to the disk")
+    return ResourceError(
+        f"cannot write {printable(path)}",
+        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What stood there before still does",
+        fix=f"{remedy}, then give the command again (vitlet resume RUN for a run)",
+    )
