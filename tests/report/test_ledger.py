@@ -11,7 +11,7 @@ from vitlet.report.ledger import claims_markdown, fill, filled, rows
 ROOT = Path(__file__).parents[2]
 
 
-PAGES = ("README.md", "docs/results/README.md")
+PAGES = ("README.md", "docs/results/README.md", "docs/results/replication.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -30,7 +30,30 @@ def test_links_lead_to_the_files(tmp_path: Path) -> None:
 
 def test_a_changed_figure_is_seen() -> None:
     text = (ROOT / "README.md").read_text()
-    assert fill(text, "| other |") != text
+    assert fill(text, {"results": lambda _: "| other |"}) != text
+
+
+def test_every_file_of_the_ledger_stands_on_the_results_page() -> None:
+    page = (ROOT / "docs/results/README.md").read_text()
+    files = [path.name for path in (ROOT / "docs/results").glob("*.json")]
+    assert files
+    assert not [name for name in files if f"({name})" not in page]
+
+
+def test_marks_choose_files_and_keep_what_stands_between_tables(tmp_path: Path) -> None:
+    for name, value in (("a", 0.1), ("b", 0.2), ("bench-c", 0.3)):
+        write_json(tmp_path / f"{name}.json", {"protocol": name, "value": value, "n": 1, "split": "val"})
+    (tmp_path / "page.md").write_text(
+        "<!-- results:begin of b a: words -->\n<!-- results:end -->\nbetween\n"
+        "<!-- results:begin of bench-*: words -->\nold\n<!-- results:end -->\n"
+    )
+    text = filled(tmp_path / "page.md", tmp_path)
+    first, second = text.split("between")
+    assert first.index("| b |") < first.index("| a |")
+    assert "bench-c" not in first
+    assert "| bench-c |" in second
+    assert "old" not in text
+    assert filled(tmp_path / "page.md", tmp_path) == text
 
 
 def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
@@ -104,7 +127,7 @@ def test_transfers_and_models_become_rows(tmp_path: Path) -> None:
 
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(UsageError, match="marks"):
-        fill("no marks", "")
+        fill("no marks", {"results": lambda _: ""})
 
 
 def replication(answer: str = "supported") -> dict:

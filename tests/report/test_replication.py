@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 from test_page import HOSTILE
 
+from vitlet.disk import read_json
 from vitlet.report.claims import effect, headline
-from vitlet.report.replication import write_replication_page
+from vitlet.report.replication import items_markdown, write_replication_page
 from vitlet.text import printable
 
 MACHINE = {"processor": "x", "cores": 2, "packages": {"torch": "2.10"}, "started": "2026-11-28T10:00:00Z"}
@@ -154,3 +155,32 @@ def test_the_headline_counts_every_answer():
     claims = [claim(1, "supported"), claim(2, "supported"), claim(3, "undecided")]
     assert headline(claims) == "2 of 3 claims supported, 1 undecided"
     assert headline([]) == ""
+
+
+def test_the_same_in_markdown() -> None:
+    text = items_markdown(document(), page="page.html").replace("\N{NO-BREAK SPACE}", " ")
+    assert "### Figure 2: Blocks kept (micro)" in text
+    assert "| MAE: 0 | 78 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
+    assert "| MAE: 12 | unconfirmed: 73.7 [M?] |  | needs: rain |  |" in text
+    assert "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
+    assert "[Drawings](page.html#figure-1):" in text
+    assert "MAE: from 0.90 to 0.30" in text
+    assert "* [R] the repository" in text
+
+
+def test_markdown_shows_text_from_outside_literally() -> None:
+    changed = document()
+    changed["items"][0]["stand_ins"] = ["<b>a|b", ""]
+    text = items_markdown(changed, page="page.html")
+    assert "here: &lt;b>a&#124;b |" in text
+
+
+LEDGER = Path(__file__).parents[2] / "docs/results"
+
+
+@pytest.mark.parametrize("file", sorted(LEDGER.glob("replication-*.json")), ids=lambda path: path.stem)
+def test_the_page_in_the_ledger_is_of_its_document(file: Path, tmp_path: Path) -> None:
+    made = write_replication_page(read_json(file), out=tmp_path / "page.html").read_text()
+    kept = file.with_suffix(".html").read_text()
+    words = [re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (made, kept)]
+    assert words[0] == words[1], f"vitlet report {file} --out {file.with_suffix('.html')}"

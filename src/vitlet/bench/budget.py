@@ -239,5 +239,5 @@ def _time(hours: float) -> str:
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[2])
-    write_file(page, fill(page.read_text(), tables(read_json(Path(sys.argv[1]))["figures"])).encode())
+    page, shown = Path(sys.argv[2]), tables(read_json(Path(sys.argv[1]))["figures"])
+    write_file(page, fill(page.read_text(), {"results": lambda _: shown}).encode())

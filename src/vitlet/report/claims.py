@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitlet.report.tables import between
+from vitlet.text import plural
 
 ANSWERS = ("supported", "not supported", "undecided", "not run")
 
@@ -29,3 +30,8 @@ def effect(part: Mapping[str, Any]) -> tuple[str, str]:
     margin = f", margin {scale * part['margin']:g}" if part["margin"] else ""
     interval = "none, one seed" if part["low"] is None else between((part["low"], part["high"]), form=shown)
     return f"{shown(part['mean'])} {part['unit']}", f"{interval}{margin}"
+
+
+def counted(part: Mapping[str, Any]) -> str:
+    """`3 seeds, 5,000 images`; "" without a value."""
+    return f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images" if part["n_seeds"] else ""

@@ -1,29 +1,35 @@
 """The ledger of results as tables in Markdown, from the JSON files alone.
 
-    python -m vitlet.report.ledger docs/results README.md docs/results/README.md
+    python -m vitlet.report.ledger docs/results README.md docs/results/README.md docs/results/replication.md
 
-writes the results and the paper's claims between their marks in the pages.
+writes results, the paper's claims and its tables between their marks in the pages.
 """
 
 import os
+import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitlet.disk import read_json, write_file
 from vitlet.errors import UsageError
-from vitlet.report.claims import effect
+from vitlet.report.claims import counted, effect
+from vitlet.report.replication import items_markdown
 from vitlet.text import plural
 
-BEGIN, END = "<!-- {}:begin", "<!-- {}:end -->"
+_MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).*?(?P<end><!-- (?P=name):end -->)"
 
 
-def rows(folder: Path) -> list[tuple[str, str, str, str]]:
-    """(what, measured, n, file) of every figure in the ledger, in the order of file names."""
-    found: list[tuple[str, str, str, str]] = []
-    for path in sorted(folder.glob("*.json")):
-        found += [(*row, path.name) for row in _rows(read_json(path))]
-    return found
+def rows(folder: Path, *, files: Sequence[str] = ("*",)) -> list[tuple[str, str, str, str]]:
+    """(what, measured, n, file) of every figure in the ledger, in the order of `files` and of their names."""
+    return [(*row, path.name) for path, entry in _entries(folder, files) for row in _rows(entry)]
+
+
+def _entries(folder: Path, files: Sequence[str]) -> list[tuple[Path, dict[str, Any]]]:
+    paths = dict.fromkeys(path for pattern in files for path in sorted(folder.glob(f"{pattern}.json")))
+    return [(path, read_json(path)) for path in paths]
 
 
 def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -137,26 +143,38 @@ def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
     return f"`{entry['machine']['command']}`", shown, f"{figures['repeats']} repetitions, one thread, CPU time"
 
 
-def markdown(folder: Path, *, links: str = "") -> str:
+def markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
     """The table; the measured column reads "random start → pre-trained" where two starts are compared.
 
     Args:
         folder: The ledger.
         links: What a link to a file of it begins with.
+        files: Names without `.json`, or patterns of them.
     """
     lines = ["| what | measured (95 % interval) | n | file |", "|---|---|---|---|"]
-    lines += [f"| {what} | {measured} | {n} | [{file}]({links}{file}) |" for what, measured, n, file in rows(folder)]
+    lines += [
+        f"| {what} | {measured} | {n} | [{file}]({links}{file}) |"
+        for what, measured, n, file in rows(folder, files=files)
+    ]
     return "\n".join(lines)
 
 
-def claims_markdown(folder: Path, *, links: str = "") -> str:
+def claims_markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
     """The paper's claims and what each replication of the ledger says of them; one that is not run keeps its place."""
     lines = ["| claim of the paper | scale | answer | effect (95 % interval) | n | file |", "|---|---|---|---|---|---|"]
-    for path in sorted(folder.glob("*.json")):
-        entry = read_json(path)
+    for path, entry in _entries(folder, files):
         if entry.get("kind") == "replication":
             lines += [_claimed(entry, claim, f"[{path.name}]({links}{path.name})") for claim in entry["claims"]]
     return "\n".join(lines)
+
+
+def replication_markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
+    """Every table and figure of the paper as the replications of the ledger have it."""
+    return "\n\n".join(
+        items_markdown(entry, page=f"{links}{path.with_suffix('.html').name}")
+        for path, entry in _entries(folder, files)
+        if entry.get("kind") == "replication"
+    )
 
 
 def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
@@ -165,33 +183,46 @@ def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
     if part is not None:
         found, interval = effect(part)
         shown = f"{part['title']}: {found} ({interval})"
-        n = f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images"
+        n = counted(part)
     answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
     name = f"{claim['number']} {claim['statement']} ({claim['source']})"
     return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | {link} |"
 
 
-def fill(text: str, table: str, *, name: str = "results") -> str:
-    """`text` with `table` between the marks called `name`.
+def fill(text: str, tables: Mapping[str, Callable[[Sequence[str]], str]]) -> str:
+    """`text` with each table anew between its marks, `<!-- NAME:begin of FILES: a remark -->` and `<!-- NAME:end -->`.
+
+    Args:
+        text: A page in Markdown.
+        tables: For each name what gives the table of FILES, names or patterns in the ledger; `*` where none are given.
 
     Raises:
-        UsageError: if the marks are not there.
+        UsageError: if there are no marks of any of the names.
     """
-    start, stop = BEGIN.format(name), END.format(name)
-    head, begin, rest = text.partition(start)
-    mark, _, after = rest.partition("\n")
-    _, end, tail = after.partition(stop)
-    if not begin or not end:
-        raise UsageError(f"no marks for the {name}", why=f"{start} … --> and {stop} are needed", fix="put them back")
-    return f"{head}{begin}{mark}\n\n{table}\n\n{end}{tail}"
+
+    def filled(found: re.Match[str]) -> str:
+        files = (found["files"] or "*").split()
+        return f"{found['begin']}\n\n{tables[found['name']](files)}\n\n{found['end']}"
+
+    text, count = re.compile(_MARKS.format("|".join(tables)), re.DOTALL).subn(filled, text)
+    if not count:
+        name = next(iter(tables))
+        why = f"<!-- {name}:begin --> and <!-- {name}:end --> are needed"
+        raise UsageError("no marks for a table", why=why, fix="put them back")
+    return text
 
 
 def filled(page: Path, folder: Path) -> str:
-    """The text of `page` with both tables as the ledger in `folder` has them."""
+    """The text of `page` with every table as the ledger in `folder` has it."""
     links = os.path.relpath(folder, page.parent)
     links = "" if links == "." else f"{links}/"
-    text = fill(page.read_text(), markdown(folder, links=links))
-    return fill(text, claims_markdown(folder, links=links), name="claims")
+    makers = {"results": markdown, "claims": claims_markdown, "replication": replication_markdown}
+    tables = {name: partial(_table, make, folder, links) for name, make in makers.items()}
+    return fill(page.read_text(), tables)
+
+
+def _table(make: Callable[..., str], folder: Path, links: str, files: Sequence[str]) -> str:
+    return make(folder, links=links, files=files)
 
 
 if __name__ == "__main__":

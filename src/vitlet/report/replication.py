@@ -5,7 +5,7 @@ made again from an entry of the ledger. It keeps the promises of `vitlet.report.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vitlet.disk import write_file
 from vitlet.report import charts, figures
-from vitlet.report.claims import effect, headline
+from vitlet.report.claims import counted, effect, headline
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
@@ -93,11 +93,39 @@ def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
     return out
 
 
+def items_markdown(document: Mapping[str, Any], *, page: str) -> str:
+    """Tables and figures of a document in Markdown, with the same three places for every number.
+
+    Args:
+        document: Of `vitlet.reproduce.findings`.
+        page: Where the page of the same document is, which has the drawings.
+    """
+    blocks = []
+    for item in map(_item, document["items"]):
+        blocks.append(f"### {item.label}: {item.title} ({document['scale']})\n\n{item.about}")
+        if item.remark:
+            blocks.append(item.remark)
+        if item.plots:
+            drawn = "\n".join(f"* {plot.title}: {plot.finding}" for plot in item.plots)
+            blocks.append(f"[Drawings]({page}#{item.name}):\n\n{drawn}")
+        if item.rows:
+            blocks.append("\n".join(_markdown_rows(item)))
+    blocks.append("### Sources\n\n" + "\n".join(f"* [{tag}] {words}" for tag, words in document["tags"].items()))
+    return "\n\n".join(blocks)
+
+
+def _markdown_rows(item: Shown) -> Iterator[str]:
+    yield "| row | published | measured here | not run | note |"
+    yield "|---|---|---|---|---|"
+    for title, lines in item.rows:
+        for line in lines:
+            row = f"{title}: {line.title}" if title else line.title
+            cells = (row, line.published, line.measured, line.not_run, line.note)
+            yield f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
+
+
 def _claim(claim: Mapping[str, Any]) -> ShownClaim:
-    parts = tuple(
-        (part["title"], *effect(part), f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images", part["answer"])
-        for part in claim["parts"]
-    )
+    parts = tuple((part["title"], *effect(part), counted(part), part["answer"]) for part in claim["parts"])
     runs = dict.fromkeys(run for part in claim["parts"] for run in part["runs"])
     return ShownClaim(
         claim["number"], claim["statement"], claim["source"], claim["answer"], claim["why"], parts, tuple(runs)

@@ -12,7 +12,7 @@ from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.slurm import Cluster
-from vitlet.report.claims import effect, headline
+from vitlet.report.claims import counted, effect, headline
 from vitlet.report.replication import write_replication_page
 from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
@@ -66,7 +66,8 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
 
     Args:
         request: What, on which images, at which scale, where.
-        file: Where the document goes beside `out/replication.json`, say docs/results/replication-micro.json.
+        file: Where the document goes beside `out/replication.json`, say docs/results/replication-micro.json; its page
+            goes beside it.
 
     Returns:
         The document; see `vitlet.reproduce.findings`.
@@ -94,10 +95,12 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     teller = Teller()
     choice, plan = _planned(request, teller)
     document = findings(plan, choice, command=shlex.join(request.command()))
-    for path in (plan.out / DOCUMENT, *([file] if file else [])):
-        write_json(path, document)
-        teller.say(f"written: {printable(path)}")
     page = write_replication_page(document, out=plan.out / PAGE)
+    write_json(plan.out / DOCUMENT, document)
+    if file:
+        write_json(file, document)
+        write_replication_page(document, out=file.with_suffix(".html"))
+    teller.say(f"written: {printable(file or plan.out / DOCUMENT)}")
     _say_claims(document["claims"], teller)
     if plan.waiting:
         teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")
@@ -114,7 +117,7 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
         teller.say(f"{claim['number']:2}  {claim['statement']}: {claim['answer']}{why}")
         for part in claim["parts"]:
             found, interval = effect(part)
-            seen = f" ({interval}), {plural(part['n_seeds'], 'seed')}, {part['n']:,} images" if interval else ""
+            seen = f" ({interval}), {counted(part)}" if interval else ""
             teller.say(f"      {part['title']}: {found}{seen}")
     if claims:
         teller.say(headline(claims))
