@@ -1,5 +1,6 @@
 """The run directory; how its writing fails stands in `tests/faults`."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
         with Run(tmp_path / "run").lock():
             assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_second_writer_in_one_process_is_refused_and_the_first_keeps_its_lock(tmp_path: Path) -> None:
+    """POSIX would grant it, and would end both locks with the second."""
+    run = Run(tmp_path / "run")
+    with run.lock():
+        with pytest.raises(UsageError, match="being written by this process"), Run(tmp_path / "x/../run").lock():
+            pass
+        pid = os.fork()
+        if not pid:  # a child inherits no lock: it is another process
+            with contextlib.suppress(UsageError), run.lock():
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the lock is gone"
+    with run.lock():
+        pass
 
 
 def test_the_environment_tells_of_the_machine_and_not_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:

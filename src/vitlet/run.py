@@ -117,10 +117,13 @@ class Run:
         workers, who may outlive it by seconds.
 
         Raises:
-            UsageError: if another process holds it (named), or nothing can be written here.
+            UsageError: if another process or thread holds it (named), or nothing can be written here.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            here = os.getpid(), self.path.resolve()
+            if here in _HELD:  # POSIX would grant the lock again, and end both when the second is given back
+                raise _being_written(self.path, "this process")
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _not_writable(self.path, error) from error
@@ -133,16 +136,26 @@ class Run:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise _not_writable(self.path, error) from error
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-                raise UsageError(
-                    f"{printable(self.path)} is being written by {holder}",
-                    why="Two writers would destroy the run",
-                    fix="wait for it, stop it, or give another --out",
-                ) from None
+                raise _being_written(self.path, holder) from None
+            _HELD.add(here)
             for folder in (self.path, self.checkpoints, self.results, self.analysis):
                 sweep(folder)
             yield
         finally:
+            _HELD.discard(here)
             os.close(descriptor)
+
+
+_HELD: set[tuple[int, Path]] = set()
+"""(process, run) of the locks that are held; a forked child inherits the entries and not the locks."""
+
+
+def _being_written(path: Path, holder: str) -> UsageError:
+    return UsageError(
+        f"{printable(path)} is being written by {holder}",
+        why="Two writers would destroy the run",
+        fix="wait for it, stop it, or give another --out",
+    )
 
 
 def _not_writable(path: Path, error: OSError) -> UsageError:

@@ -36,9 +36,11 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig, OptimizerConfig, Shift, View
 from vitlet.run import Run
 from vitlet.train import checkpoint
+from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import build_optimizer
+from vitlet.train.ranks import World
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 """Everything by which a save changes the disk."""
@@ -97,7 +99,7 @@ class Job:
     precision: str = "fp32"
     save: Callable[..., Path] | None = None
     """Instead of `checkpoint.save`, with `load`: for variants that must fail."""
-    load: Callable[[Run, Objective, torch.optim.Optimizer], tuple[int, int]] | None = None
+    load: Callable[[Run, Objective, torch.optim.Optimizer], Checkpoint | None] | None = None
     wrap: Callable[[Objective], None] | None = None
     """Prepares the objective."""
     step_seconds: float = 0.0
@@ -120,17 +122,17 @@ class Job:
         with run.lock():
             objective = tiny_objective()
             optimizer = build_optimizer(objective, ADAMW, depth=1)
-            start, offset = (self.load or load)(run, objective, optimizer)
+            found = (self.load or load)(run, objective, optimizer)
             if self.wrap is not None:
                 self.wrap(objective)
-            page["start"] = start
+            page["start"] = found.step if found else 0
 
             def schedule(step: int) -> float:
                 page["step"] = step
                 time.sleep(self.step_seconds)
                 return 1e-3 * (1 - step / 100)
 
-            metrics = MetricsLog(run, offset=offset)
+            metrics = MetricsLog(run, offset=found.manifest["metrics_bytes"] if found else 0)
             train(
                 objective,
                 batches=self.batches(),
@@ -140,7 +142,7 @@ class Job:
                     total_steps=self.total, checkpoint_every=self.every, log_every=1, precision=self.precision
                 ),
                 writer=Writer(run=run, metrics=metrics, teller=Teller(quiet=True)),
-                start=start,
+                resumed=found,
             )
             metrics.close()
 
@@ -162,12 +164,13 @@ class Job:
         return wait(self.fork(run, page))
 
 
-def load(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    found, _ = checkpoint.latest(run)
-    if found is None:
-        return 0, 0
-    checkpoint.restore(found, objective=objective, optimizer=optimizer)
-    return found.step, found.manifest["metrics_bytes"]
+def load(
+    run: Run, objective: Objective, optimizer: torch.optim.Optimizer, *, world: World | None = None
+) -> Checkpoint | None:
+    found, _ = checkpoint.latest(run, world=world)
+    if found is not None:
+        checkpoint.restore(found, objective=objective, optimizer=optimizer)
+    return found
 
 
 def fork(body: Callable[[], None], *, error_file: Path) -> int:

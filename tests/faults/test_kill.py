@@ -29,6 +29,7 @@ from harness import (
 from vitlet.methods.objective import Objective
 from vitlet.run import Run
 from vitlet.train import checkpoint
+from vitlet.train.checkpoint import Checkpoint
 
 KILLS, INSIDE = 100, 60
 SECONDS = 60.0
@@ -142,16 +143,16 @@ def save_in_place(run: Run, *, step: int, objective: Objective, optimizer: torch
     return path
 
 
-def load_in_place(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def load_in_place(run: Run, objective: Objective, optimizer: torch.optim.Optimizer) -> Checkpoint | None:
     path = run.path / IN_PLACE
     if not path.is_file():
-        return 0, 0
+        return None
     with safetensors.safe_open(path, "pt") as stored:
         facts = stored.metadata()
-    manifest = {"step": int(facts["step"])}
-    state = checkpoint.Checkpoint(path, manifest, safetensors.torch.load_file(path))
+    manifest = {"step": int(facts["step"]), "metrics_bytes": int(facts["metrics_bytes"])}
+    state = Checkpoint(path, manifest, safetensors.torch.load_file(path))
     checkpoint.restore(state, objective=objective, optimizer=optimizer)
-    return state.step, int(facts["metrics_bytes"])
+    return state
 
 
 def test_control_saving_in_place_does_not_survive(job: Job, tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_the_device_that_is_asked_for_or_none() -> None:
             pick_device(QUIET.changed(device=absent))
 
 
+def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device(QUIET) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for asked in ("auto", "cuda"):
+        assert pick_device(QUIET.changed(device=asked)) == torch.device("cuda", 1)
+    assert pick_device(QUIET.changed(device="cpu")) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match=r"rank 2 of this host has no GPU.*There are 2.*--device cpu"):
+        pick_device(QUIET)
+
+
 @pytest.mark.parametrize(
     ("launch", "words"),
     [

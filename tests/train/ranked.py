@@ -3,13 +3,15 @@
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import ADAMW, Job, Page, fork, load, tiny_objective
 
+from vitlet.data.batch import Batch
+from vitlet.data.loader import TrainingBatches
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -75,6 +77,17 @@ def require_same_weights(run: Run, other: Run) -> None:
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-9)
 
 
+class Spoiled:
+    """A loader whose batches are changed on their way."""
+
+    def __init__(self, real: TrainingBatches, change: Callable[[Batch], Batch]) -> None:
+        self.real, self.change = real, change
+        self.steps_per_epoch, self.describe = real.steps_per_epoch, real.describe
+
+    def from_step(self, start: int) -> Generator[Batch]:
+        yield from map(self.change, self.real.from_step(start))
+
+
 def run_training(
     job: Job,
     run: Run,
@@ -84,6 +97,7 @@ def run_training(
     step_seconds: float = 0.0,
     wrap: Callable[[Objective], None] | None = None,
     note: Callable[[Objective, World], None] | None = None,
+    spoil: Callable[[Batch], Batch] | None = None,
     every: int = 6,
 ) -> None:
     objective = tiny_objective().double()
@@ -92,9 +106,11 @@ def run_training(
     if note is not None:
         note(objective, world)
     optimizer = build_optimizer(objective, ADAMW, depth=1)
-    start, offset = load(run, objective, optimizer)
+    found = load(run, objective, optimizer, world=world)
     batches = job.batches()
     share = type(batches)(**(vars(batches) | {"rank": world.rank, "num_ranks": world.size}))
+    if spoil is not None:
+        share = Spoiled(share, spoil)
 
     def schedule(step: int) -> float:
         if page is not None:
@@ -102,12 +118,14 @@ def run_training(
             signal.sigtimedwait([], step_seconds)
         return 1e-3
 
+    offset = found.manifest["metrics_bytes"] if found else 0
+    metrics = MetricsLog(run, offset=offset) if world.is_first else None
     train(
         objective,
         batches=share,
         optimizer=optimizer,
         schedule=schedule,
         budget=Budget(total_steps=12, checkpoint_every=every, log_every=1, clip_norm=1.0),
-        writer=Writer(run=run, metrics=MetricsLog(run, offset=offset), teller=Teller(quiet=True), world=world),
-        start=start,
+        writer=Writer(run=run, metrics=metrics, teller=Teller(quiet=True), world=world),
+        resumed=found,
     )

@@ -1,6 +1,7 @@
 import math
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -60,3 +61,15 @@ def test_memory_errors() -> None:
         raise RuntimeError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(batch_size=1):
         raise RuntimeError("shapes do not match")
+
+
+def test_outside_the_main_thread_nothing_is_caught() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def body() -> int:
+        with listening() as stop:
+            assert [signal.getsignal(number) for number in SIGNALS] == before
+            return stop.signal_number
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(body).result() == 0

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from harness import ADAMW, TINY, Job, digest, rows_without_timing, tiny_objective
 
 from vitlet.data.batch import Batch
-from vitlet.errors import DataError, ResourceError
+from vitlet.errors import DataError, NonFiniteError, ResourceError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.encoder import Encoder
@@ -198,6 +199,25 @@ def test_resuming_in_fp16_restores_the_loss_scale(job: Job, tmp_path: Path) -> N
     assert digest(parts, 6) == digest(whole, 6)
     scales = [checkpoint.read(r.checkpoints / "step-00000006").manifest["loss_scale"] for r in (whole, parts)]
     assert scales[0] == scales[1]
+
+
+def overflowing(first: int, times: list[int]) -> Objective:
+    """Gradients are infinite from the backward pass `first` on, and `times` notes the steps after which state moves."""
+    objective, backward = tiny_objective(), itertools.count()
+    objective.mask_token.register_hook(lambda g: g * torch.inf if next(backward) >= first else g)
+    objective.after_step = lambda step: times.append(step.index)
+    return objective
+
+
+def test_fp16_stops_where_no_scale_helps(job: Job, tmp_path: Path) -> None:
+    """From 2¹⁶ down to 2⁻⁶ a step is left out for each halving; nothing moves meanwhile."""
+    run, moved = Run(tmp_path / "run"), []
+    objective = overflowing(1, moved)
+    with pytest.raises(NonFiniteError, match=r"gradient norm (inf|nan) at step 23"):
+        trained(job, run, objective=objective, precision="fp16", total_steps=60)
+    assert moved == [0]
+    assert [row["grad_norm"] is None for row in run.metrics()] == [False] + 22 * [True]
+    assert (run.path / "nonfinite.json").is_file()
 
 
 class Full(Objective):

@@ -1,9 +1,11 @@
 """Two processes over loopback: one gradient, one set of weights, one moment to stop."""
 
+import dataclasses
 import os
 import platform
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from harness import Job, Page, fork, kill_when, tiny_objective, wait
 from ranked import errors, noting, order, require_same_weights, run_training, start_ranks
 from torch import nn
 
+from vitlet.data.batch import Batch
 from vitlet.errors import WorkerError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
@@ -162,6 +165,53 @@ def test_ranks_stop_when_their_launcher_is_killed(job: Job, tmp_path: Path, monk
     assert "stopped by signal 15" in (tmp_path / "error-0.txt").read_text()
     last = page["step"] + 1
     assert checkpoint.folders(run)[0].name == checkpoint.folder_name(last)
+
+
+def test_a_host_that_does_not_see_the_run_directory_goes_on_all_the_same(job: Job, tmp_path: Path) -> None:
+    """Rank 1 has a folder of its own; it gets rank 0's checkpoint, and writes nothing."""
+    alone = Run(tmp_path / "alone")
+    run_training(job, alone, World())
+    page = Page()
+
+    def body(world: World) -> None:
+        run = Run(tmp_path / f"host-{world.rank}/run")
+        run_training(job, run, world, page=page if world.rank else None, step_seconds=0.03)
+
+    pids = start_ranks(body, tmp_path)
+    assert kill_when(pids[1], lambda: page["step"] >= 8), errors(tmp_path)
+    for pid in pids:
+        wait(pid)
+    first = Run(tmp_path / "host-0/run")
+    assert [path.name for path in checkpoint.folders(first)] == ["step-00000006"]
+    pids = start_ranks(body, tmp_path)
+    assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
+    require_same_weights(alone, first)
+    assert not (tmp_path / "host-1").exists()
+
+
+def test_bytes_of_the_first_rank_reach_all(tmp_path: Path) -> None:
+    def body(world: World) -> None:
+        for content in (b"", b"abc", None):
+            assert world.share(content if world.is_first else b"other") == content
+        assert world.gather(f"\u00fc{world.rank}") == ["\u00fc0", "\u00fc1"]
+
+    pids = start_ranks(body, tmp_path)
+    assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
+    assert World().share(b"x") == b"x"
+    assert World().gather("x") == ["x"]
+
+
+def test_an_image_lost_on_any_rank_stands_in_the_log(job: Job, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+
+    def losing(world: World, batch: Batch) -> Batch:
+        reasons = ((0, f"lost on rank {world.rank}"),) if world.rank == 1 else ()
+        return dataclasses.replace(batch, replaced=reasons)
+
+    pids = start_ranks(lambda world: run_training(job, run, world, spoil=partial(losing, world)), tmp_path)
+    assert [wait(pid) for pid in pids] == [3, 3], errors(tmp_path)
+    assert [row["replaced"] for row in run.metrics() if "replaced" in row] == [["lost on rank 1"]] * 2
+    assert "2 of 16 images could not be read any more" in (tmp_path / "error-0.txt").read_text()
 
 
 def test_rows_come_back_in_order_and_differences_are_named(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from vitlet.data.subsets import balanced
 from vitlet.disk import write_json
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
-from vitlet.jobs.material import divide, judge
+from vitlet.jobs.material import divide, judge, pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.recipe import View
@@ -115,7 +115,7 @@ def analyse(
     from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
 
     look, options = look or Look(), options or Options()
-    world = World.join()
+    world = World.join(pick_device(options))
     teller = Teller(quiet=options.quiet or not world.is_first)
     began = time.monotonic()
     run = Run(Path(out))

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import time
-
-import torch
+from collections.abc import Iterator
 
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
@@ -32,6 +31,7 @@ from vitlet.recipe import Recipe
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train import checkpoint
+from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
@@ -54,7 +54,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
         VitletError: of the kinds that `vitlet.errors` lists.
     """
     require_uncut(recipe, options)
-    world = World.join()
+    world = World.join(pick_device(options))
     try:
         if fresh and world.is_first and run.recipe_file.is_file():
             with run.lock():
@@ -74,7 +74,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     with world.one_first():
         index = open_index(launch.data)
-    if _is_finished(run, index, options):
+    if world.highest(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
     encoder, recipe = start_encoder(recipe, launch)
@@ -84,7 +84,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
     with world.one_first():
         material = gather_material(index, recipe, launch, options, teller)
-    world.require_same(describe(index, material.verdicts), of="images")
+    told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start}"
+    world.require_same(told, of="images or weights")
     batches = TrainingBatches(
         index=material.index,
         ids=material.ids,
@@ -98,14 +99,16 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     )
     budget, probe_every, warmup = in_steps(recipe, material, options)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
-    start, offset = _restored(run, recipe, material, objective, optimizer, options, teller)
+    found = _resumable(run, recipe, material, options, teller, world)
+    start = found.step if found else 0
+    if found:
+        checkpoint.restore(found, objective=objective, optimizer=optimizer)
+        teller.say(f"resuming {printable(run.path)} after step {start}")
     if world.is_first:
         _describe(run, recipe, launch)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
-    log = MetricsLog(run, offset=offset, trackers=options.log if world.is_first else ())
-    writer = Writer(run=run, metrics=log, teller=teller, world=world, facts=facts)
     known = model_facts(run, recipe, material) if world.is_first else None
     probes = looks(run, recipe, material, every=probe_every, facts=known)
     if start < budget.total_steps:
@@ -118,18 +121,17 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
     )
     on_cpu = next(objective.parameters()).device.type == "cpu"
-    with routed_to_onednn(on_cpu and onednn_is_exact()):
+    with routed_to_onednn(on_cpu and onednn_is_exact()), _metrics(run, found, options, world) as metrics:
         train(
             objective,
             batches=batches,
             optimizer=optimizer,
             schedule=schedule,
             budget=budget,
-            writer=writer,
+            writer=Writer(run=run, metrics=metrics, teller=teller, world=world, facts=facts),
             probes=probes,
-            start=start,
+            resumed=found,
         )
-    writer.metrics.close()
     if world.is_first:
         cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
         _finish(run, recipe, launch, material, objective, teller, cost)
@@ -157,21 +159,15 @@ def _require_same_data(index: Index, fingerprint: str, options: Options) -> None
         )
 
 
-def _restored(
-    run: Run,
-    recipe: Recipe,
-    material: Material,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    options: Options,
-    teller: Teller,
-) -> tuple[int, int]:
-    """(step to go on from, bytes of metrics to keep); (0, 0) for a new run."""
-    found, passed = checkpoint.latest(run)
+def _resumable(
+    run: Run, recipe: Recipe, material: Material, options: Options, teller: Teller, world: World
+) -> Checkpoint | None:
+    """What to go on from; None for a new run."""
+    found, passed = checkpoint.latest(run, world=world)
     for sentence in passed:
         teller.say(f"warning: {sentence} Going on from an earlier checkpoint.")
     if found is None:
-        return 0, 0
+        return None
     if found.manifest["recipe"] != recipe.fingerprint():
         raise CheckpointError(
             f"checkpoint {printable(found.path)} belongs to another recipe",
@@ -179,9 +175,18 @@ def _restored(
             fix="restore recipe.json, or start anew with --fresh",
         )
     _require_same_data(material.index, found.manifest["data"], options)
-    checkpoint.restore(found, objective=objective, optimizer=optimizer)
-    teller.say(f"resuming {printable(run.path)} after step {found.step}")
-    return found.step, found.manifest["metrics_bytes"]
+    return found
+
+
+@contextlib.contextmanager
+def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: World) -> Iterator[MetricsLog | None]:
+    """The log of the first rank, closed whatever happens, so that no tracker waits for more."""
+    if not world.is_first:
+        yield None
+        return
+    offset = resumed.manifest["metrics_bytes"] if resumed else 0
+    with contextlib.closing(MetricsLog(run, offset=offset, trackers=options.log)) as log:
+        yield log
 
 
 def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:

@@ -67,7 +67,7 @@ def probe(
     """
     options = options or Options()
     require_layers(protocol, layers)
-    with World.joined() as world:
+    with World.joined(pick_device(options)) as world:
         return _probe(run, data, Probing(protocol, pool, layers), options, world)
 
 
@@ -162,7 +162,7 @@ def embed(
     """
     options = options or Options()
     saved = load_encoder(run)
-    with World.joined() as world:
+    with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
         index = opened(data, world)
         verdicts = judged(index, options, teller, world, training=False)
@@ -214,7 +214,7 @@ def predict(
             f"{printable(run)} is an encoder without a classifier",
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
         )
-    with World.joined() as world:
+    with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
         index = opened(data, world)
         verdicts = judged(index, options, teller, world, training=False)

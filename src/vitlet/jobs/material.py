@@ -109,19 +109,26 @@ class Material:
 
 
 def pick_device(options: Options) -> torch.device:
-    """The device asked for, or the best there is.
+    """The device asked for, or the best there is; under torchrun each rank of a host has a GPU of its own.
 
     Raises:
-        UsageError: if the one asked for is not there.
+        UsageError: if the one asked for is not there, or a host has more ranks than GPUs.
     """
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if options.device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if here[name]))
-    if not here[options.device]:
-        raise UsageError(f"no {options.device} device on this machine", fix="--device auto")
-    if options.device == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device(options.device)
+    local_rank = os.environ.get("LOCAL_RANK")
+    has_mps = torch.backends.mps.is_available() and local_rank is None  # gloo carries no tensors of MPS
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
+    chosen = next(name for name in ("cuda", "mps", "cpu") if here[name]) if options.device == "auto" else options.device
+    if not here[chosen]:
+        raise UsageError(f"no {chosen} device on this machine", fix="--device auto")
+    if chosen != "cuda" or local_rank is None:
+        return torch.device(chosen)
+    if int(local_rank) >= torch.cuda.device_count():
+        raise UsageError(
+            f"rank {local_rank} of this host has no GPU",
+            why=f"There are {torch.cuda.device_count()}",
+            fix="as many --nproc-per-node as there are GPUs, or --device cpu",
+        )
+    return torch.device("cuda", int(local_rank))
 
 
 def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def score(
         DataError: if classes or names of the data do not fit.
     """
     options = options or Options()
-    with World.joined() as world:
+    with World.joined(pick_device(options)) as world:
         return _score(run, data, protocol, None if json is None else Path(json), options, world)
 
 

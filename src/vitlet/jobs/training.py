@@ -94,7 +94,15 @@ def finetune(
     part = None if subset is None else str(Subset.parse(subset))
     where, start = _place_of(init), start_content(init, keep_blocks)
     launch = Launch(
-        "finetune", asked.fingerprint(), absolute_data(data), where, num_labels, keep_blocks, part, hold_out, start
+        verb="finetune",
+        recipe=asked.fingerprint(),
+        data=absolute_data(data),
+        init=where,
+        num_labels=num_labels,
+        keep_blocks=keep_blocks,
+        subset=part,
+        hold_out=hold_out,
+        start=start,
     )
     return _start(asked, launch, Run(Path(out)), options or Options())
 
@@ -119,13 +127,18 @@ def _place_of(init: str | os.PathLike[str] | None) -> str | None:
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     """Begin a run, or go on with the one that stands in its folder."""
     recipe = _possible_here(recipe, options)
-    if run.path.is_dir() and not run.recipe_file.is_file() and any(p.name != ".lock" for p in run.path.iterdir()):
+    if run.path.is_dir() and not run.recipe_file.is_file() and any(map(_is_foreign, run.path.iterdir())):
         raise UsageError(
             f"{printable(run.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
         )
     if run.recipe_file.is_file() and not options.fresh:
         _require_same(run, launch)
     return execute(recipe, launch, run, options, fresh=options.fresh)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Not left by a run that never began, nor by a rank whose host does not see the run directory."""
+    return path.name != ".lock" and not path.name.startswith("nonfinite-rank")
 
 
 def _launch_of(run: Run) -> Launch:

@@ -22,6 +22,7 @@ from vitlet.errors import CheckpointError, NonFiniteError
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters
+from vitlet.train.ranks import World
 
 FORMAT = 1
 KEEP = 2
@@ -171,12 +172,29 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest, safetensors.torch.load(state))
 
 
-def latest(run: Run) -> tuple[Checkpoint | None, list[str]]:
+def latest(run: Run, *, world: World | None = None) -> tuple[Checkpoint | None, list[str]]:
     """The newest valid checkpoint, and a sentence for each newer one that had to be passed over.
+
+    Args:
+        run: Where.
+        world: All of its ranks get what rank 0 finds: another host may not see the folder, or see an older copy of it.
 
     Raises:
         CheckpointError: if there are checkpoints and none is valid.
     """
+    world = world or World()
+    found, passed = _latest_here(run) if world.is_first else (None, [])
+    if world.size == 1:
+        return found, passed
+    manifest = world.share(None if found is None else to_json_bytes(found.manifest))
+    state = world.share(None if found is None else safetensors.torch.save(found.tensors))
+    if manifest is not None and state is not None and found is None:
+        told = json.loads(manifest)
+        found = Checkpoint(run.checkpoints / folder_name(told["step"]), told, safetensors.torch.load(state))
+    return found, passed
+
+
+def _latest_here(run: Run) -> tuple[Checkpoint | None, list[str]]:
     passed: list[str] = []
     candidates = folders(run)
     for path in candidates:

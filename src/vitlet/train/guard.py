@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,8 +28,14 @@ class StopFlag:
 
 @contextmanager
 def listening() -> Iterator[StopFlag]:
-    """Catch SIGTERM, SIGINT and SIGUSR1 into a flag; the former handlers come back afterwards."""
+    """Catch SIGTERM, SIGINT and SIGUSR1 into a flag; the former handlers come back afterwards.
+
+    Outside the main thread, where Python allows no handlers, the flag stays down.
+    """
     flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
     former = {number: signal.signal(number, flag) for number in SIGNALS}
     try:
         yield flag

@@ -6,6 +6,8 @@ on the global batch and not on how it is cut over ranks and accumulation steps.
 """
 
 import contextlib
+import json
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,12 +26,15 @@ from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train import checkpoint
+from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
 from vitlet.train.optim import set_lr
 from vitlet.train.ranks import World
 
 _MAX_REPLACED_SHARE = 0.01
+_LOWEST_LOSS_SCALE = 2.0**-6
+"""fp16 begins at 2¹⁶ and halves: 22 steps without a finite gradient."""
 
 
 @runtime_checkable
@@ -78,21 +83,22 @@ class Writer:
     """Where a run is written, and the facts that go into each of its checkpoints."""
 
     run: Run
-    metrics: MetricsLog
+    metrics: MetricsLog | None
+    """Of the first rank."""
     teller: Teller
     world: World = field(default_factory=World)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, step: int, objective: Objective, optimizer: Optimizer, **facts: Any) -> None:
         """Checkpoint by the first rank; the others wait until it is durable."""
-        if self.world.is_first:
+        if self.metrics is not None:
             facts |= {**self.facts, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
             checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
         self.world.wait()
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of metrics, from the first rank."""
-        if self.world.is_first:
+        if self.metrics is not None:
             self.metrics.write(row)
 
 
@@ -105,9 +111,9 @@ def train(
     budget: Budget,
     writer: Writer,
     probes: Sequence[Probe] = (),
-    start: int = 0,
+    resumed: Checkpoint | None = None,
 ) -> None:
-    """Take the steps from `start` to `budget.total_steps`.
+    """Take the steps up to `budget.total_steps`, from the first one or from where `resumed` ends.
 
     Raises:
         StoppedError: a signal came; the step was finished and saved.
@@ -115,9 +121,9 @@ def train(
         DataError: when more than 1 % of the images seen could not be read any more.
         ResourceError: out of memory or disk.
     """
-    device = next(objective.parameters()).device
+    device, start = next(objective.parameters()).device, resumed.step if resumed else 0
     job = _Job(
-        objective, batches=batches, optimizer=optimizer, budget=budget, writer=writer, probes=probes, start=start
+        objective, batches=batches, optimizer=optimizer, budget=budget, writer=writer, probes=probes, resumed=resumed
     )
     meter = _Meter()
     objective.train()
@@ -154,32 +160,35 @@ class _Job:
         budget: Budget,
         writer: Writer,
         probes: Sequence[Probe],
-        start: int,
+        resumed: Checkpoint | None,
     ) -> None:
         self.objective, self.batches, self.optimizer = objective, batches, optimizer
         self.budget, self.writer, self.probes = budget, writer, probes
-        self.saved = start
         self.taker = _StepTaker(objective, optimizer, budget, writer.world)
-        if start and self.taker.scaler.is_enabled():
-            manifest = checkpoint.read(writer.run.checkpoints / checkpoint.folder_name(start)).manifest
-            self.taker.scaler.load_state_dict(manifest["loss_scale"])
-        self.seen = self.replaced = 0
+        self.saved = self.seen = self.replaced = 0
+        if resumed is not None:
+            self.saved = resumed.step
+            if self.taker.scaler.is_enabled():
+                self.taker.scaler.load_state_dict(resumed.manifest["loss_scale"])
 
     def take(self, step: int, batch: Batch) -> tuple[Losses, float, float]:
         """The step, if its numbers are finite: losses of this rank, mean loss of all ranks, gradient norm."""
         at = Step(step, self.budget.total_steps, self.budget.seed)
         with memory_errors(batch_size=self.budget.micro_batch or len(batch)):
             losses, grad_norm = self.taker.gradients(batch, at)
+            is_skipped = self.taker.is_skipped(grad_norm)
             loss = float(self.writer.world.mean(losses.total))
             rank = self.writer.world.rank
             record = self.writer.run.path / (f"nonfinite-rank{rank}.json" if rank else "nonfinite.json")
             try:
-                require_finite(step=step, loss=loss, grad_norm=grad_norm, record=printable(record))
+                norm = 0.0 if is_skipped else grad_norm
+                require_finite(step=step, loss=loss, grad_norm=norm, record=printable(record))
             except NonFiniteError:
                 self._record(record, step, batch, losses, grad_norm)
                 raise
             self.taker.step()
-            self.objective.after_step(at)
+            if not is_skipped:
+                self.objective.after_step(at)
         return losses, loss, grad_norm
 
     def _record(self, path: Path, step: int, batch: Batch, losses: Losses, grad_norm: float) -> None:
@@ -198,11 +207,13 @@ class _Job:
         Raises:
             DataError: above 1 % of the images seen since the start.
         """
-        self.seen += len(batch)
-        if not batch.replaced:
+        world = self.writer.world
+        self.seen += len(batch) * world.size
+        if not world.highest(len(batch.replaced)):
             return
-        self.replaced += len(batch.replaced)
-        reasons = [reason for _, reason in batch.replaced]
+        here = json.dumps([reason for _, reason in batch.replaced])
+        reasons = [reason for there in world.gather(here) for reason in json.loads(there)]
+        self.replaced += len(reasons)
         self.writer.log({"step": done, "epoch": done / self.batches.steps_per_epoch, "replaced": reasons})
         if self.replaced > max(1.0, _MAX_REPLACED_SHARE * self.seen):
             raise DataError(
@@ -269,11 +280,18 @@ class _StepTaker:
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.budget.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.budget.clip_norm, norm)
-        finite_by_scaling = self.scaler.is_enabled()  # fp16 meets infinities by lowering its scale, not by stopping
-        return _sum(means), 0.0 if finite_by_scaling and not torch.isfinite(norm) else float(norm)
+        return _sum(means), float(norm)
+
+    def is_skipped(self, grad_norm: float) -> bool:
+        """Whether fp16 leaves out this step, since its loss scale was too high; the scale is lowered instead.
+
+        At the lowest scale the gradients themselves are out of range, and no further step would ever be taken.
+        """
+        is_too_large = self.scaler.is_enabled() and not math.isfinite(grad_norm)
+        return is_too_large and self.scaler.get_scale() > _LOWEST_LOSS_SCALE
 
     def step(self) -> None:
-        """Move the weights."""
+        """Move the weights, unless the step is skipped."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -29,6 +29,7 @@ _TIMEOUT_SECONDS = 300
 # at once by its closed connection, however long this is.
 _PATIENCE = timedelta(hours=12)
 _PR_SET_PDEATHSIG = 1
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ class World:
     """A group on gloo for what lies on the CPU and may take long."""
 
     @classmethod
-    def join(cls) -> "World":
-        """Join the group that torchrun's environment describes (NCCL on GPUs, else gloo), or be alone.
+    def join(cls, device: torch.device = _CPU) -> "World":
+        """Join the group that torchrun's environment describes, or be alone.
+
+        Args:
+            device: Of this rank's tensors: NCCL carries those of a GPU, which becomes the current one, gloo all others.
 
         Raises:
             WorkerError: if the ranks do not find each other in time.
@@ -75,9 +79,11 @@ class World:
             _end_with_parent()
         with _together((), rank=int(os.environ["RANK"])):
             if not dist.is_initialized():
+                if device.type == "cuda":
+                    torch.cuda.set_device(device)
                 store, rank, size = next(rendezvous("env://", timeout=timeout))
                 dist.init_process_group(
-                    "nccl" if torch.cuda.is_available() else "gloo",
+                    "nccl" if device.type == "cuda" else "gloo",
                     store=dist.PrefixStore(_attempt(), store),
                     rank=rank,
                     world_size=size,
@@ -91,9 +97,9 @@ class World:
 
     @classmethod
     @contextlib.contextmanager
-    def joined(cls) -> Iterator["World"]:
+    def joined(cls, device: torch.device = _CPU) -> Iterator["World"]:
         """`join`, and `leave` in the end."""
-        world = cls.join()
+        world = cls.join(device)
         try:
             yield world
         finally:
@@ -167,6 +173,27 @@ class World:
             dist.all_gather(parts, padded, group=self._side)
         return torch.stack(parts, dim=1).flatten(0, 1)[:total]
 
+    def share(self, content: bytes | None) -> bytes | None:
+        """What rank 0 has, on every rank; what the others pass is ignored."""
+        if self.size == 1:
+            return content
+        mine = content if self.is_first else None
+        with self._together():
+            length = torch.tensor([-1 if mine is None else len(mine)])
+            dist.broadcast(length, 0, group=self._side)
+            if length < 0:
+                return None
+            sent = torch.empty(int(length), dtype=torch.uint8) if mine is None else _as_tensor(mine)
+            dist.broadcast(sent, 0, group=self._side)
+        return sent.numpy().tobytes()
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all ranks, by rank."""
+        if self.size == 1:
+            return [text]
+        with self._together():
+            return [found.decode() for found in self._gathered(text.encode())]
+
     def require_same(self, what: str, *, of: str) -> None:
         """Refuse to go on where ranks see different things under one name.
 
@@ -179,15 +206,14 @@ class World:
         """
         if self.size == 1:
             return
-        with self._together():
-            seen = [text.decode() for text in self._gathered(what.encode())]
+        seen = self.gather(what)
         if len(set(seen)) > 1:
             lines = "".join(
                 f"\n  rank {r} on {m.host}: {text}" for r, (m, text) in enumerate(zip(self.members, seen, strict=True))
             )
             raise DataError(
                 f"the ranks see different {of}",
-                why="They would train on different images:" + lines,
+                why="They would not work on the same thing:" + lines,
                 fix="give all hosts the same files under the same path",
             )
 
@@ -201,13 +227,17 @@ class World:
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(lengths, torch.tensor([len(text)]), group=self._side)
         longest = max(int(length) for length in lengths)
-        padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
+        padded = _as_tensor(text.ljust(longest))
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(parts, padded, group=self._side)
         return [bytes(part.tolist())[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
         return _together(self.members, rank=self.rank)
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
 def _timeout() -> timedelta:
