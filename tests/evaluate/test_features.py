@@ -13,7 +13,7 @@ from vitlet.data.batch import Batch
 from vitlet.data.index import Index, open_index
 from vitlet.errors import DataError, NonFiniteError
 from vitlet.evaluate import features
-from vitlet.evaluate.features import cached_features, encoder_digest, extract
+from vitlet.evaluate.features import Reading, cached_features, encoder_digest, extract
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Centre, EncoderConfig, View
 
@@ -94,7 +94,7 @@ def test_a_damaged_encoder_is_named() -> None:
 
 
 def _cached(encoder: Encoder, index: Index, ids: list[int], cache: Path, *, view: View = VIEW, pool="mean"):
-    return cached_features(encoder, index, np.array(ids, dtype=np.int64), view=view, cache=cache, pool=pool)
+    return cached_features(encoder, index, np.array(ids, dtype=np.int64), reading=Reading(view, pool), cache=cache)
 
 
 def test_a_second_call_computes_nothing(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_whatever_changes_a_feature_changes_the_name(index: Index, tmp_path: Pat
         lambda: _cached(encoder, index, [0, 1], tmp_path),
         lambda: _cached(encoder, index, [0, 1, 2], tmp_path, view=other_view),
         lambda: _cached(encoder, index, [0, 1, 2], tmp_path, pool="class"),
-        lambda: cached_features(encoder, index, np.arange(3), view=VIEW, cache=tmp_path, pool="mean", precision="bf16"),
+        lambda: cached_features(encoder, index, np.arange(3), reading=Reading(VIEW, "mean", "bf16"), cache=tmp_path),
     ):
         change()
         now = {p.name for p in (tmp_path / "features").iterdir()}
@@ -175,9 +175,11 @@ def test_every_block_is_what_it_gives_and_the_last_is_known(index: Index, tmp_pa
         normed = encoder.vit.norm(found[:, 1])
     assert torch.allclose(found[:, 0], traced["block.0.output"][:, 0], atol=1e-5)
     assert torch.allclose(normed, encoder(images)[:, 0].detach(), atol=1e-5)
-    rows = {"view": VIEW, "cache": tmp_path / "cache", "pool": "class"}
-    last, _ = cached_features(encoder, index, np.arange(7), **rows)
-    every, _ = cached_features(encoder, index, np.arange(7), **rows, every_block=True)
-    again, _ = cached_features(encoder, index, np.arange(7), **rows, every_block=True)
+    last, every, again = (
+        cached_features(
+            encoder, index, np.arange(7), reading=Reading(VIEW, "class", every_block=blocks), cache=tmp_path / "cache"
+        )[0]
+        for blocks in (False, True, True)
+    )
     assert (last.shape, every.shape) == ((7, 24), (7, 2, 24))
     assert torch.equal(every, again)

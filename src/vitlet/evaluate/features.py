@@ -8,6 +8,7 @@ Labels are not in it; they come from the index each time.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,18 @@ Precision = Literal["fp32", "bf16"]
 
 _TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
 """Encoder settings that decide how tensors came about, not what they compute; positions are one of the tensors."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read from an image."""
+
+    view: View
+    """How it is cut to the encoder's size."""
+    pool: Pool
+    precision: Precision = "fp32"
+    every_block: bool = False
+    """[n, L, D] instead of [n, D]."""
 
 
 def extract(
@@ -101,12 +114,9 @@ def cached_features(
     index: Index,
     ids: Int[np.ndarray, "n"],
     *,
-    view: View,
+    reading: Reading,
     cache: Path,
-    pool: Pool,
-    precision: Precision = "fp32",
     workers: int = 0,
-    every_block: bool = False,
     world: World | None = None,
 ) -> tuple[Float[Tensor, "n *L D"], Int[Tensor, "n"]]:
     """`extract` (or `extract_blocks`) of the rows `ids` of `index`, computed at most once.
@@ -115,19 +125,17 @@ def cached_features(
         encoder: Any; its content decides.
         index: Of the images.
         ids: Rows to use, in the order of the result.
-        view: How an image is cut to the encoder's size.
+        reading: What is read from each image.
         cache: Folder of caches, as from `columns.cache_folder`.
-        pool: As in `extract`.
-        precision: As in `extract`; part of the name.
         workers: Loader processes where features must be computed.
-        every_block: Give [n, L, D] instead of [n, D].
         world: Ranks that each compute a share; all of them get the whole.
 
     Raises:
         UsageError: for every block of a ConvNet.
     """
+    view, pool, precision = reading.view, reading.pool, reading.precision
     name = f"{encoder_digest(encoder, view=view)[:16]}-{images_digest(index, ids)[:16]}-{pool}-{precision}"
-    name += "-blocks" * every_block
+    name += "-blocks" * reading.every_block
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
     world = world or World()
@@ -136,7 +144,7 @@ def cached_features(
         return kept, labels
     shared = world if len(ids) >= world.size else World()  # so few that a rank would have none
     loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)
-    if every_block:
+    if reading.every_block:
         plain = require_patches(encoder, purpose="a probe of every block")
         features, _ = extract_blocks(plain, loader, pool=pool, precision=precision)
     else:

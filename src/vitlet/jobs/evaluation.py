@@ -20,7 +20,7 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
-from vitlet.evaluate.features import Pool, cached_features, encoder_digest
+from vitlet.evaluate.features import Pool, Reading, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
@@ -128,20 +128,20 @@ def probe_encoder(
     world: World | None = None,
 ) -> ProbeResult:
     """One probe from cached features, which the ranks of `world` compute together."""
-    workers, every_block = options.num_workers(image_size=view.size), how.layers == "all"
+    workers, reading = (
+        options.num_workers(image_size=view.size),
+        Reading(view, how.pool, every_block=how.layers == "all"),
+    )
     (x, y), (x_test, y_test) = (
-        cached_features(
-            encoder, index, ids, view=view, cache=cache_folder(), pool=how.pool, workers=workers,
-            every_block=every_block, world=world,
-        )
+        cached_features(encoder, index, ids, reading=reading, cache=cache_folder(), workers=workers, world=world)
         for ids in (train_ids, test_ids)
-    )  # fmt: skip
+    )
     if how.protocol == "knn":
         return knn_probe(x, y, x_test, y_test, classes=index.classes)
     if how.protocol == "logistic":
         return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
     if how.protocol == "linear":
-        if not every_block:
+        if not reading.every_block:
             x, x_test = x[:, None], x_test[:, None]
         return linear_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
     return published_probe(x, y, x_test, y_test, protocol=how.protocol, seed=PROBE_SEED, classes=index.classes)
@@ -172,9 +172,8 @@ def embed(
             encoder,
             index,
             ids,
-            view=saved.evaluation,
+            reading=Reading(saved.evaluation, pool),
             cache=cache_folder(),
-            pool=pool,
             workers=options.num_workers(image_size=saved.evaluation.size),
             world=world,
         )
