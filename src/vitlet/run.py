@@ -10,11 +10,13 @@ a second writer out.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -188,11 +190,26 @@ def environment(*, command: list[str] | None = None) -> dict[str, Any]:
         "command": shlex.join(arguments),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
+        "commit": _commit(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@functools.cache
+def _commit() -> str:
+    """Of the checkout that this file is tracked in, with a `+` where files have changed since; else empty."""
+    here = Path(__file__).resolve()
+    try:
+        for words in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+", "--exclude=*"]):
+            done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10)
+            if done.returncode:
+                return ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:

@@ -58,6 +58,8 @@ def test_one_pass_gives_what_each_analysis_gives_alone() -> None:
         basis = diagonal_basis(grid)
         expected = torch.stack([log_amplitudes(x[:, 1:], basis).mean(0) for x in stream])
         assert torch.allclose(looked.spectrum.result()[::2], expected, atol=1e-5)
+        before_positions = log_amplitudes(encoder.embed(pixels).detach(), basis).mean(0, keepdim=True)
+        assert torch.allclose(looked.patches.result(), before_positions, atol=1e-5)
         assert torch.allclose(survey.features(k), torch.stack([x[:, 1:].mean(1) for x in stream], 1), atol=1e-5)
     for i in (0, 12):
         alone.update([p[i : i + 12] for p in points])

@@ -132,8 +132,16 @@ def test_a_page_without_marks_is_refused() -> None:
 
 def replication(answer: str = "supported") -> dict:
     part = {"title": "MAE − scratch", "unit": "points", "margin": 0.0, "n_seeds": 3, "n": 5000,
-            "mean": 0.05, "low": 0.01, "high": 0.09}  # fmt: skip
-    first = {"number": 1, "statement": "MAE wins", "source": "Table 1", "answer": answer, "why": "", "parts": [part]}
+            "mean": 0.05, "low": 0.01, "high": 0.09, "answer": answer}  # fmt: skip
+    first = {
+        "number": 1,
+        "statement": "MAE wins",
+        "source": "Table 1",
+        "answer": answer,
+        "why": "",
+        "parts": [part],
+        "beside": [],
+    }
     second = {"number": 2, "statement": "It is wet", "source": "Figure 9", "answer": "not run", "why": "needs: rain"}
     return {"kind": "replication", "scale": "micro", "claims": [first, second | {"parts": []}]}
 
@@ -144,3 +152,16 @@ def test_claims_show_answer_effect_interval_and_n_and_keep_their_place(tmp_path:
     assert "| not supported | MAE − scratch: +5.0 points (+1.0 to +9.0) | 3 seeds, 5,000 images |" in first
     assert "| not run: needs: rain |" in second
     assert rows(tmp_path) == [], "claims stand in their own table alone"
+
+
+def test_a_claim_shows_the_part_that_decides_it(tmp_path: Path) -> None:
+    entry = replication("not supported")
+    entry["claims"][0]["parts"] = [
+        part | {"answer": answer, "title": answer}
+        for part, answer in zip(2 * entry["claims"][0]["parts"], ("supported", "not supported"), strict=True)
+    ]
+    write_json(tmp_path / "replication-micro.json", entry)
+    assert "| not supported | not supported: +5.0 points" in claims_markdown(tmp_path)
+    entry["claims"][0] |= {"answer": "not run", "why": "2 of 3 seeds"}
+    write_json(tmp_path / "replication-micro.json", entry)
+    assert "| not run: 2 of 3 seeds |  |  |" in claims_markdown(tmp_path)

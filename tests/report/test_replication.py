@@ -23,7 +23,7 @@ def claim(number: int, answer: str, **part) -> dict:
     shown = {"title": "MAE − scratch", "unit": "points", "margin": 0.0, "n_seeds": 3, "n": 5000, "mean": 0.05,
              "low": 0.01, "high": 0.09, "runs": ["mae-s0-0123"], "answer": answer} | part  # fmt: skip
     return {"number": number, "statement": f"statement {number}", "source": "Table 1", "answer": answer, "why": "",
-            "parts": [shown]}  # fmt: skip
+            "parts": [shown], "beside": []}  # fmt: skip
 
 
 def cell(published, measured, not_run) -> dict:
@@ -48,7 +48,8 @@ def document(**changes) -> dict:
     return {
         "kind": "replication", "scale": "micro", "about": "small", "tags": {"R": "the repository"}, "seeds": [0, 1, 2],
         "items": [table, figure], "claims": [claim(1, "supported"), claim(2, "not supported")],
-        "runs": [{"title": "mae", "seed": 0, "name": "mae-s0", "recipe": "ab", "cpu_seconds": 3.0}],
+        "runs": [{"title": "mae", "seed": 0, "name": "mae-s0", "recipe": "ab", "cpu_seconds": 3.0, "processor": "chip",
+                  "cores": 2, "torch": "2.10", "commit": "0abc"}],
         "num_waiting": 4, "command": "vitlet reproduce all", "machine": MACHINE,
     } | changes  # fmt: skip
 
@@ -104,7 +105,7 @@ def test_hostile_text_is_shown_and_never_becomes_markup(tmp_path: Path):
     assert len(HOSTILE) >= 50
     plain = tags(write_replication_page(document(items=[]), out=tmp_path / "plain.html").read_text())
     for text in HOSTILE:
-        run = {"title": text, "seed": 0, "name": text, "recipe": text, "cpu_seconds": 3.0}
+        run = document()["runs"][0] | dict.fromkeys(("title", "name", "recipe", "processor", "torch", "commit"), text)
         first, second = document()["claims"]
         made = document(
             items=[], command=text, runs=[run], claims=[first | {"statement": text}, second | {"why": text}]
@@ -184,3 +185,17 @@ def test_the_page_in_the_ledger_is_of_its_document(file: Path, tmp_path: Path) -
     kept = file.with_suffix(".html").read_text()
     words = [re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (made, kept)]
     assert words[0] == words[1], f"vitlet report {file} --out {file.with_suffix('.html')}"
+
+
+def test_what_stands_beside_a_claim_is_shown_apart(tmp_path: Path) -> None:
+    with_control = claim(15, "supported")
+    with_control["beside"] = [with_control["parts"][0] | {"title": "the same of random weights", "runs": ["look-s0"]}]
+    text = write_replication_page(document(claims=[with_control]), out=tmp_path / "page.html").read_text()
+    assert text.index("MAE − scratch") < text.index("without a say in the answer") < text.index("random weights")
+    assert "Runs behind it (2)" in text
+
+
+def test_the_machine_is_the_one_that_made_the_runs(tmp_path: Path) -> None:
+    text = write_replication_page(document(), out=tmp_path / "page.html").read_text()
+    assert "chip, 2 cores" in text
+    assert "torch 2.10, commit 0abc" in text

@@ -62,6 +62,7 @@ def looked() -> Looked:
         distance={"reference": np.full((3, 2), 4.0), "subject": np.array([[4.0, 2.0], [3.0, 3.0], [1.0, 2.0]])},
         entropy={"reference": np.full((3, 2), 3.0), "subject": np.array([[3.0, 3.0], [3.0, 3.0], [2.0, 1.0]])},
         spectrum={"subject": np.array([-1.5, -2.0, -3.0, -4.0])},
+        patches={"subject": -0.5},
         images=64,
     )
 
@@ -78,6 +79,7 @@ def looked() -> Looked:
         ("distance-gap", (1.0 + 1.0 + 2.5) / 3),
         ("entropy-gap", 0.5),
         ("embedding-frequencies", -1.5),
+        ("patch-frequencies", -0.5),
     ],
 )
 def test_quantities_by_hand(looked: Looked, quantity: str, value: float):
@@ -85,8 +87,9 @@ def test_quantities_by_hand(looked: Looked, quantity: str, value: float):
 
 
 def test_every_quantity_of_a_claim_can_be_read(looked: Looked):
-    asked = {m.quantity for claim in CLAIMS for part in claim.parts for _, m in part.terms} - {"top1"}
-    assert len(asked) == 9
+    parts = [part for claim in CLAIMS for part in (*claim.parts, *claim.beside)]
+    asked = {m.quantity for part in parts for _, m in part.terms} - {"top1"}
+    assert len(asked) == 10
     assert all(np.isfinite(looked.value(q, "subject")) for q in asked)
 
 
@@ -113,6 +116,14 @@ def test_claim_7_needs_a_steeper_fall_than_that_of_a_model_that_knows_the_labels
     assert answered(7, cka(mae=(0.9, 0.55), fine=(0.95, 0.8), moco=(0.0, 0.0))) == "supported"
     alike = cka(mae=(0.95, 0.8), fine=(0.95, 0.78), moco=(0.0, 0.0))  # falls by more than 0.1, as any model does
     assert answered(7, alike) == "not supported"
+
+
+def test_what_stands_beside_a_claim_has_the_units_of_its_parts_and_is_made_with_them():
+    for claim in CLAIMS:
+        if claim.beside:
+            assert {part.unit for part in claim.beside} == {part.unit for part in claim.parts}
+            assert {m.step for part in claim.beside for _, m in part.terms} <= set(claim.steps())
+    assert [claim.number for claim in CLAIMS if claim.beside] == [11, 15]
 
 
 def test_claim_8_needs_more_than_an_encoder_that_has_hardly_moved():

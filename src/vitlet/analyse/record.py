@@ -159,6 +159,8 @@ def _write_spectrum(folder: Path, survey: Survey) -> None:
     for k, (subject, looked) in enumerate(zip(survey.subjects, survey.looked, strict=True)):
         arrays[f"log_amplitude.{k}"] = looked.spectrum.result().numpy()
         arrays[f"delta.{k}"] = looked.spectrum.delta().numpy()
+        arrays[f"patch_log_amplitude.{k}"] = looked.patches.result().numpy()
+        arrays[f"patch_delta.{k}"] = looked.patches.delta().numpy()
         depth = subject.encoder.config.depth
         points = ["embedded", *(f"block.{i}.{after}" for i in range(depth) for after in ("attention", "mlp"))]
         grid = looked.attention[0].grid
@@ -168,7 +170,7 @@ def _write_spectrum(folder: Path, survey: Survey) -> None:
         "images": survey.images,
         "meaning": "mean log amplitude on the diagonal of the spectrum, [point, frequency in units of π]; "
         "delta: highest minus lowest frequency; points after the residual is added; every second one from the "
-        "first on is the set of embedding and block outputs",
+        "first on is the set of embedding and block outputs; patch: of the embedded patches before positions",
     }
     _write(folder, "spectrum", arrays, facts)
 

@@ -14,7 +14,8 @@ mean logarithm of a real amplitude is ½·ln 2 = 0.347 below that of a complex o
 Paper: Park and Kim 2022; Wang et al. 2023, Figure 3. They publish neither code nor the set of points, and describe the
 difference as low minus high; the sign here is that of Park and Kim. Two sets are offered. 13 points for 12 blocks: the
 embedding (patches and positions), then each block's output. 25 points: the embedding, then after each attention and
-each MLP, both with the residual added.
+each MLP, both with the residual added. Beside them stands the patch embedding before positions are added: a table
+of positions has a spectrum of its own, which covers that of the patches.
 
 Differences: published code transforms the whole map and rolls it; only the diagonal is looked at, so only it is
 computed here, as one matrix product with N × 2⌈n/2⌉ cosines and sines.

@@ -65,6 +65,8 @@ class Looked:
     """One a block."""
     spectrum: Spectrum
     """At the embedding, then after each attention and each MLP."""
+    patches: Spectrum
+    """Of the embedded patches alone: positions, where an encoder has them, hide what the patch embedding does."""
     pooled: Float[Tensor, "P L D"]
     """Means of the patch tokens at the embedding and after each block, a row an image; 0 where none was seen yet."""
 
@@ -124,6 +126,7 @@ class Survey:
             for attention in looked.attention:
                 attention.sum_over_ranks()
             looked.spectrum.sum_over_ranks()
+            looked.patches.sum_over_ranks()
             looked.pooled = across.total(looked.pooled)
         self._labels = across.total(self._labels)
         self.images = int(across.total(torch.tensor(self.images)))
@@ -166,7 +169,7 @@ def _new_look(encoder: Encoder, *, epsilon: float, pooled: int) -> Looked:
     grid = (shape.grid, shape.grid)
     attention = [AttentionStatistics(shape.heads, grid=grid, epsilon=epsilon) for _ in range(shape.depth)]
     rows = torch.zeros(pooled, len(depth_points(encoder)), shape.width)
-    return Looked(attention, Spectrum(1 + 2 * shape.depth, grid=grid), rows)
+    return Looked(attention, Spectrum(1 + 2 * shape.depth, grid=grid), Spectrum(1, grid=grid), rows)
 
 
 def _look(subject: Subject, looked: Looked, batch: Batch, *, row: int) -> list[Tensor]:
@@ -182,12 +185,14 @@ def _look(subject: Subject, looked: Looked, batch: Batch, *, row: int) -> list[T
     ]
     points: list[list[Tensor]] = [[] for _ in cka_points(encoder)]
     for images in batch.images.split(CHUNK):
-        encoded = encoder.encode(encoder.embed(images.to(_device(encoder))), trace=["embedded", *traces])
+        patches = encoder.embed(images.to(_device(encoder)))
+        encoded = encoder.encode(patches, trace=["embedded", *traces])
         _require_finite(encoded, subject)
         traced = encoded.traced
         for i, statistics in enumerate(looked.attention):
             statistics.update(traced.pop(f"block.{i}.attention_logits"))
         looked.spectrum.update([x[:, 1:] for x in _after_each_residual(traced, depth=encoder.config.depth)])
+        looked.patches.update([patches])
         _put(looked.pooled, _pool(encoder, traced), row=row)
         row += len(images)
         features = [*(traced[name][:, 1:] for name in cka_points(encoder)[:-1]), subject.last_norm(encoded)]

@@ -101,7 +101,8 @@ def spectrum_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
     all_points = [(m["name"], arrays[f"delta.{k}"]) for k, m in enumerate(models)]
     outputs = [(name, delta[::2]) for name, delta in all_points]
     unit = "Δ log amplitude"
-    note = f"{len(outputs[0][1])} points: the embedding and each block's output."
+    alone = "; ".join(f"{m['name']} {arrays[f'patch_delta.{k}'][0]:.2f}" for k, m in enumerate(models))
+    note = f"{len(outputs[0][1])} points: the embedding and each block's output. Patches before positions: {alone}."
     finer = f"{len(all_points[0][1])} points: after each attention (half steps) and each MLP."
     return [
         _curves("After each block", outputs, "spectrum-outputs", unit, note=note),

@@ -178,9 +178,9 @@ def replication_markdown(folder: Path, *, links: str = "", files: Sequence[str] 
 
 
 def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
-    part = next((p for p in claim["parts"] if p["mean"] is not None), None)
+    part = next((p for p in claim["parts"] if p["answer"] == claim["answer"]), None)  # the one that decides
     shown, n = "", ""
-    if part is not None:
+    if part is not None and claim["answer"] != "not run":
         found, interval = effect(part)
         shown = f"{part['title']}: {found} ({interval})"
         n = counted(part)

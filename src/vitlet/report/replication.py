@@ -63,6 +63,8 @@ class ShownClaim:
     why: str
     parts: tuple[tuple[str, ...], ...]
     """(what, effect, interval, n, answer)."""
+    beside: tuple[tuple[str, ...], ...]
+    """The same of what has no say in the answer."""
     runs: tuple[str, ...]
 
 
@@ -125,11 +127,14 @@ def _markdown_rows(item: Shown) -> Iterator[str]:
 
 
 def _claim(claim: Mapping[str, Any]) -> ShownClaim:
-    parts = tuple((part["title"], *effect(part), counted(part), part["answer"]) for part in claim["parts"])
-    runs = dict.fromkeys(run for part in claim["parts"] for run in part["runs"])
-    return ShownClaim(
-        claim["number"], claim["statement"], claim["source"], claim["answer"], claim["why"], parts, tuple(runs)
-    )
+    runs = dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"])
+    parts, beside = (tuple(map(_part, claim[where])) for where in ("parts", "beside"))
+    head = claim["number"], claim["statement"], claim["source"], claim["answer"], claim["why"]
+    return ShownClaim(*head, parts, beside, tuple(runs))
+
+
+def _part(part: Mapping[str, Any]) -> tuple[str, ...]:
+    return part["title"], *effect(part), counted(part), part["answer"]
 
 
 def _item(item: Mapping[str, Any]) -> Shown:
@@ -260,13 +265,15 @@ def _over_layers(
 
 
 def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    machine = document["machine"]
-    spent = math.fsum(run["cpu_seconds"] for run in document["runs"])
+    """What the runs were made on, which need not be where the page is."""
+    runs = document["runs"]
+    made = {(run["processor"], run["cores"]): None for run in runs}
+    versions = {f"torch {run['torch']}" + f", commit {run['commit']}" * bool(run["commit"]): None for run in runs}
     return [
         ("scale", f"{document['scale']}: {document['about']}"),
-        ("runs finished", f"{len(document['runs']):,}"),
+        ("runs finished", f"{len(runs):,}"),
         ("runs not made", f"{document['num_waiting']:,}"),
-        ("CPU time", duration(spent)),
-        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
-        ("software", ", ".join(f"{name} {version}" for name, version in machine["packages"].items())),
+        ("CPU time", duration(math.fsum(run["cpu_seconds"] for run in runs))),
+        ("machine", "; ".join(f"{processor}, {plural(cores, 'core')}" for processor, cores in made)),
+        ("software", "; ".join(versions)),
     ]

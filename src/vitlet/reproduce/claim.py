@@ -7,7 +7,9 @@ of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims) and 
     supported       the interval of every part lies above its margin
     not supported   the interval of some part ends at its margin or below
     undecided       otherwise, and always with a single seed
-    not run         a quantity is missing
+    not run         a quantity is missing, of any of the seeds that were planned
+
+So how many seeds decide is fixed before the runs as well.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ Quantity = Literal[
     "distance-gap",
     "entropy-gap",
     "embedding-frequencies",
+    "patch-frequencies",
 ]
 """What is read from a step; `vitlet.reproduce.quantities` says how."""
 
@@ -63,10 +66,12 @@ class Claim:
     source: str
     """The table or figure that carries it."""
     parts: tuple[Part, ...]
+    beside: tuple[Part, ...] = ()
+    """Shown with the claim and without a say in it: controls, and what was thought of after the rule was fixed."""
 
     def steps(self) -> list[Finetune | Probe | Look]:
-        """Every step a part reads, each once."""
-        return list(dict.fromkeys(m.step for part in self.parts for _, m in part.terms))
+        """Every step that is read, each once."""
+        return list(dict.fromkeys(m.step for part in (*self.parts, *self.beside) for _, m in part.terms))
 
 
 def decide_part(interval: compare.Interval, *, margin: float) -> Answer:

@@ -5,6 +5,8 @@ Margins other than 0 are ours, since the paper gives no numbers for them, and we
 gain or of a gap is "most", a CKA that falls by 0.1 falls. "Small" and "large" are the smallest and the largest of the
 data sets in Table 4, by training images. Two controls keep a statement about one method from being true of any:
 random weights, and fine-tuned MAE, which has learned the labels that the supervised model has.
+
+What stands `beside` a claim came after its rule and decides nothing; `docs/decisions/0006` says when and why.
 """
 
 from typing import Literal
@@ -71,6 +73,7 @@ _DEIT, _MAE, _MOCO, _FINE, _RANDOM, _DMAE = (
     "random weights",
     "D-MAE-Tiny",
 )
+_PATCHES: Quantity = "patch-frequencies"
 _SCRATCH_100 = tuned(MAE, keep=0)
 _A_THIRD = 4
 
@@ -233,6 +236,12 @@ CLAIMS = (
                 (_MOCO, "embedding-frequencies"),
             ),
         ),
+        beside=(
+            _looks("patches without positions, MAE − MoCo-v3", "log amplitude", (_MAE, _PATCHES), (_MOCO, _PATCHES)),
+            _looks(
+                "patches without positions, supervised − MoCo-v3", "log amplitude", (_DEIT, _PATCHES), (_MOCO, _PATCHES)
+            ),
+        ),
     ),
     Claim(
         12,
@@ -302,6 +311,20 @@ CLAIMS = (
                 "patches",
                 (_DEIT, "head-spread-lower"),
                 (_MOCO, "head-spread-lower"),
+            ),
+        ),
+        beside=(
+            _looks(
+                "the same of random weights: distance",
+                "patches",
+                (_RANDOM, "distance-lower"),
+                (_DEIT, "distance-lower"),
+            ),
+            _looks(
+                "the same of random weights: spread of distance",
+                "patches",
+                (_DEIT, "head-spread-lower"),
+                (_RANDOM, "head-spread-lower"),
             ),
         ),
     ),

@@ -72,6 +72,7 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
                 "recipe": facts[node.address]["recipe"],
                 "cpu_seconds": facts[node.address].get("cpu_seconds", 0.0),
                 "finished": facts[node.address]["finished"],
+                **_made_on(facts[node.address]["machine"]),
             }
             for node in finished
         ],
@@ -79,6 +80,11 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
         "command": command,
         "machine": environment(),
     }  # fmt: skip
+
+
+def _made_on(machine: Mapping[str, Any]) -> dict[str, Any]:
+    torch, commit = machine["packages"]["torch"], machine.get("commit", "")
+    return {"processor": machine["processor"], "cores": machine["cores"], "torch": torch, "commit": commit}
 
 
 @final
@@ -237,7 +243,7 @@ def _ranked_mean(arrays: Sequence[np.ndarray]) -> list[Any]:
 
 
 def _unasked(claim: Claim) -> dict[str, Any]:
-    return _head(claim) | {"answer": "not run", "why": UNASKED, "parts": []}
+    return _head(claim) | {"answer": "not run", "why": UNASKED, "parts": [], "beside": []}
 
 
 def _head(claim: Claim) -> dict[str, Any]:
@@ -246,10 +252,12 @@ def _head(claim: Claim) -> dict[str, Any]:
 
 def _claim(reader: _Reader, claim: Claim) -> dict[str, Any]:
     missing = {reader.missing(s): None for s in claim.steps() if s in reader.plan.absent}
-    parts = [_part(reader, part) for part in claim.parts]
+    parts, beside = ([_part(reader, part) for part in some] for some in (claim.parts, claim.beside))
     answer = decide([p["answer"] for p in parts])
-    why = "; ".join(missing) if missing else "not run yet" if answer == "not run" else ""
-    return _head(claim) | {"answer": answer, "why": why, "parts": parts}
+    found, planned = min(p["n_seeds"] for p in parts), len(reader.plan.scale.seeds)
+    waiting = f"{found} of {plural(planned, 'seed')}" if found else "not run yet"
+    why = "; ".join(missing) if missing else waiting if answer == "not run" else ""
+    return _head(claim) | {"answer": answer, "why": why, "parts": parts, "beside": beside}
 
 
 def _part(reader: _Reader, part: Part) -> dict[str, Any]:
@@ -259,10 +267,10 @@ def _part(reader: _Reader, part: Part) -> dict[str, Any]:
     if not seeds:
         return base | {"answer": "not run", "mean": None, "low": None, "high": None, "values": [], "n": 0, "runs": []}
     values = [math.fsum(w * c[s][0] for (w, _), c in zip(part.terms, columns, strict=True)) for s in seeds]
-    interval = mean_interval(values)
+    interval, is_whole = mean_interval(values), len(seeds) == len(reader.plan.scale.seeds)
     return base | {
         **_ends(interval),
-        "answer": decide_part(interval, margin=part.margin),
+        "answer": decide_part(interval, margin=part.margin) if is_whole else "not run",
         "values": values,
         "n": min(c[s][2] for c in columns for s in seeds),
         "runs": list(dict.fromkeys(c[s][1] for s in seeds for c in columns)),

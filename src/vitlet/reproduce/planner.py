@@ -42,6 +42,8 @@ class _Set:
     """Training images with the subset taken."""
 
 
+_FORMS: Mapping[Kind, tuple[str, ...]] = {"look": ("patches",)}
+"""What a kind of run has stored since it was first made: older ones, which lack it, are made again."""
 _Role = TypeVar("_Role", Treatment | Given, Treatment | Chosen)
 
 
@@ -254,7 +256,7 @@ class _Planner:
             **{k: what.get(k) for k in ("num_labels", "keep_blocks", "protocol", "pool", "look_images")},
             **{k: what[k] for k in ("hold_out", "labels") if k in what},
         }
-        address = _hashed([kind, found.address, seed, decides])
+        address = _hashed([kind, found.address, seed, decides, *_FORMS.get(kind, ())])
         if address not in self.nodes:
             folder = self.out / "runs" / f"{_slug(title)}-s{seed}-{address}"
             inputs += () if found.node is None else (found.node,)

@@ -29,6 +29,8 @@ class Looked:
     """[block, head], in nats."""
     spectrum: Mapping[str, np.ndarray]
     """Δ log amplitude of the embedding and of each block's output."""
+    patches: Mapping[str, float]
+    """Δ log amplitude of the embedded patches, before positions are added."""
     images: int
 
     @classmethod
@@ -45,6 +47,7 @@ class Looked:
             distance={name: attention[f"distance_patches.{k}"] for k, name in enumerate(names)},
             entropy={name: attention[f"entropy_nats.{k}"] for k, name in enumerate(names)},
             spectrum={name: spectrum[f"delta.{k}"][::2] for k, name in enumerate(names)},
+            patches={name: float(spectrum[f"patch_delta.{k}"][0]) for k, name in enumerate(names)},
             images=int(facts["images"]),
         )
 
@@ -66,6 +69,8 @@ class Looked:
                 return float(np.abs(own.mean(axis=1) - all_[self.names[0]].mean(axis=1)).mean())
             case "embedding-frequencies":
                 return float(self.spectrum[subject][0])
+            case "patch-frequencies":
+                return self.patches[subject]
         raise AssertionError(quantity)
 
 
