@@ -98,6 +98,26 @@ class Shared:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class Looking:
+    """What every command takes that looks at images and trains no network on them."""
+
+    workers: Whole | None = None
+    """Loader processes; by default as many as help."""
+    device: Device = "auto"
+    """Where to compute."""
+    max_bad: Share = 0.01
+    """Share of unreadable images that is accepted."""
+
+    def options(self) -> Any:
+        """The values as the jobs take them."""
+        from vitlet.jobs.options import Options
+
+        names = ("workers", "device", "max_bad")
+        return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Tuning:
     """What every command takes that fine-tunes from several starts."""
 

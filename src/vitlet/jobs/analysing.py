@@ -28,13 +28,15 @@ from vitlet.analyse.sample import choose, even_batches
 from vitlet.analyse.similarity import require_same_size
 from vitlet.analyse.survey import POOLED_LIMIT, Subject, Survey, pooled_features
 from vitlet.data.batch import Batch
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced
+from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
-from vitlet.jobs.material import divide, judge, pick_device
+from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.material import divide, pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.recipe import View
@@ -122,7 +124,8 @@ def analyse(
     try:
         subjects, view = open_subjects(encoders, options)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
-        sample = _sample(data, view, look, options, teller)
+        index = opened(data, world)
+        sample = _sample(index, judged(index, options, teller, world), view, look, options)
         with run.lock() if world.is_first else contextlib.nullcontext():
             survey = _survey(subjects, sample, look, world, teller)
             if world.is_first:
@@ -146,7 +149,8 @@ def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: Worl
         first=first,
     )
     with teller.progress("looking at images", total=last - first) as tick:
-        survey.run(_counted(sample.batches(sample.ids[first:last], size=sample.batch_size), tick))
+        if first < last:  # else there are fewer batches than ranks, and this one adds nothing to the sums
+            survey.run(_counted(sample.batches(sample.ids[first:last], size=sample.batch_size), tick))
     survey.sum_over_ranks()
     return survey
 
@@ -171,10 +175,8 @@ def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller,
     record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
 
 
-def _sample(data: str | os.PathLike[str], view: View, look: Look, options: Options, teller: Teller) -> Sample:
+def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: Options) -> Sample:
     """The images to look at: held-out labelled ones where they fill a batch, else all that are usable."""
-    index = open_index(data)
-    verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts)
     if len(test) < look.batch_size:
         test, split = np.flatnonzero(verdicts.good), "all images"
@@ -221,17 +223,22 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
     """Probes of each layer, counted on the images of the survey; [] without labels."""
     counted, classes = survey.labels, sample.index.classes
     learned = torch.from_numpy(np.asarray(sample.index.labels[sample.learned], dtype=np.int64))
+    known = torch.isin(counted, learned.unique())  # with many classes, the images to learn from do not have all
+    counted = counted[known]
     try:
         labels.require_classes(classes, where=sample.index.name)
         labels.require(learned, counted, classes=classes, split=sample.split, where=sample.index.name)
     except DataError as error:
         teller.say(f"note: layers are not probed: {error}")
         return []
+    if not known.all():
+        left_out = plural(int((~known).sum()), "image")
+        teller.say(f"note: probes leave out {left_out} of classes that the {len(learned):,} learned ones do not have")
     found = []
     for k, subject in enumerate(survey.subjects):
         teller.say(f"probing the layers of {subject.name}")
         train = pooled_features(subject.encoder, sample.batches(sample.learned, size=_BATCH))
-        test = survey.features(k), counted
+        test = survey.features(k)[known], counted
         protocols: tuple[Literal["knn", "logistic"], ...] = ("knn", "logistic")
         found.append([probe_curve(p, train, test, seed=seed, classes=classes) for p in protocols])
     return found

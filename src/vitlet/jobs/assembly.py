@@ -32,6 +32,7 @@ from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
+from vitlet.train.clock import Clock
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
@@ -69,8 +70,8 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
 
 
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
-    began, cpu_began = time.monotonic(), time.process_time()
     require_installed(options.log)
+    clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     with world.one_first():
         index = open_index(launch.data)
@@ -84,6 +85,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
     with world.one_first():
         material = gather_material(index, recipe, launch, options, teller)
+    material = dataclasses.replace(material, workers=options.num_workers(image_size=recipe.encoder.image_size))
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(
@@ -92,7 +94,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         views=recipe.data.views,
         batch_size=recipe.budget.batch_size,
         seed=seed,
-        workers=options.num_workers(image_size=recipe.encoder.image_size),
+        workers=material.workers,
         rank=world.rank,
         num_ranks=world.size,
         objects=material.objects(recipe),
@@ -101,6 +103,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
     found = _resumable(run, recipe, material, options, teller, world)
     start = found.step if found else 0
+    clock.before = found.manifest.get("cost", {}) if found and world.is_first else {}
     if found:
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
         teller.say(f"resuming {printable(run.path)} after step {start}")
@@ -128,13 +131,17 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             optimizer=optimizer,
             schedule=schedule,
             budget=budget,
-            writer=Writer(run=run, metrics=metrics, teller=teller, world=world, facts=facts),
+            writer=Writer(run=run, metrics=metrics, teller=teller, world=world, facts=facts, clock=clock),
             probes=probes,
             resumed=found,
         )
     if world.is_first:
-        cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-        _finish(run, recipe, launch, material, objective, teller, cost)
+        _finish(run, recipe, launch, material, objective, teller)
+    cost = clock.spent(world)
+    if world.is_first:
+        # Last: what is called finished has its model and its numbers.
+        now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
+        write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | cost)
 
 
 def _is_finished(run: Run, index: Index, options: Options) -> bool:
@@ -207,7 +214,6 @@ def _finish(
     material: Material,
     objective: Objective,
     teller: Teller,
-    cost: dict[str, float],
 ) -> None:
     objective.eval()
     if isinstance(objective, Supervised):
@@ -217,6 +223,3 @@ def _finish(
         finish_detection(run, recipe, material, objective, facts=facts, teller=teller)
     else:
         finish_pretraining(run, recipe, material, objective)
-    # Last: what is called finished has its model and its numbers.
-    now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
-    write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | cost)

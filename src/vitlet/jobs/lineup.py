@@ -147,7 +147,8 @@ def accuracy_of(name: str, results: Path | None) -> dict[str, Any] | None:
             except ValueError:
                 continue
             details = content.get("details") if isinstance(content, dict) else None
-            if isinstance(details, dict) and details.get("model") == name and content.get("metric") == "top1":
+            asked = {"model": name, "labels": "val"}  # ReaL's and V2's are other questions
+            if isinstance(details, dict) and asked.items() <= details.items() and content.get("metric") == "top1":
                 found.append((file, content))
     if not found:
         return None

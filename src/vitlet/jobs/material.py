@@ -90,6 +90,8 @@ class Material:
     """Training images before a subset was chosen."""
     annotations: Annotations | None = None
     """The objects on the images, where they are learned."""
+    workers: int = 0
+    """Loader processes."""
 
     @property
     def num_classes(self) -> int:

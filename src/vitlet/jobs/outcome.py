@@ -73,7 +73,9 @@ def _write_accuracy(
     began, cpu_began = time.monotonic(), time.process_time()
     split = material.held_out_split
     device = next(objective.parameters()).device
-    batches = evaluation_batches(material.index, material.held_out, view=recipe.data.evaluation)
+    batches = evaluation_batches(
+        material.index, material.held_out, view=recipe.data.evaluation, workers=material.workers
+    )
     with torch.inference_mode():
         forward = objective.logits if name == "top1" else objective.first_head
         found = evaluate_classifier(forward, batches, device=device)

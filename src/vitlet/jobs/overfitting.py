@@ -6,7 +6,6 @@ either has fallen to the same training loss.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Fit
-from vitlet.run import Run, environment
+from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
 from vitlet.units import Steps
@@ -75,7 +74,7 @@ def overfit(
     if annotations is None:
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")
     ids = suitable(index, annotations, count=images)
-    small = _write_set(index, annotations, ids, out / "data")
+    small = _write_set(index, annotations, ids, out / f"images-{address_of([index.fingerprint, ids.tolist()])[:12]}")
     starts = {"random": None} | ({} if init is None else {"pretrained": init})
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     runs = {
@@ -136,8 +135,7 @@ def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarra
 
 
 def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Path) -> Path:
-    """The chosen images as training and as validation images."""
-    shutil.rmtree(root, ignore_errors=True)
+    """The chosen images as training and as validation images; the folder's name says which, so it is written once."""
     content = ground_truth(index, annotations, ids)
     for number, (image, i) in enumerate(zip(content["images"], ids, strict=True)):
         image["file_name"] = f"{number}{Path(index.path(int(i))).suffix}"

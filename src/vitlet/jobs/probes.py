@@ -61,7 +61,9 @@ def finetuning_probe(
 
     def look(objective: Objective, step: int) -> dict[str, Any]:
         assert isinstance(objective, Supervised)
-        batches = evaluation_batches(material.index, material.held_out, view=recipe.data.evaluation)
+        batches = evaluation_batches(
+            material.index, material.held_out, view=recipe.data.evaluation, workers=material.workers
+        )
         device = next(objective.parameters()).device
         found = evaluate_classifier(objective.logits, batches, device=device)["top1"]
         if facts is not None and all(found > before for _, before in accuracies(run)):
@@ -89,7 +91,7 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
     sample = material.ids[order]
 
     def look(objective: Objective, step: int) -> dict[str, Any]:
-        batches = evaluation_batches(material.index, sample, view=recipe.data.evaluation)
+        batches = evaluation_batches(material.index, sample, view=recipe.data.evaluation, workers=material.workers)
         features, labels = extract(objective.encoder, batches, pool="mean")
         rows = run.metrics()
         losses = [row["loss"] for row in rows if row.get("loss") is not None]

@@ -119,13 +119,14 @@ def _score(
         n=n,
         seed=0,
         split=asked.split,
-        protocol=f"{_NAMES[protocol]} of the classifier as it is",
+        protocol=f"{_NAMES[protocol]} of {_kind(saved)}",
         data={"name": index.name, "fingerprint": index.fingerprint},
         recipe=saved.facts.get("recipe_fingerprint", ""),
         wall_seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu_began,
         details={
             "top5": fifth / n if len(saved.classes) > 5 else None,
+            "labels": protocol,
             "order": asked.order,
             "left_out": len(asked.ids) - n,
             "model": _model_name(run),
@@ -136,6 +137,12 @@ def _score(
     _publish(run, result, protocol=protocol, file=file, world=world)
     _tell(result, asked, len(saved.classes), teller)
     return result
+
+
+def _kind(saved: Saved) -> str:
+    """What classifier this is: one that was chosen on some images does not measure itself on them."""
+    chosen = saved.facts.get("chosen")
+    return f"the classifier that was chosen {chosen}" if chosen else "the classifier as it is"
 
 
 def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.ndarray, str] | None:

@@ -75,15 +75,25 @@ class Contents:
 
 
 def read(runs: Sequence[Run]) -> list[Contents]:
-    """Every run's files; runs of one name are told apart by their parent's.
+    """Every run's files; runs of one name are told apart by as much of their paths as it takes.
 
     Raises:
         CheckpointError: if a file is there and is not what it should be.
     """
-    paths = [run.path.resolve() for run in runs]
-    plain = [path.name for path in paths]
-    names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
-    return [_read(run, name) for run, name in zip(runs, names, strict=True)]
+    paths = [run.path.resolve().parts for run in runs]
+    return [_read(run, name) for run, name in zip(runs, _told_apart(paths), strict=True)]
+
+
+def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The shortest end of each path that no other has; a path that is given twice gets a number."""
+
+    def end(path: tuple[str, ...]) -> str:
+        others = [other for other in paths if other != path]
+        depths = (n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others))
+        return "/".join(path[-next(depths, len(path)) :])
+
+    names = [end(path) for path in paths]
+    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:

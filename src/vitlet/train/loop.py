@@ -27,6 +27,7 @@ from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
+from vitlet.train.clock import Clock
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
 from vitlet.train.optim import set_lr
@@ -88,11 +89,13 @@ class Writer:
     teller: Teller
     world: World = field(default_factory=World)
     facts: dict[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
 
     def save(self, step: int, objective: Objective, optimizer: Optimizer, **facts: Any) -> None:
         """Checkpoint by the first rank; the others wait until it is durable."""
+        cost = self.clock.spent(self.world)
         if self.metrics is not None:
-            facts |= {**self.facts, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
+            facts |= {**self.facts, "cost": cost, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
             checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
         self.world.wait()
 

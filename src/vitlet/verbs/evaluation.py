@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing, existing_data, existing_source
 from vitlet.errors import UsageError
 
 
@@ -16,6 +16,7 @@ def probe(
     protocol: Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"] = "knn",
     pool: Pool = "mean",
     layers: Literal["last", "all"] = "last",
+    looking: Looking | None = None,
 ) -> None:
     """Accuracy of a simple classifier on frozen features; the number also goes to RUN/results/.
 
@@ -34,7 +35,8 @@ def probe(
     from vitlet.jobs.options import require_layers
 
     require_layers(protocol, layers)
-    job(start, data=data, protocol=protocol, pool=pool, layers=layers)
+    options = (looking or Looking()).options()
+    job(start, data=data, protocol=protocol, pool=pool, layers=layers, options=options)
 
 
 def evaluate(
@@ -43,8 +45,7 @@ def evaluate(
     data: Path,
     protocol: Literal["val", "real", "v2"] = "val",
     json: Path | None = None,
-    workers: Whole | None = None,
-    device: Device = "auto",
+    looking: Looking | None = None,
 ) -> None:
     """Top-1 and top-5 of a finished classifier, every image once; the number also goes to RUN/results/.
 
@@ -55,15 +56,12 @@ def evaluate(
     protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`: ImageNet-V2,
         folders 0 to 999.
     json: Where to write the result too.
-    workers: Loader processes; by default as many as help.
-    device: Where to compute.
     """
     start = existing_source(run)
     existing_data(data)
-    from vitlet.jobs.options import Options
     from vitlet.jobs.scoring import score as job
 
-    job(start, data=data, protocol=protocol, json=json, options=Options(workers=workers, device=device))
+    job(start, data=data, protocol=protocol, json=json, options=(looking or Looking()).options())
 
 
 def analyse(
@@ -73,8 +71,7 @@ def analyse(
     images: AtLeastOne = 1024,
     seed: Whole = 0,
     published: Annotated[bool, Parameter(negative="")] = False,
-    workers: Whole | None = None,
-    device: Device = "auto",
+    looking: Looking | None = None,
 ) -> None:
     """Look into encoders, layer by layer: CKA, attention, spectra, probes, weights, and what to try next.
 
@@ -86,8 +83,6 @@ def analyse(
     images: How many to look at, equally many of each class.
     seed: Decides which.
     published: The quirks of the paper's code: images in folder order, distances in units of 14 pixels.
-    workers: Loader processes; by default as many as help.
-    device: Where to compute.
     """
     existing_data(data)
     for encoder in encoders:
@@ -95,10 +90,9 @@ def analyse(
             existing_source(encoder)
     from vitlet.jobs.analysing import Look
     from vitlet.jobs.analysing import analyse as job
-    from vitlet.jobs.options import Options
 
     look = Look(images=images, seed=seed, published=published)
-    job(encoders, data=data, out=out, look=look, options=Options(workers=workers, device=device))
+    job(encoders, data=data, out=out, look=look, options=(looking or Looking()).options())
 
 
 def study(

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Pool, Whole, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Pool, existing, existing_data, existing_source
 from vitlet.errors import UsageError
 
 
-def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean") -> None:
+def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
     """Write one feature vector an image to a Parquet file.
 
     Parameters
@@ -23,10 +23,10 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean") -> None:
     existing_data(data)
     from vitlet.jobs.evaluation import embed as job
 
-    job(start, data=data, out=out, pool=pool)
+    job(start, data=data, out=out, pool=pool, options=(looking or Looking()).options())
 
 
-def predict(run: Path, *, data: Path, out: Path) -> None:
+def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None) -> None:
     """Write the predicted class of every image to a CSV file.
 
     Parameters
@@ -39,7 +39,7 @@ def predict(run: Path, *, data: Path, out: Path) -> None:
     existing_data(data)
     from vitlet.jobs.evaluation import predict as job
 
-    job(run, data=data, out=out)
+    job(run, data=data, out=out, options=(looking or Looking()).options())
 
 
 def export(
@@ -156,10 +156,7 @@ def report(*runs: Path, out: Path) -> None:
     job(runs, out=out)
 
 
-def detect(
-    run: Path, *, data: Path, out: Path, pictures: Path | None = None, workers: Whole | None = None,
-    device: Device = "auto",
-) -> None:  # fmt: skip
+def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, looking: Looking | None = None) -> None:
     """Find objects on images and write them as a COCO results file.
 
     Parameters
@@ -168,14 +165,11 @@ def detect(
     data: Images, annotated or not.
     out: The JSON file.
     pictures: A folder for the images with boxes and masks drawn into them.
-    workers: Loader processes; by default as many as help.
-    device: Where to compute.
     """
     from vitlet.run import Run
 
     Run.open(run)
     existing_data(data)
     from vitlet.jobs.detecting import detect as job
-    from vitlet.jobs.options import Options
 
-    job(run, data=data, out=out, pictures=pictures, options=Options(workers=workers, device=device))
+    job(run, data=data, out=out, pictures=pictures, options=(looking or Looking()).options())
