@@ -404,3 +404,15 @@ def test_a_fault_of_ours_is_said_to_be_one(capsys: pytest.CaptureFixture[str]):
         assert message.count("\n") == 1
     finally:
         del app["planted"]
+
+
+def test_a_command_that_shares_no_work_is_refused_under_torchrun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["compare", "a", "--data", str(tmp_path), "--out", "x"]) == 2
+    assert "vitlet compare under torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["compare", str(tmp_path / "a"), "--data", str(tmp_path), "--out", "x"]) != 0
+    assert "under torchrun" not in capsys.readouterr().err

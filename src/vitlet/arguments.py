@@ -280,6 +280,22 @@ def refuse_empty(words: list[str]) -> None:
             raise UsageError(f"empty value after {printable(option or before or 'vitlet')}", fix="give a value")
 
 
+def refuse_alone(words: list[str], *, together: set[str]) -> None:
+    """Several ranks of a command that does not share its work would all do it, on the same files.
+
+    Raises:
+        UsageError: under torchrun with more than one process, for a verb that is not in `together`.
+    """
+    verb = next((word for word in words if not word.startswith("-")), None)
+    is_one_of_many = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if is_one_of_many and verb is not None and verb not in together:
+        raise UsageError(
+            f"vitlet {printable(verb)} under torchrun",
+            why="It works in one process, or starts its own",
+            fix=f"vitlet {printable(verb)} … without torchrun",
+        )
+
+
 def usage_message(error: CycloptsError, *, verbs: tuple[str, ...]) -> str:
     """A usage error on one line, with the nearest word that would have been right, and the way to help."""
     words = error.root_input_tokens or []

@@ -6,7 +6,7 @@ import traceback
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from vitlet.arguments import refuse_empty, usage_message
+from vitlet.arguments import refuse_alone, refuse_empty, usage_message
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
 from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training, transfer
@@ -49,6 +49,10 @@ app.command(models.import_, name="import")
 app.command(comparing.sweep)
 
 
+_TOGETHER = {"pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "analyse"}
+"""Verbs whose work several ranks share."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code that `vitlet.errors` gives to each kind of error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -56,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     try:
         refuse_empty(words)
+        refuse_alone(words, together=_TOGETHER)
         app(words, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         return 0

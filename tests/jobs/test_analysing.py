@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vitlet.errors import DataError, NonFiniteError, UsageError
+from vitlet.jobs import analysing
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
@@ -199,3 +200,23 @@ def test_one_encoder_named_twice_keeps_two_names(data: Path, models: list[str], 
     facts, arrays = stored(tmp_path, "similarity")
     assert len({m["name"] for m in facts["models"]}) == 2
     assert np.allclose(arrays["cka"][:3, :3], arrays["cka"][:3, 3:], atol=1e-9)
+
+
+def test_with_more_classes_than_are_learned_only_those_are_counted(
+    data: Path, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a thousand images to learn from and two thousand classes."""
+    for name in ("dark", "light"):
+        (tmp_path / f"data/train/{name}").mkdir(parents=True)
+        shutil.copytree(data / "test" / name, tmp_path / f"data/test/{name}")
+        shutil.copy(data / f"train/{name}/00.png", tmp_path / f"data/train/{name}")
+    for code in range(4):
+        for split in ("train", "test"):
+            (tmp_path / f"data/{split}/more-{code}").mkdir(parents=True)
+            for i in range(3):
+                shutil.copy(data / f"test/dark/{i:02}.png", tmp_path / f"data/{split}/more-{code}/{split}-{i}.png")
+    monkeypatch.setattr(analysing, "PROBE_IMAGES", 4)
+    analyse(models[:1], data=tmp_path / "data", out=tmp_path / "out", look=Look(images=64), options=OPTIONS)
+    facts, arrays = stored(tmp_path / "out", "layers")
+    assert facts["num_labels"] == 4
+    assert 0 < arrays["logistic.0"].shape[1] < 64

@@ -15,6 +15,7 @@ from small_runs import QUIET, write_image
 
 from vitlet.evaluate import features
 from vitlet.jobs import evaluation
+from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.evaluation import embed, probe
 from vitlet.run import Run
 
@@ -89,3 +90,15 @@ def test_a_probe_is_written_once(
     (file,) = run.results.glob("*.json")
     assert f'"value": {alone.value}' in file.read_text()
     assert sum(looked) >= alone.n
+
+
+def test_fewer_batches_than_ranks_are_looked_at_by_some(
+    pretrained: Run, data: Path, tmp_path: Path, by_ranks: Callable[..., list[int]]
+) -> None:
+    look = Look(images=32)
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    analyse([str(pretrained.path)], data=data, out=alone, look=look, options=QUIET)
+    by_ranks(lambda: analyse([str(pretrained.path)], data=data, out=many, look=look, options=QUIET), size=2)
+    for name, key in (("similarity", "cka"), ("spectrum", "patch_delta.0")):
+        with np.load(alone / f"analysis/{name}.npz") as one, np.load(many / f"analysis/{name}.npz") as other:
+            np.testing.assert_allclose(other[key], one[key], rtol=1e-5)

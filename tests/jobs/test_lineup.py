@@ -60,8 +60,12 @@ def test_accuracy_of_what_is_no_run_comes_from_a_result_file(tmp_path: Path) -> 
         "protocol": "p",
         "data": {"name": "imagenet"},
     }
-    write_json(tmp_path / "a" / "other.json", {**entry, "details": {"model": "resnet50"}})
-    write_json(tmp_path / "a" / "right.json", {**entry, "details": {"model": "resnet18"}})
+    for file, model, labels in (
+        ("other", "resnet50", "val"),
+        ("real", "resnet18", "real"),
+        ("right", "resnet18", "val"),
+    ):
+        write_json(tmp_path / "a" / f"{file}.json", {**entry, "details": {"model": model, "labels": labels}})
     (tmp_path / "broken.json").write_text("{")
     found = accuracy_of("resnet18", tmp_path)
     assert found is not None

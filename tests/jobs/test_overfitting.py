@@ -1,6 +1,7 @@
 """Learning a few images by heart: which ones, on what, and what is said about it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,21 @@ def test_the_record(annotated: Path, tmp_path: Path) -> None:
     assert found["files"] == ["train/1.png", "train/2.png"]
     assert set(found["scores"]["random-0"]) == {"bbox", "segm"}
     assert found["learned"] is False, "three steps are not enough"
-    small = open_index(tmp_path / "out/data")
+    (folder,) = (tmp_path / "out").glob("images-*")
+    small = open_index(folder)
     assert [small.path(i) for i in range(4)] == ["train/0.png", "train/1.png", "val/0.png", "val/1.png"]
     assert small.read(0) == small.read(2) == (annotated / "train/1.png").read_bytes()
     recipe = json.loads((tmp_path / "out/random-0/recipe.json").read_text())
     assert recipe["data"]["views"][0]["crop"]["kind"] == "fit"
+
+
+def test_nothing_that_stood_in_the_folder_is_lost(annotated: Path, tmp_path: Path) -> None:
+    """A folder called data with the only copy of the images, in the place where the run goes."""
+    shutil.copytree(annotated, tmp_path / "out/data")
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "out/data").rglob("*") if p.is_file()}
+    overfit(data=tmp_path / "out/data", out=tmp_path / "out", images=2, steps=1, settings=TINY_DETECTOR, options=QUIET)
+    assert before
+    assert {path: (tmp_path / path).read_bytes() for path in before} == before
 
 
 def test_learned_means_both_goals(annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

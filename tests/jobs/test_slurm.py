@@ -195,6 +195,7 @@ def test_the_command_line_writes_one(slurm: Path, capsys: pytest.CaptureFixture[
         (["--seeds", "3", "--seed", "1"], "--seed with --seeds"),
         (["--partition", "a;b"], "--partition"),
         (["--epochs", "-1"], "budget.duration"),
+        (["--fresh"], "--fresh in a script for SLURM"),
     ):
         assert main([*words, *wrong]) == 2
         assert what in capsys.readouterr().err

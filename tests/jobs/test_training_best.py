@@ -9,8 +9,10 @@ from small_runs import QUIET, SMALLER, interrupted, weights
 
 from vitlet.disk import read_json
 from vitlet.jobs import probes
+from vitlet.jobs.scoring import score
 from vitlet.jobs.training import finetune, resume
 from vitlet.run import Run
+from vitlet.train import checkpoint
 from vitlet.weights.source import load_encoder
 
 EVERY = {**SMALLER, "budget.evaluate_every": {"unit": "steps", "n": 2}}
@@ -53,6 +55,11 @@ def test_best_and_last_stand_apart(data: Path, tmp_path: Path, scores: dict[int,
     assert "nothing was chosen" in last["details"]["selection"]
     assert read_json(run.best / "config.json")["vitlet"]["facts"]["step"] == 4
     assert not torch.equal(classifier(run.best), classifier(run.path))
+    scored = [score(folder, data=data, options=QUIET).protocol for folder in (run.best, run.path)]
+    assert scored == [
+        "accuracy of the classifier that was chosen on the test split",
+        "accuracy of the classifier as it is",
+    ]
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_best(
@@ -73,3 +80,15 @@ def test_looking_changes_no_bit_of_the_last_model(data: Path, tmp_path: Path) ->
     assert weights(looked) == weights(plain)
     assert not plain.best.exists()
     assert not (plain.results / "top1_best.json").exists()
+
+
+def test_a_resumed_run_remembers_what_it_cost_before(data: Path, tmp_path: Path) -> None:
+    run = tuned(data, tmp_path / "run")
+    begun = interrupted(run, tmp_path / "begun")
+    path = checkpoint.folders(begun)[0]
+    found = checkpoint.read(path)
+    manifest = found.manifest | {"cost": {"wall_seconds": 3600.0, "cpu_seconds": 7200.0}}
+    (path / checkpoint.MANIFEST).write_bytes(checkpoint._sealed(manifest))
+    finished = read_json(resume(begun.path, options=QUIET).path / "environment.json")
+    assert 3600 < finished["wall_seconds"] < 3700
+    assert 7200 < finished["cpu_seconds"] < 7300

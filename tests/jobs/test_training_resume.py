@@ -290,6 +290,19 @@ def test_a_run_of_two_ranks_is_gone_on_with_by_one(by_two: Run, short: Run, data
     assert losses(shortly(data, begun.path)) == pytest.approx(losses(short), rel=1e-6)
 
 
+def test_a_restart_by_torchrun_keeps_what_the_first_attempt_made(
+    short: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun gives the same words again, --fresh among them, after a rank was lost."""
+    begun = interrupted(short, tmp_path / "begun")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    shortly(data, begun.path, options=QUIET.changed(fresh=True))
+    assert "after step 3" in begun.log_file.read_text()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    shortly(data, begun.path, options=QUIET.changed(fresh=True))
+    assert "after step 3" not in begun.log_file.read_text()
+
+
 def test_of_two_ranks_only_the_first_makes_room_for_a_fresh_run(short: Run, data: Path, tmp_path: Path) -> None:
     """The other, although it comes first, must neither delete the old run nor, later, the new one."""
     run = shortly(data, tmp_path / "run", seed=9)

@@ -28,6 +28,17 @@ def test_runs_of_one_name_are_told_apart(tmp_path, run_maker):
     ]
 
 
+def test_runs_whose_parents_are_called_alike_too(tmp_path, run_maker):
+    paths = ("one/mae/run", "two/mae/run", "two/dino/run", "two/dino/run")
+    made = {path: run_maker(tmp_path / path, full=False) for path in dict.fromkeys(paths)}
+    assert [c.name for c in read([made[path] for path in paths])] == [
+        "one/mae/run",
+        "two/mae/run",
+        "dino/run (1)",
+        "dino/run (2)",
+    ]
+
+
 def test_the_hash_is_the_recipes_own(tmp_path):
     recipe = by_name("mae_micro")
     write_json(tmp_path / "recipe.json", recipe.to_json())

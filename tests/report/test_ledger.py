@@ -56,6 +56,12 @@ def test_marks_choose_files_and_keep_what_stands_between_tables(tmp_path: Path) 
     assert filled(tmp_path / "page.md", tmp_path) == text
 
 
+def test_ratios_of_packed_images_are_shown_too(tmp_path: Path) -> None:
+    figures = {"ratio": {"uint8": 2.3}, "packed_ratio": {"256": 4.45, "raw": 10.4}, "repeats": 5}
+    write_json(tmp_path / "a.json", {"figures": figures, "machine": {"command": "vitlet bench input"}})
+    assert rows(tmp_path)[0][1] == "uint8 2.30×, packed 256 4.45×, packed raw 10.40×"
+
+
 def test_each_kind_of_entry_becomes_rows(tmp_path: Path) -> None:
     arms = [{"values": [0.5, 0.7]}, {"values": [0.3, 0.3]}]
     difference = {"mean": 0.3, "low": 0.1, "high": 0.5, "pairs": 2}

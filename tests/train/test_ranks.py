@@ -7,6 +7,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,32 @@ def test_a_frozen_rank_is_given_up_after_the_timeout(job: Job, tmp_path: Path, m
         wait(pids[1])
     assert f"rank 1 is stopped (process {pids[1]})" in (tmp_path / "error-0.txt").read_text()
     assert checkpoint.folders(run)[0].name == "step-00000006"
+
+
+def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
+    run, page, real = Run(tmp_path / "run"), Page(), checkpoint.save
+
+    def body(world: World) -> None:
+        page["step"] = os.getpid() if world.rank == 1 else page["step"]
+
+        def freezing(*arguments: Any, **facts: Any) -> Path:
+            os.kill(page["step"], signal.SIGSTOP)
+            return real(*arguments, **facts)
+
+        checkpoint.save = freezing
+        run_training(job, run, world)
+
+    pids = start_ranks(body, tmp_path)
+    try:
+        assert wait(pids[0], seconds=20) == 7
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+        wait(pids[1])
+    assert "rank 1 is stopped" in (tmp_path / "error-0.txt").read_text()
+    assert checkpoint.folders(run)[0].name == "step-00000006", "what was saved is whole"
 
 
 def test_a_timeout_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from vitlet.train.clock import Clock
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
-from vitlet.train.ranks import World
+from vitlet.train.ranks import World, is_restart
 from vitlet.train.trackers import require_installed
 from vitlet.weights.source import facts_of
 
@@ -49,7 +49,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
         launch: What else decides the result.
         run: The folder; locked meanwhile.
         options: What does not change the numbers.
-        fresh: Remove what stands in the folder first.
+        fresh: Remove what stands in the folder first, unless torchrun has put it there in an earlier attempt.
 
     Raises:
         VitletError: of the kinds that `vitlet.errors` lists.
@@ -57,7 +57,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
     require_uncut(recipe, options)
     world = World.join(pick_device(options))
     try:
-        if fresh and world.is_first and run.recipe_file.is_file():
+        if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
                 pass  # nobody else is writing it
             remove_folder(run.path)
@@ -135,13 +135,12 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             probes=probes,
             resumed=found,
         )
+    clock.meet(world)
     if world.is_first:
         _finish(run, recipe, launch, material, objective, teller)
-    cost = clock.spent(world)
-    if world.is_first:
         # Last: what is called finished has its model and its numbers.
         now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
-        write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | cost)
+        write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | clock.spent())
 
 
 def _is_finished(run: Run, index: Index, options: Options) -> bool:

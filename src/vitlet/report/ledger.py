@@ -139,6 +139,8 @@ def _lined_up(entry: dict[str, Any]) -> tuple[str, str, str]:
 def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
     figures = entry["figures"]
     ratio = figures["ratio"]
+    if "packed_ratio" in figures:
+        ratio = ratio | {f"packed {form}": value for form, value in figures["packed_ratio"].items()}
     shown = ", ".join(f"{k} {v:.2f}×" for k, v in ratio.items() if v) if isinstance(ratio, dict) else f"{ratio:.2f}×"
     return f"`{entry['machine']['command']}`", shown, f"{figures['repeats']} repetitions, one thread, CPU time"
 

@@ -9,6 +9,7 @@ random weights, and fine-tuned MAE, which has learned the labels that the superv
 What stands `beside` a claim came after its rule and decides nothing; `docs/decisions/0006` says when and why.
 """
 
+import functools
 from typing import Literal
 
 from vitlet.reproduce.chains import (
@@ -48,6 +49,10 @@ def _looks(title: str, unit: Literal["CKA", "patches", "nats", "log amplitude"],
            look: Look = LOOK) -> Part:  # fmt: skip
     terms = ((1.0, Measure(look, first[1], first[0])), (-1.0, Measure(look, second[1], second[0])))
     return Part(title, terms, margin, unit)
+
+
+_masked = functools.partial(_looks, look=LOOK_MASKED)
+"""As `_looks`, in the pass that leaves MoCo-v3 out."""
 
 
 def _falls_more(title: str, look: Look, first: str, second: str) -> Part:
@@ -164,21 +169,8 @@ CLAIMS = (
         "MAE resembles the supervised model in the lower layers and not in the higher ones",
         "Figure 1",
         (
-            _looks(
-                "CKA of MAE, lower − higher third",
-                "CKA",
-                (_MAE, "cka-lower"),
-                (_MAE, "cka-higher"),
-                margin=0.1,
-                look=LOOK_MASKED,
-            ),
-            _looks(
-                "lower third, MAE − random weights",
-                "CKA",
-                (_MAE, "cka-lower"),
-                (_RANDOM, "cka-lower"),
-                look=LOOK_MASKED,
-            ),
+            _masked("CKA of MAE, lower − higher third", "CKA", (_MAE, "cka-lower"), (_MAE, "cka-higher"), margin=0.1),
+            _masked("lower third, MAE − random weights", "CKA", (_MAE, "cka-lower"), (_RANDOM, "cka-lower")),
             _falls_more("fall from lower to higher third, MAE − fine-tuned MAE", LOOK_MASKED, _MAE, _FINE),
         ),
     ),
@@ -272,26 +264,20 @@ CLAIMS = (
         "MAE's higher layers attend near by and at few places",
         "Figure 5",
         (
-            _looks(
+            _masked(
                 "distance in the higher third, supervised − MAE",
                 "patches",
                 (_DEIT, "distance-higher"),
                 (_MAE, "distance-higher"),
-                look=LOOK_MASKED,
             ),
-            _looks(
+            _masked(
                 "entropy in the higher third, supervised − MAE",
                 "nats",
                 (_DEIT, "entropy-higher"),
                 (_MAE, "entropy-higher"),
-                look=LOOK_MASKED,
             ),
-            _looks(
-                "distance of MAE, lower − higher third",
-                "patches",
-                (_MAE, "distance-lower"),
-                (_MAE, "distance-higher"),
-                look=LOOK_MASKED,
+            _masked(
+                "distance of MAE, lower − higher third", "patches", (_MAE, "distance-lower"), (_MAE, "distance-higher")
             ),
         ),
     ),

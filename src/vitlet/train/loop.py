@@ -8,8 +8,7 @@ on the global batch and not on how it is cut over ranks and accumulation steps.
 import contextlib
 import json
 import math
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,6 +29,7 @@ from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.clock import Clock
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
+from vitlet.train.meter import Meter
 from vitlet.train.optim import set_lr
 from vitlet.train.ranks import World
 
@@ -93,11 +93,16 @@ class Writer:
 
     def save(self, step: int, objective: Objective, optimizer: Optimizer, **facts: Any) -> None:
         """Checkpoint by the first rank; the others wait until it is durable."""
-        cost = self.clock.spent(self.world)
+        self.clock.meet(self.world)
         if self.metrics is not None:
-            facts |= {**self.facts, "cost": cost, "metrics_bytes": self.metrics.offset(), "ranks": self.world.size}
+            facts |= {
+                **self.facts,
+                "cost": self.clock.spent(),
+                "metrics_bytes": self.metrics.offset(),
+                "ranks": self.world.size,
+            }
             checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
-        self.world.wait()
+        self.world.meet()
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of metrics, from the first rank."""
@@ -128,7 +133,7 @@ def train(
     job = _Job(
         objective, batches=batches, optimizer=optimizer, budget=budget, writer=writer, probes=probes, resumed=resumed
     )
-    meter = _Meter()
+    meter = Meter()
     objective.train()
     with (
         contextlib.closing(batches.from_step(start)) as stream,
@@ -297,36 +302,6 @@ class _StepTaker:
         """Move the weights, unless the step is skipped."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-
-class _Meter:
-    """Images a second and the share of time spent waiting for data, since the last row."""
-
-    def __init__(self) -> None:
-        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - began
-
-    def add(self, images: int) -> None:
-        self.images += images
-
-    def row(self, step: int, epoch: float, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
-        elapsed = max(time.perf_counter() - self.since, 1e-9)
-        speed, wait = self.images / elapsed, self.waited / elapsed
-        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
-        return {
-            "step": step,
-            "epoch": epoch,
-            "loss": loss,
-            "lr": lr,
-            "grad_norm": grad_norm,
-            "images_per_second": round(speed, 1),
-            "data_wait": round(wait, 4),
-        }
 
 
 def _detached(losses: Losses, share: float) -> Losses:

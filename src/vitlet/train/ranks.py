@@ -137,16 +137,26 @@ class World:
 
     def highest(self, value: int) -> int:
         """The largest of the ranks' integers: how one rank's signal or trouble reaches all at the same step."""
+        return int(self._reduced(torch.tensor(value), dist.ReduceOp.MAX))
+
+    def total(self, value: float) -> float:
+        """The sum of the ranks' numbers."""
+        return float(self._reduced(torch.tensor(value, dtype=torch.float64), dist.ReduceOp.SUM))
+
+    def _reduced(self, value: Tensor, how: Any) -> Tensor:
         if self.size == 1:
             return value
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        tensor = torch.tensor(value, device=device)
+        value = value.to("cuda" if dist.get_backend() == "nccl" else "cpu")
         with self._together():
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return int(tensor)
+            dist.all_reduce(value, op=how)
+        return value
+
+    def meet(self) -> None:
+        """Until all ranks are here; one that does not come before the timeout is given up."""
+        self.highest(0)
 
     def wait(self) -> None:
-        """Until all ranks are here, however long it takes."""
+        """Until all ranks are here, however long it takes: for work that one of them does alone."""
         if self.size > 1:
             with self._together():
                 dist.barrier(group=self._side)
@@ -245,6 +255,11 @@ def _timeout() -> timedelta:
     if not text.isdigit() or not int(text):
         raise UsageError(f"{TIMEOUT_VARIABLE}={text!r}", why="It is a number of seconds", fix=f"{TIMEOUT_VARIABLE}=300")
     return timedelta(seconds=int(text))
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started this process in the place of one that was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _attempt() -> str:

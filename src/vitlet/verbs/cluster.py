@@ -56,6 +56,12 @@ def slurm(
         raise UsageError(f"{chosen.name} without --init", fix="--init RUN, or --init none for random weights")
     if seeds > 1 and shared.seed is not None:
         raise UsageError("--seed with --seeds", fix="leave one of them out")
+    if shared.fresh:
+        raise UsageError(
+            "--fresh in a script for SLURM",
+            why="The job would delete what it has trained each time it comes back from the queue",
+            fix="another --run, or remove that folder before sbatch",
+        )
     cluster = Cluster(nodes=nodes, gpus=gpus, cpus=cpus, hours=hours, partition=partition, account=account)
     require_divisible(chosen.budget.batch_size, cluster)
     words = [verb, str(Path(recipe).absolute()) if recipe.endswith(".json") else recipe, "--data", _place(data)]

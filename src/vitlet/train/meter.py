@@ -1,0 +1,41 @@
+"""How fast a training goes, and how much of the time it waits for images."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, final
+
+
+@final
+class Meter:
+    """Images a second and the share of time spent waiting for data, since the last row."""
+
+    def __init__(self) -> None:
+        """Counts from now on."""
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in here is spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def add(self, images: int) -> None:
+        """So many images of all ranks were learned from."""
+        self.images += images
+
+    def row(self, step: int, epoch: float, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
+        """One row of metrics; what follows is counted anew."""
+        elapsed = max(time.perf_counter() - self.since, 1e-9)
+        speed, wait = self.images / elapsed, self.waited / elapsed
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+        return {
+            "step": step,
+            "epoch": epoch,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "images_per_second": round(speed, 1),
+            "data_wait": round(wait, 4),
+        }
