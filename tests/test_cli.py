@@ -117,6 +117,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("probe", "{data}", "--data", "{data}", "--protocol", "knm"), '"knn"'),
     (("probe", "{data}", "--data", "{data}", "--pool", "men"), '"mean"'),
     (("bench", "stpe"), '"step"'),
+    (("bench", "step", "--device", "cuda"), "--device with bench step"),
+    (("bench", "input", "--precision", "bf16"), "--precision with bench input"),
     # comparisons, sweeps and subsets
     (("compare", "--data", "{data}", "--out", "{out}"), "no run given"),
     ((*COMPARE, "--label-fractions", "0,1"), "--label-fractions"),

@@ -172,7 +172,8 @@ def bench(
             options=Options(device=device),
         )
         return
-    given = {"models": models, "--preset": preset, "--results": results, "--batch-size": batch_size}
+    given = {"models": models, "--preset": preset, "--results": results, "--batch-size": batch_size,
+             "--precision": precision != "fp32", "--device": device != "cpu"}  # fmt: skip
     if wrong := [name for name, value in given.items() if value]:
         raise UsageError(f"{', '.join(wrong)} with bench {what}", fix=f"vitlet bench {what}, or vitlet bench models")
     from vitlet.jobs.benching import bench as job
