@@ -54,6 +54,21 @@ def test_a_crash_costs_one_item():
     assert found == {i: i for i in range(50) if i not in (5, 6)}
 
 
+def test_a_process_that_is_killed_while_it_waits_costs_no_item():
+    """At the end of a chunk it has nothing in hand, and that it is gone shows when the next chunk is sent to it."""
+    found, killed = {}, 0
+    for i, result, _ in parallel(square, range(100), workers=1, timeout=20):
+        found[i] = result
+        if i in (31, 63):  # the last of a chunk of 32
+            (idle,) = multiprocessing.active_children()
+            os.kill(idle.pid, signal.SIGKILL)
+            idle.join()
+            killed += 1
+    assert killed == 2
+    assert found == {i: i * i for i in range(100)}
+    assert multiprocessing.active_children() == []
+
+
 def test_what_libraries_say_is_heard():
     heard = {i: noise for i, _, noise in parallel(noisy, range(40), workers=2, timeout=20)}
     assert heard == {i: f"item {i} is odd\n" if i % 10 == 0 else "" for i in range(40)}

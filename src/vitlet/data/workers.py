@@ -114,9 +114,19 @@ class _Pool:
             worker.pending = worker.backlog or list(itertools.islice(self._items, _CHUNK))
             worker.backlog = []
             if worker.pending:
-                worker.pipe.send(worker.pending)
+                self._give(worker)
             else:
                 self._end(worker)
+
+    def _give(self, worker: _Worker) -> None:
+        """Send what is pending. A process that was killed while it waited had begun none of it: another takes it all,
+        and no item is lost.
+        """
+        try:
+            worker.pipe.send(worker.pending)
+        except OSError:
+            self._end(worker)
+            self._start(worker.pending)
 
     def _replace(self, worker: _Worker, reason: str) -> tuple[int, Lost, str]:
         self._end(worker)
