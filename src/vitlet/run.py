@@ -27,6 +27,7 @@ from typing import Any
 
 from vitlet.disk import read_json, sweep
 from vitlet.errors import CheckpointError, UsageError
+from vitlet.host import available_cores
 from vitlet.text import did_you_mean, printable
 
 
@@ -193,7 +194,7 @@ def environment(*, command: list[str] | None = None) -> dict[str, Any]:
         "commit": _commit(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

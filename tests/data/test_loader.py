@@ -125,6 +125,33 @@ def test_the_same_bits_for_any_workers_ranks_and_start(
             assert same(joined(tuple(parts)), expected)
 
 
+@pytest.mark.parametrize(("workers", "ranks", "kept"), [(0, 1, 26), (1, 1, 26), (2, 1, 13), (2, 2, 6), (4, 8, 0)])
+def test_the_workers_and_ranks_of_a_host_share_the_room_for_decoded_images(
+    index: Index, monkeypatch: pytest.MonkeyPatch, workers: int, ranks: int, kept: int
+) -> None:
+    monkeypatch.setattr(loader, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)  # just enough for all images once
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    decoded = []
+    whole = loader.decode
+    monkeypatch.setattr(loader, "decode", lambda content, path: decoded.append(path) or whole(content, path=path))
+    one_worker = Samples(index, np.arange(COUNT), views=(STILL,), seed=5, workers=workers)
+    first = [shown(one_worker[0, position]) for position in range(COUNT)]
+    assert len(decoded) == COUNT
+    assert [shown(one_worker[0, position]) for position in range(COUNT)] == first
+    assert len(decoded) == 2 * COUNT - kept
+    assert kept * max(1, workers) * ranks <= COUNT, "together they keep no more than one process does"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_same_bits_however_little_is_kept(
+    index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(loader, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    found = take(batches_of(index, workers=workers).from_step(0), 12)
+    assert all(same(a, b) for a, b in zip(found, stream, strict=True))
+
+
 def test_control_augmentation_from_a_global_generator_depends_on_the_workers(
     index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Options that a recipe cannot take."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,17 @@ def test_a_keyword_that_is_none_is_refused_though_python_lets_any_pass(tmp_path:
         "budget.duration": {"unit": "epochs", "n": 2},
         "budget.seed": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "workers"),
+    [(2, "1", 1), (8, "1", 7), (64, "1", 16), (64, "2", 16), (64, "8", 7), (8, "4", 1), (4, "8", 1)],
+)
+def test_the_ranks_of_a_host_share_its_cores_among_their_loaders(
+    monkeypatch: pytest.MonkeyPatch, cores: int, ranks: str, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert Options().num_workers(image_size=224) == workers
+    assert Options().num_workers(image_size=32) == 0
+    assert Options(workers=5).num_workers(image_size=224) == 5, "what was asked for stands"

@@ -26,6 +26,7 @@ from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.views import apply_view
 from vitlet.errors import DataError, UsageError, WorkerError
+from vitlet.host import ranks_here
 from vitlet.recipe import View
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
@@ -34,6 +35,7 @@ from vitlet.units import steps_per_epoch
 WORKER_TIMEOUT_SECONDS = 120
 _SUBSTITUTES = 8
 _DECODED_CACHE_BYTES = 512 * 2**20
+"""Of one host: its ranks and their workers share it, for each keeps what it has decoded itself."""
 
 Item = tuple[int, int]
 """(epoch, position): all that a sample depends on beside the seed."""
@@ -59,7 +61,7 @@ class Samples(Dataset):
         self.reading = torch.full((max(1, workers),), -1).share_memory_()
         """Which position each worker is at; it outlives them."""
         self._decoded: dict[int, Tensor] = {}
-        self._room = _DECODED_CACHE_BYTES
+        self._room = _DECODED_CACHE_BYTES // (ranks_here() * max(1, workers))
         self._fetched: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -102,7 +104,8 @@ class Samples(Dataset):
         return None, position, reason
 
     def _decode(self, position: int) -> Tensor:
-        # Small sets are decoded once and kept: at 32 pixels decoding costs as much as the training step.
+        # Small sets are decoded once and kept, as far as there is room: at 32 pixels decoding costs as much as the
+        # training step.
         if position in self._decoded:
             return self._decoded[position]
         row = int(self.ids[position])

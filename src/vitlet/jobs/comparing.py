@@ -21,9 +21,10 @@ from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
+from vitlet.host import available_cores
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
-from vitlet.jobs.options import Options, available_cores
+from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder

@@ -21,7 +21,8 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate import labels
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs.options import Options, available_cores
+from vitlet.host import available_cores
+from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe

@@ -1,6 +1,5 @@
 """What may differ between two runs without changing a number: where, how fast, how tolerant."""
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -8,6 +7,7 @@ from pydantic import Field
 
 from vitlet.config import Config, parse_value
 from vitlet.errors import UsageError
+from vitlet.host import available_cores, ranks_here
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.text import did_you_mean
 
@@ -16,7 +16,7 @@ class Options(Config):
     """Settings of the machine and the occasion."""
 
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Loader processes; None: none for small images, else one fewer than there are cores."""
+    """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images of one forward and backward pass, where the batch does not fit into memory."""
@@ -33,15 +33,10 @@ class Options(Config):
     quiet: bool = False
 
     def num_workers(self, *, image_size: int) -> int:
-        """Loader processes for images of this size."""
+        """Loader processes of one rank for images of this size."""
         if self.workers is not None:
             return self.workers
-        return 0 if image_size <= 64 else min(16, max(1, available_cores() - 1))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 0 if image_size <= 64 else min(16, max(1, available_cores() // ranks_here() - 1))
 
 
 class Flags(TypedDict, total=False):

@@ -9,8 +9,9 @@ import numpy as np
 from vitlet.data.index import open_index
 from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
 from vitlet.data.packing import pack as write_shards
+from vitlet.host import available_cores
 from vitlet.jobs.material import judge
-from vitlet.jobs.options import Options, available_cores
+from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 

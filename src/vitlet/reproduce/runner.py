@@ -15,11 +15,12 @@ from typing import Any
 from vitlet.disk import read_json, remove_folder, to_json_bytes, write_json
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.result import write_result
+from vitlet.host import available_cores
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import begin_worker
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
-from vitlet.jobs.options import Options, available_cores
+from vitlet.jobs.options import Options
 from vitlet.jobs.scoring import score
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
