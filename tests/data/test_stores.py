@@ -195,6 +195,24 @@ def test_addresses() -> None:
         remote_address("s3://bucket::file:///etc")
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.test/shards", "http:/example.test/shards", "http://127.0.0.1.example.test/a",
+        "http://localhost@example.test/a", "http://127.0.0.1:80@example.test/a", "http://127.0.0.1?@example.test/a",
+        "http://127.0.0.1#@example.test/a", "http://127.0.0.1\\@example.test/a", "http://10.0.0.1/a",
+    ],
+)  # fmt: skip
+def test_plain_http_leads_to_this_machine_only(address: str) -> None:
+    with pytest.raises(UsageError, match=r"(plain http|password).*Fix: "):
+        is_remote(address)
+
+
+def test_what_plain_http_may_name() -> None:
+    for address in ("http://127.0.0.1", "http://127.0.0.1:80/a", "http://localhost/a", "https://example.test/a"):
+        assert remote_address(address) == address
+
+
 def test_local_ranges_are_read_whole_or_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"0123456789")
     os.mkfifo(tmp_path / "pipe")

@@ -9,7 +9,10 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from small_runs import (
     write_images,
 )
 
+from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import assembly
 from vitlet.jobs.options import Options
@@ -170,6 +174,70 @@ class TestAStartThatWasTrainedAgain:
         before = stands(run.path)
         train_again(start)
         assert stands(self.tuned(start, data, keep_blocks=0).path) == before
+
+
+class Listener(ThreadingHTTPServer):
+    """A server on loopback that has nothing and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Refusing)
+        self.address = f"http://127.0.0.1:{self.server_port}/shards"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Listener)
+        self.server.asked.append(self.path)
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class TestAnAddressInARunOfOthers:
+    @pytest.fixture
+    def listener(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+        for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        with Listener() as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield server
+            server.shutdown()
+
+    @pytest.fixture
+    def foreign(self, short: Run, listener: Listener, tmp_path: Path) -> Run:
+        begun = interrupted(short, tmp_path / "begun")
+        environment = json.loads((begun.path / "environment.json").read_text())
+        environment["launch"]["data"] = listener.address
+        (begun.path / "environment.json").write_text(json.dumps(environment))
+        return begun
+
+    def test_is_not_connected_to(self, foreign: Run, listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+        before = stands(foreign.path)
+        assert main(["resume", str(foreign.path)]) == 2
+        assert f"Fix: vitlet resume {foreign.path} --data {listener.address}" in capsys.readouterr().err
+        assert listener.asked == []
+        assert stands(foreign.path) == before
+
+    def test_is_where_the_user_repeats_it(self, foreign: Run, listener: Listener) -> None:
+        """The control, too: without the refusal a connection would be seen."""
+        pytest.importorskip("aiohttp", reason="aiohttp (extra remote) is not installed")
+        assert main(["resume", str(foreign.path), "--data", listener.address]) == 3
+        assert listener.asked
+
+    def test_is_not_where_another_is_given(self, foreign: Run, listener: Listener, data: Path) -> None:
+        for other in (data, f"{listener.address}/more"):
+            with pytest.raises(UsageError, match="was begun on other data"):
+                resume(foreign.path, data=other, options=QUIET)
+        assert listener.asked == []
+
+
+def test_the_same_folder_may_be_repeated(short: Run, data: Path, tmp_path: Path) -> None:
+    begun = interrupted(short, tmp_path / "begun")
+    assert same_outcome(resume(begun.path, data=data, options=QUIET), short)
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "longer"])

@@ -3,7 +3,7 @@
 A store answers three questions: which files there are, what stands at an offset of one, and what stands at many at
 once. Nothing is kept open: a local read costs 10 µs for the opening, and a store that was forked into ten workers has
 nothing to share. Addresses are taken from a list of schemes; those of fsspec that start programs or chain other
-addresses are not on it.
+addresses are not on it, and plain `http:` is taken only on this machine: on the way anybody may change what it brings.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ SCHEMES = ("s3", "gs", "gcs", "hf", "http", "https", "memory")
 """`memory` is fsspec's own, for tests."""
 
 _ADDRESS = re.compile(r"([a-z0-9]+):/+([^/].*)", re.DOTALL)
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?(/|$)")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
 # Small enough that a batch of 4,096 raw images does not stand in memory twice, large enough to hide the latency.
@@ -52,7 +53,7 @@ def remote_address(data: str | os.PathLike[str]) -> str | None:
     """`data` as an address with two slashes (a `Path` loses one of them); None for a path.
 
     Raises:
-        UsageError: if it names a password, or chains addresses.
+        UsageError: if it names a password, chains addresses, or is plain `http:` to another machine.
     """
     found = _ADDRESS.fullmatch(os.fspath(data))
     if found is None or found[1] not in SCHEMES:
@@ -65,6 +66,12 @@ def remote_address(data: str | os.PathLike[str]) -> str | None:
         )
     if "::" in found[2]:
         raise UsageError(f"a chained address: {printable(os.fspath(data))}", fix="give the address of a folder")
+    if found[1] == "http" and not _LOOPBACK.match(found[2]):
+        raise UsageError(
+            f"plain http: {printable(os.fspath(data))}",
+            why="Whoever is on the way could read and change the images",
+            fix="https:// where the server has it; http:// is taken from this machine only",
+        )
     return f"{found[1]}://{found[2].rstrip('/')}"
 
 

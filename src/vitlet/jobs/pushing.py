@@ -1,4 +1,4 @@
-"""Uploading a finished model to a hub: the only command that uses a network, and only when it is given.
+"""Uploading a finished model to a hub: no other command uploads a model.
 
 What is uploaded is what `vitlet export --to timm` writes, proof and card included; a model that does not pass its proof
 never leaves the machine.

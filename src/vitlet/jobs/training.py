@@ -7,6 +7,7 @@ from typing import Unpack
 
 from vitlet.data.choice import Subset
 from vitlet.data.names import absolute_data
+from vitlet.data.stores import is_remote
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs.assembly import execute
@@ -107,11 +108,29 @@ def finetune(
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
-def resume(run: str | os.PathLike[str], *, options: Options | None = None) -> Run:
-    """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is."""
+def resume(
+    run: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None, options: Options | None = None
+) -> Run:
+    """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is.
+
+    Args:
+        run: The run directory.
+        data: The data that it was begun on, once more. Needed only where that is an address: one that stands in a
+            file, which may be somebody else's, is not connected to.
+        options: What does not change the numbers.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: for an address that is not repeated, and for other data.
+        VitletError: of the other kinds that `vitlet.errors` lists.
+    """
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
-    return execute(recipe, _launch_of(found), found, options or Options())
+    launch = _launch_of(found)
+    _require_repeated(found, launch.data, None if data is None else absolute_data(data))
+    return execute(recipe, launch, found, options or Options())
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
@@ -143,6 +162,22 @@ def _is_foreign(path: Path) -> bool:
 
 def _launch_of(run: Run) -> Launch:
     return Launch(**read_json(run.path / "environment.json")["launch"])
+
+
+def _require_repeated(run: Run, there: str, given: str | None) -> None:
+    """Refuse data other than the run's, and an address that only the run's own file names."""
+    if given is not None and given != there:
+        raise UsageError(
+            f"{printable(run.path)} was begun on other data",
+            why=f"{printable(there)} there",
+            fix="leave --data out, or give the command of the run again with another --out",
+        )
+    if given is None and is_remote(there):
+        raise UsageError(
+            f"{printable(run.path)} would connect to {printable(there)}",
+            why="The address stands in a file of the run, which may come from others",
+            fix=f"vitlet resume {printable(run.path)} --data {printable(there)}, if you trust it",
+        )
 
 
 def _require_same(run: Run, launch: Launch) -> None:

@@ -81,7 +81,7 @@ def push(
     images: Path | None = None,
     private: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Upload the finished model, as timm opens it, to a hub; the only command that uses a network.
+    """Upload the finished model, as timm opens it, to a hub. Nothing is uploaded by any other command.
 
     Parameters
     ----------

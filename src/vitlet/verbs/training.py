@@ -120,13 +120,14 @@ def finetune(
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
 
 
-def resume(run: Path, *, workers: Whole | None = None, device: Device = "auto",
+def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None, device: Device = "auto",
            accept_data_change: bool = False) -> None:  # fmt: skip
     """Go on with an interrupted run from its latest valid checkpoint.
 
     Parameters
     ----------
     run: The run directory.
+    data: The data that it was begun on, once more; needed only for an address like s3://…
     workers: Loader processes.
     device: Where to compute.
     accept_data_change: Go on although images were added, removed or changed.
@@ -134,10 +135,14 @@ def resume(run: Path, *, workers: Whole | None = None, device: Device = "auto",
     from vitlet.run import Run
 
     Run.open(run)
+    if data is not None:
+        existing_data(data)
     from vitlet.jobs.options import Options
     from vitlet.jobs.training import resume as job
 
-    finished = job(run, options=Options(workers=workers, device=device, accept_data_change=accept_data_change))
+    finished = job(
+        run, data=data, options=Options(workers=workers, device=device, accept_data_change=accept_data_change)
+    )
     _done(finished.path, f"vitlet report {run} --out {run}/report.html")
 
 
