@@ -21,9 +21,11 @@ from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
 from vitlet.nn.convnet import ConvEncoder
+from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig
 from vitlet.run import Run
 from vitlet.train.log import Teller
+from vitlet.weights.folder import read_model
 from vitlet.weights.source import evaluation_view, load_encoder
 
 SEEDS = (0, 1, 2)
@@ -163,6 +165,28 @@ def test_what_was_begun_on_a_public_data_set_goes_on(
     (again,) = finetune_arms([start], terms, Teller(quiet=True))
     assert again.values == arm.values
     assert "resuming" in run.log_file.read_text()
+
+
+def test_another_teacher_in_the_same_place_is_another_run(
+    pretrained: Run, tuned: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the control: the same teacher is not."""
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    teacher = shutil.copytree(tuned.encoder, tmp_path / "teacher")
+    taught = QUICK | {"objective.teacher": str(teacher), "objective.pool": "mean"}
+    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=taught, recipe="debug_supervised")
+    start = Start("a", "A", pretrained.path)
+    (arm,), (same,) = (finetune_arms([start], terms, SILENT) for _ in range(2))
+    saved = read_model(teacher)
+    assert isinstance(saved.encoder, Encoder)
+    saved.encoder.vit.cls_token.data[..., 0] += 1
+    write_model(
+        teacher, encoder=saved.encoder, evaluation=saved.evaluation, facts={}, classifier=saved.classifier,
+        classes=saved.classes,
+    )  # fmt: skip
+    (other,) = finetune_arms([start], terms, SILENT)
+    assert same.runs == arm.runs
+    assert other.runs != arm.runs
 
 
 _PARENT = """

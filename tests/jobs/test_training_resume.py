@@ -130,7 +130,7 @@ class TestAFinishedRun:
 def train_again(model: Run) -> None:
     """Other weights of the same shape in the same place."""
     saved = read_model(model.encoder)
-    saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
+    saved.encoder.vit.cls_token.data[..., 0] += 1  # type: ignore[union-attr]
     write_model(model.encoder, encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
 
 
@@ -238,6 +238,65 @@ class TestAnAddressInARunOfOthers:
 def test_the_same_folder_may_be_repeated(short: Run, data: Path, tmp_path: Path) -> None:
     begun = interrupted(short, tmp_path / "begun")
     assert same_outcome(resume(begun.path, data=data, options=QUIET), short)
+
+
+class TestATeacherThatWasTrainedAgain:
+    """In the same place: the recipe names the path alone."""
+
+    @pytest.fixture
+    def teacher(self, short: Run, tmp_path: Path) -> Run:
+        return Run(shutil.copytree(short.path, tmp_path / "teacher"))
+
+    def taught(self, teacher: Run, data: Path, **changes: Any) -> Run:
+        settings = SMALLER | {"objective.teacher": str(teacher.path), "objective.layers": [[1, 1]]}
+        words = {"data": data, "out": teacher.path.parent / "run", "options": QUIET, "set": settings}
+        return pretrain("debug_distill", **words | changes)
+
+    def test_is_not_taken_for_the_one_that_a_finished_run_had(self, teacher: Run, data: Path) -> None:
+        run = self.taught(teacher, data)
+        before, old = stands(run.path), weights(run)
+        assert stands(self.taught(teacher, data).path) == before, "the control: the same teacher, nothing to do"
+        train_again(teacher)
+        with pytest.raises(UsageError, match=r"was taught by other weights.*teacher .* was trained again.*--fresh"):
+            self.taught(teacher, data)
+        assert stands(run.path) == before
+        assert weights(self.taught(teacher, data, options=QUIET.changed(fresh=True))) != old
+
+    def test_is_not_gone_on_with(self, teacher: Run, data: Path, tmp_path: Path) -> None:
+        begun = interrupted(self.taught(teacher, data), tmp_path / "begun")
+        train_again(teacher)
+        before = stands(begun.path)
+        with pytest.raises(CheckpointError, match="is not the teacher that the run began with"):
+            resume(begun.path, options=QUIET)
+        assert stands(begun.path) == before
+
+    def test_matters_no_more_when_the_run_is_finished(self, teacher: Run, data: Path) -> None:
+        run = self.taught(teacher, data)
+        before = stands(run.path)
+        shutil.rmtree(teacher.path)
+        resume(run.path, options=QUIET)
+        assert stands(run.path) == before
+
+    @pytest.mark.parametrize("has_teacher", [True, False])
+    def test_a_run_from_before_it_was_written_down_goes_on(
+        self, has_teacher: bool, teacher: Run, short: Run, data: Path, tmp_path: Path
+    ) -> None:
+        """By the command and by `resume`; nobody knows what the teacher was."""
+        run = self.taught(teacher, data) if has_teacher else short
+        for number, again in enumerate((self.taught if has_teacher else shortly_from, resumed)):
+            begun = interrupted(run, tmp_path / f"begun-{number}")
+            environment = json.loads((begun.path / "environment.json").read_text())
+            assert bool(environment["launch"].pop("teacher")) == has_teacher
+            (begun.path / "environment.json").write_text(json.dumps(environment))
+            assert same_outcome(again(teacher, data, out=begun.path), run)
+
+
+def shortly_from(_: Run, data: Path, *, out: Path) -> Run:
+    return shortly(data, out)
+
+
+def resumed(_: Run, __: Path, *, out: Path) -> Run:
+    return resume(out, options=QUIET)
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "longer"])

@@ -1,6 +1,7 @@
 """Runs are shared, addressed by what decides their numbers, and in an order in which they can be made."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -130,6 +131,7 @@ def everything(images: Path, annotated: Path, tmp_path: Path) -> Path:
     for folder in (root / "lists", root / "weights/mae-base", root / "weights/vit-tiny-21k"):
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(folder.name.encode())
+        (folder / "config.json").write_text(json.dumps({"model_args": {"num_heads": 12}}))
     (root / "weights/regnety_160.safetensors").write_bytes(b"regnet")
     for name in ("1percent", "10percent", "imagenet-lt"):
         (root / f"lists/{name}.txt").write_text("".join(f"{i:03}.png\n" for i in range(12)))
@@ -153,6 +155,23 @@ def test_with_its_data_every_row_of_the_paper_plans_its_chain(everything: Path, 
     assert teachers == {everything / "weights/mae-base"}
     taught = plan.node(Finetune(MAE, "taught", teacher=Pretrain("regnet")), 0)
     assert str(taught.teacher) == f"timm:regnety_160@{everything}/weights/regnety_160.safetensors"
+
+
+def test_weights_that_are_given_are_known_by_their_head_count_too(everything: Path, tmp_path: Path):
+    """The same tensors with 3 heads are another network, and what is learned from it another run."""
+    stages, paper = chosen(["all"]).stages(), scale_by_name("paper")
+    first, config = everything / "weights/mae-base", everything / "weights/mae-base/config.json"
+    plans = [make_plan(stages, paper, data=everything, out=tmp_path)]
+    for written in ({"model_args": {"num_heads": 12}}, {"model_args": {"num_heads": 3}}):
+        config.write_text(json.dumps(written, indent=1))
+        plans.append(make_plan(stages, paper, data=everything, out=tmp_path))
+    same, again, other = (
+        {node.title: node.address for node in plan.nodes.values() if node.folder == first or node.teacher == first}
+        for plan in plans
+    )
+    assert len(same) > 1, "the teacher and its student"
+    assert same == again, "the control: the same values, written otherwise"
+    assert not set(same.values()) & set(other.values())
 
 
 def test_what_is_missing_is_named_and_costs_its_own_rows_alone(everything: Path, tmp_path: Path):

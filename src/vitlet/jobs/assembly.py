@@ -38,6 +38,7 @@ from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, lr_schedule
 from vitlet.train.ranks import World, is_restart
 from vitlet.train.trackers import require_installed
+from vitlet.weights.content import require_same_teacher
 from vitlet.weights.source import facts_of
 
 
@@ -82,11 +83,12 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
     num_classes = len(classes_of(index, recipe))
+    require_same_teacher(recipe.objective, launch.teacher)
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
     with world.one_first():
         material = gather_material(index, recipe, launch, options, teller)
     material = dataclasses.replace(material, workers=options.num_workers(image_size=recipe.encoder.image_size))
-    told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start}"
+    told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(
         index=material.index,

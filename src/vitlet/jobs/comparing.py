@@ -1,8 +1,8 @@
 """Several starts under the same protocols: the same labels, steps and seeds, only the initial weights differ.
 
 A fine-tuning run stands in a folder that is named after all that decides its numbers: the recipe, the images, the
-encoder it starts from (by content, not by path), what is kept of that, and which labels. So a finished run is used
-again exactly where it would come out the same.
+encoder it starts from and its teacher (by content, not by path), what is kept of that encoder, and which labels. So a
+finished run is used again exactly where it would come out the same.
 """
 
 import multiprocessing
@@ -32,6 +32,7 @@ from vitlet.recipe import Recipe, View
 from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
 from vitlet.units import steps_per_epoch, to_steps
+from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -147,9 +148,14 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
     images = Labelled.open(cells[0][1].data, teller)
     places: dict[str, Run] = {}
     contents = {start: start_content(start.source, start.keep_blocks) for start, _ in cells}
+    objectives = [terms.resolved(terms.seeds[0]).objective for _, terms in cells]
+    taught = {objective: teacher_content(objective) for objective in set(objectives)}
     trials = [
-        [_trial(start, terms, seed, images, content=contents[start], places=places) for seed in terms.seeds]
-        for start, terms in cells
+        [
+            _trial(start, terms, seed, images, weights=(contents[start], taught[objective]), places=places)
+            for seed in terms.seeds
+        ]
+        for (start, terms), objective in zip(cells, objectives, strict=True)
     ]
     every = [trial for arm in trials for trial in arm]
     pending = [trial for trial in {t.run: t for t in every}.values() if not trial.is_finished]
@@ -179,15 +185,22 @@ def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -
         _raise_first(jobs)
 
 
-def _trial(start: Start, terms: Terms, seed: int, images: Labelled, *, content: str, places: dict[str, Run]) -> _Trial:
-    """The run of one repetition: one of the same content that stands in `terms.out` or is planned, or a new one."""
+def _trial(
+    start: Start, terms: Terms, seed: int, images: Labelled, *, weights: tuple[str, str], places: dict[str, Run]
+) -> _Trial:
+    """The run of one repetition: one of the same content that stands in `terms.out` or is planned, or a new one.
+
+    `weights` are those of start and teacher, by content.
+    """
     steps = terms.steps(images, seed)
+    content, teacher = weights
     decides = {
         "recipe": terms.resolved(seed).fingerprint(),
         "data": images.index.fingerprint,
         "start": content,
         "num_labels": terms.num_labels,
         "subset": terms.subset,
+        **({"teacher": teacher} if teacher else {}),
     }
     digest = address_of(decides)[:12]
     if digest not in places:

@@ -58,6 +58,8 @@ class Launch:
     """Count on a part of the training images, for choices, and leave the test images alone."""
     start: str = RANDOM_START
     """What is taken from `init`, by content: another encoder may stand there by now."""
+    teacher: str = ""
+    """The recipe's teacher, by content; empty without one, and in runs from before it was written down."""
 
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""

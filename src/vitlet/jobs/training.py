@@ -19,6 +19,7 @@ from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train.log import Teller
+from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
 
 
@@ -52,8 +53,10 @@ def pretrain(
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
     part = None if subset is None else str(Subset.parse(subset))
-    where, start = _place_of(init), start_content(init)
-    launch = Launch("pretrain", asked.fingerprint(), absolute_data(data), where, subset=part, start=start)
+    where, start, teacher = _place_of(init), start_content(init), teacher_content(asked.objective)
+    launch = Launch(
+        "pretrain", asked.fingerprint(), absolute_data(data), where, subset=part, start=start, teacher=teacher
+    )
     return _start(asked, launch, Run(Path(out)), options or Options())
 
 
@@ -104,6 +107,7 @@ def finetune(
         subset=part,
         hold_out=hold_out,
         start=start,
+        teacher=teacher_content(asked.objective),
     )
     return _start(asked, launch, Run(Path(out)), options or Options())
 
@@ -183,14 +187,21 @@ def _require_repeated(run: Run, there: str, given: str | None) -> None:
 def _require_same(run: Run, launch: Launch) -> None:
     here, there = dataclasses.asdict(launch), dataclasses.asdict(_launch_of(run))
     changed = [key for key in here if there[key] != here[key]]
-    if changed == ["start"]:
+    if not there["teacher"] and "teacher" in changed:
+        changed.remove("teacher")  # begun before it was written down
+    named = [key for key in changed if key not in ("start", "teacher")]  # they follow from where, and how much of it
+    if changed and not named:
+        begun, which = (
+            ("was started from", f"encoder at {printable(launch.init or '')}")
+            if "start" in changed
+            else ("was taught by", "teacher that the recipe names")
+        )
         raise UsageError(
-            f"{printable(run.path)} was started from other weights",
-            why=f"The encoder at {printable(launch.init or '')} was trained again or replaced since",
+            f"{printable(run.path)} {begun} other weights",
+            why=f"The {which} was trained again or replaced since",
             fix="--fresh to train from the new ones, or another --out to keep both",
         )
     if changed:
-        named = [key for key in changed if key != "start"]  # it follows from where, and how much of it
         raise UsageError(
             f"{printable(run.path)} holds another run",
             why=f"{', '.join(named)} differ: {', '.join(printable(str(there[k])) for k in named)} there",

@@ -25,6 +25,7 @@ from vitlet.reproduce.plan import Kind, Node, Plan
 from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step
 from vitlet.text import plural, printable
+from vitlet.weights.content import file_content, folder_content
 
 
 @dataclass(frozen=True)
@@ -290,10 +291,8 @@ def _there(roles: Mapping[str, _Role | str], name: str) -> _Role:
 
 
 def _content(weights: Path) -> str:
-    """Of a file, or of a model folder's tensors."""
-    file = weights / "model.safetensors" if weights.is_dir() else weights
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Of a file, or of a model folder: its head count and pixel statistics too, which no tensor shows."""
+    return folder_content(weights) if weights.is_dir() else file_content(weights)
 
 
 def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *, available: int) -> Recipe:

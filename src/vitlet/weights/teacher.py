@@ -21,7 +21,8 @@ from vitlet.weights.names import Source
 from vitlet.weights.reading import read_weights
 from vitlet.weights.source import load_encoder, plain_vit
 
-_UNTRAINED = "untrained:"
+UNTRAINED = "untrained:"
+"""What the name of a network with random weights begins with."""
 _GIVE = "--set objective.teacher=RUN, or a model folder, or timm:NAME@FILE"
 
 
@@ -58,8 +59,8 @@ def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
         CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
     """
     _require_named(source)
-    if source.startswith(_UNTRAINED):
-        model = plain_vit(source.removeprefix(_UNTRAINED))
+    if source.startswith(UNTRAINED):
+        model = plain_vit(source.removeprefix(UNTRAINED))
         block: Any = model.blocks[0]
         shape = like.changed(
             width=model.embed_dim,
@@ -89,8 +90,8 @@ def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeach
     """
     _require_named(source)
     facts: dict[str, Any] = {}
-    if source.startswith(_UNTRAINED):
-        model = _create(source.removeprefix(_UNTRAINED), num_classes=num_classes)
+    if source.startswith(UNTRAINED):
+        model = _create(source.removeprefix(UNTRAINED), num_classes=num_classes)
     else:
         named = Source.parse(source)
         if named.architecture is None:
@@ -139,6 +140,6 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
 
 
 def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
-    shown = source if source.startswith(_UNTRAINED) else str(Source.parse(source).relative())
+    shown = source if source.startswith(UNTRAINED) else str(Source.parse(source).relative())
     facts = {"source": printable(shown), "licence": known.get("licence") or "not known"}
     return facts | {name: known[name] for name in ("sha256", "init", "teacher") if name in known}
