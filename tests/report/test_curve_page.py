@@ -18,11 +18,11 @@ HOSTILE = "<script>alert(1)</script>\u202e"
 
 
 def made(**changes: Any) -> dict[str, Any]:
-    def arm(name: str, title: str, base: float) -> Arm:
-        return Arm(name, title, (base, base + 0.011, base - 0.01), (0, 1, 2), (60.0, 60.0, 60.0))
+    def arm(name: str, title: str, base: float, spread: float = 0.01) -> Arm:
+        return Arm(name, title, (base, base + 0.001 + spread, base - spread), (0, 1, 2), (60.0, 60.0, 60.0))
 
     points = tuple(
-        Point(x, f"{x:.0f} labels", (arm("random", "random weights", base), arm("mae", HOSTILE, base + 0.1)))
+        Point(x, f"{x:.0f} labels", (arm("random", "random weights", base), arm("mae", HOSTILE, base + 0.1, 0.011)))
         for x, base in ((500.0, 0.25), (5000.0, 0.4))
     )
     curve = Curve("finetune", "Fine-tuning", points, n=10_000, split="test", references=points[0].arms[:1])

@@ -2,11 +2,16 @@
 
 A point is one value of what was varied (labels, kept blocks, distilled layers) with the same arms at each. Questions
 pair two arms at one point. They are many, so their paired t tests are corrected by Holm's step-down method (Holm
-1979): with no true difference anywhere, the chance that even one answer is not "undecided" is 5 %.
+1979): with no true difference anywhere, the chance that even one answer is not "undecided" is about 5 % at most.
 
     answer yes        first > second, and the corrected p is at most 0.05
-    answer no         first < second likewise, or equal in every seed
-    answer undecided  else, or there is a single seed and thus no test
+    answer no         first < second likewise
+    answer undecided  else, and wherever there is no test
+
+There is no test with fewer than three seeds, nor where all differences are equal. Accuracies are counts of images, so
+equal differences are frequent by chance: taken for certainty, two seeds on 100 images would give some answer to twelve
+questions about nothing in more than a third of all documents. That a question turned out so is chance too, so it
+counts among those asked; those with too few seeds do not.
 
 Intervals are those of each arm or pair by itself, not corrected.
 """
@@ -23,6 +28,8 @@ from vitlet.text import plural
 
 LEVEL = 0.05
 """Of the family of all questions of one document."""
+MIN_PAIRS = 3
+"""Seeds that a test needs."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +96,14 @@ def _summary(arm: Arm) -> dict[str, Any]:
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Student's paired t test; None from one pair, 1 where all pairs are equal.
+    """Two-sided p of Student's paired t test; None from fewer than `MIN_PAIRS`, or where all differences are equal.
 
-    Differences that are equal in all pairs and not 0 have no spread to be measured by and give 0.
+    Equal ones have no spread to be measured by.
     """
     assert len(a) == len(b) > 0
     differences = np.subtract(a, b)
-    if len(differences) == 1:
+    if len(differences) < MIN_PAIRS or np.ptp(differences) <= 1e-12:  # of rounding; see `compare.mean_interval`
         return None
-    if np.ptp(differences) <= 1e-12:  # of rounding; see `compare.mean_interval`
-        return 1.0 if abs(differences[0]) <= 1e-12 else 0.0
     t = differences.mean() / (differences.std(ddof=1) / len(differences) ** 0.5)
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
@@ -116,14 +121,15 @@ def holm(values: Sequence[float]) -> list[float]:
 def answers(questions: Sequence[Question]) -> list[dict[str, Any]]:
     """One answer a question, plain values: `answer`, `sentence`, the paired difference, p before and after Holm.
 
-    Questions without a p (a single seed) are not counted as asked.
+    Questions with too few seeds for a test are not counted as asked; those with equal differences are.
     """
     values = [paired_p(q.first.values, q.second.values) for q in questions]
-    asked = [p for p in values if p is not None]
-    corrected = iter(holm(asked))
+    asked = [len(q.first.values) >= MIN_PAIRS for q in questions]
+    corrected = iter(holm([1.0 if p is None else p for p, is_asked in zip(values, asked, strict=True) if is_asked]))
+    after = [next(corrected) if is_asked else None for is_asked in asked]
     return [
-        _answered(q, p, None if p is None else next(corrected), len(asked))
-        for q, p in zip(questions, values, strict=True)
+        _answered(q, p, None if p is None else p_holm, sum(asked))
+        for q, p, p_holm in zip(questions, values, after, strict=True)
     ]
 
 
@@ -145,11 +151,7 @@ def _answered(question: Question, p: float | None, corrected: float | None, aske
 
 
 def _answer(found: Difference, corrected: float | None) -> Literal["yes", "no", "undecided"]:
-    if corrected is None:
-        return "undecided"
-    if found.low == found.high and abs(found.mean) <= 1e-12:
-        return "no"
-    if corrected > LEVEL:
+    if corrected is None or corrected > LEVEL:
         return "undecided"
     return "yes" if found.mean > 0 else "no"
 
@@ -159,11 +161,8 @@ def _sentence(question: Question, found: Difference, answer: str, corrected: flo
     reached = f"{question.where} reached {first} from {question.first.title} and {second} from {question.second.title}"
     counted = f"{plural(found.pairs, 'seed')}, {plural(question.n, f'{question.split} image')}"
     if found.low is None or found.high is None or corrected is None:
-        return (
-            f"Undecided: {reached} ({_points(found.mean)} points, {counted}); one seed cannot tell effect from chance."
-        )
-    if answer == "no" and found.low == found.high == found.mean == 0:
-        return f"No: {reached}, the same in every seed ({counted})."
+        few = {1: "one seed cannot", 2: "two seeds cannot"}.get(found.pairs, "differences that are all equal do not")
+        return f"Undecided: {reached} ({_points(found.mean)} points, {counted}); {few} tell effect from chance."
     span = f"{100 * found.confidence:g} % interval {_points(found.low)} to {_points(found.high)}"
     family = f" after correction for {asked} questions" if asked > 1 else ""
     shown = "p < 0.001" if corrected < 0.001 else f"p = {corrected:.3f}"
