@@ -21,7 +21,7 @@ from vitlet.disk import remove_folder, storage_error, to_json_bytes, write_folde
 from vitlet.errors import CheckpointError, NonFiniteError
 from vitlet.run import Run
 from vitlet.text import plural, printable
-from vitlet.train.optim import named_parameters
+from vitlet.train.optim import named_parameters, state_of
 from vitlet.train.ranks import World
 
 FORMAT = 1
@@ -102,9 +102,8 @@ def _prune(run: Run, *, newest: Path) -> None:
 def _tensors(objective: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     tensors = {f"model.{name}": value.detach().contiguous() for name, value in objective.state_dict().items()}
     for name, parameter in named_parameters(optimizer):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value).detach().contiguous()
+        for key, value in state_of(optimizer, parameter).items():
+            tensors[f"optimizer.{name}.{key}"] = value.detach().contiguous()
     return tensors
 
 
@@ -218,13 +217,10 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
     Raises:
         CheckpointError: naming the first keys, types and shapes that differ.
     """
-    here = {f"model.{name}": _form(value) for name, value in objective.state_dict().items()}
-    there = {k: _form(v) for k, v in checkpoint.tensors.items() if k.startswith("model.")}
-    moved = {f"optimizer.{name}": parameter for name, parameter in named_parameters(optimizer)}
-    strangers = {k for k in checkpoint.tensors if k not in there and k.rpartition(".")[0] not in moved}
-    differing = sorted(strangers | {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)})
+    here = {name: _form(value) for name, value in _tensors(objective, optimizer).items()}
+    there = {name: _form(value) for name, value in checkpoint.tensors.items()}
+    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if differing:
-        there |= {k: _form(checkpoint.tensors[k]) for k in strangers}
         forms = [(k, there.get(k, "missing"), here.get(k, "missing")) for k in differing[:5]]
         shown = "; ".join(f"{name}: {theirs} there, {ours} here" for name, theirs, ours in forms)
         raise CheckpointError(
@@ -232,11 +228,11 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
             why=f"{plural(len(differing), 'tensor')} of {len(here.keys() | there.keys())} differ: {shown}",
             fix="give another --out, or start anew with --fresh",
         )
-    objective.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint.tensors.items() if k in here})
-    for key, value in checkpoint.tensors.items():
-        owner, _, name = key.rpartition(".")
-        if owner in moved:
-            optimizer.state[moved[owner]][name] = value.to(moved[owner].device)
+    parts = {name: name.removeprefix("model.") for name in checkpoint.tensors if name.startswith("model.")}
+    objective.load_state_dict({short: checkpoint.tensors[name] for name, short in parts.items()})
+    for name, parameter in named_parameters(optimizer):
+        for key in state_of(optimizer, parameter):
+            optimizer.state[parameter][key] = checkpoint.tensors[f"optimizer.{name}.{key}"].to(parameter.device)
 
 
 def _form(value: Tensor) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitlet.recipe import OptimizerConfig, SteppedOptimizerConfig
@@ -84,3 +84,26 @@ def named_parameters(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]
     """(name, parameter) of everything the optimizer moves."""
     for group in optimizer.param_groups:
         yield from zip(group["names"], group["params"], strict=True)
+
+
+def state_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What an optimizer of `build_optimizer` remembers of one parameter, by name.
+
+    Of a parameter that no gradient has reached yet (the prototypes that DINO holds at first) these are the zeros that
+    its first step starts from, and not nothing: so the names are the same at every step, and one that is missing from a
+    checkpoint is missed.
+    """
+    kept = optimizer.state.get(parameter, {})
+    return {name: kept[name] if name in kept else _start(name, parameter) for name in _names_of_state(optimizer)}
+
+
+def _start(name: str, parameter: nn.Parameter) -> Tensor:
+    """Zeros; the count of steps is of fp32 whatever the parameter is, as torch has it."""
+    return torch.zeros((), device=parameter.device) if name == "step" else torch.zeros_like(parameter)
+
+
+def _names_of_state(optimizer: Optimizer) -> tuple[str, ...]:
+    if isinstance(optimizer, torch.optim.AdamW):
+        return "step", "exp_avg", "exp_avg_sq"
+    assert isinstance(optimizer, torch.optim.SGD)
+    return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
