@@ -23,6 +23,7 @@ from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters, state_of
 from vitlet.train.ranks import World
+from vitlet.weights.tensors import require_same
 
 FORMAT = 1
 KEEP = 2
@@ -217,23 +218,15 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
     Raises:
         CheckpointError: naming the first keys, types and shapes that differ.
     """
-    here = {name: _form(value) for name, value in _tensors(objective, optimizer).items()}
-    there = {name: _form(value) for name, value in checkpoint.tensors.items()}
-    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
-    if differing:
-        forms = [(k, there.get(k, "missing"), here.get(k, "missing")) for k in differing[:5]]
-        shown = "; ".join(f"{name}: {theirs} there, {ours} here" for name, theirs, ours in forms)
-        raise CheckpointError(
-            f"checkpoint {printable(checkpoint.path)} is of another model",
-            why=f"{plural(len(differing), 'tensor')} of {len(here.keys() | there.keys())} differ: {shown}",
-            fix="give another --out, or start anew with --fresh",
-        )
+    require_same(
+        checkpoint.tensors,
+        _tensors(objective, optimizer),
+        what=f"checkpoint {printable(checkpoint.path)} is of another model",
+        fix="give another --out, or start anew with --fresh",
+        types=True,
+    )
     parts = {name: name.removeprefix("model.") for name in checkpoint.tensors if name.startswith("model.")}
     objective.load_state_dict({short: checkpoint.tensors[name] for name, short in parts.items()})
     for name, parameter in named_parameters(optimizer):
         for key in state_of(optimizer, parameter):
             optimizer.state[parameter][key] = checkpoint.tensors[f"optimizer.{name}.{key}"].to(parameter.device)
-
-
-def _form(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -3,17 +3,16 @@
 The encoder stands in a folder of its own, which timm opens; the recipe of the run says how the two are put together.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import nn
 
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError
-from vitlet.text import plural, printable
+from vitlet.text import printable
+from vitlet.weights.tensors import require_same, sealed, unsealed
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -29,12 +28,11 @@ class Labels:
 
 def write_detector(path: Path, detector: nn.Module, *, labels: Labels, facts: dict[str, Any]) -> None:
     """Write the folder, whole or not at all."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    weights, sha256 = sealed(detector.state_dict())
     config = {
         "classes": list(labels.classes),
         "category_ids": list(labels.category_ids),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": sha256,
         "facts": facts,
     }
     write_folder(path, {_WEIGHTS: weights, _CONFIG: to_json_bytes(config)})
@@ -60,16 +58,8 @@ def load_detector(path: Path, detector: nn.Module) -> None:
     Raises:
         CheckpointError: if the file is missing or altered, or has other tensors.
     """
-    content = (path / _WEIGHTS).read_bytes() if (path / _WEIGHTS).is_file() else b""
-    if hashlib.sha256(content).hexdigest() != read_json(path / _CONFIG).get("sha256"):
-        raise CheckpointError(f"{printable(path / _WEIGHTS)} is missing or damaged", why="its SHA-256 is another")
-    there = safetensors.torch.load(content)
-    here = {name: tuple(value.shape) for name, value in detector.state_dict().items()}
-    shapes = {name: tuple(value.shape) for name, value in there.items()}
-    differing = sorted(k for k in here.keys() | shapes.keys() if here.get(k) != shapes.get(k))
-    if differing:
-        raise CheckpointError(
-            f"{printable(path / _WEIGHTS)} does not fit this detector",
-            why=f"Differing: {plural(len(differing), 'tensor')}, such as {differing[0]}",
-        )
-    detector.load_state_dict(there)
+    tensors = unsealed(path / _WEIGHTS, sha256=read_json(path / _CONFIG).get("sha256", ""))
+    require_same(
+        tensors, detector.state_dict(), what=f"{printable(path / _WEIGHTS)} does not fit the detector of this recipe"
+    )
+    detector.load_state_dict(tensors)

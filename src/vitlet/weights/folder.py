@@ -7,15 +7,12 @@ section that timm ignores holds what is needed to train on.
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +27,7 @@ from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 from vitlet.weights.card import card
+from vitlet.weights.tensors import require_same, sealed, unsealed
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
@@ -69,20 +67,16 @@ def write_model(
         classifier: Adds `fc_norm` and `head`, or what timm calls the last layer of the ConvNet.
         classes: Names of the head's outputs.
     """
-    tensors = {
-        prefix + name: value.detach().cpu().contiguous()
-        for prefix, part in _parts(encoder, classifier)
-        for name, value in part.state_dict().items()
-    }
+    tensors = _named(_parts(encoder, classifier))
     if isinstance(encoder, Encoder) and encoder.config.relative_position:
         tensors = to_beit(tensors)
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    weights, sha256 = sealed(tensors)
     config = _timm_config(encoder, evaluation, classifier, classes)
     config["vitlet"] = {
         "encoder": encoder.config.to_json(),
         "evaluation": evaluation.to_json(),
         "pool": classifier.pool if classifier else None,
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": sha256,
         "facts": facts,
     }
     write_folder(
@@ -100,6 +94,10 @@ def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[
     prefix = f"{encoder.head_name}." if isinstance(encoder, ConvEncoder) else ""
     assert classifier is None or isinstance(classifier, ConvClassifier) == isinstance(encoder, ConvEncoder)
     return [("", network(encoder)), *([] if classifier is None else [(prefix, classifier)])]
+
+
+def _named(parts: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    return {prefix + name: value for prefix, part in parts for name, value in part.state_dict().items()}
 
 
 def _timm_config(
@@ -244,12 +242,7 @@ def read_model(path: Path) -> Saved:
             why=f"It was written by another version, or changed: {why}",
             fix="export it again with the version that trained it and this one's `vitlet import`, or train again",
         ) from None
-    content = (path / WEIGHTS).read_bytes() if (path / WEIGHTS).is_file() else b""
-    if hashlib.sha256(content).hexdigest() != saved.sha256:
-        raise CheckpointError(
-            f"{printable(path / WEIGHTS)} is missing or damaged", why="its SHA-256 is not the one in config.json"
-        )
-    tensors = from_beit(safetensors.torch.load(content))
+    tensors = from_beit(unsealed(path / WEIGHTS, sha256=saved.sha256))
     load_exactly(saved.encoder, tensors, where=printable(path / WEIGHTS), classifier=saved.classifier)
     return saved
 
@@ -282,13 +275,7 @@ def load_exactly(
         CheckpointError: naming the first names and shapes that differ.
     """
     parts = _parts(encoder, classifier)
-    here = {prefix + k: tuple(v.shape) for prefix, part in parts for k, v in part.state_dict().items()}
-    there = {k: tuple(v.shape) for k, v in tensors.items()}
-    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
-    if differing:
-        shown = "; ".join(f"{k}: {there.get(k, 'missing')} there, {here.get(k, 'missing')} here" for k in differing[:5])
-        number = plural(len(differing), "tensor")
-        raise CheckpointError(f"{where} does not fit this network", why=f"Differing: {number}: {shown}")
+    require_same(tensors, _named(parts), what=f"{where} does not fit this network")
     for prefix, part in parts:
         part.load_state_dict({name: tensors[prefix + name] for name in part.state_dict()})
 

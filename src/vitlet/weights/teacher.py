@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import timm
-from torch import Tensor, nn
+from torch import nn
 
-from vitlet.errors import CheckpointError, UsageError
+from vitlet.errors import UsageError
 from vitlet.nn.encoder import Encoder, Pixels
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
@@ -20,6 +20,7 @@ from vitlet.weights.folder import model_folder
 from vitlet.weights.names import Source
 from vitlet.weights.reading import read_weights
 from vitlet.weights.source import load_encoder, plain_vit
+from vitlet.weights.tensors import require_same
 
 UNTRAINED = "untrained:"
 """What the name of a network with random weights begins with."""
@@ -99,7 +100,13 @@ def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeach
         else:
             file = read_weights(named.path)
             model = _create(named.architecture, num_classes=num_classes)
-            _fill(model, file.tensors, source)
+            require_same(
+                file.tensors,
+                model.state_dict(),
+                what=f"{printable(source)} is something else than it is called",
+                fix="timm:NAME@FILE with the name of the network that the file is of, with its classes",
+            )
+            model.load_state_dict(file.tensors)
             facts["sha256"] = file.sha256
     known = cast(int, model.num_classes)
     if known != num_classes:
@@ -124,19 +131,6 @@ def _create(architecture: str, *, num_classes: int) -> nn.Module:
         raise UsageError(f"timm has no model {printable(architecture)!r}", why=near, fix="timm:NAME@FILE")
     with seeded(derive(0, "teacher")):
         return cast(nn.Module, timm.create_model(architecture, pretrained=False, num_classes=num_classes))
-
-
-def _fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    here = {k: v.shape for k, v in model.state_dict().items()}
-    there = {k: v.shape for k, v in tensors.items()}
-    differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
-    if differing:
-        raise CheckpointError(
-            f"{printable(source)} is something else than it is called",
-            why=f"{len(differing)} tensors differ in name or shape, the first is {printable(differing[0])}",
-            fix="timm:NAME@FILE with the name of the network that the file is of, with its classes",
-        )
-    model.load_state_dict(tensors)
 
 
 def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
