@@ -10,7 +10,19 @@ from small_images import write_images
 
 from vitlet.errors import DataError
 from vitlet.reproduce.catalogue import chosen
-from vitlet.reproduce.chains import DMAE, DMAE_TUNED, MAE, MAE_TUNED, SUPERVISED, TEACHER, transferred, tuned
+from vitlet.reproduce.chains import (
+    DISTILLED,
+    DMAE,
+    DMAE_TUNED,
+    MAE,
+    MAE_TUNED,
+    SUPERVISED,
+    TEACHER,
+    distilled,
+    transferred,
+    tuned,
+)
+from vitlet.reproduce.figures import FIGURE_7
 from vitlet.reproduce.plan import Plan
 from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.scales import scale_by_name
@@ -111,7 +123,7 @@ def test_all_seeds_share_one_teacher(images: Path, tmp_path: Path):
 def test_a_distilled_block_is_counted_in_twelfths(images: Path, tmp_path: Path):
     step = Pretrain("dmae", teacher=TEACHER, distil=(4,))
     assert planned(images, tmp_path, step).node(step, 0).recipe["objective"]["layers"] == [[1, 1]]
-    every = Pretrain("dmae", teacher=TEACHER, distil=(2, 4, 6, 8, 10, 12))
+    every = distilled(*DISTILLED[-1])
     assert planned(images, tmp_path, every).node(every, 0).recipe["objective"]["layers"] == [[1, 1], [2, 2], [3, 3]]
 
 
@@ -172,6 +184,16 @@ def test_weights_that_are_given_are_known_by_their_head_count_too(everything: Pa
     assert len(same) > 1, "the teacher and its student"
     assert same == again, "the control: the same values, written otherwise"
     assert not set(same.values()) & set(other.values())
+
+
+def test_all_in_figure_7_is_every_block_of_the_paper(everything: Path, tmp_path: Path):
+    """Not every second one, of which a network of half the depth shows nothing."""
+    cells = FIGURE_7.rows[0].cells
+    plan = planned(everything, tmp_path, *(cell.step.start for cell in cells), scale=scale_by_name("paper"))
+    layers = {c.column: plan.node(c.step.start, 0).recipe["objective"]["layers"] for c in cells}
+    assert layers["all"] == [[block, block] for block in range(1, 13)]
+    assert [layers[str(k)] for k in range(2, 13, 2)] == [[[k, k]] for k in range(2, 13, 2)]
+    assert plan.node(distilled(*DISTILLED[-1]), 0).title == "dmae of all blocks"
 
 
 def test_what_is_missing_is_named_and_costs_its_own_rows_alone(everything: Path, tmp_path: Path):

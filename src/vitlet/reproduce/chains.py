@@ -1,6 +1,6 @@
 """The chains that several tables share, each written once: the same step in two tables is one run."""
 
-from vitlet.reproduce.steps import Finetune, Look, Pretrain, Probe, Start
+from vitlet.reproduce.steps import BLOCKS, Finetune, Look, Pretrain, Probe, Start
 
 MAE, MOCOV3 = Pretrain("mae"), Pretrain("mocov3")
 DINO, SIMMIM = Pretrain("dino"), Pretrain("simmim")
@@ -37,8 +37,8 @@ LOOK_DISTILLED = Look(
 """Of Figure 6."""
 
 
-DISTILLED = ((2,), (4,), (6,), (8,), (10,), (12,), (2, 4, 6, 8, 10, 12))
-"""Points of Figure 7; the paper's list is not known."""
+DISTILLED: tuple[tuple[int, ...], ...] = ((2,), (4,), (6,), (8,), (10,), (12,), tuple(range(1, BLOCKS + 1)))
+"""Points of Figure 7: six single blocks, then all. The paper's list of single ones is not known."""
 
 
 def pretrained_on(method: str, data: str) -> Pretrain:

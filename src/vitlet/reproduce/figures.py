@@ -102,18 +102,19 @@ FIGURE_6 = Drawing(
     "similarity",
 )
 
+_POINTS = (*(str(first) for first, *_ in DISTILLED[:-1]), "all")
 FIGURE_7 = Table(
     "figure-7",
     "Which layer to distil",
     "Attention of one block or of all is distilled; fine-tuned for 100 epochs. Published: the last layer is best, "
     "better than all; low layers bring almost nothing [T]; no points are known.",
-    (*(str(blocks[0]) for blocks in DISTILLED[:-1]), "all"),
+    _POINTS,
     (
         Row(
             "D-MAE-Tiny",
             tuple(
-                Cell("all" if len(blocks) > 1 else str(blocks[0]), None, Finetune(distilled(*blocks), "impr-100"))
-                for blocks in DISTILLED
+                Cell(point, None, Finetune(distilled(*blocks), "impr-100"))
+                for point, blocks in zip(_POINTS, DISTILLED, strict=True)
             ),
         ),
     ),
