@@ -31,8 +31,8 @@ def cell(published, measured, not_run) -> dict:
 
 
 def document(**changes) -> dict:
-    known = {"value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
-    recalled = {"value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
+    known = {"printed": "78.0", "value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
+    recalled = {"printed": "73.7", "value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
     measured = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.5, 0.6], "seeds": [0, 1, 2], "n": 9,
                 "split": "test", "protocol": "p", "runs": ["r"]}  # fmt: skip
     rows = [
@@ -79,13 +79,21 @@ def cells(page: str) -> list[list[tuple[str, str, str]]]:
 def test_published_measured_and_not_run_are_three_columns(tmp_path: Path):
     page = write_replication_page(document(), out=tmp_path / "page.html").read_text()
     (confirmed, *_), (recalled, none, absent, _), (unknown, *_) = cells(page)[-3:]
-    assert confirmed == ("published", "", "78 [R]")
+    assert confirmed == ("published", "", "78.0 [R]")
     assert recalled == ("published", "unconfirmed", "unconfirmed: 73.7 [M?]")
     assert (none, absent) == (("measured here", "", ""), ("not run", "absent", "needs: rain"))
     assert unknown == ("published", "unconfirmed", "unknown")
     assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds)" in page
     assert page.count("here: half") == 2, "beside what was measured, and nowhere else"
     assert "1 of 2 claims supported, 1 not supported" in page
+
+
+def test_a_published_figure_is_shown_with_every_digit_that_was_printed(tmp_path: Path):
+    made = document()
+    for printed in ("13275.72", "11388.57", "57.170", "4020", "+9.4"):
+        made["items"][0]["rows"][0]["cells"][0]["published"] |= {"printed": printed, "value": float(printed)}
+        assert f">{printed} [R]<" in write_replication_page(made, out=tmp_path / "page.html").read_text()
+        assert f"| {printed} [R] |" in items_markdown(made, page="page.html")
 
 
 def test_the_page_holds_no_script_and_its_policy_forbids_one(tmp_path: Path):
@@ -161,7 +169,7 @@ def test_the_headline_counts_every_answer():
 def test_the_same_in_markdown() -> None:
     text = items_markdown(document(), page="page.html").replace("\N{NO-BREAK SPACE}", " ")
     assert "### Figure 2: Blocks kept (micro)" in text
-    assert "| MAE: 0 | 78 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
+    assert "| MAE: 0 | 78.0 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
     assert "| MAE: 12 | unconfirmed: 73.7 [M?] |  | needs: rain |  |" in text
     assert "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
     assert "[Drawings](page.html#figure-1):" in text

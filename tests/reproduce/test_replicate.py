@@ -36,4 +36,4 @@ def test_tables_share_the_runs_of_claims_and_keep_three_places_apart(copied: Pat
     assert rows["D-MAE, 400 epochs"][1]["not_run"] == "not run yet"
     page = (copied / "report.html").read_text()
     assert "unconfirmed: 73.7 [M?]" in page, "recalled figures are never shown as published"
-    assert "78 [R]" in page
+    assert "78.0 [R]" in page

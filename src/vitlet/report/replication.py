@@ -168,7 +168,7 @@ def _label(name: str) -> str:
 
 def _line(title: str, stand_in: str, cell: Mapping[str, Any]) -> Line:
     found, measured = cell["published"], cell["measured"]
-    shown = "unknown" if found is None else f"{found['value']:g} [{found['tag']}]"
+    shown = "unknown" if found is None else f"{found['printed']} [{found['tag']}]"
     if found is not None and not found["is_confirmed"]:
         shown = f"unconfirmed: {shown}"
     note = "; ".join(

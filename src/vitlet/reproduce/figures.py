@@ -46,7 +46,7 @@ FIGURE_2 = Table(
     "Only the lowest blocks of the pre-trained encoder are kept, the rest starts at random; 100 epochs. Published: the "
     "curve of MAE saturates, that of MoCo-v3 peaks before the end [T]; no other points are known.",
     tuple(str(k) for k in KEPT),
-    (_kept("MAE-Tiny", MAE, Published(76.2, "I")), _kept("MoCov3-Tiny", MOCOV3, None)),
+    (_kept("MAE-Tiny", MAE, Published("76.2", "I")), _kept("MoCov3-Tiny", MOCOV3, None)),
     axis="blocks kept, of 12",
 )
 
@@ -130,8 +130,8 @@ APPENDIX_A1 = Table(
         Row(
             "MoCov3-Tiny",
             (
-                Cell("mean", Published(76.8, "R"), Finetune(MOCOV3, "impr-moco")),
-                Cell("class token", Published(73.7, "M?"), Finetune(MOCOV3, "impr-moco-class")),
+                Cell("mean", Published("76.8", "R"), Finetune(MOCOV3, "impr-moco")),
+                Cell("class token", Published("73.7", "M?"), Finetune(MOCOV3, "impr-moco-class")),
             ),
         ),
     ),
@@ -167,14 +167,14 @@ APPENDIX_B3 = Table(
     "With 12 heads, impr. recipe, 300 epochs.",
     ("impr.",),
     (
-        Row("from scratch", (Cell("impr.", Published(80.2, "R"), Finetune(None, "scratch-small")),)),
-        Row("MAE", (Cell("impr.", Published(82.1, "R"), Finetune(Pretrain("mae-small"), "impr-small")),)),
+        Row("from scratch", (Cell("impr.", Published("80.2", "R"), Finetune(None, "scratch-small")),)),
+        Row("MAE", (Cell("impr.", Published("82.1", "R"), Finetune(Pretrain("mae-small"), "impr-small")),)),
         Row(
             "D-MAE",
             (
                 Cell(
                     "impr.",
-                    Published(82.5, "R"),
+                    Published("82.5", "R"),
                     Finetune(Pretrain("dmae-small", teacher=Pretrain("teacher")), "impr-small"),
                 ),
             ),
@@ -202,7 +202,7 @@ APPENDIX_B5 = Table(
                 Cell("COCO box AP", None, detected(SIMMIM), "bbox"),
             ),
         ),
-        Row("D-MAE, to compare with", (Cell("impr.", Published(78.4, "R"), Finetune(DMAE, "impr")),)),
+        Row("D-MAE, to compare with", (Cell("impr.", Published("78.4", "R"), Finetune(DMAE, "impr")),)),
     ),
 )
 

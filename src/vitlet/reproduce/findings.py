@@ -197,7 +197,7 @@ def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
 
 
 def _published(found: Published | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found) | {"is_confirmed": found.is_confirmed}
+    return None if found is None else asdict(found) | {"value": found.value, "is_confirmed": found.is_confirmed}
 
 
 def _drawing(reader: _Reader, item: Drawing) -> dict[str, Any]:

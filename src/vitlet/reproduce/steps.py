@@ -30,10 +30,15 @@ BLOCKS = 12
 class Published:
     """A figure of somebody else."""
 
-    value: float
-    """In the unit of its column; accuracies and precisions in per cent, as they were printed."""
+    printed: str
+    """As it was printed, in the unit of its column; accuracies and precisions in per cent."""
     tag: Tag
     note: str = ""
+
+    @property
+    def value(self) -> float:
+        """What was printed, as a number."""
+        return float(self.printed)
 
     @property
     def is_confirmed(self) -> bool:
