@@ -108,6 +108,7 @@ class DataConfig(Config):
     evaluation: View
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """Of the normalisation, with `mean`, which also fills what augmentation leaves empty."""
 
 
 class EncoderConfig(Config):

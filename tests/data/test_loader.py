@@ -20,6 +20,7 @@ from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import Samples, TrainingBatches, evaluation_batches
 from vitlet.data.subsets import training_ids
+from vitlet.data.views import Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.recipe import Centre, Jitter, RandAugment, Resample, Shift, View
 
@@ -163,6 +164,20 @@ def test_control_augmentation_from_a_global_generator_depends_on_the_workers(
     seed_everything(0)
     two = take(batches_of(index, workers=2).from_step(0), 2)
     assert not all(same(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_erasing_and_filling_follow_the_normalisation(index: Index, workers: int) -> None:
+    """Noise without spread shows its centre; the control is a batch that was told nothing."""
+    white = Normalisation(mean=(1.0, 1.0, 1.0), std=(1e-9, 1e-9, 1e-9))
+    view = STILL.changed(erase=1.0)
+    (whole,) = take(batches_of(index, views=(STILL,)).from_step(0), 1)
+    (found,) = take(batches_of(index, views=(view,), workers=workers, normalisation=white).from_step(0), 1)
+    changed = (found.images != whole.images).any(dim=1)
+    assert changed.flatten(1).any(dim=1).sum() >= BATCH - 1
+    assert found.images.permute(0, 2, 3, 1)[changed].eq(255).all()
+    (control,) = take(batches_of(index, views=(view,), workers=workers).from_step(0), 1)
+    assert not control.images.permute(0, 2, 3, 1)[changed].eq(255).all()
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_work(index: Index) -> None:

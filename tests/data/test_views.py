@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from vitlet import rng
-from vitlet.data.views import apply_view, random_box
-from vitlet.recipe import Centre, Jitter, RandAugment, Resample, Shift, View
+from vitlet.data.views import IMAGENET, Normalisation, apply_view, random_box
+from vitlet.recipe import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
 
 EVERYTHING = View(
     size=32,
@@ -308,11 +308,27 @@ class TestRandAugment:
     def test_values_and_fill_are_used(self, square: Tensor) -> None:
         def results(*, mean: tuple[float, float, float] = (0.5, 0.5, 0.5), **values: float) -> list[Tensor]:
             view = View(size=64, crop=STILL, rand_augment=RandAugment(**values), flip=0.0)
-            return [apply_view(square, view, key=key, mean=mean) for key in range(20)]
+            return [apply_view(square, view, key=key, normalisation=Normalisation(mean)) for key in range(20)]
 
         plain = results()
         for other in (results(magnitude=3), results(num_operations=4), results(mean=(0.0, 0.0, 0.0))):
             assert any(not torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+
+
+class TestFill:
+    def test_it_is_the_mean_in_levels(self) -> None:
+        assert IMAGENET.fill == (124, 116, 104)
+        assert Normalisation((0.0, 0.5, 1.0)).fill == (0, 128, 255)
+        assert Normalisation((-0.3, 1.2, 117.0)).fill == (0, 255, 255), "what is no colour becomes the nearest"
+
+    @pytest.mark.parametrize("crop", [Fit(), LargeScaleJitter(scale=(0.5, 0.5))])
+    def test_what_an_image_leaves_of_the_square(self, crop: Fit | LargeScaleJitter) -> None:
+        white = torch.full((3, 20, 40), 255, dtype=torch.uint8)
+        for mean in (IMAGENET.mean, (0.5, 0.5, 0.5), (-1.0, 0.0, 0.2)):
+            normalisation = Normalisation(mean)
+            seen = apply_view(white, View(size=32, crop=crop, flip=0.0), key=1, normalisation=normalisation)
+            assert tuple(seen[:, -1, -1].tolist()) == normalisation.fill
+            assert seen[:, 0, 0].eq(255).all()
 
 
 class TestErase:
@@ -336,13 +352,13 @@ class TestErase:
 
     def test_noise_has_the_mean_and_spread_of_the_normalisation(self) -> None:
         image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        mean, std = (0.4, 0.5, 0.6), (0.05, 0.1, 0.15)
+        values = Normalisation(mean=(0.4, 0.5, 0.6), std=(0.05, 0.1, 0.15))
         noise = torch.cat(
             [
                 result[:, result.any(dim=0).bool()]
-                for result in (apply_view(image, self.VIEW, key=key, mean=mean, std=std) for key in range(40))
+                for result in (apply_view(image, self.VIEW, key=key, normalisation=values) for key in range(40))
             ],
             dim=1,
         ).float()
-        torch.testing.assert_close(noise.mean(dim=1) / 255, torch.tensor(mean), atol=0.005, rtol=0)
-        torch.testing.assert_close(noise.std(dim=1) / 255, torch.tensor(std), atol=0.005, rtol=0)
+        torch.testing.assert_close(noise.mean(dim=1) / 255, torch.tensor(values.mean), atol=0.005, rtol=0)
+        torch.testing.assert_close(noise.std(dim=1) / 255, torch.tensor(values.std), atol=0.005, rtol=0)

@@ -25,7 +25,7 @@ from vitlet.data.batch import Batch
 from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
-from vitlet.data.views import apply_view
+from vitlet.data.views import Normalisation, apply_view
 from vitlet.disk import read_json, write_file
 from vitlet.evaluate.pace import one_thread
 from vitlet.methods.objective import Objective, Step
@@ -183,6 +183,7 @@ def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[st
         for i, file in enumerate(photographs(count)):
             (root / "photographs" / f"{i:04d}.jpg").write_bytes(file)
         index = open_index(root / "photographs", cache=root / "cache")
+        normalisation = Normalisation(recipe.data.mean, recipe.data.std)
         facts = pack(index, np.arange(count), out=root / "shards", form=form)
         shards = open_index(root / "shards", cache=root / "cache")
         rounds = []
@@ -191,7 +192,7 @@ def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[st
             for i in range(count):
                 image = decode(shards.read(i), path="photograph")
                 for v, view in enumerate(recipe.data.views):
-                    apply_view(image, view, key=derive(0, turn, i, v))
+                    apply_view(image, view, key=derive(0, turn, i, v), normalisation=normalisation)
             rounds.append(time.process_time() - began)
     return {"bytes": facts["num_bytes"] / count, "ms": 1000 * statistics.median(rounds[1:]) / count}
 

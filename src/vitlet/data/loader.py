@@ -24,7 +24,7 @@ from vitlet.data.batch import Batch
 from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
-from vitlet.data.views import apply_view
+from vitlet.data.views import IMAGENET, Normalisation, apply_view
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import ranks_here
 from vitlet.recipe import View
@@ -53,11 +53,13 @@ class Samples(Dataset):
         seed: int,
         workers: int = 0,
         objects: Objects | None = None,
+        normalisation: Normalisation = IMAGENET,
     ) -> None:
         """`ids` are the rows of `index` that may be used; their order gives the positions. With `objects` each sample
-        has those that its first view shows.
+        has those that its first view shows. `normalisation` is what the encoder does to the batch.
         """
         self.index, self.ids, self.views, self.seed, self.objects = index, ids, tuple(views), seed, objects
+        self.normalisation = normalisation
         self.reading = torch.full((max(1, workers),), -1).share_memory_()
         """Which position each worker is at; it outlives them."""
         self._decoded: dict[int, Tensor] = {}
@@ -84,9 +86,15 @@ class Samples(Dataset):
         label, shape = int(self.index.labels[row]), (image.shape[1], image.shape[2])
         sample = {"label": label, "position": position, "replaced": replaced, "shape": shape}
         if self.objects is not None:
-            pixels, targets = self.objects.look(image, row, view=self.views[0], key=keys[0])
+            pixels, targets = self.objects.look(
+                image, row, view=self.views[0], key=keys[0], normalisation=self.normalisation
+            )
             return sample | {"views": (pixels,), "targets": targets}
-        return sample | {"views": tuple(apply_view(image, v, key=k) for v, k in zip(self.views, keys, strict=True))}
+        views = (
+            apply_view(image, view, key=key, normalisation=self.normalisation)
+            for view, key in zip(self.views, keys, strict=True)
+        )
+        return sample | {"views": tuple(views)}
 
     def _image(self, epoch: int, position: int) -> tuple[Tensor | None, int, tuple[int, str] | None]:
         """The image and its position, or those of a deterministic substitute for one that was good when the data was
@@ -154,6 +162,8 @@ class TrainingBatches:
     num_ranks: int = 1
     objects: Objects | None = None
     """Where the objects on the images are learned."""
+    normalisation: Normalisation = IMAGENET
+    """What the encoder does to the images; it decides how augmentation fills and erases."""
 
     def __post_init__(self) -> None:
         """Refuses a batch that no rank layout or data set can fill."""
@@ -186,7 +196,13 @@ class TrainingBatches:
             num_ranks=self.num_ranks,
         )
         samples = Samples(
-            self.index, self.ids, views=self.views, seed=self.seed, workers=self.workers, objects=self.objects
+            self.index,
+            self.ids,
+            views=self.views,
+            seed=self.seed,
+            workers=self.workers,
+            objects=self.objects,
+            normalisation=self.normalisation,
         )
         slots = torch.arange(order.slots.start, order.slots.stop)
         for columns in _load(samples, order, workers=self.workers):
@@ -206,9 +222,13 @@ def evaluation_batches(
     workers: int = 0,
     rank: int = 0,
     num_ranks: int = 1,
+    normalisation: Normalisation = IMAGENET,
 ) -> Iterator[Batch]:
-    """Every image once, in order, the last batch as short as it comes; `rank` of `num_ranks` takes its share."""
-    samples = Samples(index, ids, views=(view,), seed=0, workers=workers)
+    """Every image once, in order, the last batch as short as it comes; `rank` of `num_ranks` takes its share.
+
+    `normalisation` shows where `view` leaves a part of the square empty, as `Fit` does.
+    """
+    samples = Samples(index, ids, views=(view,), seed=0, workers=workers, normalisation=normalisation)
     mine = range(rank, len(ids), num_ranks)
     order = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
     for columns in _load(samples, order, workers=workers):

@@ -22,6 +22,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +42,23 @@ _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 1 / 0.3)
 _BLUR_SIGMA = (0.1, 2.0)
 
-_Colours = tuple[float, float, float]
+_Levels = tuple[int, int, int]
+
+
+class Normalisation(NamedTuple):
+    """What an encoder subtracts from an image in 0 … 1, and then divides it by; R, G, B."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def fill(self) -> _Levels:
+        """The colour, 0 … 255, that is nearest to zero for the encoder."""
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
+        return red, green, blue
+
+
+IMAGENET = Normalisation()
 
 
 def apply_view(
@@ -49,8 +66,7 @@ def apply_view(
     view: View,
     *,
     key: int,
-    mean: _Colours = IMAGENET_MEAN,
-    std: _Colours = IMAGENET_STD,
+    normalisation: Normalisation = IMAGENET,
 ) -> UInt8[Tensor, "3 S S"]:
     """Look at `image` once through `view`.
 
@@ -58,14 +74,14 @@ def apply_view(
         image: RGB, 0 … 255, on the CPU, in any memory layout. It is not changed.
         view: What to do; `view.size` is S.
         key: From `rng.derive(seed, epoch, position, view_number)`; the same key gives the same pixels.
-        mean: Of the normalisation that follows, in 0 … 1: fills what RandAugment uncovers, centres erasing noise.
-        std: Of the normalisation that follows: spreads erasing noise.
+        normalisation: The one that follows. As in timm, its mean fills what RandAugment uncovers, and noise of erasing
+            is N(0, 1) after it; the mean fills what an image leaves of a square, too.
 
     Returns:
         RGB, 0 … 255. It keeps the image's memory layout where it can (channels last is the fastest) and may share
         memory with the image where nothing was to be done.
     """
-    return look(image, view, key=key, mean=mean, std=std)[0]
+    return look(image, view, key=key, normalisation=normalisation)[0]
 
 
 def look(
@@ -73,8 +89,7 @@ def look(
     view: View,
     *,
     key: int,
-    mean: _Colours = IMAGENET_MEAN,
-    std: _Colours = IMAGENET_STD,
+    normalisation: Normalisation = IMAGENET,
 ) -> tuple[UInt8[Tensor, "3 S S"], "Placement | None", bool]:
     """`apply_view`, with where the image was put (None for crops of which nobody asks it) and whether it was flipped
     after that: what boxes and masks need to follow.
@@ -83,17 +98,17 @@ def look(
     placement = None
     if isinstance(view.crop, LargeScaleJitter | Fit):
         placement = place(image.shape[1], image.shape[2], view, draw)
-        pixels = _put(image, placement, mean=mean)
+        pixels = _put(image, placement, fill=normalisation.fill)
     else:
         pixels = _crop(image, view, draw)
-    pixels = _recolour(pixels, view, draw, key=key, mean=mean)
+    pixels = _recolour(pixels, view, draw, key=key, fill=normalisation.fill)
     is_flipped = draw.random() < view.flip
     if is_flipped:
         pixels = pixels.flip(-1)
     if draw.random() < view.solarize:
         pixels = torch.minimum(pixels, 255 - pixels)  # inverts exactly the values of 128 and above
     if draw.random() < view.erase:
-        pixels = _erase(pixels, draw, key=key, mean=mean, std=std)
+        pixels = _erase(pixels, draw, key=key, normalisation=normalisation)
     return pixels, placement, is_flipped
 
 
@@ -118,13 +133,12 @@ def place(height: int, width: int, view: View, draw: random.Random) -> Placement
     return Placement(height, width, top, left, size)
 
 
-def _put(image: Tensor, placement: Placement, *, mean: _Colours) -> Tensor:
+def _put(image: Tensor, placement: Placement, *, fill: _Levels) -> Tensor:
     at, size = placement, placement.size
     pixels = resize(image, (at.height, at.width), "bilinear")[:, at.top : at.top + size, at.left : at.left + size]
     if pixels.shape[1:] == (size, size):
         return pixels
-    fill = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
-    square = fill.expand(size, size, 3).clone().permute(2, 0, 1)
+    square = torch.tensor(fill, dtype=torch.uint8).expand(size, size, 3).clone().permute(2, 0, 1)
     square[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return square
 
@@ -208,7 +222,7 @@ def _reflected(size: int, offset: int) -> np.ndarray:
     return index
 
 
-def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, mean: _Colours) -> Tensor:
+def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, fill: _Levels) -> Tensor:
     """The operations that Pillow does: one conversion there and back, and none where none was drawn."""
     jitter = view.jitter
     if view.rand_augment is not None or (jitter is not None and draw.random() >= jitter.probability):
@@ -219,7 +233,7 @@ def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, mean
         return pixels
     photo = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
     if view.rand_augment is not None:
-        photo = _rand_augment(photo, view.rand_augment, key=key, mean=mean)
+        photo = _rand_augment(photo, view.rand_augment, key=key, fill=fill)
     if jitter is not None:
         photo = _jitter(photo, jitter, draw)
     if blurred:
@@ -229,17 +243,17 @@ def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, mean
     return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
 
 
-def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, mean: _Colours) -> Image.Image:
+def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, fill: _Levels) -> Image.Image:
     augment = _timm_rand_augment(
         f"rand-m{values.magnitude}-n{values.num_operations}-mstd{values.magnitude_std}-inc1",
-        fill=tuple(min(255, round(255 * value)) for value in mean),
+        fill=fill,
     )
     with rng.fenced(rng.derive(key, "rand_augment")):
         return augment(photo)
 
 
 @functools.cache
-def _timm_rand_augment(config: str, *, fill: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
+def _timm_rand_augment(config: str, *, fill: _Levels) -> Callable[[Image.Image], Image.Image]:
     """The transform with DeiT's settings; its translations are shares of the side, so no size is needed."""
     from timm.data import auto_augment  # seconds to import, needed by few recipes
 
@@ -277,7 +291,7 @@ def _turn_hue(photo: Image.Image, turns: float) -> Image.Image:
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
-def _erase(pixels: Tensor, draw: random.Random, *, key: int, mean: _Colours, std: _Colours) -> Tensor:
+def _erase(pixels: Tensor, draw: random.Random, *, key: int, normalisation: Normalisation) -> Tensor:
     """Noise in one rectangle, drawn by timm's rule: ten tries for one that fits, else the image as it was."""
     size = pixels.shape[-1]
     low, high = (math.log(aspect) for aspect in _ERASED_ASPECT)
@@ -289,7 +303,7 @@ def _erase(pixels: Tensor, draw: random.Random, *, key: int, mean: _Colours, std
             top, left = draw.randint(0, size - height), draw.randint(0, size - width)
             noise = np.random.Generator(np.random.Philox(key=rng.derive(key, "erase")))
             normal = noise.standard_normal((3, height, width), dtype=np.float32)
-            scale, centre = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (std, mean))
+            centre, scale = (np.asarray(values, dtype=np.float32)[:, None, None] for values in normalisation)
             colours = (255 * (centre + scale * normal)).round().clip(0, 255).astype(np.uint8)
             erased = pixels.clone()
             erased[:, top : top + height, left : left + width] = torch.from_numpy(colours)

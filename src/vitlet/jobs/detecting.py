@@ -15,6 +15,7 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.outlines import to_mask
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.views import Normalisation
 from vitlet.disk import to_json_bytes, write_file, write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.detection.find import Found, find_objects
@@ -142,7 +143,8 @@ def _found(objective: Detection, index: Index, ids: np.ndarray, recipe: Recipe, 
     """Every image once, with progress."""
     view = recipe.data.evaluation
     device = next(objective.parameters()).device
-    batches = evaluation_batches(index, ids, view=view, batch_size=_BATCH)
+    normalisation = Normalisation(recipe.data.mean, recipe.data.std)
+    batches = evaluation_batches(index, ids, view=view, batch_size=_BATCH, normalisation=normalisation)
     with teller.progress("finding objects", total=len(ids)) as tick:
         for done, found in enumerate(find_objects(objective.detect, batches, view=view, device=device), start=1):
             yield found

@@ -13,7 +13,7 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects, look_with_objects
 from vitlet.data.detection.outlines import from_masks, to_mask
 from vitlet.data.index import Index, open_index
-from vitlet.data.views import apply_view
+from vitlet.data.views import Normalisation, apply_view
 from vitlet.recipe import Fit, LargeScaleJitter, View
 
 JITTER = View(size=48, crop=LargeScaleJitter(scale=(0.5, 2.0)))
@@ -93,6 +93,14 @@ def test_crowds_are_left_out_and_empty_images_stay(index: Index, annotations: An
     scale = 48 / 40
     box = looked(index, annotations, 1, key=0, view=whole)[1].boxes[0]
     torch.testing.assert_close(box, torch.tensor([5.0, 6, 23, 19]) * scale, rtol=0, atol=0.3)
+
+
+def test_what_the_image_leaves_is_filled_as_without_objects(index: Index, annotations: Annotations) -> None:
+    image, view = decode(index.read(1), path=index.path(1)), View(size=48, crop=Fit(), flip=0)
+    red = Normalisation(mean=(1.0, 0.0, 0.0))
+    pixels, _ = Objects(annotations, masks=False).look(image, 1, view=view, key=3, normalisation=red)
+    assert pixels[:, -1, -1].tolist() == [255, 0, 0]
+    assert torch.equal(pixels, apply_view(image, view, key=3, normalisation=red))
 
 
 def test_boxes_alone(index: Index, annotations: Annotations) -> None:

@@ -18,7 +18,7 @@ from vitlet.data.batch import Targets
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.annotations import Annotations
 from vitlet.data.detection.outlines import to_mask
-from vitlet.data.views import Placement, look
+from vitlet.data.views import IMAGENET, Normalisation, Placement, look
 from vitlet.recipe import View
 
 _SMALLEST_PIXELS = 1.0
@@ -44,14 +44,23 @@ class Objects:
             raise BadImage(path, f"it has {here} pixels, its annotations were made on {there}")
 
     def look(
-        self, image: UInt8[Tensor, "3 H W"], row: int, *, view: View, key: int
+        self, image: UInt8[Tensor, "3 H W"], row: int, *, view: View, key: int, normalisation: Normalisation = IMAGENET
     ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
         """See `look_with_objects`."""
-        return look_with_objects(image, self.annotations, row, view=view, masks=self.masks, key=key)
+        return look_with_objects(
+            image, self.annotations, row, view=view, masks=self.masks, key=key, normalisation=normalisation
+        )
 
 
 def look_with_objects(
-    image: UInt8[Tensor, "3 H W"], annotations: Annotations, row: int, *, view: View, masks: bool, key: int
+    image: UInt8[Tensor, "3 H W"],
+    annotations: Annotations,
+    row: int,
+    *,
+    view: View,
+    masks: bool,
+    key: int,
+    normalisation: Normalisation = IMAGENET,
 ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
     """`views.apply_view` of an image and of what is on it.
 
@@ -65,8 +74,9 @@ def look_with_objects(
         view: With the crop `LargeScaleJitter` or `Fit`.
         masks: Whether masks are learned.
         key: As for `views.apply_view`.
+        normalisation: As for `views.apply_view`.
     """
-    pixels, placement, is_flipped = look(image, view, key=key)
+    pixels, placement, is_flipped = look(image, view, key=key, normalisation=normalisation)
     assert placement is not None, "objects follow LargeScaleJitter and Fit only"
     height, width = image.shape[1:]
     rows = [r for r in annotations.objects(row) if not annotations.columns["crowds"][r]]
