@@ -234,6 +234,19 @@ def test_survival_rates_grow_linearly_and_the_expectation_is_one() -> None:
     assert survival_table(rate=0, depth=5, key=1, slots=torch.arange(2), device=torch.device("cpu")) is None
 
 
+def test_an_encoder_draws_by_its_own_rate_and_depth_on_its_own_device() -> None:
+    slots, encoder = torch.arange(6), Encoder(SMALL.changed(drop_path=0.5))
+    made = encoder.survival(key=7, slots=slots)
+    table = survival_table(rate=0.5, depth=SMALL.depth, key=7, slots=slots, device=torch.device("cpu"))
+    assert made is not None
+    assert table is not None
+    assert torch.equal(made, table)
+    assert Encoder(SMALL).survival(key=7, slots=slots) is None
+    elsewhere = encoder.to("meta").survival(key=7, slots=slots)
+    assert elsewhere is not None
+    assert elsewhere.device.type == "meta"
+
+
 @pytest.mark.parametrize("init", ["timm", "xavier"])
 def test_weights_come_from_the_seed_and_never_from_the_global_generator(init: str) -> None:
     config = SMALL.changed(init=init, position="sincos" if init == "xavier" else "learned")

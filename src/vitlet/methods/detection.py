@@ -12,7 +12,7 @@ from torch import Tensor
 from vitlet.data.batch import Batch
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.nn.detection.detector import Detector, DetectorShape
-from vitlet.nn.encoder import Encoder, survival_table
+from vitlet.nn.encoder import Encoder
 
 
 class Detection(Objective):
@@ -37,15 +37,8 @@ class Detection(Objective):
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Losses of the images and their `targets`."""
         assert len(batch.targets) == len(batch), "a batch without targets"
-        config = self.encoder.config
         slots = batch.slots
-        survival = survival_table(
-            rate=config.drop_path,
-            depth=config.depth,
-            key=step.key("drop path"),
-            slots=slots,
-            device=batch.images.device,
-        )
+        survival = self.encoder.survival(key=step.key("drop path"), slots=slots)
         targets = [{"boxes": t.boxes, "labels": t.labels + 1} for t in batch.targets]
         for target, seen in zip(targets, batch.targets, strict=True):
             if seen.masks is not None:

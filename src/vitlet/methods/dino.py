@@ -18,7 +18,7 @@ from vitlet.data.batch import Batch
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.nn import across
 from vitlet.nn.ema import ema_update, frozen_copy
-from vitlet.nn.encoder import Encoder, survival_table
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.mlp import PrototypeHead
 from vitlet.units import cosine
 
@@ -102,17 +102,7 @@ class DINO(Objective):
 
     @untraced
     def _survival(self, batch: Batch, step: Step, views: Sequence[int]) -> Tensor | None:
-        config = self.encoder.config
-        tables = [
-            survival_table(
-                rate=config.drop_path,
-                depth=config.depth,
-                key=step.key(f"drop path {view}"),
-                slots=batch.slots,
-                device=batch.images.device,
-            )
-            for view in views
-        ]
+        tables = [self.encoder.survival(key=step.key(f"drop path {view}"), slots=batch.slots) for view in views]
         known = [table for table in tables if table is not None]
         return torch.cat(known, dim=1) if known else None
 

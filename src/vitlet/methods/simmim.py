@@ -20,7 +20,7 @@ from torch.nn.init import trunc_normal_
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.methods.objective import Losses, Objective, Step, untraced
-from vitlet.nn.encoder import Encoder, survival_table
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import init_timm, seeded
 from vitlet.nn.masking import gather
 from vitlet.rng import derive, uniform
@@ -80,13 +80,7 @@ class SimMIM(Objective):
     @untraced
     def _prepare(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor | None]:
         noise = torch.from_numpy(uniform(step.key("mask"), batch.slots.numpy(), self.num_units))
-        survival = survival_table(
-            rate=self.encoder.config.drop_path,
-            depth=self.encoder.config.depth,
-            key=step.key("drop path"),
-            slots=batch.slots,
-            device=batch.images.device,
-        )
+        survival = self.encoder.survival(key=step.key("drop path"), slots=batch.slots)
         return noise.to(batch.images.device), survival
 
 

@@ -21,9 +21,8 @@ from vitlet.errors import DataError, UsageError
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.methods.tutor import Tutor
 from vitlet.nn.convnet import AnyEncoder
-from vitlet.nn.encoder import Encoded, Encoder, survival_table
+from vitlet.nn.encoder import Encoded, Encoder
 from vitlet.nn.heads import Classifier, head_input, new_classifier
-from vitlet.recipe import ConvNetConfig
 
 _BEIT_HEAD_SCALE = 0.001
 
@@ -104,14 +103,10 @@ class Supervised(Objective):
         images: Tensor = batch.images
         if self.mixup or self.cutmix:
             images, targets = self._mix(images.float(), targets, step)
-        return images, targets, self._survival(batch, step)
-
-    def _survival(self, batch: Batch, step: Step) -> Tensor | None:
-        config = self.encoder.config
-        if isinstance(config, ConvNetConfig):
-            return None
-        key, device = step.key("drop path"), batch.images.device
-        return survival_table(rate=config.drop_path, depth=config.depth, key=key, slots=batch.slots, device=device)
+        survival = None
+        if isinstance(self.encoder, Encoder):
+            survival = self.encoder.survival(key=step.key("drop path"), slots=batch.slots)
+        return images, targets, survival
 
     def _mix(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         if len(images) % 2:

@@ -206,7 +206,7 @@ class Encoder(nn.Module):
             keep: Which place of the grid of `config.image_size` each patch has; None: all places in order, of a grid
                 as large as the number of patches says, to which the positions are resized.
             trace: Names of intermediates to return: `block.<i>.<point>` with a point of `POINTS`, or `embedded`.
-            survival: Factors of the residual branches (two a block) for stochastic depth, from `survival_table`.
+            survival: Factors of the residual branches (two a block) for stochastic depth, from `survival`.
             until: A block of which the attention logits alone are computed, and nothing after them; `tokens` are then
                 what entered it.
 
@@ -238,6 +238,16 @@ class Encoder(nn.Module):
             factors = None if survival is None else survival[2 * i : 2 * i + 2, :, None, None]
             x = run_block(block, x, note=note, name=name, survival=factors, places=places)
         return Encoded(tokens=self.vit.norm(x), traced=note.found)
+
+    def survival(self, *, key: int, slots: Int[Tensor, "B"]) -> Float[Tensor, "P B"] | None:
+        """What `encode` takes for stochastic depth at this encoder's rate, on its device; None at a rate of 0.
+
+        Args:
+            key: Of this step's draws.
+            slots: Places of the samples in the global batch.
+        """
+        device = cast(Tensor, self._scale).device
+        return survival_table(rate=self.config.drop_path, depth=self.config.depth, key=key, slots=slots, device=device)
 
     def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
         """One feature vector an image."""

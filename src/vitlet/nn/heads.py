@@ -63,7 +63,7 @@ def head_input(
     Args:
         encoder: In the mode that is wanted.
         images: With values 0 … 255.
-        survival: For stochastic depth in a ViT, from `survival_table`.
+        survival: For stochastic depth in a ViT, from `Encoder.survival`.
     """
     if isinstance(encoder, ConvEncoder):
         return encoder.pooled(images, "mean")
