@@ -88,6 +88,16 @@ def test_all_faults_are_named_at_once() -> None:
     assert "'budget.duration' is missing" in text
 
 
+def test_a_key_within_a_union_is_named_as_it_is_given() -> None:
+    """Pydantic puts the kind of a crop into the path, which `--set` would not take."""
+    with pytest.raises(UsageError, match=r"^data\.views\.0\.crop\.padding = 99.*give data\.views\.0\.crop\.padding"):
+        with_overrides(by_name("finetune_micro"), {"data.views.0.crop.padding": 99})
+    with pytest.raises(UsageError, match=r"unknown key 'data\.views\.0\.crop\.paddin'\. Did you mean padding"):
+        with_overrides(by_name("finetune_micro"), {"data.views.0.crop": {"kind": "shift", "paddin": 2}})
+    with pytest.raises(UsageError, match=r"^budget\.duration\.n = -1"):
+        with_overrides(by_name("finetune_micro"), {"budget.duration.n": -1})
+
+
 def test_configs_are_frozen_and_checked_when_changed() -> None:
     optimizer = by_name("mae_micro").optimizer
     with pytest.raises(ValueError, match="frozen"):

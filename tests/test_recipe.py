@@ -121,6 +121,31 @@ def test_views_must_fit_the_encoder() -> None:
             with_overrides(by_name("mae_micro"), {key: 64})
 
 
+ONE_VIEW = [name for name in NAMES if name.startswith("debug") and name not in ("debug_mocov3", "debug_dino")]
+
+
+@pytest.mark.parametrize("name", ONE_VIEW)
+def test_a_second_view_is_refused_by_a_method_that_uses_one(name: str) -> None:
+    recipe = by_name(name)
+    (view,) = recipe.to_json()["data"]["views"]
+    with pytest.raises(UsageError, match=r"data\.views|one view"):
+        with_overrides(recipe, {"data.views": [view, view]})
+
+
+@pytest.mark.parametrize("width", range(4, 200, 13))
+@pytest.mark.parametrize("heads", [1, 3, 5, 7, 16])
+def test_a_decoder_that_does_not_divide_is_refused_with_one_that_does(width: int, heads: int) -> None:
+    recipe, shape = by_name("mae_micro"), {"objective.decoder_width": width, "objective.decoder_heads": heads}
+    if width % 4 == 0 and width % heads == 0:
+        with_overrides(recipe, shape)
+        return
+    with pytest.raises(UsageError, match=r"is not a multiple of") as caught:
+        with_overrides(recipe, shape)
+    for fix in caught.value.fix.split(", or "):
+        key, _, value = fix.partition("=")
+        with_overrides(recipe, shape | {key: int(value)})
+
+
 @pytest.mark.parametrize("values", [{}, {"name": 3}, {"name": "no_such_recipe"}])
 def test_what_is_no_recipe_is_refused(values: dict) -> None:
     with pytest.raises(UsageError):

@@ -104,16 +104,20 @@ def dotted_keys(values: Any, prefix: str = "") -> list[str]:
 
 
 def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
-    """One `UsageError` that names all wrong keys and values; one that a validator raised stays what it is."""
+    """One `UsageError` that names all wrong keys and values.
+
+    One that a validator raised stays what it is; of a single value it gives the value that would do as its fix, and
+    gets the key here.
+    """
     lines, fixes = [], []
     for item in error.errors():
+        path, owner = _walk(config, item["loc"])
+        key = ".".join(path)
         raised = item.get("ctx", {}).get("error")
         if isinstance(raised, UsageError):
-            return UsageError(raised.what, where=where or raised.where, why=raised.why, fix=raised.fix)
-        path = [str(p) for p in item["loc"]]
-        key = ".".join(path)
+            at = " in ".join(part for part in (key, where or raised.where) if part)
+            return UsageError(raised.what, where=at, why=raised.why, fix=f"{key}={raised.fix}" if key else raised.fix)
         if item["type"] == "extra_forbidden":
-            owner = _config_at(config, path[:-1])
             lines.append(f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip())
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
@@ -128,17 +132,25 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
     return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=fix)
 
 
-def _config_at(config: type[Config], path: list[str]) -> type[Config] | None:
-    """The config class that a dotted path leads to, as far as annotations tell."""
-    current: type[Config] | None = config
-    for key in path:
-        if current is None:
-            return None
-        field = current.model_fields.get(key)
-        if field is None:
-            continue  # a list position or a union's tag: stay with the class it holds
-        current = next(iter(_configs_in(field.annotation)), None)
-    return current
+def _walk(config: type[Config], place: tuple[int | str, ...]) -> tuple[list[str], type[Config] | None]:
+    """The dotted key of a place that pydantic names, and the config class that its last part belongs to.
+
+    Within a union pydantic names the tag of the member too, which is no part of a key.
+    """
+    path: list[str] = []
+    owner: type[Config] | None = config
+    members = [config]
+    for part in place:
+        if len(members) > 1 and isinstance(part, str):
+            members = [m for m in members if part in [field.default for field in m.model_fields.values()]]
+            continue
+        path.append(str(part))
+        if isinstance(part, int):
+            continue  # stay with what the list holds
+        owner = next(iter(members), None)
+        field = owner.model_fields.get(part) if owner else None
+        members = _configs_in(field.annotation) if field else []
+    return path, owner
 
 
 def _configs_in(annotation: Any) -> list[type[Config]]:

@@ -12,24 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, ca
 from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
+from vitlet.bounds import Count, Deviations, Factors, Fraction, Means, Positive, Shares
 from vitlet.config import Config
+from vitlet.errors import UsageError
 from vitlet.units import Duration, Epochs, Span
 
 if TYPE_CHECKING:
     from vitlet.methods.objective import Objective
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Count = Annotated[int, Field(ge=1, le=10**7)]
-Range = tuple[Positive, Positive]
 
 
 class Resample(Config):
     """RandomResizedCrop (Szegedy et al. 2015): an area share and an aspect ratio, resized to the input size."""
 
     kind: Literal["resample"] = "resample"
-    scale: Range = (0.08, 1.0)
-    ratio: Range = (3 / 4, 4 / 3)
+    scale: Shares = (0.08, 1.0)
+    ratio: Factors = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     """`random` picks bilinear or bicubic per image, as the paper's code does."""
 
@@ -55,7 +52,7 @@ class LargeScaleJitter(Config):
     """
 
     kind: Literal["large-scale-jitter"] = "large-scale-jitter"
-    scale: Range = (0.1, 2.0)
+    scale: Factors = (0.1, 2.0)
 
 
 class Fit(Config):
@@ -106,8 +103,8 @@ class DataConfig(Config):
     views: Annotated[tuple[View, ...], Field(min_length=1)]
     """Views of each training image, each a tensor of its own in the batch."""
     evaluation: View
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: Means = (0.485, 0.456, 0.406)
+    std: Deviations = (0.229, 0.224, 0.225)
     """Of the normalisation, with `mean`, which also fills what augmentation leaves empty."""
 
 
@@ -184,8 +181,12 @@ class ConvNetConfig(Config):
         return 0
 
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""At 1 an average would stay where it began."""
+
+
 class OptimizerConfig(Config):
-    """AdamW, SGD or LARS with a linear warm-up and a cosine per step."""
+    """AdamW or SGD with a linear warm-up and a cosine per step."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     base_lr: Annotated[float, Field(gt=0, le=100)] = 1.5e-4
@@ -200,7 +201,7 @@ class OptimizerConfig(Config):
     """Weight decay on class and mask tokens and the position embedding (the paper's MAE code does that)."""
     decay_one_dimensional: bool = False
     """Weight decay on biases and norms too (the paper's MoCo-v3)."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     """First and second moment of AdamW; the first alone is SGD's Nesterov momentum."""
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -264,10 +265,17 @@ class ObjectiveConfig(Config, abc.ABC):
     def require_fit(self, recipe: "Recipe") -> None:
         """Refuse what this method cannot work with in the rest of the recipe; called whenever one is made.
 
+        A method uses one view of an image unless it has this method of its own.
+
         Raises:
             UsageError: naming the key that mends it.
         """
-        return
+        if len(recipe.data.views) != 1:
+            raise UsageError(
+                f"{recipe.name} uses one view of each image, and data.views has {len(recipe.data.views)}",
+                why="The others would be made and thrown away",
+                fix="one item in data.views",
+            )
 
     @abc.abstractmethod
     def build(self, encoder: Any, *, num_classes: int, seed: int) -> "Objective":

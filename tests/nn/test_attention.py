@@ -98,3 +98,8 @@ def test_a_few_images_at_a_time_attend_as_all_at_once(bias: str, monkeypatch: py
 def test_options_that_are_not_implemented_are_not_ignored(option: dict) -> None:
     with pytest.raises(AssertionError, match=next(iter(option))):
         Attention(32, num_heads=4, **option)
+
+
+def test_heads_that_do_not_divide_the_width_are_no_attention() -> None:
+    with pytest.raises(AssertionError, match="a width of 64 for 5 heads"):
+        Attention(64, num_heads=5)

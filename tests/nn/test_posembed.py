@@ -58,3 +58,8 @@ def test_a_constant_stays_constant() -> None:
 def test_a_table_that_is_no_square_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="not a square"):
         resize(torch.ones(1, 13, 4), grid=2)
+
+
+def test_a_width_that_is_no_multiple_of_four_has_no_table() -> None:
+    with pytest.raises(AssertionError, match="a width of 62"):
+        sincos_2d(62, grid=2)

@@ -43,7 +43,8 @@ class Attention(nn.Module):
     With relative positions there is no `qkv.bias` but `q_bias`, `v_bias` and `relative_position_bias_table`.
 
     Raises:
-        AssertionError: for timm's options that plain ViTs do not use (dropout, query and key norms).
+        AssertionError: for timm's options that plain ViTs do not use (dropout, query and key norms), and for a width
+            that the heads do not divide.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Attention(nn.Module):
         super().__init__()
         in_use = {k: v for k, v in inert.items() if v and k != "norm_layer"}
         assert not in_use, f"attention options that vitlet's plain ViT does not have: {in_use}"
+        assert dim % num_heads == 0, f"a width of {dim} for {num_heads} heads"
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias and relative_grid is None)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)

@@ -20,6 +20,7 @@ def sincos_2d(width: int, *, grid: int, column_first: bool = True) -> Float[Tens
         grid: Patches along a side.
         column_first: The first half of D encodes the column index (MAE); False: the row index (MoCo-v3).
     """
+    assert width % 4 == 0, f"a width of {width} for two sines and two cosines"
     index = torch.arange(grid, dtype=torch.float64)
     half = _sincos_1d(width // 2, index)  # grid × D/2
     columns, rows = half.repeat(grid, 1), half.repeat_interleave(grid, dim=0)

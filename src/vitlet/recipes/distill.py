@@ -32,6 +32,11 @@ class DistillObjective(ObjectiveConfig):
     weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
 
+    def require_fit(self, recipe: Recipe) -> None:
+        """What its MAE asks for."""
+        super().require_fit(recipe)
+        self.mae.require_decoder("objective.mae")
+
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "AttentionDistillation":
         """The objective with its teacher read; labels are not looked at."""
         from vitlet.methods.distill import AttentionDistillation

@@ -1,9 +1,11 @@
 """Masked autoencoding: the values, and the recipes of the paper and of two CPU cores."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
     Centre,
@@ -36,6 +38,35 @@ class MAEObjective(ObjectiveConfig):
     """Standardise each target patch by its own mean and unbiased variance."""
     read_after: Annotated[int, Field(ge=1, le=64)] | None = None
     """Blocks below the decoder; None: all. With fewer, only distillation trains the blocks above (D²-MAE)."""
+
+    def require_fit(self, recipe: Recipe) -> None:
+        """One view, and a decoder whose heads divide its width."""
+        super().require_fit(recipe)
+        self.require_decoder("objective")
+
+    def require_decoder(self, at: str) -> None:
+        """Refuse a width that heads or positions do not divide.
+
+        Args:
+            at: The key of these values in their recipe.
+
+        Raises:
+            UsageError: naming the width or the number of heads that would do.
+        """
+        width, heads = self.decoder_width, self.decoder_heads
+        step = math.lcm(4, heads)
+        fix = f"{at}.decoder_width={max(1, round(width / step)) * step}"
+        if width % 4:
+            raise UsageError(
+                f"{at}.decoder_width {width} is not a multiple of 4", why="2-D sin-cos positions need one", fix=fix
+            )
+        if width % heads:
+            fewer = next(n for n in range(heads, 0, -1) if width % n == 0)
+            raise UsageError(
+                f"{at}.decoder_width {width} is not a multiple of {at}.decoder_heads {heads}",
+                why="Each head has an equal part of it",
+                fix=f"{fix}, or {at}.decoder_heads={fewer}",
+            )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MAE":
         """The objective; labels are not looked at."""

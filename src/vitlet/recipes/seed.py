@@ -49,7 +49,8 @@ class SEEDObjective(ObjectiveConfig):
         return True
 
     def require_fit(self, recipe: Recipe) -> None:
-        """The queue holds a whole batch."""
+        """One view; the queue holds a whole batch."""
+        super().require_fit(recipe)
         if self.queue < recipe.budget.batch_size:
             raise UsageError(
                 f"a queue of {self.queue} images for batches of {recipe.budget.batch_size}",

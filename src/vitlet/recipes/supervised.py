@@ -52,7 +52,8 @@ class SupervisedObjective(ObjectiveConfig):
         return self
 
     def require_fit(self, recipe: Recipe) -> None:
-        """A ConvNet has no class token, neither to read nor for a second head."""
+        """One view; a ConvNet has no class token, neither to read nor for a second head."""
+        super().require_fit(recipe)
         if isinstance(recipe.encoder, ConvNetConfig) and (self.pool == "class" or self.teacher is not None):
             raise UsageError(
                 f"{recipe.encoder.architecture} is a ConvNet and has no class token",

@@ -1,0 +1,63 @@
+"""Numbers with bounds, for configs. A range or a colour that is out of them is answered with what was probably meant.
+
+The fix of these errors is the value alone: which key it belongs to is known to `config.explain`.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from vitlet.errors import UsageError
+
+_BRIGHTEST = 255
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
+_Factor = Annotated[float, Field(ge=0.01, le=100)]
+_Mean = Annotated[float, Field(ge=0, le=1e6)]
+_Channels = tuple[float, float, float]
+
+
+def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    low, high = values
+    if low > high:
+        raise UsageError(
+            f"a range from {low:g} down to {high:g}", why="The lower end stands first", fix=_shown((high, low))
+        )
+    return values
+
+
+def _of_the_whole(values: tuple[float, float]) -> tuple[float, float]:
+    low, high = values
+    if max(values) > 1:
+        in_percent = min(values) >= 1 and max(values) <= 100
+        meant = (low / 100, high / 100) if in_percent else (min(low, 1), 1)
+        raise UsageError(
+            f"{_shown(values)} is no range of shares", why="The whole area is 1", fix=_shown(sorted(meant))
+        )
+    return values
+
+
+def _of_one(values: _Channels) -> _Channels:
+    if max(values) > 1:
+        meant = [value / _BRIGHTEST for value in values] if max(values) <= _BRIGHTEST else [0.5] * len(values)
+        raise UsageError(
+            f"{_shown(values)} for pixels of 0 … 1", why=f"White is 1 here, and not {_BRIGHTEST}", fix=_shown(meant)
+        )
+    return values
+
+
+def _shown(values: Iterable[float]) -> str:
+    """As JSON without blanks, to be pasted behind `--set KEY=`."""
+    return f"[{','.join(f'{value:.3g}' for value in values)}]"
+
+
+Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_ordered)]
+"""A range to draw a ratio or an enlargement from, the lower end first."""
+Shares = Annotated[tuple[Positive, Positive], AfterValidator(_of_the_whole), AfterValidator(_ordered)]
+"""A range to draw a share from, the lower end first."""
+Means = Annotated[tuple[_Mean, _Mean, _Mean], AfterValidator(_of_one)]
+Deviations = Annotated[tuple[Positive, Positive, Positive], AfterValidator(_of_one)]
+"""Of the channels of an image whose pixels are 0 … 1."""
