@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from annotated_images import write_annotated
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,24 @@ def fp32_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data in COCO's format: six training and three validation images; see `write_annotated`."""
     return write_annotated(tmp_path_factory.mktemp("annotated"))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; a machine without one skips, and says so."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: pages are not opened")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pages are not opened")
+    arguments = [
+        "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # greenlet's and asyncio's, none of ours
+        with api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, chromium_sandbox=False)
+            yield browser
+            browser.close()
 
 
 _RANK = """

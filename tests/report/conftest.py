@@ -1,10 +1,8 @@
-"""Synthetic run directories, and a browser to look at pages made of them."""
+"""Synthetic run directories."""
 
 import json
 import math
-import shutil
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from vitlet.rng import derive
 from vitlet.run import Run
 
 VERBS = {"mae": "pretrain", "supervised": "finetune"}
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def make_run(path: Path, *, kind: str = "mae", seed: int = 0, steps: int = 960, full: bool = True) -> Run:
@@ -161,21 +158,3 @@ def demo_maker() -> Callable[[Path], list[Run]]:
 @pytest.fixture
 def comparison_maker() -> Callable[..., dict[str, Any]]:
     return make_comparison
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium; a machine without one skips, and says so."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: pages are not opened")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pages are not opened")
-    arguments = [
-        "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync",
-    ]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # greenlet's and asyncio's, none of ours
-        with api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, chromium_sandbox=False)
-            yield browser
-            browser.close()

@@ -6,7 +6,10 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("blue", "dark", "light", "red")
+HOSTILE = "<img src=x onerror=alert(1)> $(id)"
+"""Name of the folder of images, which the page shows in its command."""
 WORDS = ("figure-1", "claim-1", "claim-7", "claim-12")
+"""Of the tests that need a few runs of those that `all` names."""
 
 
 def write_images(root: Path, *, train: int = 24, test: int = 8) -> Path:
