@@ -41,3 +41,5 @@ def test_a_stop_has_the_status_of_its_signal(number: int, status: int) -> None:
 def test_pickling_keeps_the_parts() -> None:
     error = pickle.loads(pickle.dumps(errors.DataError("bad", where="a", why="b", fix="c")))
     assert (error.what, error.where, error.why, error.fix) == ("bad", "a", "b", "c")
+    stop = pickle.loads(pickle.dumps(StoppedError(15, step=7, run="runs/one")))
+    assert (stop.exit_status, str(stop)) == (143, str(StoppedError(15, step=7, run="runs/one")))

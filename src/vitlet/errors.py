@@ -3,7 +3,8 @@
 Every class carries the exit code of the command line. Broken invariants of our own are `assert`s, not these.
 """
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class VitletError(ValueError):
@@ -62,13 +63,17 @@ class StoppedError(VitletError):
 
     def __init__(self, signal_number: int, *, step: int, run: str) -> None:
         """`signal_number` decides the exit code, 128 + number (130 for Ctrl-C, 143 for SIGTERM)."""
-        self.signal_number = signal_number
+        self.signal_number, self.step, self.run = signal_number, step, run
         super().__init__(
             f"stopped by signal {signal_number} after step {step}",
             where=run,
             why="The step was finished and saved; nothing is lost",
             fix=f"vitlet resume {run}",
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process hands it to its parent, which by default would build it from the message."""
+        return partial(StoppedError, step=self.step, run=self.run), (self.signal_number,)
 
     @property
     def exit_status(self) -> int:

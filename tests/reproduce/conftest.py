@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def unchecked_shapes() -> Iterator[None]:
-    """Without the checks of shapes, which the tests of each part make, and which would take as long as all runs."""
+    """Without the checks of shapes, which the tests of each part make: they cost much beside runs this small."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

@@ -4,11 +4,10 @@ import dataclasses
 import json
 import shutil
 import sys
-from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
-from small_images import command
+from small_images import HerePool, command
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 
@@ -99,18 +98,7 @@ def test_side_by_side_runs_wait_for_what_they_need(
         order.append(node.kind)
         make(node, **how)
 
-    class Pool(Executor):
-        """Makes a run where it is submitted: processes pay seconds to start."""
-
-        def __init__(self, *_, **__) -> None:
-            pass
-
-        def submit(self, function, /, *arguments, **named) -> Future:
-            future: Future = Future()
-            future.set_result(function(*arguments, **named))
-            return future
-
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", HerePool)
     monkeypatch.setattr(runner, "make", noted)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     saved: list[int] = []

@@ -109,6 +109,6 @@ def test_submission_waits_for_each_generation_and_ends_with_the_page(plan: Plan,
     subprocess.run(["bash", jobs / "submit.sh", "--account=a b"], check=True, env={"PATH": path})
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0] == "--parsable|--account=a b|generation-0.sbatch|"
-    assert lines[1] == "--parsable|--dependency=afterok:7|--account=a b|generation-1.sbatch|"
+    assert lines[1] == "--parsable|--dependency=afterany:7|--account=a b|generation-1.sbatch|"
     assert len(lines) == len(generations(plan)) + 1
     assert lines[-1].endswith("|page.sbatch|")

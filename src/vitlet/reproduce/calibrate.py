@@ -61,7 +61,7 @@ class Cost:
 
 
 def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
-    """The cost of every run that waits.
+    """The cost of every run that can be made.
 
     Args:
         plan: The runs.
@@ -71,7 +71,7 @@ def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
     file = plan.out / "calibration.json"
     machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": device}
     rates = _kept(file, machine)
-    waiting = plan.waiting
+    waiting = plan.possible
     wanted: dict[str, Node] = {}
     for node in waiting:
         if node.recipe and _key(node) not in rates:

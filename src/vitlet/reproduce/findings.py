@@ -76,6 +76,10 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
             }
             for node in finished
         ],
+        "failed": [
+            {"name": node.folder.name, "title": node.title, "seed": node.seed, "why": node.why_failed}
+            for node in plan.failed
+        ],
         "num_waiting": len(plan.waiting),
         "command": command,
         "machine": environment(),
@@ -97,7 +101,11 @@ class _Reader:
 
     def missing(self, step: Step) -> str:
         """Why there is no value of `step` for any seed, in words."""
-        return self.plan.absent.get(step) or "not run yet"
+        return self.lost(step) or "not run yet"
+
+    def lost(self, step: Step) -> str:
+        """Why some or all seeds of `step` will have no value, in words; "" if all may still have one."""
+        return self.plan.absent.get(step) or self.plan.why_failed(step)
 
     def results(self, step: Measured, metric: Metric = "top1") -> dict[int, dict[str, Any]]:
         """Result files by seed, of the seeds that are finished."""
@@ -193,7 +201,7 @@ def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
         "protocol": first["protocol"],
         "runs": [r["run"] for r in results.values()],
     }
-    return found | {"measured": measured}
+    return found | {"measured": measured, "not_run": reader.lost(cell.step) or None}
 
 
 def _published(found: Published | None) -> dict[str, Any] | None:
@@ -251,8 +259,8 @@ def _head(claim: Claim) -> dict[str, Any]:
 
 
 def _claim(reader: _Reader, claim: Claim) -> dict[str, Any]:
-    missing = {reader.missing(s): None for s in claim.steps() if s in reader.plan.absent}
     parts, beside = ([_part(reader, part) for part in some] for some in (claim.parts, claim.beside))
+    missing = dict.fromkeys(filter(None, map(reader.lost, claim.steps())))
     answer = decide([p["answer"] for p in parts])
     found, planned = min(p["n_seeds"] for p in parts), len(reader.plan.scale.seeds)
     waiting = f"{found} of {plural(planned, 'seed')}" if found else "not run yet"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vitlet.disk import read_json
+from vitlet.errors import NonFiniteError
 from vitlet.jobs.options import EvaluationName, ProbeName
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
@@ -19,7 +21,8 @@ from vitlet.reproduce.steps import Step
 from vitlet.units import to_steps
 
 Kind = Literal["images", "weights", "pretrain", "finetune", "evaluate", "probe", "look"]
-NODE_FILE = "node.json"
+NODE_FILE, FAILED_FILE = "node.json", "failed.json"
+DIVERGED = NonFiniteError.__name__
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ class Node:
         return self.kind == "weights" or (self.folder / NODE_FILE).is_file()
 
     @property
+    def failure(self) -> Mapping[str, Any] | None:
+        """What failed.json says, where the run could not be made: `error`, `exit_code`, `what`, `message`, `when`."""
+        file = self.folder / FAILED_FILE
+        return None if self.is_finished or not file.is_file() else read_json(file)
+
+    @property
+    def why_failed(self) -> str:
+        """The failure in words that name the run; "" where there is none."""
+        found = self.failure
+        if found is None:
+            return ""
+        word = "diverged" if found["error"] == DIVERGED else "failed"
+        return f"{word}: {self.title}, seed {self.seed} ({found['what']})"
+
+    @property
     def images_seen(self) -> int:
         """Training images, counted with repetition; 0 where nothing is trained."""
         if self.kind not in ("pretrain", "finetune"):
@@ -99,3 +117,27 @@ class Plan:
     def waiting(self) -> list[Node]:
         """Runs that are not finished, in order."""
         return [node for node in self.nodes.values() if not node.is_finished]
+
+    @property
+    def failed(self) -> list[Node]:
+        """Runs that could not be made, in order."""
+        return [node for node in self.waiting if node.failure is not None]
+
+    @property
+    def possible(self) -> list[Node]:
+        """Runs that wait and that no failed run stands in the way of, in order."""
+        return [node for node in self.waiting if self.obstacle(node) is None]
+
+    def obstacle(self, node: Node) -> Node | None:
+        """The failed run because of which `node` cannot be made: itself, or one that it needs."""
+        if node.is_finished:
+            return None
+        if node.failure is not None:
+            return node
+        return next(filter(None, (self.obstacle(self.nodes[address]) for address in node.inputs)), None)
+
+    def why_failed(self, step: Step) -> str:
+        """Which failed runs leave `step` without a value, for any seed, in words; "" where none does."""
+        nodes = filter(None, (self.node(step, seed) for seed in self.scale.seeds))
+        found = filter(None, (self.obstacle(node) for node in nodes))
+        return "; ".join(dict.fromkeys(node.why_failed for node in found))

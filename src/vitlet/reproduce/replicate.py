@@ -10,7 +10,7 @@ from rich.table import Table as Columns
 
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
-from vitlet.errors import UsageError
+from vitlet.errors import UsageError, VitletError
 from vitlet.jobs.slurm import Cluster
 from vitlet.report.claims import counted, effect, headline
 from vitlet.report.replication import write_replication_page
@@ -18,9 +18,9 @@ from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
 from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
-from vitlet.reproduce.plan import Plan
+from vitlet.reproduce.plan import Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import make, run_plan
+from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, run_plan
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
@@ -45,6 +45,8 @@ class Request:
     """Of scale `own`: how long all runs may take together on this machine."""
     side_by_side: int | None = None
     device: str = "auto"
+    retry_failed: bool = False
+    """Whether runs that diverged are made again, from their beginning."""
 
     def command(self, *, absolute: bool = False) -> list[str]:
         """Words that ask for the same."""
@@ -73,10 +75,12 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
         The document; see `vitlet.reproduce.findings`.
 
     Raises:
-        VitletError: of the kinds that `vitlet.errors` lists.
+        VitletError: of the kinds that `vitlet.errors` lists; when everything is written also where a run failed, of the
+            first one's kind.
     """
     teller = Teller()
     choice, plan = _planned(request, teller)
+    forget_failures(plan.failed, even_diverged=request.retry_failed)
     cost = expected_cost(plan, teller=teller, device=request.device)
     _say_plan(plan, cost, teller)
 
@@ -87,7 +91,29 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
         plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
         after=save,
     )  # fmt: skip
-    return collect(request, file=file)
+    document = collect(request, file=file)
+    if plan.failed:
+        raise _failed(plan)
+    return document
+
+
+def _failed(plan: Plan) -> VitletError:
+    """What to say at the end where runs failed."""
+    first, count, needing = plan.failed[0], len(plan.failed), len(plan.waiting) - len(plan.failed)
+    others = f"{plural(needing, 'run')} that need{'s' if needing == 1 else ''} {'it' if count == 1 else 'them'}"
+    more = f", and {count - 1} more" if count > 1 else ""
+    return _as_recorded(
+        first,
+        f"{plural(count, 'run')} failed",
+        why=f"{first.why_failed}{more}. Not made either: {others}. All others are finished",
+    )
+
+
+def _as_recorded(node: Node, what: str, *, why: str) -> VitletError:
+    """An error of the kind that the run's own was."""
+    assert node.failure is not None
+    kind = next(kind for kind in OF_ONE_RUN if kind.exit_code == node.failure["exit_code"])
+    return kind(what, where=printable(node.folder), why=why, fix="--retry-failed, which starts failed runs anew")
 
 
 def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
@@ -104,6 +130,8 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     _say_claims(document["claims"], teller)
     if plan.waiting:
         teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")
+    for node in plan.failed:
+        teller.say(node.why_failed)
     teller.say(f"{spent(document)} of CPU time in all\npage: {printable(page)}")
     return document
 
@@ -138,9 +166,10 @@ def write_slurm(request: Request, folder: Path) -> list[Path]:
     """Write the plan as job arrays for a cluster; nothing is run."""
     teller = Teller()
     _, plan = _planned(request, teller)
+    forget_failures(plan.failed, even_diverged=request.retry_failed)
     cluster = Cluster(gpus=0 if request.device == "cpu" else 1)
     files = write_arrays(plan, folder, command=request.command(absolute=True)[1:], cluster=cluster)
-    teller.say(f"{plural(len(plan.waiting), 'run')} in {plural(len(files) - 2, 'array')}; start: "
+    teller.say(f"{plural(len(plan.possible), 'run')} in {plural(len(files) - 2, 'array')}; start: "
                f"bash {printable(files[-1])}")  # fmt: skip
     return files
 
@@ -150,6 +179,7 @@ def make_one(request: Request, address: str) -> None:
 
     Raises:
         UsageError: if there is no such run in the plan, or something it needs is not finished.
+        VitletError: if it fails, or has diverged before.
     """
     teller = Teller()
     _, plan = _planned(request, teller)
@@ -158,10 +188,17 @@ def make_one(request: Request, address: str) -> None:
     node = plan.nodes[address]
     for needed in (plan.nodes[a] for a in node.inputs):
         if not needed.is_finished:
+            missing = plan.obstacle(needed) or needed
             raise UsageError(
-                f"{node.title} needs {needed.title}, which is not finished", fix=f"--node {needed.address} first"
+                f"{node.title} needs {needed.title}, which is not finished",
+                why=missing.why_failed,
+                fix=f"--node {missing.address}{' --retry-failed' if missing.failure else ''} first",
             )
-    make(node, quiet=False, device=request.device)
+    forget_failures([node], even_diverged=request.retry_failed)
+    if node.failure is None:
+        attempt(node, quiet=False, device=request.device)
+    if node.failure is not None:
+        raise _as_recorded(node, f"{node.title}, seed {node.seed}, was not made", why=node.why_failed)
 
 
 def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
@@ -226,7 +263,8 @@ def _say_absent(plan: Plan, teller: Teller) -> None:
 def _say_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
     seconds, size, remark = in_words(plan, cost, plan.waiting)
     finished = len(plan.nodes) - len(plan.waiting)
+    failed = f", {len(plan.failed)} failed" if plan.failed else ""
     teller.say(
-        f"{plural(len(plan.nodes), 'run')}, {finished} finished; about {duration(seconds)} on one core "
+        f"{plural(len(plan.nodes), 'run')}, {finished} finished{failed}; about {duration(seconds)} on one core "
         f"and {size / 1e6:,.0f} MB for the rest{f', and {remark}' if remark else ''}"
     )

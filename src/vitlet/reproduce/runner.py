@@ -3,6 +3,9 @@
 A run is finished when its folder holds node.json, which is written last. A kill at any moment therefore costs at most
 the steps since the last checkpoint of the runs in progress. Several runs are made side by side where there are cores,
 one thread each: small networks gain little from a second thread.
+
+A run that diverges, or fails in another way that is its own, leaves failed.json in its folder. What needs it is not
+made; everything else is.
 """
 
 import multiprocessing
@@ -12,8 +15,8 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vitlet.disk import read_json, remove_folder, to_json_bytes, write_json
-from vitlet.errors import NonFiniteError
+from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
+from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
 from vitlet.evaluate.result import write_result
 from vitlet.host import available_cores
 from vitlet.jobs.analysing import Look, analyse
@@ -28,11 +31,13 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import from_json, with_overrides
 from vitlet.report.tables import duration
 from vitlet.reproduce.images import write_half
-from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
+from vitlet.reproduce.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, recipe_of
 from vitlet.run import Run, environment
 from vitlet.train.log import Teller
 
 _POLL_SECONDS = 0.5
+OF_ONE_RUN: tuple[type[VitletError], ...] = (NonFiniteError, DataError, CheckpointError, WorkerError)
+"""Errors that concern the run they come from. A full disk, a stop and wrong usage concern all of them."""
 
 
 def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
@@ -71,6 +76,42 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
             analyse(words, data=node.data, out=node.folder, look=look, options=options)
     cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
     write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
+
+
+def attempt(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
+    """`make`, except that an error of this run alone is not raised: it is written into the run's folder.
+
+    Raises:
+        VitletError: for what concerns other runs too, as do images that cannot be divided.
+    """
+    try:
+        make(node, quiet=quiet, device=device)
+    except OF_ONE_RUN as error:
+        if node.kind == "images":
+            raise
+        found = {"error": type(error).__name__, "exit_code": error.exit_code, "what": error.what, "message": str(error)}
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_json(node.folder / FAILED_FILE, found | {"address": node.address, "when": when})
+
+
+def forget_failures(nodes: Sequence[Node], *, even_diverged: bool) -> None:
+    """Let failed runs be made again.
+
+    Args:
+        nodes: Of a plan.
+        even_diverged: Whether those count whose numbers diverged, which they would do again; then all begin anew.
+            Otherwise the others alone are given another try, and go on from their checkpoints.
+    """
+    for node in nodes:
+        failure = node.failure
+        if failure is not None and even_diverged:
+            remove_folder(node.folder)
+        elif failure is not None and failure["error"] != DIVERGED:
+            file = node.folder / FAILED_FILE
+            try:
+                file.unlink()
+            except OSError as error:
+                raise storage_error(error, file, 0) from error
 
 
 def _finetune(node: Node, options: Options) -> None:
@@ -122,7 +163,7 @@ def run_plan(
     teller: Teller | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make every run of the plan that is not finished.
+    """Make every run of the plan that is not finished and needs none that failed.
 
     Args:
         plan: The runs.
@@ -133,11 +174,9 @@ def run_plan(
         after: Called after each run: results so far are worth showing.
     """
     teller = teller or Teller()
-    waiting = plan.waiting
-    on_cpu = pick_device(Options.from_json({"device": device})).type == "cpu"
-    workers = min(side_by_side or (available_cores() if on_cpu else 1), len(waiting))
+    workers = min(num_side_by_side(side_by_side, device), len(plan.possible))
     if workers <= 1:
-        _one_by_one(waiting, seconds, device=device, teller=teller, after=after)
+        _one_by_one(plan, seconds, device=device, teller=teller, after=after)
         return
     with ProcessPoolExecutor(
         workers,
@@ -148,15 +187,33 @@ def run_plan(
         _side_by_side(pool, plan, seconds, workers=workers, device=device, teller=teller, after=after)
 
 
+def num_side_by_side(asked: int | None, device: str) -> int:
+    """Runs at a time where there are so many: as asked, or else as many as there are cores, on a GPU one."""
+    return asked or (available_cores() if is_on_cpu(device) else 1)
+
+
+def is_on_cpu(device: str) -> bool:
+    """Whether `Options.device` means the processor here."""
+    return pick_device(Options.from_json({"device": device})).type == "cpu"
+
+
 def _one_by_one(
-    waiting: Sequence[Node], seconds: Mapping[str, float], *, device: str, teller: Teller, after: Callable[[], None]
+    plan: Plan, seconds: Mapping[str, float], *, device: str, teller: Teller, after: Callable[[], None]
 ) -> None:
+    waiting = plan.possible
     clock = _Clock(waiting, seconds)
     for number, node in enumerate(waiting, 1):
-        teller.say(f"[{number}/{len(waiting)}] {node.title}, seed {node.seed}; {clock.left()} left in all")
-        make(node, quiet=teller.console.quiet, device=device)
+        if plan.obstacle(node) is None:
+            teller.say(f"[{number}/{len(waiting)}] {node.title}, seed {node.seed}; {clock.left()} left in all")
+            attempt(node, quiet=teller.console.quiet, device=device)
+            _say_failure(node, teller)
+            after()
         clock.finished(node)
-        after()
+
+
+def _say_failure(node: Node, teller: Teller) -> None:
+    if node.failure is not None:
+        teller.say(f"{node.why_failed}; going on with what does not need it")
 
 
 def _side_by_side(
@@ -169,7 +226,7 @@ def _side_by_side(
     teller: Teller,
     after: Callable[[], None],
 ) -> None:
-    waiting = {node.address: node for node in plan.waiting}
+    waiting = {node.address: node for node in plan.possible}
     running: dict[str, Future[None]] = {}
     total = sum(seconds.get(address, 0.0) for address in waiting)
     finished = 0.0
@@ -177,11 +234,13 @@ def _side_by_side(
         while waiting or running:
             ready = [n for n in waiting.values() if not any(i in waiting or i in running for i in n.inputs)]
             for node in ready[: workers - len(running)]:
-                running[node.address] = pool.submit(make, node, device=device)
+                running[node.address] = pool.submit(attempt, node, device=device)
                 del waiting[node.address]
             time.sleep(_POLL_SECONDS)
             for address in [a for a, job in running.items() if job.done()]:
                 running.pop(address).result()
+                _say_failure(plan.nodes[address], teller)
+                waiting = {a: n for a, n in waiting.items() if plan.obstacle(n) is None}
                 finished += seconds.get(address, 0.0)
                 after()
             under_way = sum(seconds.get(a, 0.0) * _share_done(plan.nodes[a]) for a in running)

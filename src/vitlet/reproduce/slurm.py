@@ -1,7 +1,9 @@
 """A plan as SLURM job arrays: one array for each generation of runs, each waiting for the one before.
 
 Runs of a generation do not need each other. Every task gives the same command with the address of its run, so tasks
-are safe to repeat: a finished run is left alone and one that was cut short goes on. The scripts are those of
+are safe to repeat: a finished run is left alone and one that was cut short goes on. A generation begins when the one
+before has ended, however that was: each task looks itself whether what it needs is finished, and one run that diverged
+does not hold up all later ones. The scripts are those of
 `vitlet.jobs.slurm`.
 """
 
@@ -23,17 +25,17 @@ cd "$(dirname "$0")"
 after=()
 for script in {scripts}; do
   job=$(sbatch --parsable "${{after[@]}}" "$@" "$script")
-  after=(--dependency="afterok:${{job%%;*}}")
+  after=(--dependency="afterany:${{job%%;*}}")
 done
 """
 
 
 def generations(plan: Plan) -> list[list[Node]]:
-    """Runs that wait, so that everything a run needs stands in an earlier generation."""
+    """Runs that can be made, so that everything a run needs stands in an earlier generation."""
     level: dict[str, int] = {}
     found: list[list[Node]] = []
     for node in plan.nodes.values():  # inputs stand before what needs them
-        if node.is_finished:
+        if node.is_finished or plan.obstacle(node) is not None:
             continue
         level[node.address] = max((level[i] + 1 for i in node.inputs if i in level), default=0)
         found += [[] for _ in range(level[node.address] + 1 - len(found))]

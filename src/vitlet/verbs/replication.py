@@ -25,12 +25,13 @@ def reproduce(
     node: str | None = None,
     collect: Annotated[bool, Parameter(negative="")] = False,
     side_by_side: AtLeastOne | None = None,
+    retry_failed: Annotated[bool, Parameter(negative="")] = False,
     device: Device = "auto",
     json: Path | None = None,
 ) -> None:
     """Run the paper's tables, figures and claims at a scale, and write them beside what was published.
 
-    Finished runs in --out are used again, and one that was cut short goes on.
+    Finished runs in --out are used again, and one that was cut short goes on. One that diverges is named and left out.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ def reproduce(
     node: Make the run with this address alone, as a task of such an array does.
     collect: Write page and JSON from what is finished; nothing is run.
     side_by_side: Runs at a time; by default as many as there are cores, on a GPU one.
+    retry_failed: Make runs that diverged again, from their beginning.
     device: Where to compute.
     json: Where to write the findings too.
     """
@@ -61,7 +63,7 @@ def reproduce(
         )
     from vitlet.reproduce import replicate
 
-    request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, device)
+    request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, device, retry_failed)
     if plan:
         replicate.show_plan(request)
     elif slurm is not None:
