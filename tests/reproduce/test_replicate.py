@@ -87,3 +87,21 @@ def test_tables_share_the_runs_of_claims_and_keep_three_places_apart(copied: Pat
     page = (copied / "report.html").read_text()
     assert "unconfirmed: 73.7 [M?]" in page, "recalled figures are never shown as published"
     assert "78.0 [R]" in page
+
+
+def test_every_number_is_measured_or_says_why_not(copied: Path, images: Path):
+    assert main(command(images, copied, "--collect", what=("all",))) == 0
+    document = json.loads((copied / "replication.json").read_text())
+    cells = [
+        (item["name"], row["title"], cell)
+        for item in document["items"]
+        for row in item.get("rows", ())
+        for cell in row["cells"]
+        if cell is not None
+    ]
+    assert len(cells) > 200
+    assert [place for *place, cell in cells if (cell["measured"] is None) != bool(cell["not_run"])] == []
+    rows = {title: cell for name, title, cell in reversed(cells) if name == "table-2"}
+    assert rows["ResNet-18"]["not_run"] == "measured by vitlet bench models", "its parameters"
+    assert rows["Swin-1G"]["not_run"] == "a model of others, not measured here"
+    assert "quoted, not measured here" in {cell["not_run"] for *_, cell in cells}

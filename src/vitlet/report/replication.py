@@ -171,9 +171,8 @@ def _line(title: str, stand_in: str, cell: Mapping[str, Any]) -> Line:
     shown = "unknown" if found is None else f"{found['printed']} [{found['tag']}]"
     if found is not None and not found["is_confirmed"]:
         shown = f"unconfirmed: {shown}"
-    note = "; ".join(
-        filter(None, (found["note"] if found else "", f"here: {stand_in}" if stand_in and measured else ""))
-    )
+    here = f"here: {stand_in}" if stand_in and measured else ""
+    note = "; ".join(filter(None, (found["note"] if found else "", cell["note"], here)))
     words = "" if measured is None else _measured(measured)
     return Line(title, shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)
 

@@ -182,11 +182,12 @@ def _set_of(step: Measured) -> str:
 def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
     if cell is None:
         return None
-    found: dict[str, Any] = {"published": _published(cell.published), "measured": None, "not_run": None}
+    published = _published(cell.published)
+    found: dict[str, Any] = {"published": published, "measured": None, "not_run": None, "note": cell.note}
     if isinstance(cell.step, Needs):
         return found | {"not_run": f"needs {cell.step.what}"}
     if cell.step is None:
-        return found
+        return found | {"not_run": cell.unmeasured}
     results = reader.results(cell.step, cell.metric)
     if not results:
         return found | {"not_run": reader.missing(cell.step)}

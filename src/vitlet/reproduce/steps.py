@@ -122,9 +122,11 @@ class Cell:
     published: Published | None = None
     """None: not known."""
     step: Measured | Needs | None = None
-    """What measures it; None: a figure that was borrowed or is no measurement of a model."""
+    """What measures it; None: nothing does, and `unmeasured` says why."""
     metric: Metric = "top1"
+    unmeasured: str = "quoted, not measured here"
     note: str = ""
+    """What is to be known of it beside the note of its published figure."""
 
 
 @dataclass(frozen=True)
