@@ -34,7 +34,7 @@ def document(**changes) -> dict:
     known = {"printed": "78.0", "value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
     recalled = {"printed": "73.7", "value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
     measured = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.5, 0.6], "seeds": [0, 1, 2], "n": 9,
-                "split": "test", "protocol": "p", "runs": ["r"]}  # fmt: skip
+                "split": "test", "protocol": "p", "runs": ["r"], "origin": "mae (9 images seen)"}  # fmt: skip
     rows = [
         {"title": "MAE", "cells": [cell(known, measured, None), cell(recalled, None, "needs: rain")]},
         {"title": "MoCo", "cells": [cell(None, measured, None), None]},
@@ -84,7 +84,7 @@ def test_published_measured_and_not_run_are_three_columns(tmp_path: Path):
     assert (none, absent) == (("measured here", "", ""), ("not run", "absent", "needs: rain"))
     assert unknown == ("published", "unconfirmed", "unknown")
     assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds)" in page
-    assert page.count("here: half") == 2, "beside what was measured, and nowhere else"
+    assert page.count("here: half; mae (9 images seen)") == 2, "beside what was measured, and nowhere else"
     assert "1 of 2 claims supported, 1 not supported" in page
 
 
@@ -169,9 +169,9 @@ def test_the_headline_counts_every_answer():
 def test_the_same_in_markdown() -> None:
     text = items_markdown(document(), page="page.html").replace("\N{NO-BREAK SPACE}", " ")
     assert "### Figure 2: Blocks kept (micro)" in text
-    assert "| MAE: 0 | 78.0 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
+    assert "| MAE: 0 | 78.0 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half; mae (9 images seen) |" in text
     assert "| MAE: 12 | unconfirmed: 73.7 [M?] |  | needs: rain |  |" in text
-    assert "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half |" in text
+    assert "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half; mae (9 images seen) |" in text
     assert "[Drawings](page.html#figure-1):" in text
     assert "MAE: from 0.90 to 0.30" in text
     assert "* [R] the repository" in text
@@ -181,7 +181,7 @@ def test_markdown_shows_text_from_outside_literally() -> None:
     changed = document()
     changed["items"][0]["stand_ins"] = ["<b>a|b", ""]
     text = items_markdown(changed, page="page.html")
-    assert "here: &lt;b>a&#124;b |" in text
+    assert "here: &lt;b>a&#124;b; mae (9 images seen) |" in text
 
 
 LEDGER = Path(__file__).parents[2] / "docs/results"

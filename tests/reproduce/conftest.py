@@ -1,5 +1,6 @@
 """One replication of everything at scale smoke, which the tests of this folder read."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -51,3 +52,21 @@ def smoke(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(smoke: Path, tmp_path: Path) -> Path:
     """A copy to change."""
     return Path(shutil.copytree(smoke, tmp_path / "out"))
+
+
+@pytest.fixture
+def everything(images: Path, annotated: Path, tmp_path: Path) -> Path:
+    """A folder as scale paper asks for, each set in it a few images."""
+    root = tmp_path / "everything"
+    names = ("imagenet", "imagenet-21k", "imagenet-v2", "flowers", "pets", "aircraft", "cars", "cifar100", "inat18")
+    for folder in (root / "lists", root / "weights/mae-base", root / "weights/vit-tiny-21k"):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(folder.name.encode())
+        (folder / "config.json").write_text(json.dumps({"model_args": {"num_heads": 12}}))
+    (root / "weights/regnety_160.safetensors").write_bytes(b"regnet")
+    for name in ("1percent", "10percent", "imagenet-lt"):
+        (root / f"lists/{name}.txt").write_text("".join(f"{i:03}.png\n" for i in range(12)))
+    for name in names:
+        (root / name).symlink_to(images)
+    (root / "coco").symlink_to(annotated)
+    return root

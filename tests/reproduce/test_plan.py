@@ -135,24 +135,6 @@ def test_subsets_are_trained_on_for_as_many_steps(images: Path, tmp_path: Path):
     assert node.images_seen == planned(images, tmp_path, MAE).node(MAE, 0).images_seen
 
 
-@pytest.fixture
-def everything(images: Path, annotated: Path, tmp_path: Path) -> Path:
-    """A folder as scale paper asks for, each set in it a few images."""
-    root = tmp_path / "everything"
-    names = ("imagenet", "imagenet-21k", "imagenet-v2", "flowers", "pets", "aircraft", "cars", "cifar100", "inat18")
-    for folder in (root / "lists", root / "weights/mae-base", root / "weights/vit-tiny-21k"):
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(folder.name.encode())
-        (folder / "config.json").write_text(json.dumps({"model_args": {"num_heads": 12}}))
-    (root / "weights/regnety_160.safetensors").write_bytes(b"regnet")
-    for name in ("1percent", "10percent", "imagenet-lt"):
-        (root / f"lists/{name}.txt").write_text("".join(f"{i:03}.png\n" for i in range(12)))
-    for name in names:
-        (root / name).symlink_to(images)
-    (root / "coco").symlink_to(annotated)
-    return root
-
-
 def test_with_its_data_every_row_of_the_paper_plans_its_chain(everything: Path, tmp_path: Path):
     choice = chosen(["all"])
     plan = make_plan(choice.stages(), scale_by_name("paper"), data=everything, out=tmp_path)

@@ -138,12 +138,12 @@ def _part(part: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _item(item: Mapping[str, Any]) -> Shown:
-    label = _label(item["name"])
+    called = label(item["name"])
     if "drawing" in item:
         expected = f"Published: {item['expected']['text']} [{item['expected']['tag']}]"
         plots = _drawings(item) if item["measured"] else ()
         remark = f"not run: {item['not_run']}" if item["not_run"] else _seen(item["measured"])
-        return Shown(item["name"], label, item["title"], f"{item['about']} {expected}", (), tuple(plots), remark)
+        return Shown(item["name"], called, item["title"], f"{item['about']} {expected}", (), tuple(plots), remark)
     is_single = len(item["columns"]) == 1
     rows = tuple(
         (
@@ -157,10 +157,10 @@ def _item(item: Mapping[str, Any]) -> Shown:
         for row in item["rows"]
     )
     plots = _curves(item) if item["axis"] else ()
-    return Shown(item["name"], label, item["title"], item["about"], rows, tuple(plots), "")
+    return Shown(item["name"], called, item["title"], item["about"], rows, tuple(plots), "")
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """`table-1` as Table 1, `appendix-a1` as Appendix A.1."""
     kind, number = name.split("-")
     return f"{kind.capitalize()} {number if number.isdigit() else f'{number[0].upper()}.{number[1:]}'}"
@@ -171,7 +171,7 @@ def _line(title: str, stand_in: str, cell: Mapping[str, Any]) -> Line:
     shown = "unknown" if found is None else f"{found['printed']} [{found['tag']}]"
     if found is not None and not found["is_confirmed"]:
         shown = f"unconfirmed: {shown}"
-    here = f"here: {stand_in}" if stand_in and measured else ""
+    here = "" if measured is None else f"here: {'; '.join(filter(None, (stand_in, measured['origin'])))}"
     note = "; ".join(filter(None, (found["note"] if found else "", cell["note"], here)))
     words = "" if measured is None else _measured(measured)
     return Line(title, shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)

@@ -15,10 +15,12 @@ import numpy as np
 
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Interval, mean_interval
+from vitlet.report.replication import label
 from vitlet.report.tables import duration
 from vitlet.reproduce.catalogue import Choice
 from vitlet.reproduce.claim import Claim, Measure, Part, decide, decide_part
 from vitlet.reproduce.claims import CLAIMS
+from vitlet.reproduce.origin import Origins, data_name
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan
 from vitlet.reproduce.quantities import Looked
 from vitlet.reproduce.scale import ImageSet
@@ -31,6 +33,7 @@ from vitlet.reproduce.steps import (
     Metric,
     Needs,
     Published,
+    Row,
     Step,
     Table,
 )
@@ -57,7 +60,7 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
         "kind": "replication",
         "scale": plan.scale.name,
         "about": plan.scale.about,
-        "sets": {k: v if isinstance(v, str) else v.title for k, v in plan.scale.sets.items()},
+        "sets": {k: v if isinstance(v, str) else v.called(reader.data) for k, v in plan.scale.sets.items()},
         "tags": MEANINGS,
         "seeds": list(plan.scale.seeds),
         "items": [_item(reader, item) for item in choice.items],
@@ -96,7 +99,7 @@ class _Reader:
     """Values of steps, each file read once."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        self.plan, self.data, self.origins = plan, data_name(plan), Origins(plan)
         self._looked: dict[str, Looked] = {}
 
     def missing(self, step: Step) -> str:
@@ -152,7 +155,7 @@ def _item(reader: _Reader, item: Table | Drawing) -> dict[str, Any]:
     if isinstance(item, Drawing):
         return base | _drawing(reader, item)
     rows = [
-        {"title": row.title, "cells": [_cell(reader, _at(row.cells, column)) for column in item.columns]}
+        {"title": row.title, "cells": [_cell(reader, _at(row.cells, c), _place(item, row, c)) for c in item.columns]}
         for row in item.rows
     ]
     stand_ins = [_stand_in(reader, item, column) for column in item.columns]
@@ -164,12 +167,17 @@ def _at(cells: Sequence[Cell], column: str) -> Cell | None:
     return next((cell for cell in cells if cell.column == column), None)
 
 
+def _place(item: Table, row: Row, column: str) -> str:
+    """What another number calls this one."""
+    return f"{label(item.name)}: {row.title}{f', {column}' if len(item.columns) > 1 else ''}"
+
+
 def _stand_in(reader: _Reader, item: Table, column: str) -> str:
     """What plays the data set of a column, where the column is about one set and something plays it."""
     cells = [_at(row.cells, column) for row in item.rows]
     sets = {_set_of(cell.step) for cell in cells if cell is not None and isinstance(cell.step, Measured)}
     found = reader.plan.scale.sets.get(next(iter(sets))) if len(sets) == 1 else None
-    return found.title if isinstance(found, ImageSet) and not found.folder else ""
+    return found.called(reader.data) if isinstance(found, ImageSet) and not found.folder else ""
 
 
 def _set_of(step: Measured) -> str:
@@ -179,7 +187,7 @@ def _set_of(step: Measured) -> str:
     return step.start.data
 
 
-def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
+def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | None:
     if cell is None:
         return None
     published = _published(cell.published)
@@ -201,6 +209,7 @@ def _cell(reader: _Reader, cell: Cell | None) -> dict[str, Any] | None:
         "split": first["split"],
         "protocol": first["protocol"],
         "runs": [r["run"] for r in results.values()],
+        "origin": reader.origins.of(cell.step, place=place),
     }
     return found | {"measured": measured, "not_run": reader.lost(cell.step) or None}
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from vitlet.jobs.options import ProbeName
 
 SEEDS = (0, 1, 2)
+IMAGES = "--data"
+"""In titles, the user's images; `ImageSet.called` puts their name there."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class ImageSet:
     """Changes of a recipe that fine-tunes on this set: how long, in which batches."""
     public: str = ""
     """torchvision's name for it: where there is no folder it is looked for below --data, as by `vitlet transfer`."""
+
+    def called(self, name: str) -> str:
+        """The title, with the name of the user's images."""
+        return self.title.replace(IMAGES, name)
 
 
 @dataclass(frozen=True)

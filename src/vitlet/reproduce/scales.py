@@ -7,7 +7,7 @@ from typing import Any
 
 from vitlet.errors import UsageError
 from vitlet.recipes import by_name
-from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment, images
+from vitlet.reproduce.scale import IMAGES, Chosen, Given, ImageSet, Scale, Treatment, images
 from vitlet.text import did_you_mean, printable
 
 
@@ -106,9 +106,9 @@ _SHORT = "here there is one length of fine-tuning"
 _SMALL = "here the wider network is the teacher"
 
 
-def _halves(name: str) -> dict[str, ImageSet | str]:
+def _halves() -> dict[str, ImageSet | str]:
     """Stand-ins of the data sets: two halves of the classes of one set, the second at three sizes."""
-    half, other = f"{name}, every second class", f"{name}, the other classes"
+    half, other = f"{IMAGES}, every second class", f"{IMAGES}, the other classes"
     return {
         "imagenet": ImageSet(half, budget=_lasting(80_000)),
         "imagenet-1": ImageSet(f"1 % of {half}", subset="1%"),
@@ -143,14 +143,17 @@ def _micro() -> Scale:
         **dict.fromkeys(("scratch-ori", "ori", "ori-moco"), _ONE),
         **dict.fromkeys(("impr-1000", "impr-rpe-1000"), _SHORT),
         **dict.fromkeys(("scratch-small", "impr-small"), _SMALL),
-        **dict.fromkeys(("scratch-taught", "taught"), "needs a supervised teacher, which this scale has none of"),
+        **dict.fromkeys(
+            ("scratch-taught", "taught"),
+            "needs a supervised teacher, which this scale has none of",
+        ),
         "scratch-3heads": "here the number of heads is not varied",
         "detection": "needs COCO",
     }
     return Scale(
         name="micro",
         about="32 px, patches of 4, width 96, 6 blocks; CIFAR-10 or the like, hours on two CPU cores",
-        sets=_halves("data"),
+        sets=_halves(),
         methods={
             "mae": Treatment("mae_micro", mae),
             "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(60_000), **_PROBE_AT_END}),
@@ -208,7 +211,7 @@ def _own() -> Scale:
 
 def _of_labels(found: ImageSet | str, share: float) -> ImageSet:
     """With another share of the labels, and a title that says so."""
-    title = f"data, the other classes: {100 * share:g} % of the labels"
+    title = f"{IMAGES}, the other classes: {100 * share:g} % of the labels"
     return dataclasses.replace(_image_set(found), label_share=share, title=title)
 
 
@@ -250,7 +253,7 @@ def _smoke() -> Scale:
         sets[name] = _of_labels(sets[name], share)
     for name, subset in subsets.items():
         found = _image_set(sets[name])
-        sets[name] = dataclasses.replace(found, subset=subset, title=f"data, every second class, {subset}")
+        sets[name] = dataclasses.replace(found, subset=subset, title=f"{IMAGES}, every second class, {subset}")
     return dataclasses.replace(
         micro,
         name="smoke",
