@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitlet.errors import VitletError
 from vitlet.jobs.options import Options
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -148,5 +149,8 @@ class Here:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except VitletError as error:  # told to whoever asks for the result, as by a pool
+            future.set_exception(error)
         return future

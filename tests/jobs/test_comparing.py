@@ -1,6 +1,7 @@
 """Several starts under the same protocols: what they share, and what alone differs."""
 
 import contextlib
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 import torchvision.datasets.cifar
-from small_runs import QUIET, Here, interrupted, write_public
+from small_runs import QUIET, Here, interrupted, stands, write_public
 
 from vitlet.data.index import open_index
+from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
@@ -187,6 +189,28 @@ def test_another_teacher_in_the_same_place_is_another_run(
     (other,) = finetune_arms([start], terms, SILENT)
     assert same.runs == arm.runs
     assert other.runs != arm.runs
+
+
+def test_after_a_failure_nothing_more_is_begun(
+    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight runs of which the first cannot begin; those beside it are finished and used again."""
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(comparing, "available_cores", lambda: 2)
+    terms = Terms(data, tmp_path / "runs", tuple(range(8)), num_labels=8, settings=QUICK, recipe="debug_supervised")
+    start = Start("a", "A", pretrained.path)
+    (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0,), out=tmp_path / "first"), SILENT)
+    obstacle = terms.out / arm.runs[0] / "notes.txt"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.touch()
+    with pytest.raises(UsageError, match="is not empty and not a run"):
+        finetune_arms([start], terms, SILENT)
+    (beside,) = (p for p in terms.out.iterdir() if p != obstacle.parent)
+    before = stands(beside)
+    obstacle.unlink()
+    (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0, 1)), SILENT)
+    assert arm.runs[1] == beside.name
+    assert stands(beside) == before
 
 
 _PARENT = """

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -165,6 +165,7 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
 
 
 def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -> None:
+    """After a failure nothing more is begun; what runs meanwhile is finished, and used again the next time."""
     on_cpu = pick_device(Options()).type == "cpu"
     workers = min(available_cores(), len(pending)) if on_cpu else 1
     threads = max(1, available_cores() // workers)
@@ -177,12 +178,15 @@ def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -
         ) as pool,
         teller.progress("fine-tuning", total=sum(trial.steps for trial in every)) as tick,
     ):
-        jobs = [pool.submit(_finetune_one, trial.start, trial.terms, trial.seed, trial.run.path) for trial in pending]
-        while not all(job.done() for job in jobs):
-            time.sleep(_POLL_SECONDS)
-            _raise_first(jobs)
+        left, running = list(reversed(pending)), set[Future[None]]()
+        while left or running:
+            while left and len(running) < workers:  # a pool would begin what waits in it though another has failed
+                trial = left.pop()
+                running.add(pool.submit(_finetune_one, trial.start, trial.terms, trial.seed, trial.run.path))
+            done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             tick(sum(_steps_done(trial.run) for trial in every))
-        _raise_first(jobs)
+            for job in done:
+                job.result()
 
 
 def _trial(
@@ -253,12 +257,6 @@ def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
         seed=seed,
         set=terms.settings,
     )
-
-
-def _raise_first(jobs: Sequence[Future[None]]) -> None:
-    for job in jobs:
-        if job.done() and job.exception() is not None:
-            job.result()
 
 
 def _steps_done(run: Run) -> int:
