@@ -155,6 +155,29 @@ def test_a_setting_that_diverges_loses_and_is_not_tried_again(
         transferring._row(entry, start, index, [wild[1], wild[1]], terms)
 
 
+def test_seeds_that_diverge_are_counted_and_lend_no_fact(
+    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three: what the row says of images and labels comes from those that ended."""
+    real = transferring.finetune
+
+    def first_is_wild(recipe: Any, **options: Any) -> Any:
+        wild = recipe.optimizer.changed(kind="sgd", clip_norm=None, base_lr=100.0)
+        return real(recipe.changed(optimizer=wild) if recipe.budget.seed == 0 else recipe, **options)
+
+    monkeypatch.setattr(transferring, "finetune", first_is_wild)
+    found = go(pretrained, data, tmp_path, seeds=3, grid={"lr": [1e-3], "epochs": [[4, 0]], "layer_decay": [1.0]})
+    (row,) = found["rows"]
+    assert (row["seeds"], row["diverged"], len(row["values"]), len(row["runs"])) == ([1, 2], [0], 2, 2)
+    assert (row["n"], row["split"], row["labels"]) == (12, "test", "32 labels")
+    (file,) = (tmp_path / "results").iterdir()
+    result = json.loads(file.read_text())
+    assert (result["n"], result["split"], result["seed"]) == (12, "test", 1)
+    assert "mean of 2 seeds (1 of 3 diverged), 32 labels, nothing was chosen" in result["protocol"]
+    assert result["details"]["diverged"] == [0]
+    assert "1 of 3 seeds diverged" in (tmp_path / "report.html").read_text()
+
+
 def test_several_encoders_stand_side_by_side_and_random_weights_are_one(
     pretrained: Run, tuned: Run, data: Path, tmp_path: Path
 ) -> None:

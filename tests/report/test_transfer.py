@@ -7,6 +7,7 @@ import pytest
 
 from vitlet.disk import write_json
 from vitlet.errors import CheckpointError
+from vitlet.report.ledger import rows as ledger_rows
 from vitlet.report.transfer import write_transfer_page
 from vitlet.run import environment
 
@@ -62,6 +63,13 @@ def test_the_page_shows_every_number_with_what_belongs_to_it(tmp_path: Path) -> 
     assert text.count('class="differs"') == 2, "in each table of what was tried the best setting is marked"
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_seeds_that_diverged_are_said_beside_mean_and_interval(tmp_path: Path) -> None:
+    text = page(tmp_path, row("Digits", "mae", 0.613, 0.701) | {"diverged": [0]}, row("Digits", "random", 0.121))
+    assert text.count("1 of 3 seeds diverged") == 2, "in the overview and with the chosen setting"
+    rows = ledger_rows(tmp_path)
+    assert [n for *_, n, _ in rows] == ["2 seeds (1 more diverged), 1,000 test images", "1 seed, 1,000 test images"]
 
 
 def test_where_everything_is_missing_there_is_still_a_page(tmp_path: Path) -> None:

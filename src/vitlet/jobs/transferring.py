@@ -31,8 +31,8 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
-from vitlet.report.tables import between_shares, duration, percent
-from vitlet.report.transfer import write_transfer_page
+from vitlet.report.tables import duration, percent
+from vitlet.report.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
@@ -187,10 +187,13 @@ def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms
     for seed in terms.seeds:
         terms.tell(f"{entry.name}, {start.title}: {_words(chosen)}, seed {seed}, on all training images")
         finals.append(train(chosen.changed(budget=chosen.budget.changed(seed=seed)), hold_out=False))
-    values = [score.value for score in finals if score.value is not None]
+    scored = {seed: score for seed, score in zip(terms.seeds, finals, strict=True) if score.value is not None}
+    values = [score.value for score in scored.values() if score.value is not None]
     if not values:
         raise DataError(f"the chosen setting diverged on {entry.name} with every seed", fix="a lower learning rate")
-    interval = mean_interval(values)
+    interval, (first, *_) = mean_interval(values), scored.values()
+    diverged = [seed for seed in terms.seeds if seed not in scored]
+    lost = f" ({len(diverged)} of {len(terms.seeds)} diverged)" if diverged else ""
     all_scores = {score.run: score for score in (*(score for _, score in tried), *finals)}.values()
     cost = {key: sum(getattr(score, key) for score in all_scores) for key in ("wall_seconds", "cpu_seconds")}
     selection = _SELECTION[terms.select_on_test] if tried else "nothing was chosen"
@@ -198,32 +201,33 @@ def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms
         **_about(entry, start),
         "state": "done",
         "values": values,
-        "seeds": [seed for seed, score in zip(terms.seeds, finals, strict=True) if score.value is not None],
+        "seeds": list(scored),
+        "diverged": diverged,
         "mean": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "n": finals[0].n,
-        "split": finals[0].split,
+        "n": first.n,
+        "split": first.split,
         "num_classes": len(index.classes),
-        "labels": finals[0].labels,
+        "labels": first.labels,
         "fingerprint": index.fingerprint,
         "selection": selection,
         "chosen": _setting(chosen),
         "tried": [_setting(recipe) | {"value": s.value, "split": s.split, "n": s.n} for recipe, s in tried],
-        "runs": [score.run for score in finals],
+        "runs": [score.run for score in scored.values()],
         **cost,
     }
     result = Result(
         metric="top1",
         value=interval.mean,
-        n=finals[0].n,
-        seed=terms.seeds[0],
-        split=finals[0].split,
-        protocol=f"transfer by fine-tuning, mean of {plural(len(values), 'seed')}, {finals[0].labels}, {selection}",
+        n=first.n,
+        seed=next(iter(scored)),
+        split=first.split,
+        protocol=f"transfer by fine-tuning, mean of {plural(len(values), 'seed')}{lost}, {first.labels}, {selection}",
         data={"name": index.name, "fingerprint": index.fingerprint},
         recipe=chosen.fingerprint(),
         **cost,
-        details={k: row[k] for k in ("values", "seeds", "low", "high", "chosen", "tried", "runs")}
+        details={k: row[k] for k in ("values", "seeds", "diverged", "low", "high", "chosen", "tried", "runs")}
         | {"encoder": start.digest, "took_now": time.monotonic() - began},
     )
     write_result(Run(terms.out), f"{entry.name}-{start.name}", result)
@@ -328,14 +332,13 @@ def _table(found: dict[str, Any]) -> Table:
         if row["state"] != "done":
             table.add_row(row["data_title"], row["encoder"], "left out", "", "", "", "")  # why was said above
             continue
-        interval = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
         chosen = row["chosen"]
         setting = f"lr {chosen['lr']:g}, {chosen['duration']['n']:g} {chosen['duration']['unit']}, "
         table.add_row(
             row["data_title"],
             row["encoder"],
             percent(row["mean"]),
-            interval,
+            interval_of(row),
             f"{row['n']:,} {row['split']}",
             f"{setting}decay {chosen['layer_decay']:g}",
             duration(row["cpu_seconds"]),

@@ -123,7 +123,9 @@ def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
 def _transferred(row: dict[str, Any]) -> tuple[str, str, str]:
     interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
     what = f"{row['data_title']}: transfer from {row['encoder']}, {row['labels']}"
-    counted = f"{len(row['values'])} seeds, {row['n']:,} {row['split']} images"
+    diverged = len(row.get("diverged", ()))
+    lost = f" ({diverged} more diverged)" if diverged else ""
+    counted = f"{plural(len(row['values']), 'seed')}{lost}, {row['n']:,} {row['split']} images"
     return what, f"{100 * row['mean']:.1f} %{interval}", counted
 
 

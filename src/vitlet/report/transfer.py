@@ -12,6 +12,7 @@ from vitlet.report import evidence
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
 from vitlet.report.tables import between_shares, duration, percent, without_home
+from vitlet.text import plural
 
 
 def write_transfer_page(folder: Path) -> Path:
@@ -83,7 +84,18 @@ def _overview(rows: list[dict[str, Any]], names: list[str]) -> Table:
 
 
 def _mean(row: dict[str, Any]) -> str:
-    return percent(row["mean"]) if row["state"] == "done" else "not here"
+    return percent(row["mean"]) + _lost(row) if row["state"] == "done" else "not here"
+
+
+def interval_of(row: dict[str, Any]) -> str:
+    """The interval of a row's mean, and how many seeds are not in it because they diverged."""
+    shown = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
+    return shown + _lost(row)
+
+
+def _lost(row: dict[str, Any]) -> str:
+    diverged = len(row.get("diverged", ()))  # not written before it was counted
+    return f", {diverged} of {plural(diverged + len(row['values']), 'seed')} diverged" if diverged else ""
 
 
 def _chosen(done: list[dict[str, Any]]) -> Table:
@@ -96,7 +108,7 @@ def _chosen(done: list[dict[str, Any]]) -> Table:
             _length(row["chosen"]),
             f"{row['chosen']['layer_decay']:g}",
             percent(row["mean"]),
-            "one seed" if row["low"] is None else between_shares(row["low"], row["high"]),
+            interval_of(row),
             duration(row["cpu_seconds"]),
         )
         for row in done
