@@ -28,21 +28,20 @@ def slurm(
 ) -> None:
     """Write a script for sbatch that trains on one or several nodes and goes back into the queue when time is up.
 
-    Parameters
-    ----------
-    recipe: A name of `vitlet recipes`, or a recipe.json.
-    data: Images, as the nodes see them.
-    run: The run directory, as the nodes see it; with --seeds the folder of theirs.
-    out: The script.
-    init: As for pretrain and finetune; the latter needs it.
-    num_labels: As for finetune.
-    seeds: So many runs with seeds 0, 1, …, as a job array.
-    nodes: Machines.
-    gpus: On each node; 0 trains on processors.
-    cpus: Cores for each GPU.
-    hours: Time limit; the job is put back into the queue until it is done.
-    partition: Of the cluster.
-    account: That pays.
+    Args:
+        recipe: A name of `vitlet recipes`, or a recipe.json.
+        data: Images, as the nodes see them.
+        run: The run directory, as the nodes see it; with --seeds the folder of theirs.
+        out: The script.
+        init: As for pretrain and finetune; the latter needs it.
+        num_labels: As for finetune.
+        seeds: So many runs with seeds 0, 1, …, as a job array.
+        nodes: Machines.
+        gpus: On each node; 0 trains on processors.
+        cpus: Cores for each GPU.
+        hours: Time limit; the job is put back into the queue until it is done.
+        partition: Of the cluster.
+        account: That pays.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared)

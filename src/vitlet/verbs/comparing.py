@@ -21,13 +21,12 @@ def compare(
 ) -> None:
     """Did pre-training help? Runs, random weights and a supervised encoder over growing shares of the labels.
 
-    Parameters
-    ----------
-    runs: Runs, model folders or timm:NAME@FILE.
-    data: Labelled images.
-    out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
-    label_fractions: Shares of the training labels, with commas between.
-    supervised: An encoder trained with labels, as a run, model folder or timm:NAME@FILE.
+    Args:
+        runs: Runs, model folders or timm:NAME@FILE.
+        data: Labelled images.
+        out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
+        label_fractions: Shares of the training labels, with commas between.
+        supervised: An encoder trained with labels, as a run, model folder or timm:NAME@FILE.
     """
     if not runs:
         raise UsageError("no run given", fix="vitlet compare RUN --data DATA --out DIR")
@@ -55,13 +54,12 @@ def keep_blocks(
 ) -> None:
     """How many pre-trained blocks are worth keeping? The lowest come from the encoder, the others are drawn anew.
 
-    Parameters
-    ----------
-    runs: Runs, model folders or timm:NAME@FILE of one shape; a line each.
-    data: Labelled images.
-    out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
-    blocks: How many to keep, with commas between; by default every number.
-    num_labels: Use only so many training labels, balanced over classes.
+    Args:
+        runs: Runs, model folders or timm:NAME@FILE of one shape; a line each.
+        data: Labelled images.
+        out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
+        blocks: How many to keep, with commas between; by default every number.
+        num_labels: Use only so many training labels, balanced over classes.
     """
     if not runs:
         raise UsageError("no run given", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
@@ -90,18 +88,17 @@ def distill_layers(
 ) -> None:
     """Which layers are worth distilling? Pre-trains once for each list, and judges by probes and fine-tuning.
 
-    Parameters
-    ----------
-    recipe: Of attention distillation, by name.
-    data: Labelled images; pre-training does not look at labels.
-    teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
-    layers: Lists of [student block, teacher block], with semicolons between, as in "[[4,4]];[[2,2],[4,4]]".
-    out: Folder for the page, its numbers and all runs; finished ones are used again.
-    num_labels: Use only so many training labels for judging, balanced over classes.
-    seeds: Repetitions of judging.
-    set: Any value of the pre-training recipe, as key=value; may be repeated.
-    finetune: The fine-tuning recipe, by name.
-    finetune_set: Any value of that, as key=value; may be repeated.
+    Args:
+        recipe: Of attention distillation, by name.
+        data: Labelled images; pre-training does not look at labels.
+        teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
+        layers: Lists of [student block, teacher block], with semicolons between, as in "[[4,4]];[[2,2],[4,4]]".
+        out: Folder for the page, its numbers and all runs; finished ones are used again.
+        num_labels: Use only so many training labels for judging, balanced over classes.
+        seeds: Repetitions of judging.
+        set: Any value of the pre-training recipe, as key=value; may be repeated.
+        finetune: The fine-tuning recipe, by name.
+        finetune_set: Any value of that, as key=value; may be repeated.
     """
     if not teacher.startswith("untrained:"):
         existing_source(teacher)

@@ -12,11 +12,10 @@ from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_
 def check(data: Path, *, out: Path | None = None, max_bad: Share = 0.01) -> None:
     """Decode every image once and report what is unreadable, odd, doubled, leaking, unbalanced or wrongly annotated.
 
-    Parameters
-    ----------
-    data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
-    out: Folder for data_check.json and bad_files.csv.
-    max_bad: Share of unreadable images that passes.
+    Args:
+        data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
+        out: Folder for data_check.json and bad_files.csv.
+        max_bad: Share of unreadable images that passes.
     """
     existing_data(data)
     from vitlet.jobs.options import Options
@@ -36,14 +35,13 @@ def pack(
 ) -> None:
     """Write a data set as tar shards, for fast and for remote storage; every command and WebDataset reads them.
 
-    Parameters
-    ----------
-    data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
-    out: A new folder.
-    short_side: Make larger images smaller, to this many pixels; without it every file stays as it is.
-    raw: Store pixels: ten times the room, no decoding.
-    shard_mb: Size of a shard in units of 2^20 bytes, about.
-    max_bad: Share of unreadable images that may be left out.
+    Args:
+        data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
+        out: A new folder.
+        short_side: Make larger images smaller, to this many pixels; without it every file stays as it is.
+        raw: Store pixels: ten times the room, no decoding.
+        shard_mb: Size of a shard in units of 2^20 bytes, about.
+        max_bad: Share of unreadable images that may be left out.
     """
     existing_data(data)
     from vitlet.jobs.options import Options
@@ -56,9 +54,8 @@ def pack(
 def recipes(name: str | None = None) -> None:
     """List the recipes, or show every effective value of one.
 
-    Parameters
-    ----------
-    name: A recipe, or the recipe.json of a run.
+    Args:
+        name: A recipe, or the recipe.json of a run.
     """
     from vitlet.disk import to_json_bytes
     from vitlet.recipes import all_recipes

@@ -20,14 +20,13 @@ def probe(
 ) -> None:
     """Accuracy of a simple classifier on frozen features; the number also goes to RUN/results/.
 
-    Parameters
-    ----------
-    run: A finished run, a model folder or timm:NAME@FILE.
-    data: Labelled images.
-    protocol: 20 nearest neighbours; logistic regression; a linear layer by 13 learning rates at once, or one
-        by the published settings of MAE or MoCo-v3.
-    pool: Mean of the patch tokens, or the class token.
-    layers: With `linear`: one layer on every block's output, in the same pass, or on the last one's.
+    Args:
+        run: A finished run, a model folder or timm:NAME@FILE.
+        data: Labelled images.
+        protocol: 20 nearest neighbours; logistic regression; a linear layer by 13 learning rates at once, or one
+            by the published settings of MAE or MoCo-v3.
+        pool: Mean of the patch tokens, or the class token.
+        layers: With `linear`: one layer on every block's output, in the same pass, or on the last one's.
     """
     start = existing_source(run)
     existing_data(data)
@@ -49,13 +48,13 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of a finished classifier, every image once; the number also goes to RUN/results/.
 
-    Parameters
-    ----------
-    run: A fine-tuned run, a model folder with a classifier, or timm:NAME@FILE.
-    data: Labelled images; of a data set with splits, test or val is counted.
-    protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`: ImageNet-V2,
-        folders 0 to 999.
-    json: Where to write the result too.
+    Args:
+        run: A fine-tuned run, a model folder with a classifier, or timm:NAME@FILE.
+        data: Labelled images; of a data set with splits, test or val is counted.
+        protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`:
+            ImageNet-V2,
+            folders 0 to 999.
+        json: Where to write the result too.
     """
     start = existing_source(run)
     existing_data(data)
@@ -75,14 +74,13 @@ def analyse(
 ) -> None:
     """Look into encoders, layer by layer: CKA, attention, spectra, probes, weights, and what to try next.
 
-    Parameters
-    ----------
-    encoders: Runs, model folders, timm:NAME@FILE, or `random` for untrained weights like the first.
-    data: Images; with labels the layers are probed too.
-    out: Folder for analysis/, figures/ and report.html.
-    images: How many to look at, equally many of each class.
-    seed: Decides which.
-    published: The quirks of the paper's code: images in folder order, distances in units of 14 pixels.
+    Args:
+        encoders: Runs, model folders, timm:NAME@FILE, or `random` for untrained weights like the first.
+        data: Images; with labels the layers are probed too.
+        out: Folder for analysis/, figures/ and report.html.
+        images: How many to look at, equally many of each class.
+        seed: Decides which.
+        published: The quirks of the paper's code: images in folder order, distances in units of 14 pixels.
     """
     existing_data(data)
     for encoder in encoders:
@@ -105,14 +103,13 @@ def study(
 ) -> None:
     """Are the suggestions of `analyse` right? Each beside what fine-tuning on so many labels then shows.
 
-    Parameters
-    ----------
-    encoders: Two or more runs or model folders for images near 32 pixels.
-    data: Labelled images with a test split.
-    out: Folder of the analyses and the fine-tuning runs; finished ones are used again.
-    labels: Numbers of labels, each a study of its own; by default 300 and 3,000.
-    seeds: Repetitions of fine-tuning.
-    json: Where to write the document too.
+    Args:
+        encoders: Two or more runs or model folders for images near 32 pixels.
+        data: Labelled images with a test split.
+        out: Folder of the analyses and the fine-tuning runs; finished ones are used again.
+        labels: Numbers of labels, each a study of its own; by default 300 and 3,000.
+        seeds: Repetitions of fine-tuning.
+        json: Where to write the document too.
     """
     if len(encoders) < 2:
         raise UsageError("a study needs two encoders", fix="vitlet study RUN RUN --data DATA --out DIR")
@@ -138,21 +135,20 @@ def bench(
 ) -> None:
     """Time a training step or the input pipeline against plain references, or compare models: interleaved, one thread.
 
-    Parameters
-    ----------
-    what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `features`: extraction beside
-        timm; `probe`: a linear probe of 13 learning rates beside one; `attention`: explicit beside fused;
-        `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
-        `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
-        and accuracy of classifiers; `budget`: what 400 epochs of mae_tiny on ImageNet would need, computed from a
-        step on this device.
-    models: With `models`: names of timm, recipes, runs or model folders.
-    preset: With `models`: `paper`, the models of the paper's Table 2.
-    results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
-    batch_size: With `models`: images of one forward pass.
-    precision: With `models`: of the matrix products.
-    device: With `models`: where to compute.
-    json: Where to write the figures.
+    Args:
+        what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `features`: extraction beside
+            timm; `probe`: a linear probe of 13 learning rates beside one; `attention`: explicit beside fused;
+            `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
+            `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
+            and accuracy of classifiers; `budget`: what 400 epochs of mae_tiny on ImageNet would need, computed from a
+            step on this device.
+        models: With `models`: names of timm, recipes, runs or model folders.
+        preset: With `models`: `paper`, the models of the paper's Table 2.
+        results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
+        batch_size: With `models`: images of one forward pass.
+        precision: With `models`: of the matrix products.
+        device: With `models`: where to compute.
+        json: Where to write the figures.
     """
     if what == "models":
         if results is not None:

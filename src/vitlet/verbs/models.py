@@ -12,12 +12,11 @@ from vitlet.errors import UsageError
 def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
     """Write one feature vector an image to a Parquet file.
 
-    Parameters
-    ----------
-    run: A finished run, a model folder or timm:NAME@FILE.
-    data: Images.
-    out: The Parquet file.
-    pool: Mean of the patch tokens, or the class token.
+    Args:
+        run: A finished run, a model folder or timm:NAME@FILE.
+        data: Images.
+        out: The Parquet file.
+        pool: Mean of the patch tokens, or the class token.
     """
     start = existing_source(run)
     existing_data(data)
@@ -29,11 +28,10 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Look
 def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None) -> None:
     """Write the predicted class of every image to a CSV file.
 
-    Parameters
-    ----------
-    run: A fine-tuned run or a model folder with a classifier.
-    data: Images.
-    out: The CSV file.
+    Args:
+        run: A fine-tuned run or a model folder with a classifier.
+        data: Images.
+        out: The CSV file.
     """
     existing(run)
     existing_data(data)
@@ -53,14 +51,13 @@ def export(
 ) -> None:
     """Write the finished model for another library, and prove on images that it computes the same there.
 
-    Parameters
-    ----------
-    run: A finished run, a model folder or timm:NAME@FILE.
-    out: The folder. Nothing is there if the proof fails.
-    to: Which library opens it.
-    images: 256 or more to compare on, held-out ones first; without it the embedded digits.
-    int8: Products in 8 bits, calibrated on others of the images; for onnx and openvino.
-    embed_preprocessing: The model takes bytes and standardises them itself; not for timm.
+    Args:
+        run: A finished run, a model folder or timm:NAME@FILE.
+        out: The folder. Nothing is there if the proof fails.
+        to: Which library opens it.
+        images: 256 or more to compare on, held-out ones first; without it the embedded digits.
+        int8: Products in 8 bits, calibrated on others of the images; for onnx and openvino.
+        embed_preprocessing: The model takes bytes and standardises them itself; not for timm.
     """
     start = existing_source(run)
     if images is not None:
@@ -83,12 +80,11 @@ def push(
 ) -> None:
     """Upload the finished model, as timm opens it, to a hub. Nothing is uploaded by any other command.
 
-    Parameters
-    ----------
-    run: A finished run, a model folder or timm:NAME@FILE.
-    to: hf://USER/NAME.
-    images: 256 or more to prove it on before it is uploaded; without it the embedded digits.
-    private: Hide a new repository from others.
+    Args:
+        run: A finished run, a model folder or timm:NAME@FILE.
+        to: hf://USER/NAME.
+        images: 256 or more to prove it on before it is uploaded; without it the embedded digits.
+        private: Hide a new repository from others.
     """
     start = existing_source(run)
     if images is not None:
@@ -115,15 +111,14 @@ def import_(
 ) -> None:
     """Make a model folder of a vision transformer from elsewhere, and say what became of every tensor.
 
-    Parameters
-    ----------
-    file: .safetensors, .pth, .pth.tar, .pt or .bin of timm, MAE, MAE-Lite, MoCo-v3, DINO or Hugging Face.
-    out: The folder.
-    heads: Number of heads, where the file does not tell.
-    image_size: Resize positions to images of this side in pixels.
-    allow_partial: Accept less than the whole encoder.
-    prefix: Which network, where the file has several.
-    pixels: Normalisation of pixels, where the file does not tell: ImageNet's, or 0.5 and 0.5.
+    Args:
+        file: .safetensors, .pth, .pth.tar, .pt or .bin of timm, MAE, MAE-Lite, MoCo-v3, DINO or Hugging Face.
+        out: The folder.
+        heads: Number of heads, where the file does not tell.
+        image_size: Resize positions to images of this side in pixels.
+        allow_partial: Accept less than the whole encoder.
+        prefix: Which network, where the file has several.
+        pixels: Normalisation of pixels, where the file does not tell: ImageNet's, or 0.5 and 0.5.
     """
     existing(file)
     from vitlet.jobs.importing import import_weights as job
@@ -134,10 +129,9 @@ def import_(
 def report(*runs: Path, out: Path) -> None:
     """Write one self-contained page about one or several runs, or about a replication.
 
-    Parameters
-    ----------
-    runs: Run directories, or one replication.json, of an --out of reproduce or of the ledger.
-    out: The HTML file.
+    Args:
+        runs: Run directories, or one replication.json, of an --out of reproduce or of the ledger.
+        out: The HTML file.
     """
     from vitlet.run import Run
 
@@ -159,12 +153,11 @@ def report(*runs: Path, out: Path) -> None:
 def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, looking: Looking | None = None) -> None:
     """Find objects on images and write them as a COCO results file.
 
-    Parameters
-    ----------
-    run: A finished run of a detection recipe.
-    data: Images, annotated or not.
-    out: The JSON file.
-    pictures: A folder for the images with boxes and masks drawn into them.
+    Args:
+        run: A finished run of a detection recipe.
+        data: Images, annotated or not.
+        out: The JSON file.
+        pictures: A folder for the images with boxes and masks drawn into them.
     """
     from vitlet.run import Run
 

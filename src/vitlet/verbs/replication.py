@@ -33,22 +33,21 @@ def reproduce(
 
     Finished runs in --out are used again, and one that was cut short goes on. One that diverges is named and left out.
 
-    Parameters
-    ----------
-    what: table-1 … table-5, figure-1 … figure-7, appendix-a1 …, claim-1 … claim-18, claims, or all.
-    data: Labelled images of four classes or more; at scale paper a folder that holds imagenet, flowers, ….
-    out: Folder of the runs, of replication.json and of the page.
-    scale: paper: ImageNet; micro: CIFAR-10 or the like, hours on two cores; own: your images; smoke: does it run.
-    budget: Of scale own: how long all may take together, such as 2h.
-    seeds: Repetitions of each chain, from pre-training on; by default those of the scale.
-    plan: Print the runs, what is there, time and disk, and stop.
-    slurm: Write job arrays for a cluster to this folder, and stop.
-    node: Make the run with this address alone, as a task of such an array does.
-    collect: Write page and JSON from what is finished; nothing is run.
-    side_by_side: Runs at a time; by default as many as there are cores, on a GPU one.
-    retry_failed: Make runs that diverged again, from their beginning.
-    device: Where to compute.
-    json: Where to write the findings too.
+    Args:
+        what: table-1 … table-5, figure-1 … figure-7, appendix-a1 …, claim-1 … claim-18, claims, or all.
+        data: Labelled images of four classes or more; at scale paper a folder that holds imagenet, flowers, ….
+        out: Folder of the runs, of replication.json and of the page.
+        scale: paper: ImageNet; micro: CIFAR-10 or the like, hours on two cores; own: your images; smoke: does it run.
+        budget: Of scale own: how long all may take together, such as 2h.
+        seeds: Repetitions of each chain, from pre-training on; by default those of the scale.
+        plan: Print the runs, what is there, time and disk, and stop.
+        slurm: Write job arrays for a cluster to this folder, and stop.
+        node: Make the run with this address alone, as a task of such an array does.
+        collect: Write page and JSON from what is finished; nothing is run.
+        side_by_side: Runs at a time; by default as many as there are cores, on a GPU one.
+        retry_failed: Make runs that diverged again, from their beginning.
+        device: Where to compute.
+        json: Where to write the findings too.
     """
     from vitlet.reproduce.catalogue import chosen
 

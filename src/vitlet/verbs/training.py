@@ -28,12 +28,11 @@ def demo(
 ) -> None:
     """Show the whole job: pre-train on images, fine-tune with few labels from there and from scratch, write a page.
 
-    Parameters
-    ----------
-    data: Your images; by default 5,000 scanned digits that a Python package carries.
-    out: Where runs and page go.
-    seeds: Repetitions of the comparison.
-    num_labels: Training labels of the comparison; by default twenty a class.
+    Args:
+        data: Your images; by default 5,000 scanned digits that a Python package carries.
+        out: Where runs and page go.
+        seeds: Repetitions of the comparison.
+        num_labels: Training labels of the comparison; by default twenty a class.
     """
     source = None if data is None else existing_data(data)
     from vitlet.jobs.demo import demo as job
@@ -52,13 +51,12 @@ def pretrain(
 ) -> None:
     """Pre-train an encoder on images, labels unseen; an interrupted run in --out is resumed.
 
-    Parameters
-    ----------
-    recipe: A name of `vitlet recipes`, or a recipe.json.
-    data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
-    out: The run directory.
-    init: A run or model folder to start from, or timm:NAME@FILE.
-    subset: Use only a part of the training images: a share like 0.01 or 1%, tail:100, or a file of names.
+    Args:
+        recipe: A name of `vitlet recipes`, or a recipe.json.
+        data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
+        out: The run directory.
+        init: A run or model folder to start from, or timm:NAME@FILE.
+        subset: Use only a part of the training images: a share like 0.01 or 1%, tail:100, or a file of names.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="pretrain")
@@ -85,16 +83,15 @@ def finetune(
 ) -> None:
     """Train a classifier on labelled images, from an encoder or from scratch.
 
-    Parameters
-    ----------
-    recipe: A supervised recipe, or a recipe.json.
-    init: A run or model folder, timm:NAME@FILE, or `none` for random weights.
-    data: Labelled images.
-    out: The run directory.
-    num_labels: Use only so many training labels, balanced over classes.
-    keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
-    subset: As for pretrain; --num-labels are then taken from it.
-    hold_out: Count on a part of the training images and leave the test images alone: to choose among settings.
+    Args:
+        recipe: A supervised recipe, or a recipe.json.
+        init: A run or model folder, timm:NAME@FILE, or `none` for random weights.
+        data: Labelled images.
+        out: The run directory.
+        num_labels: Use only so many training labels, balanced over classes.
+        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
+        subset: As for pretrain; --num-labels are then taken from it.
+        hold_out: Count on a part of the training images and leave the test images alone: to choose among settings.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
@@ -124,13 +121,12 @@ def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None,
            accept_data_change: bool = False) -> None:  # fmt: skip
     """Go on with an interrupted run from its latest valid checkpoint.
 
-    Parameters
-    ----------
-    run: The run directory.
-    data: The data that it was begun on, once more; needed only for an address like s3://…
-    workers: Loader processes.
-    device: Where to compute.
-    accept_data_change: Go on although images were added, removed or changed.
+    Args:
+        run: The run directory.
+        data: The data that it was begun on, once more; needed only for an address like s3://…
+        workers: Loader processes.
+        device: Where to compute.
+        accept_data_change: Go on although images were added, removed or changed.
     """
     from vitlet.run import Run
 
@@ -158,15 +154,14 @@ def learn(
 ) -> None:
     """Pre-train by every method on one budget of image views, and judge each beside random weights.
 
-    Parameters
-    ----------
-    data: Labelled images near 32 pixels.
-    out: Folder of the runs; finished ones are used again.
-    views: Image views of each method; by default as many as minutes allow.
-    num_labels: Of the probes and of fine-tuning.
-    seeds: Repetitions of fine-tuning; probes are repeated ten times.
-    methods: Micro recipes; by default one of each method.
-    json: Where to write the table too.
+    Args:
+        data: Labelled images near 32 pixels.
+        out: Folder of the runs; finished ones are used again.
+        views: Image views of each method; by default as many as minutes allow.
+        num_labels: Of the probes and of fine-tuning.
+        seeds: Repetitions of fine-tuning; probes are repeated ten times.
+        methods: Micro recipes; by default one of each method.
+        json: Where to write the table too.
     """
     from vitlet.recipes import by_name
 
@@ -199,15 +194,14 @@ def overfit(
 ) -> None:
     """Let a small detector learn a few images by heart: the quickest sign that boxes and masks are well.
 
-    Parameters
-    ----------
-    data: Images with boxes and outlines.
-    out: Folder of the small data set and the runs; finished ones are used again.
-    images: How many.
-    steps: Of each run; by default as many as twenty minutes on two cores allow.
-    init: An encoder; steps to one training loss are then counted from it and from random weights.
-    seeds: Runs from each start.
-    json: Where to write the result too.
+    Args:
+        data: Images with boxes and outlines.
+        out: Folder of the small data set and the runs; finished ones are used again.
+        images: How many.
+        steps: Of each run; by default as many as twenty minutes on two cores allow.
+        init: An encoder; steps to one training loss are then counted from it and from random weights.
+        seeds: Runs from each start.
+        json: Where to write the result too.
     """
     existing_data(data)
     start = None if init is None else existing_source(init)
