@@ -18,6 +18,7 @@ class Options(Config):
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images of one forward and backward pass, where the batch does not fit into memory."""
     compile: bool = False
@@ -31,6 +32,7 @@ class Options(Config):
     log: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Where metrics go too, beside metrics.jsonl and TensorBoard."""
     quiet: bool = False
+    """Say nothing on the terminal."""
 
     def num_workers(self, *, image_size: int) -> int:
         """Loader processes of one rank for images of this size."""
