@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from vitlet.data.detection.annotations import Annotations, annotations_of
-from vitlet.data.detection.coco import RULES, is_outline
+from vitlet.data.detection.coco import RULES
 from vitlet.data.index import open_index
 from vitlet.errors import DataError
 
@@ -60,6 +59,7 @@ FAULTS = {
     "unknown class": entry(category_id=2),
     "box that is no four finite numbers": entry(bbox=[float("nan"), 2, 3, 4]),
     "inverted box": entry(bbox=[10, 10, -5, 5]),
+    "crowd mark that is neither 0 nor 1": entry(iscrowd="0"),
     "box without area": entry(bbox=[2, 2, 0, 5]),
     "box outside the image": entry(bbox=[25, 2, 5, 5]),
     "box partly outside the image": entry(bbox=[15, 2, 10, 5]),
@@ -99,10 +99,62 @@ def test_faulty_images_too(tmp_path: Path) -> None:
     assert {*counts, *FAULTS} == set(RULES), "every rule is tested"
 
 
-@pytest.mark.parametrize("box", [[2, 2, 3], "2 2 3 3", [2, 2, 3, None], None, [float("inf"), 0, 1, 1]])
+BOXES = [
+    [2, 2, 3], "2 2 3 3", [2, 2, 3, None], None, [float("inf"), 0, 1, 1], ["2", "2", "3", "3"], [2, 2, [3], 3],
+    [2, 2, True, 3], [10**400, 2, 3, 3], [2, 2, 1e300, 3], {"x": 2}, 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("box", BOXES)
 def test_boxes_of_another_form(box: Any, tmp_path: Path) -> None:
     (fault,) = read(write(tmp_path, annotations=[entry(bbox=box)])).faults
     assert fault["kind"] == "box that is no four finite numbers"
+
+
+NESTED: list[Any] = []
+for _ in range(200):
+    NESTED = [NESTED]
+JUNK = [
+    None, True, "1", "\0", "\ud800", [1], [], {"a": 1}, {}, NESTED,
+    1.5, float("nan"), float("inf"), -1, 2**70, 10**400,
+]  # fmt: skip
+GOOD_ALL_THE_SAME = {"id": JUNK, "area": JUNK, "segmentation": JUNK, "iscrowd": [None, True]}
+"""An annotation is kept without a usable outline or area, and nothing is asked of its id."""
+
+
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"])
+def test_whatever_stands_in_an_annotation_is_counted_and_stops_nothing(key: str, tmp_path: Path) -> None:
+    """`"image_id": [1]` was a TypeError; what is kept can be written and printed."""
+    found = read(write(tmp_path, annotations=[entry(), *(entry(**{key: value}) for value in JUNK)]))
+    kept = [value for value in JUNK if any(value is good for good in GOOD_ALL_THE_SAME.get(key, ()))]
+    assert found.num_left_out == len(JUNK) - len(kept)
+    outlines = [found.outline(row) for row in found.objects(0)]
+    assert outlines == [SQUARE, *((None if key == "segmentation" else SQUARE) for _ in kept)]
+    areas = [value if key == "area" and value in (1.5, 2**70) else 100 for value in kept]
+    assert found.columns["areas"].tolist() == [100, *areas]
+    found.write_faults(tmp_path / "faults.csv")
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("key", ["id", "file_name", "width", "height"])
+def test_whatever_stands_in_an_image_too(key: str, tmp_path: Path) -> None:
+    good = {"id": 1, "file_name": "a.png", "width": 20, "height": 16}
+    images = [good, *({**good, "id": 2, key: value} for value in JUNK), *JUNK]
+    found = read(write(tmp_path, images=images, annotations=[entry()]))
+    counts = {fault["kind"]: fault["count"] for fault in found.faults}
+    # -1 is an id as good as another, of an image that is there already; "1" is a name, of a file that is not.
+    other = {"id": "repeated image", "file_name": "missing image file"}.get(key)
+    wanted = {"image without id, name or size": 2 * len(JUNK) - (other is not None)}
+    assert counts == wanted | ({other: 1} if other else {})
+    assert len(found.columns["boxes"]) == 1
+
+
+def test_ids_may_be_written_as_pandas_does(tmp_path: Path) -> None:
+    images = [{"id": 1.0, "file_name": "a.png", "width": 20.0, "height": 16.0}]
+    found = read(
+        write(tmp_path, images=images, annotations=[entry(), entry(image_id=1.0, category_id=1.0, iscrowd=1.0)])
+    )
+    assert (found.faults, found.columns["crowds"].tolist()) == ((), [False, True])
 
 
 def test_too_much_left_out_stops_and_names_it(tmp_path: Path) -> None:
@@ -128,7 +180,16 @@ def test_files_that_are_not_in_the_format(tmp_path: Path) -> None:
     broken = {
         "[1, 2": "as JSON",
         "[]": "not in COCO's format",
+        "[" * 100_000: "as JSON",
         '{"images": [], "categories": []}': "no categories",
+        '{"images": [], "categories": {}}': "not in COCO's format",
+        '{"images": [], "categories": [], "annotations": 5}': "not in COCO's format",
+        '{"images": [], "categories": [], "annotations": {"a": 1}}': "not in COCO's format",
+        '{"images": [], "categories": [7]}': r"a category without id or name: 7",
+        '{"images": [], "categories": [{"id": [1], "name": "a"}]}': "a category without id or name",
+        '{"images": [], "categories": [{"id": 1, "name": null}]}': "a category without id or name",
+        '{"images": [], "categories": [{"id": Infinity, "name": "a"}]}': "a category without id or name",
+        '{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 1.0, "name": "b"}]}': "one id twice",
     }
     for text, words in broken.items():
         (tmp_path / "set.json").write_text(text)
@@ -138,8 +199,12 @@ def test_files_that_are_not_in_the_format(tmp_path: Path) -> None:
         open_index(write(tmp_path, images=[], annotations=[]))
 
 
-def test_outlines() -> None:
-    assert is_outline(SQUARE, height=16, width=20)
-    assert is_outline({"size": [16, 20], "counts": [0, 320]}, height=16, width=20)
-    for wrong in (None, [], [[]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, np.inf]], {"size": [20, 16], "counts": []}):
-        assert not is_outline(wrong, height=16, width=20)
+def test_images_without_annotations(tmp_path: Path) -> None:
+    file = write(tmp_path, annotations=[])
+    content = json.loads(file.read_text())
+    for annotations in ({"annotations": None}, {}):
+        del content["annotations"]
+        file.write_text(json.dumps(content | annotations))
+        found = read(file)
+        assert (found.num_annotations, found.faults, list(found.objects(0))) == (0, (), [])
+        content["annotations"] = []

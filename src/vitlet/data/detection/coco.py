@@ -7,7 +7,6 @@ Format: https://cocodataset.org/#format-data
 
 import io
 import json
-import math
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitlet.data.columns import Writer
+from vitlet.data.detection.fields import file_name, finite, is_outline, shown, whole
 from vitlet.data.detection.layouts import AnnotationFile
 from vitlet.disk import to_json_bytes
 from vitlet.errors import DataError
@@ -32,6 +32,7 @@ RULES = {
     "unknown class": "the annotation is left out",
     "box that is no four finite numbers": "the annotation is left out",
     "inverted box": "the annotation is left out",
+    "crowd mark that is neither 0 nor 1": "the annotation is left out",
     "box without area": "the annotation is left out",
     "box outside the image": "the annotation is left out",
     "box partly outside the image": "it is cut at the border for training",
@@ -41,6 +42,7 @@ RULES = {
 
 FILE = "coco.json"
 _LISTED = 1000
+_LONGEST_SIDE = 2**31 - 1
 _SLACK_PIXELS = 1.0
 """Rounding in annotation tools puts borders a little outside."""
 
@@ -105,7 +107,7 @@ def add_coco(files: list[AnnotationFile], *, root: Path, writer: Writer) -> None
                 fix="write all files with the same categories",
             )
         classes = names
-        total += len(content.get("annotations", ()))
+        total += len(content["annotations"])
         images += _read(content, file, root=root, numbers=list(names), faults=faults)
     images.sort(key=lambda image: image.path)
     if not images or classes is None:
@@ -126,14 +128,18 @@ def add_coco(files: list[AnnotationFile], *, root: Path, writer: Writer) -> None
 
 
 def _parsed(file: Path) -> dict[str, Any]:
+    """The file with lists of images, categories and annotations; whatever may be in these lists."""
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {printable(file)} as JSON", why=printable(str(error))[:200]) from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "categories")):
+    lists = ("images", "categories", "annotations")
+    if isinstance(content, dict) and content.get("annotations") is None:
+        content["annotations"] = []  # images that are to be predicted on have none
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
         raise DataError(
             f"{printable(file)} is not in COCO's format",
-            why="It has no lists `images` and `categories`",
+            why="It has no lists `images` and `categories`, or its `annotations` are no list",
             fix="export the annotations as COCO JSON",
         )
     return content
@@ -141,10 +147,16 @@ def _parsed(file: Path) -> dict[str, Any]:
 
 def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Id → name, in the order of the ids."""
-    try:
-        found = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"a category without id or name ({error})", where=printable(file)) from None
+    found: dict[int, str] = {}
+    for entry in content["categories"]:
+        number, name = (whole(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if number is None or type(name) not in (str, int):
+            raise DataError(
+                f"a category without id or name: {printable(shown(entry))}",
+                where=printable(file),
+                fix="give each category a whole number and a name",
+            )
+        found[number] = str(name)
     if not found or len(found) != len(content["categories"]):
         raise DataError("no categories, or one id twice", where=printable(file), fix="give each category an id")
     return dict(sorted(found.items()))
@@ -163,14 +175,15 @@ def _read(
             continue
         images[image.number] = image
         names.add(image.path)
-    known = {entry.get("id") for entry in content["images"] if isinstance(entry, dict)}
+    known = {whole(entry.get("id")) for entry in content["images"] if isinstance(entry, dict)} - {None}
     place = {number: i for i, number in enumerate(numbers)}
-    for entry in content.get("annotations") or ():
-        where = f"{file.file.name}: annotation {entry.get('id') if isinstance(entry, dict) else entry}"
-        if not isinstance(entry, dict) or entry.get("image_id") not in known:
+    for entry in content["annotations"]:
+        where = f"{file.file.name}: annotation {shown(entry.get('id') if isinstance(entry, dict) else entry)}"
+        number = whole(entry.get("image_id")) if isinstance(entry, dict) else None
+        if number not in known:
             faults.add("annotation of an unknown image", where)
-        elif entry["image_id"] in images:
-            image = images[entry["image_id"]]
+        elif number in images:
+            image = images[number]
             found = _object(entry, image, place, faults, where=f"{where} of {os.fsdecode(image.path)}")
             if found is not None:
                 image.objects.append(found)
@@ -178,13 +191,11 @@ def _read(
 
 
 def _image(entry: Any, file: AnnotationFile, *, root: Path, faults: Faults) -> _Image | None:
-    try:
-        number, name = entry["id"], str(entry["file_name"])
-        height, width = int(entry["height"]), int(entry["width"])
-    except (KeyError, TypeError, ValueError):
-        number, name, height, width = None, "", 0, 0
-    if not isinstance(number, int) or not name or height < 1 or width < 1:
-        faults.add("image without id, name or size", f"{file.file.name}: {str(entry)[:80]}")
+    stated = entry if isinstance(entry, dict) else {}
+    number, name = whole(stated.get("id")), file_name(stated.get("file_name"))
+    height, width = (whole(stated.get(side)) or 0 for side in ("height", "width"))
+    if number is None or name is None or not (1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE):
+        faults.add("image without id, name or size", f"{file.file.name}: {shown(entry)}")
         return None
     real, base = os.path.realpath(file.images / name), os.path.realpath(file.images)
     if not real.startswith(base.rstrip("/") + "/"):
@@ -204,33 +215,44 @@ def _image(entry: Any, file: AnnotationFile, *, root: Path, faults: Faults) -> _
 def _object(
     entry: dict[str, Any], image: _Image, place: dict[int, int], faults: Faults, *, where: str
 ) -> _Object | None:
-    category = entry.get("category_id")
-    number = place.get(category) if isinstance(category, int) else None
-    fault = "unknown class" if number is None else _box_fault(entry.get("bbox"), image)
+    category, crowd = whole(entry.get("category_id")), entry.get("iscrowd")
+    number = None if category is None else place.get(category)
+    box = _box(entry.get("bbox"))
+    fault = "unknown class" if number is None else _box_fault(box, image)
+    if fault is None and crowd not in (None, 0, 1):
+        fault = "crowd mark that is neither 0 nor 1"
     if fault is not None:
         faults.add(fault, where)
         return None
     assert number is not None
-    x, y, width, height = (float(value) for value in entry["bbox"])
+    assert box is not None
+    x, y, width, height = box
     if min(x, y, image.width - x - width, image.height - y - height) < -_SLACK_PIXELS:
         faults.add("box partly outside the image", where)
     outline = entry.get("segmentation")
     usable = is_outline(outline, height=image.height, width=image.width)
     if not usable:
         faults.add("no usable outline", where)
-    area = entry.get("area")
+    area = finite(entry.get("area"))
     return _Object(
-        box=(x, y, width, height),
+        box=box,
         category=number,
-        crowd=bool(entry.get("iscrowd", 0)),
-        area=float(area) if isinstance(area, int | float) and math.isfinite(area) else width * height,
+        crowd=bool(crowd),
+        area=width * height if area is None or area < 0 else area,
         outline=json.dumps(outline).encode() if usable else b"",
     )
 
 
-def _box_fault(box: Any, image: _Image) -> str | None:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-    if not numbers or not all(map(math.isfinite, box)):
+def _box(stated: Any) -> tuple[float, float, float, float] | None:
+    numbers = [finite(value) for value in stated] if isinstance(stated, list) and len(stated) == 4 else [None] * 4
+    x, y, width, height = numbers
+    if x is None or y is None or width is None or height is None:
+        return None
+    return x, y, width, height
+
+
+def _box_fault(box: tuple[float, float, float, float] | None, image: _Image) -> str | None:
+    if box is None:
         return "box that is no four finite numbers"
     x, y, width, height = box
     if width < 0 or height < 0:
@@ -240,21 +262,6 @@ def _box_fault(box: Any, image: _Image) -> str | None:
     if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
         return "box outside the image"
     return None
-
-
-def is_outline(outline: Any, *, height: int, width: int) -> bool:
-    """Whether these are polygons of three points or more, or run lengths for an image of this size."""
-    if isinstance(outline, dict):
-        return outline.get("size") == [height, width] and isinstance(outline.get("counts"), list | str)
-    if not isinstance(outline, list) or not outline:
-        return False
-    return all(
-        isinstance(polygon, list)
-        and len(polygon) >= 6
-        and len(polygon) % 2 == 0
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in polygon)
-        for polygon in outline
-    )
 
 
 def _attach(images: list[_Image], classes: dict[int, str], faults: Faults, total: int, writer: Writer) -> None:
