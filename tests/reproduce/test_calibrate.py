@@ -8,17 +8,29 @@ from typing import Any
 import pytest
 import torch
 
+from vitlet.cli import main
+from vitlet.disk import read_json, write_json
 from vitlet.reproduce import calibrate
-from vitlet.reproduce.calibrate import expected_cost
+from vitlet.reproduce.calibrate import Cost, expected_cost
+from vitlet.reproduce.catalogue import chosen
 from vitlet.reproduce.chains import MAE, SUPERVISED, tuned
+from vitlet.reproduce.plan import Plan
 from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.scales import scale_by_name
-from vitlet.run import Run
+from vitlet.run import Run, environment
 from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")
 TRIED = dataclasses.replace(SMOKE, is_tried=True)
 QUIET = Teller(quiet=True)
+
+
+def tried_before(plan: Plan, *, seconds_per_image: float) -> None:
+    """Leave what trials on this machine leave."""
+    machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": "auto"}
+    rate = {"seconds_per_image": seconds_per_image, "bytes": 1}
+    rates = {calibrate._key(node): rate for node in plan.nodes.values() if node.recipe}
+    write_json(plan.out / "calibration.json", {"machine": machine, "rates": rates})
 
 
 def test_one_trial_serves_every_run_of_its_kind_and_is_kept(
@@ -68,3 +80,44 @@ def test_a_trial_computes_on_one_thread(images: Path, tmp_path: Path, monkeypatc
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("side_by_side", "seconds"), [(1, 50.0), (2, 30.0), (9, 30.0)])
+def test_side_by_side_all_take_no_less_than_the_longest_chain(
+    side_by_side: int, seconds: float, images: Path, tmp_path: Path
+):
+    """A half, and with each of two seeds a pre-training and a fine-tuning from it, ten seconds each."""
+    plan = make_plan([[tuned(MAE)]], SMOKE.with_seeds(2), data=images, out=tmp_path)
+    assert len(plan.nodes) == 5
+    cost = Cost(dict.fromkeys(plan.nodes, 10.0), {}, ())
+    assert cost.wall_seconds(plan, side_by_side=side_by_side) == seconds
+
+
+def test_a_budget_is_time_of_the_clock_and_cores_make_it_longer(images: Path, tmp_path: Path):
+    own = scale_by_name("own")
+
+    def factor(side_by_side: int, out: Path) -> float:
+        plan = make_plan(chosen(["claim-1"]).stages(own.order), own, data=images, out=out)
+        tried_before(plan, seconds_per_image=0.01)
+        total = expected_cost(plan, teller=QUIET).wall_seconds(plan, side_by_side=1)
+        words = ["reproduce", "claim-1", "--scale", "own", "--data", str(images), "--out", str(out), "--plan"]
+        assert main([*words, "--budget", f"{total / 10:.3f}s", "--side-by-side", str(side_by_side)]) == 0
+        return read_json(out / "budget.json")["factor"]
+
+    assert factor(1, tmp_path / "one") == pytest.approx(0.1)
+    assert factor(2, tmp_path / "two") == pytest.approx(0.2)
+    assert 0.2 < factor(99, tmp_path / "many") < 0.6, "the chain of one seed has to fit"
+    assert factor(2, tmp_path / "one") == pytest.approx(0.1), "decided once in a folder: it decides the runs"
+
+
+def test_a_budget_that_would_teach_nothing_is_refused_and_micro_takes_none(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    own = scale_by_name("own")
+    plan = make_plan(chosen(["claim-1"]).stages(own.order), own, data=images, out=tmp_path)
+    tried_before(plan, seconds_per_image=1.0)
+    words = ["reproduce", "claim-1", "--data", str(images), "--out", str(tmp_path), "--plan", "--budget", "1min"]
+    assert main([*words, "--scale", "own"]) == 2
+    assert "less than a fiftieth" in capsys.readouterr().err
+    assert main([*words, "--scale", "micro"]) == 2
+    assert "Its lengths are fixed" in capsys.readouterr().err

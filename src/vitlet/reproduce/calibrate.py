@@ -18,13 +18,12 @@ from PIL import Image
 from vitlet.disk import read_json, write_json
 from vitlet.errors import VitletError
 from vitlet.evaluate.pace import one_thread
-from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
 from vitlet.recipes import with_overrides
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
-from vitlet.reproduce.runner import folder_bytes
+from vitlet.reproduce.runner import folder_bytes, is_on_cpu
 from vitlet.run import Run, environment
 from vitlet.text import plural
 from vitlet.train.log import Teller
@@ -58,6 +57,14 @@ class Cost:
     bytes: Mapping[str, int]
     unknown: tuple[str, ...]
     """Addresses that could not be tried."""
+
+    def wall_seconds(self, plan: Plan, *, side_by_side: int) -> float:
+        """Of the clock, where so many runs go side by side: no less than the longest chain of runs takes."""
+        ends: dict[str, float] = {}
+        for node in plan.nodes.values():  # inputs stand before what needs them
+            begins = max((ends[address] for address in node.inputs), default=0.0)
+            ends[node.address] = begins + self.seconds.get(node.address, 0.0)
+        return max(sum(self.seconds.values()) / side_by_side, *ends.values(), 0.0)
 
 
 def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
@@ -106,7 +113,7 @@ def _kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Rate]:
 
 
 def _measured(plan: Plan) -> dict[str, float]:
-    """Median of (seconds it took / seconds an image) of finished trainings, by kind."""
+    """Median seconds an image of finished trainings, by kind."""
     ratios: dict[str, list[float]] = {}
     for node in plan.nodes.values():
         if node.recipe and node.is_finished and node.images_seen:
@@ -192,7 +199,7 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
 
 def _busy(run: Run, device: str) -> float:
     """Share of the clock's time that the trial was computing: less than 1 where others use the processor too."""
-    if pick_device(Options.from_json({"device": device})).type != "cpu":
+    if not is_on_cpu(device):
         return 1.0
     spent = read_json(run.path / "environment.json")
     return min(1.0, spent["cpu_seconds"] / spent["wall_seconds"])

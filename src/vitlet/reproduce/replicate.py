@@ -20,7 +20,7 @@ from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
 from vitlet.reproduce.plan import Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, run_plan
+from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
@@ -220,7 +220,7 @@ def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> S
         return scale.within(kept["factor"])
     plan = make_plan(choice.stages(scale.order), scale, data=request.data, out=request.out)
     cost = expected_cost(plan, teller=teller, device=request.device)
-    total = sum(cost.seconds.values())
+    total = cost.wall_seconds(plan, side_by_side=num_side_by_side(request.side_by_side, request.device))
     factor = float(f"{min(10.0, request.budget_seconds / total):.2g}") if total else 1.0
     if factor < 0.02:
         raise UsageError(
