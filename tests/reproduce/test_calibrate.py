@@ -17,6 +17,7 @@ from vitlet.reproduce.chains import MAE, SUPERVISED, tuned
 from vitlet.reproduce.plan import Plan
 from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.scales import scale_by_name
+from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run, environment
 from vitlet.train.log import Teller
 
@@ -80,6 +81,33 @@ def test_a_trial_computes_on_one_thread(images: Path, tmp_path: Path, monkeypatc
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_count_by_other_labels_costs_its_images(images: Path, tmp_path: Path):
+    """At scale paper 50,000 of them, which were priced as none."""
+    scale = dataclasses.replace(SMOKE, sets={**SMOKE.sets, "imagenet-val": SMOKE.sets["imagenet"]})
+    step = Evaluate(SUPERVISED, "real", "imagenet-val")
+    plan = make_plan([[step]], scale, data=images, out=tmp_path)
+    tried_before(plan, seconds_per_image=3.0)
+    node = plan.node(step, 0)
+    assert node.test_images == 16
+    assert expected_cost(plan, teller=QUIET).seconds[node.address] == pytest.approx(2.0 + 16.0)
+
+
+def test_on_a_gpu_the_price_is_in_the_time_of_the_gpu(
+    copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    words = ["reproduce", "claim-1", "--scale", "smoke", "--seeds", "2", "--data", str(images), "--out", str(copied)]
+    assert main([*words, "--plan"]) == 0
+    assert " of one core and " in capsys.readouterr().out
+    plan = make_plan([[SUPERVISED]], SMOKE.with_seeds(2), data=images, out=copied)
+    file = plan.node(SUPERVISED, 0).folder / "node.json"
+    write_json(file, json.loads(file.read_text()) | {"cpu_seconds": 64.0, "wall_seconds": 8.0})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cost = expected_cost(plan, teller=QUIET)
+    assert cost.seconds[plan.node(SUPERVISED, 1).address] == pytest.approx(8.0)
+    assert main([*words, "--plan"]) == 0
+    assert " of one GPU and " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("side_by_side", "seconds"), [(1, 50.0), (2, 30.0), (9, 30.0)])

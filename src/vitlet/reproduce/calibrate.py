@@ -57,6 +57,8 @@ class Cost:
     bytes: Mapping[str, int]
     unknown: tuple[str, ...]
     """Addresses that could not be tried."""
+    processor: str = "one core"
+    """Whose time the seconds are."""
 
     def wall_seconds(self, plan: Plan, *, side_by_side: int) -> float:
         """Of the clock, where so many runs go side by side: no less than the longest chain of runs takes."""
@@ -92,7 +94,8 @@ def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
                     rates[key] = found
             tick(len(wanted))
         write_json(file, {"machine": machine, "rates": {k: vars(v) for k, v in rates.items()}})
-    measured = _measured(plan)
+    on_cpu = is_on_cpu(device)
+    measured = _measured(plan, "cpu_seconds" if on_cpu else "wall_seconds")
     seconds, sizes, unknown = {}, {}, []
     for node in waiting:
         found = _seconds(node, rates, measured, plan)
@@ -102,7 +105,7 @@ def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
             seconds[node.address] = found
         rate = rates.get(_key(node)) if node.recipe else None
         sizes[node.address] = rate.bytes if rate else node.image_bytes
-    return Cost(seconds, sizes, tuple(unknown))
+    return Cost(seconds, sizes, tuple(unknown), "one core" if on_cpu else "one GPU")
 
 
 def _kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Rate]:
@@ -112,14 +115,14 @@ def _kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Rate]:
     return {k: Rate(**v) for k, v in found["rates"].items()} if found["machine"] == machine else {}
 
 
-def _measured(plan: Plan) -> dict[str, float]:
-    """Median seconds an image of finished trainings, by kind."""
+def _measured(plan: Plan, clock: str) -> dict[str, float]:
+    """Median seconds an image of finished trainings, by kind; `clock` is a key of node.json."""
     ratios: dict[str, list[float]] = {}
     for node in plan.nodes.values():
         if node.recipe and node.is_finished and node.images_seen:
             facts = read_json(node.folder / NODE_FILE)
             if not facts["is_resumed"]:  # its clock ran for the last part only
-                ratios.setdefault(_key(node), []).append(facts["cpu_seconds"] / node.images_seen)
+                ratios.setdefault(_key(node), []).append(facts[clock] / node.images_seen)
     return {key: median(values) for key, values in ratios.items()}
 
 
@@ -137,7 +140,7 @@ def _seconds(node: Node, rates: Mapping[str, Rate], measured: Mapping[str, float
     forward = _forward_seconds(node, rates, plan)
     if forward is None:
         return None
-    if node.kind == "probe":
+    if node.kind in ("probe", "evaluate"):
         return _START_SECONDS + forward * (node.train_images + node.test_images)
     return _START_SECONDS + _ANALYSES * forward * min(node.look_images, node.test_images) * len(node.subjects)
 

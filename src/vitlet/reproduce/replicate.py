@@ -265,6 +265,6 @@ def _say_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
     finished = len(plan.nodes) - len(plan.waiting)
     failed = f", {len(plan.failed)} failed" if plan.failed else ""
     teller.say(
-        f"{plural(len(plan.nodes), 'run')}, {finished} finished{failed}; about {duration(seconds)} on one core "
+        f"{plural(len(plan.nodes), 'run')}, {finished} finished{failed}; about {duration(seconds)} of {cost.processor} "
         f"and {size / 1e6:,.0f} MB for the rest{f', and {remark}' if remark else ''}"
     )
