@@ -16,13 +16,19 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _STARTS = re.compile(r"^(?:torchrun .* -m )?vitlet ")
 
 
-def commands(text: str) -> Iterator[str]:
-    """Every line in a fenced block of shell that calls vitlet, without its comment."""
+def lines(text: str) -> Iterator[str]:
+    """Every line in a fenced block of shell that calls vitlet, by itself or by torchrun, without its comment."""
     for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"\s+#.*", "", line.strip().removeprefix("$ "))
             if _STARTS.match(line):
-                yield _STARTS.sub("", line)
+                yield line
+
+
+def commands(text: str) -> Iterator[str]:
+    """The words for vitlet of those lines."""
+    for line in lines(text):
+        yield _STARTS.sub("", line)
 
 
 def mentions(text: str) -> Iterator[str]:
