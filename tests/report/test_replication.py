@@ -34,13 +34,14 @@ def document(**changes) -> dict:
     known = {"printed": "78.0", "value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
     recalled = {"printed": "73.7", "value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
     measured = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.5, 0.6], "seeds": [0, 1, 2], "n": 9,
-                "split": "test", "protocol": "p", "runs": ["r"], "origin": "mae (9 images seen)"}  # fmt: skip
+                "split": "test", "protocol": "p", "runs": ["r"], "stand_in": "half",
+                "origin": "mae (9 images seen)"}  # fmt: skip
     rows = [
         {"title": "MAE", "cells": [cell(known, measured, None), cell(recalled, None, "needs: rain")]},
         {"title": "MoCo", "cells": [cell(None, measured, None), None]},
     ]
     table = {"name": "figure-2", "title": "Blocks kept", "about": "About.", "columns": ["0", "12"],
-             "stand_ins": ["half", ""], "rows": rows, "unit": "top-1, %", "axis": ""}  # fmt: skip
+             "rows": rows, "unit": "top-1, %", "axis": ""}  # fmt: skip
     cka = {"DeiT": [[1.0, 0.5], [0.5, 1.0]], "MAE": [[0.9, 0.5], [0.5, 0.3]]}
     figure = {"name": "figure-1", "title": "Similarity", "about": "About.", "drawing": "similarity",
               "expected": {"text": "High.", "tag": "T"}, "reference": "DeiT", "subjects": ["MAE"], "not_run": None,
@@ -179,7 +180,7 @@ def test_the_same_in_markdown() -> None:
 
 def test_markdown_shows_text_from_outside_literally() -> None:
     changed = document()
-    changed["items"][0]["stand_ins"] = ["<b>a|b", ""]
+    changed["items"][0]["rows"][0]["cells"][0]["measured"]["stand_in"] = "<b>a|b"
     text = items_markdown(changed, page="page.html")
     assert "here: &lt;b>a&#124;b; mae (9 images seen) |" in text
 

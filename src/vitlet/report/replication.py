@@ -149,8 +149,8 @@ def _item(item: Mapping[str, Any]) -> Shown:
         (
             "" if is_single else row["title"],
             tuple(
-                _line(row["title"] if is_single else column, stand_in, cell)
-                for column, stand_in, cell in zip(item["columns"], item["stand_ins"], row["cells"], strict=True)
+                _line(row["title"] if is_single else column, cell)
+                for column, cell in zip(item["columns"], row["cells"], strict=True)
                 if cell is not None
             ),
         )
@@ -166,12 +166,12 @@ def label(name: str) -> str:
     return f"{kind.capitalize()} {number if number.isdigit() else f'{number[0].upper()}.{number[1:]}'}"
 
 
-def _line(title: str, stand_in: str, cell: Mapping[str, Any]) -> Line:
+def _line(title: str, cell: Mapping[str, Any]) -> Line:
     found, measured = cell["published"], cell["measured"]
     shown = "unknown" if found is None else f"{found['printed']} [{found['tag']}]"
     if found is not None and not found["is_confirmed"]:
         shown = f"unconfirmed: {shown}"
-    here = "" if measured is None else f"here: {'; '.join(filter(None, (stand_in, measured['origin'])))}"
+    here = "" if measured is None else f"here: {'; '.join(filter(None, (measured['stand_in'], measured['origin'])))}"
     note = "; ".join(filter(None, (found["note"] if found else "", cell["note"], here)))
     words = "" if measured is None else _measured(measured)
     return Line(title, shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)

@@ -158,9 +158,7 @@ def _item(reader: _Reader, item: Table | Drawing) -> dict[str, Any]:
         {"title": row.title, "cells": [_cell(reader, _at(row.cells, c), _place(item, row, c)) for c in item.columns]}
         for row in item.rows
     ]
-    stand_ins = [_stand_in(reader, item, column) for column in item.columns]
-    return base | {"columns": list(item.columns), "stand_ins": stand_ins, "rows": rows, "unit": item.unit,
-                   "axis": item.axis}  # fmt: skip
+    return base | {"columns": list(item.columns), "rows": rows, "unit": item.unit, "axis": item.axis}
 
 
 def _at(cells: Sequence[Cell], column: str) -> Cell | None:
@@ -172,11 +170,9 @@ def _place(item: Table, row: Row, column: str) -> str:
     return f"{label(item.name)}: {row.title}{f', {column}' if len(item.columns) > 1 else ''}"
 
 
-def _stand_in(reader: _Reader, item: Table, column: str) -> str:
-    """What plays the data set of a column, where the column is about one set and something plays it."""
-    cells = [_at(row.cells, column) for row in item.rows]
-    sets = {_set_of(cell.step) for cell in cells if cell is not None and isinstance(cell.step, Measured)}
-    found = reader.plan.scale.sets.get(next(iter(sets))) if len(sets) == 1 else None
+def _stand_in(reader: _Reader, step: Measured) -> str:
+    """What plays the data set that a step is about, where something plays it."""
+    found = reader.plan.scale.sets.get(_set_of(step))
     return found.called(reader.data) if isinstance(found, ImageSet) and not found.folder else ""
 
 
@@ -209,6 +205,7 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
         "split": first["split"],
         "protocol": first["protocol"],
         "runs": [r["run"] for r in results.values()],
+        "stand_in": _stand_in(reader, cell.step),
         "origin": reader.origins.of(cell.step, place=place),
     }
     return found | {"measured": measured, "not_run": reader.lost(cell.step) or None}
