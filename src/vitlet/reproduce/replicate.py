@@ -143,10 +143,13 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
             continue
         why = f" ({claim['why']})" if claim["why"] else ""
         teller.say(f"{claim['number']:2}  {claim['statement']}: {claim['answer']}{why}")
-        for part in claim["parts"]:
+        for mark, part in [
+            *(("", part) for part in claim["parts"]),
+            *(("beside it, ", part) for part in claim["beside"]),
+        ]:
             found, interval = effect(part)
             seen = f" ({interval}), {counted(part)}" if interval else ""
-            teller.say(f"      {part['title']}: {found}{seen}")
+            teller.say(f"      {mark}{part['title']}: {found}{seen}")
     if claims:
         teller.say(headline(claims))
 
