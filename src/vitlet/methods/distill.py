@@ -8,12 +8,14 @@ Paper: Wang et al. 2023, Section 5 (D-MAE, last layer; Figure 7 varies the layer
 
 Differences: student and teacher may differ in depth, width and number of heads, since layers are given in pairs; the
 teacher's last block computes queries and keys only. The extra block of D²-MAE has no values, projection or MLP, which
-nothing would train, and belongs to the objective, so there is nothing to remove from the encoder afterwards.
+nothing would train, and belongs to the objective, so there is nothing to remove from the encoder afterwards. Beside a
+student in fp32 the teacher takes bf16 where the hardware has it: a target needs no more, and the loss stays the same to
+a hundredth; `teacher_precision` of the recipe asks for fp32.
 """
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +72,7 @@ class AttentionDistillation(Objective):
         super().__init__()
         self.mae = mae
         self.teacher = Frozen(teacher.encoder)
-        self.teacher_facts = teacher.facts
+        self.teacher_facts, self.teacher_precision = teacher.facts, teacher.precision
         self.layers, self.hidden = tuple(layers), tuple(hidden)
         self.weight, self.hidden_weight = weight, hidden_weight
         student, other = mae.encoder.config, teacher.encoder.config
@@ -148,7 +150,7 @@ class AttentionDistillation(Objective):
         points = [t for _, t in self.hidden]
         last = max([*(t - 1 for _, t in self.layers), *points])
         names = self._names([t for _, t in self.layers], points, depth=teacher.config.depth)
-        with torch.no_grad(), low_precision(images.device):
+        with torch.no_grad(), precision_of_teacher(images.device, self.teacher_precision):
             if (teacher.mean, teacher.std) != (encoder.mean, encoder.std):
                 visible = teacher.normalise(gather(teacher.patchify(images), keep))
             until = last if last < teacher.config.depth else None
@@ -181,8 +183,16 @@ def attention_loss(
     return F.mse_loss(mixed.float(), teacher.flatten(2).float())
 
 
-def low_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 where the hardware is known to compute in it; nothing elsewhere, or where the caller has chosen already."""
+def precision_of_teacher(
+    device: torch.device, asked: Literal["auto", "fp32"]
+) -> contextlib.AbstractContextManager[object]:
+    """What the teacher computes in.
+
+    `auto` is bf16 where the hardware is known to compute in it; elsewhere, and where the caller has chosen already,
+    what the student computes in. `fp32` is that whatever the student computes in.
+    """
+    if asked == "fp32":
+        return torch.autocast(device.type, enabled=False)
     if torch.is_autocast_enabled(device.type) or device.type not in ("cpu", "cuda") or not has_bf16(device):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -33,8 +33,11 @@ def keeps_fp32(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
     return bool(error < _FP32_ERROR)
 
 
+@torch.compiler.assume_constant_result
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` has instructions for products in bf16; without, they are emulated and many times slower.
+
+    torch.compile asks once and keeps the answer: it cannot look into the questions to the processor.
 
     Of devices other than CPUs and CUDA's nothing is known, and the answer is yes: who asks for bf16 there gets it.
     """

@@ -5,7 +5,7 @@ timm's architecture with random weights, as a control; a path that leads nowhere
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm
 from torch import nn
@@ -34,6 +34,8 @@ class EncoderTeacher:
     encoder: Encoder
     facts: dict[str, Any]
     """For the student's card: source, SHA-256, licence where it is known."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """In which its attention is computed; see `recipes.distill`."""
 
 
 @dataclass(frozen=True)
