@@ -61,9 +61,20 @@ class WorkerError(VitletError):
 class StoppedError(VitletError):
     """A signal asked for a stop; a checkpoint of the last finished step was written first."""
 
-    def __init__(self, signal_number: int, *, step: int, run: str) -> None:
-        """`signal_number` decides the exit code, 128 + number (130 for Ctrl-C, 143 for SIGTERM)."""
+    def __init__(self, signal_number: int, *, step: int | None, run: str) -> None:
+        """`signal_number` decides the exit code, 128 + number (130 for Ctrl-C, 143 for SIGTERM).
+
+        `step` is None where several runs were under way, and `run` then is their folder.
+        """
         self.signal_number, self.step, self.run = signal_number, step, run
+        if step is None:
+            super().__init__(
+                f"stopped by signal {signal_number}",
+                where=run,
+                why="Finished runs are kept, and others go on from their last checkpoint",
+                fix="give the same command again",
+            )
+            return
         super().__init__(
             f"stopped by signal {signal_number} after step {step}",
             where=run,

@@ -3,16 +3,13 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import jaxtyping
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_images import HOSTILE, command, write_images
+from small_images import HOSTILE, command, unchecked_shapes, write_images
 
 from vitlet.cli import main
 
@@ -22,16 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "smoke" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(400))
-
-
-@contextmanager
-def unchecked_shapes() -> Iterator[None]:
-    """Without the checks of shapes, which the tests of each part make: they cost much beside runs this small."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,18 @@
 """`vitlet reproduce`: plan, runs, findings, page."""
 
+import math
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from rich.table import Table as Columns
 
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
-from vitlet.errors import UsageError, VitletError
+from vitlet.errors import StoppedError, UsageError, VitletError
 from vitlet.jobs.slurm import Cluster
 from vitlet.report.claims import counted, effect, headline
 from vitlet.report.replication import write_replication_page
@@ -20,7 +22,7 @@ from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
 from vitlet.reproduce.plan import Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan
+from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan, stopping_at_once
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
@@ -28,6 +30,8 @@ from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 
 DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"
+_PAGE_SECONDS = 60.0
+"""Between two pages while runs go on: drawing one takes a second or two, in which no run is started."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,17 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     cost = expected_cost(plan, teller=teller, device=request.device)
     _say_plan(plan, cost, teller)
 
-    def save() -> None:
-        write_json(plan.out / DOCUMENT, findings(plan, choice, command=shlex.join(request.command())))
-
-    run_plan(
-        plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
-        after=save,
-    )  # fmt: skip
-    document = collect(request, file=file)
+    saver = _Saver(plan, choice, request)
+    try:
+        with stopping_at_once(printable(plan.out)):
+            run_plan(
+                plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
+                after=saver.save,
+            )  # fmt: skip
+    except (StoppedError, KeyboardInterrupt):
+        saver.save_all()
+        raise
+    document = _conclude(saver, file=file, teller=teller)
     if plan.failed:
         raise _failed(plan)
     return document
@@ -120,9 +127,43 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     """Write document and page from the runs that are finished; nothing is run."""
     teller = Teller()
     choice, plan = _planned(request, teller)
-    document = findings(plan, choice, command=shlex.join(request.command()))
-    page = write_replication_page(document, out=plan.out / PAGE)
-    write_json(plan.out / DOCUMENT, document)
+    return _conclude(_Saver(plan, choice, request), file=file, teller=teller)
+
+
+@final
+class _Saver:
+    """Document and page in the folder of a replication, from the runs that are finished."""
+
+    def __init__(self, plan: Plan, choice: Choice, request: Request) -> None:
+        """Nothing is written yet."""
+        self.plan, self._choice, self._command = plan, choice, shlex.join(request.command())
+        self._drawn = -math.inf
+
+    def save(self) -> None:
+        """The document, and now and then the page."""
+        document = self._document()
+        if time.monotonic() - self._drawn >= _PAGE_SECONDS:
+            self._draw(document)
+
+    def save_all(self) -> dict[str, Any]:
+        """Both; returns the document."""
+        document = self._document()
+        self._draw(document)
+        return document
+
+    def _document(self) -> dict[str, Any]:
+        document = findings(self.plan, self._choice, command=self._command)
+        write_json(self.plan.out / DOCUMENT, document)
+        return document
+
+    def _draw(self, document: Mapping[str, Any]) -> None:
+        write_replication_page(document, out=self.plan.out / PAGE)
+        self._drawn = time.monotonic()
+
+
+def _conclude(saver: _Saver, *, file: Path | None, teller: Teller) -> dict[str, Any]:
+    """Write everything and say what was found."""
+    plan, document = saver.plan, saver.save_all()
     if file:
         write_json(file, document)
         write_replication_page(document, out=file.with_suffix(".html"))
@@ -132,7 +173,7 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
         teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")
     for node in plan.failed:
         teller.say(node.why_failed)
-    teller.say(f"{spent(document)} of CPU time in all\npage: {printable(page)}")
+    teller.say(f"{spent(document)} of CPU time in all\npage: {printable(plan.out / PAGE)}")
     return document
 
 

@@ -9,14 +9,17 @@ made; everything else is.
 """
 
 import multiprocessing
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
-from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
+from vitlet.errors import CheckpointError, DataError, NonFiniteError, StoppedError, VitletError, WorkerError
 from vitlet.evaluate.result import write_result
 from vitlet.host import available_cores
 from vitlet.jobs.analysing import Look, analyse
@@ -184,7 +187,32 @@ def run_plan(
         initializer=begin_worker,
         initargs=(max(1, available_cores() // workers),),
     ) as pool:
-        _side_by_side(pool, plan, seconds, workers=workers, device=device, teller=teller, after=after)
+        try:
+            _side_by_side(pool, plan, seconds, workers=workers, device=device, teller=teller, after=after)
+        except (StoppedError, KeyboardInterrupt):
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # a training takes its step, saves and stops
+            raise
+
+
+@contextmanager
+def stopping_at_once(place: str) -> Iterator[None]:
+    """SIGTERM as a StoppedError that names `place`; within a training that saves first, as everywhere.
+
+    Outside the main thread, where Python allows no handlers, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        raise StoppedError(number, step=None, run=place)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def num_side_by_side(asked: int | None, device: str) -> int:

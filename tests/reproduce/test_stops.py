@@ -1,0 +1,89 @@
+"""The whole command killed or stopped half-way: what is finished is kept and shown, and the rest is made next time."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+
+from harness import fork, wait
+from small_images import command
+
+from vitlet.cli import main
+from vitlet.disk import read_json
+from vitlet.reproduce import replicate
+from vitlet.reproduce.catalogue import chosen
+from vitlet.reproduce.plan import NODE_FILE, Plan
+from vitlet.reproduce.planner import make_plan
+from vitlet.reproduce.scales import scale_by_name
+
+SMOKE = scale_by_name("smoke")
+WORDS = ("claim-1", "claim-9", "claim-12")
+
+
+def finished(out: Path) -> set[str]:
+    return {file.parent.name for file in out.glob(f"*/*/{NODE_FILE}")}
+
+
+def planned(images: Path, out: Path) -> Plan:
+    return make_plan(chosen(WORDS).stages(SMOKE.order), SMOKE, data=images, out=out)
+
+
+@contextmanager
+def begun(words: list[str], out: Path, *, until: int) -> Iterator[int]:
+    """The command in a process of its own, once so many runs are finished."""
+    child = fork(lambda: os._exit(main(words)), error_file=out.parent / "error.txt")
+    try:
+        last = time.monotonic() + 90
+        while len(finished(out)) < until and time.monotonic() < last:
+            time.sleep(0.005)
+        yield child
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+
+
+@pytest.mark.timeout(300)
+def test_a_stop_leaves_the_page_about_all_that_is_finished(images: Path, tmp_path: Path):
+    """Control: the page of the first run alone, which stands there until a minute has passed, says one."""
+    out = tmp_path / "out"
+    with begun(command(images, out, what=WORDS), out, until=4) as child:
+        before = (out / "report.html").read_text()
+        os.kill(child, signal.SIGTERM)
+        assert wait(child) == 143
+    shown = re.compile(r"runs finished</dt>\s*<dd>(\d+)")
+    made = len([name for name in finished(out) if (out / "runs" / name).is_dir()])
+    assert shown.findall(before) == ["0"], "images are no run"
+    assert shown.findall((out / "report.html").read_text()) == [str(made)]
+    assert len(read_json(out / "replication.json")["runs"]) == made
+
+
+def test_the_page_follows_once_a_minute_and_the_document_each_run(
+    copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    request = replicate.Request(WORDS, images, copied, scale="smoke")
+    plan = planned(images, copied)
+    saver = replicate._Saver(plan, chosen(WORDS), request)
+    page, document = copied / "report.html", copied / "replication.json"
+    page.unlink()
+    saver.save()
+    assert page.is_file()
+    page.unlink()
+    document.unlink()
+    saver.save()
+    assert document.is_file()
+    assert not page.exists()
+    monkeypatch.setattr(replicate, "_PAGE_SECONDS", 0.0)
+    saver.save()
+    assert page.is_file()
+    shutil.rmtree(plan.nodes[next(reversed(plan.nodes))].folder)
+    assert saver.save_all()["num_waiting"] == 1
