@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from harness import fork, wait
-from small_images import command
+from small_images import command, unchecked_shapes
 
 from vitlet.cli import main
 from vitlet.disk import read_json
@@ -50,6 +50,28 @@ def begun(words: list[str], out: Path, *, until: int) -> Iterator[int]:
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
+
+
+@pytest.mark.timeout(300)
+def test_after_a_kill_the_same_command_makes_what_is_left_and_nothing_twice(smoke: Path, images: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = command(images, out, what=WORDS)
+    with begun(words, out, until=4) as child:
+        os.kill(child, signal.SIGKILL)
+        assert wait(child) == -signal.SIGKILL
+    kept = finished(out)
+    assert 4 <= len(kept) < len(planned(images, out).nodes), "half-way"
+    before = {name: (next(out.glob(f"*/{name}")) / NODE_FILE).stat().st_mtime_ns for name in kept}
+    with unchecked_shapes():
+        assert main(words) == 0
+    assert {name: (next(out.glob(f"*/{name}")) / NODE_FILE).stat().st_mtime_ns for name in kept} == before
+    assert not planned(images, out).waiting
+    document = read_json(out / "replication.json")
+    assert (document["num_waiting"], len(document["runs"])) == (0, len(planned(images, out).nodes) - 1)
+    results = [file.relative_to(out) for file in out.glob("runs/*/results/top1.json")]
+    assert len(results) >= 4
+    for file in results:
+        assert read_json(out / file)["value"] == read_json(smoke / file)["value"], "as if it had never been killed"
 
 
 @pytest.mark.timeout(300)
