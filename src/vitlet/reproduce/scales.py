@@ -62,6 +62,7 @@ def _paper() -> Scale:
         f"mae-{r}": Treatment("mae_tiny_400e", {"objective.mask_ratio": float(r)})
         for r in ("0.45", "0.55", "0.65", "0.85")
     }
+    thousand = {"budget.duration": {"unit": "epochs", "n": 1000}}
     class_token = {"encoder.final_norm": True, "objective.pool": "class"}
     given = {
         "teacher": Given("weights/mae-base"),
@@ -89,7 +90,9 @@ def _paper() -> Scale:
             "impr-moco-100": Treatment("finetune_tiny_impr_100e", {"optimizer.layer_decay": 0.75}),
             "impr-moco-class": Treatment("finetune_tiny_impr_300e_moco", class_token),
             "scratch-taught": Treatment("finetune_tiny_taught_300e", {"optimizer.layer_decay": 1.0}),
+            "scratch-taught-1000": Treatment("finetune_tiny_taught_300e", {"optimizer.layer_decay": 1.0, **thousand}),
             "taught": Treatment("finetune_tiny_taught_300e"),
+            "taught-1000": Treatment("finetune_tiny_taught_300e", thousand),
             "detection": Treatment("detection_coco_100ep"),
             "transfer": Chosen({name: f"transfer_{name}" for name in _PUBLIC}),
         },
@@ -144,7 +147,7 @@ def _micro() -> Scale:
         **dict.fromkeys(("impr-1000", "impr-rpe-1000"), _SHORT),
         **dict.fromkeys(("scratch-small", "impr-small"), _SMALL),
         **dict.fromkeys(
-            ("scratch-taught", "taught"),
+            ("scratch-taught", "scratch-taught-1000", "taught", "taught-1000"),
             "needs a supervised teacher, which this scale has none of",
         ),
         "scratch-3heads": "here the number of heads is not varied",

@@ -24,11 +24,12 @@ MEANINGS: dict[str, str] = {
 }
 BLOCKS = 12
 """Of the paper's encoder. Steps count blocks in twelfths of the depth, whatever depth a scale has."""
+SETTING = "a setting, nothing to measure"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of somebody else."""
+    """A figure of somebody else, or a setting of theirs in words."""
 
     printed: str
     """As it was printed, in the unit of its column; accuracies and precisions in per cent."""
@@ -36,9 +37,12 @@ class Published:
     note: str = ""
 
     @property
-    def value(self) -> float:
-        """What was printed, as a number."""
-        return float(self.printed)
+    def value(self) -> float | None:
+        """What was printed, as a number; None for words."""
+        try:
+            return float(self.printed)
+        except ValueError:
+            return None
 
     @property
     def is_confirmed(self) -> bool:
