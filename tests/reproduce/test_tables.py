@@ -99,6 +99,13 @@ def test_a_row_that_the_paper_lacks_says_whose_it_is():
     assert "the sources disagree" in ITEMS["table-4"].about
 
 
+def test_what_is_guessed_of_an_appendix_is_called_unconfirmed():
+    for name in ("appendix-a1", "appendix-a2", "appendix-a4", "appendix-b2", "appendix-b3", "appendix-b4"):
+        assert "[M" in ITEMS[name].about, name
+    for name in ("appendix-b1", "appendix-b5"):
+        assert "Exists in the paper [T]" in ITEMS[name].about or "Named in the paper [T]" in ITEMS[name].about
+
+
 def test_recalled_figures_are_never_confirmed():
     values = [p for p in published().values() if p is not None]
     recalled = [p for p in values if p.tag in ("M+", "M?")]
@@ -109,6 +116,9 @@ def test_recalled_figures_are_never_confirmed():
 
 def test_every_table_figure_and_claim_keeps_its_place():
     assert set(ITEMS) >= {f"table-{i}" for i in range(1, 6)} | {f"figure-{i}" for i in range(1, 8)}
+    assert [n for n in ITEMS if n.startswith("appendix")] == [
+        *(f"appendix-a{i}" for i in range(1, 7)), *(f"appendix-b{i}" for i in range(1, 6))
+    ]  # fmt: skip
     assert [claim.number for claim in CLAIMS] == list(range(1, 19))
     assert all(claim.parts for claim in CLAIMS)
     choice = chosen(["all"])

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitlet.errors import UsageError
+from vitlet.reproduce.appendices import APPENDICES
 from vitlet.reproduce.claim import Claim
 from vitlet.reproduce.claims import CLAIMS
-from vitlet.reproduce.figures import APPENDICES, FIGURES
+from vitlet.reproduce.figures import FIGURES
 from vitlet.reproduce.steps import Item, Step, steps_of
 from vitlet.reproduce.tables import TABLES
 from vitlet.text import did_you_mean, printable

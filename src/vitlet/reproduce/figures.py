@@ -1,24 +1,21 @@
-"""Figures 1 to 7 and the appendices: what each shows, what the paper says of it, and the steps behind it.
+"""Figures 1 to 7: what each shows, what the paper says of it, and the steps behind it.
 
 *Paper*: Wang et al. 2023. Its figures print no numbers but the few that stand here; see `vitlet.reproduce.tables` for
 the tags.
 """
 
 from vitlet.reproduce.chains import (
-    DINO,
     DISTILLED,
-    DMAE,
     LOOK,
     LOOK_DISTILLED,
     MAE,
     MOCOV3,
-    SIMMIM,
     distilled,
     transferred,
     tuned,
 )
-from vitlet.reproduce.steps import Cell, Drawing, Finetune, Needs, Pretrain, Published, Row, Table
-from vitlet.reproduce.tables import DOWNSTREAM, detected
+from vitlet.reproduce.steps import Cell, Drawing, Finetune, Pretrain, Published, Row, Table
+from vitlet.reproduce.tables import DOWNSTREAM
 
 KEPT = (0, 2, 4, 6, 8, 10, 12)
 """Blocks kept in Figures 2 and 4; the paper's set is not known."""
@@ -70,7 +67,7 @@ FIGURE_4 = Table(
     "figure-4",
     "Lower blocks kept, fine-tuned on small data",
     "As Figure 2 on downstream sets. Published: accuracy rises with every block kept, the higher ones matter more the "
-    "smaller the set, and MoCo-v3 overtakes MAE only when they are kept [T]; no points are known.",
+    "smaller the set, and MoCo-v3 overtakes MAE only when they are kept [T]; no points are known, nor which sets.",
     tuple(str(k) for k in KEPT),
     tuple(
         _kept_downstream(f"{title}, {name}", start, data, tuple(str(k) for k in KEPT))
@@ -121,90 +118,4 @@ FIGURE_7 = Table(
     axis="block distilled, of 12",
 )
 
-APPENDIX_A1 = Table(
-    "appendix-a1",
-    "How MoCo-v3 is read out",
-    "Fine-tuned MoCo-v3 with the mean of the patch tokens and with the class token.",
-    ("mean", "class token"),
-    (
-        Row(
-            "MoCov3-Tiny",
-            (
-                Cell("mean", Published("76.8", "R"), Finetune(MOCOV3, "impr-moco")),
-                Cell("class token", Published("73.7", "M?"), Finetune(MOCOV3, "impr-moco-class")),
-            ),
-        ),
-    ),
-)
-
-_RATIOS = ("0.45", "0.55", "0.65", "0.75", "0.85")
-APPENDIX_A2 = Table(
-    "appendix-a2",
-    "Mask ratio of MAE",
-    "Published: 0.75 is best [M?, unconfirmed]; no points are known.",
-    _RATIOS,
-    (
-        Row(
-            "MAE-Tiny",
-            tuple(Cell(r, None, tuned(MAE if r == "0.75" else Pretrain(f"mae-{r}"))) for r in _RATIOS),
-        ),
-    ),
-    axis="share of patches masked",
-)
-
-APPENDIX_B1 = Table(
-    "appendix-b1",
-    "Similarity to stronger supervised models",
-    "Exists in the paper [T]; its models and numbers are not known.",
-    ("CKA",),
-    (Row("MAE-Tiny", (Cell("CKA", None, Needs("the names of the paper's reference models")),)),),
-    unit="",
-)
-
-APPENDIX_B3 = Table(
-    "appendix-b3",
-    "ViT-Small",
-    "With 12 heads, impr. recipe, 300 epochs.",
-    ("impr.",),
-    (
-        Row("from scratch", (Cell("impr.", Published("80.2", "R"), Finetune(None, "scratch-small")),)),
-        Row("MAE", (Cell("impr.", Published("82.1", "R"), Finetune(Pretrain("mae-small"), "impr-small")),)),
-        Row(
-            "D-MAE",
-            (
-                Cell(
-                    "impr.",
-                    Published("82.5", "R"),
-                    Finetune(Pretrain("dmae-small", teacher=Pretrain("teacher")), "impr-small"),
-                ),
-            ),
-        ),
-    ),
-)
-
-APPENDIX_B5 = Table(
-    "appendix-b5",
-    "DINO and SimMIM",
-    "Named in the paper [T]; its settings and scores are not known.",
-    ("impr.", "COCO box AP"),
-    (
-        Row(
-            "DINO",
-            (
-                Cell("impr.", None, tuned(DINO)),
-                Cell("COCO box AP", None, detected(DINO), "bbox"),
-            ),
-        ),
-        Row(
-            "SimMIM",
-            (
-                Cell("impr.", None, tuned(SIMMIM)),
-                Cell("COCO box AP", None, detected(SIMMIM), "bbox"),
-            ),
-        ),
-        Row("D-MAE, to compare with", (Cell("impr.", Published("78.4", "R"), Finetune(DMAE, "impr")),)),
-    ),
-)
-
 FIGURES = (FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7)
-APPENDICES = (APPENDIX_A1, APPENDIX_A2, APPENDIX_B1, APPENDIX_B3, APPENDIX_B5)
