@@ -72,7 +72,8 @@ class AttentionDistillation(Objective):
         super().__init__()
         self.mae = mae
         self.teacher = Frozen(teacher.encoder)
-        self.teacher_facts, self.teacher_precision = teacher.facts, teacher.precision
+        self.teacher_facts = teacher.facts
+        self.teacher_precision: Literal["auto", "fp32"] = teacher.precision
         self.layers, self.hidden = tuple(layers), tuple(hidden)
         self.weight, self.hidden_weight = weight, hidden_weight
         student, other = mae.encoder.config, teacher.encoder.config
