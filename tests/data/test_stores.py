@@ -13,7 +13,7 @@ from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack
-from vitlet.data.stores import Store, is_remote, remote_address
+from vitlet.data.stores import Store, is_remote, read_regular, remote_address
 from vitlet.errors import DataError, UsageError
 from vitlet.recipe import Shift, View
 
@@ -224,3 +224,25 @@ def test_local_ranges_are_read_whole_or_refused(tmp_path: Path) -> None:
     results = store.read_many([("a", 0, 2), ("a", 9, 2)])
     assert results[0] == b"01"
     assert isinstance(results[1], BadImage)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
+def test_local_reading_gives_ranges_and_refuses_what_is_no_file(tmp_path: Path) -> None:
+    file, large = tmp_path / "file", tmp_path / "large"
+    file.write_bytes(bytes(range(100)))
+    with large.open("wb") as stream:
+        stream.truncate((1 << 30) + 1)  # sparse: no room is taken
+    os.mkfifo(tmp_path / "pipe")
+    before = len(os.listdir("/proc/self/fd"))
+    assert read_regular(str(file)) == bytes(range(100))
+    assert read_regular(str(file), offset=90, length=5) == bytes(range(90, 95))
+    assert read_regular(str(file), offset=90, length=50) == bytes(range(90, 100)), "what there is"
+    assert read_regular(str(large), offset=1 << 30, length=9) == b"\0", "a large file is read in parts"
+    for path, words in ((tmp_path / "pipe", "regular"), (tmp_path, "regular"), (large, "more than any image")):
+        with pytest.raises(OSError, match=words):
+            read_regular(str(path))
+        with pytest.raises(OSError, match=words):
+            read_regular(str(path), offset=0, length=(1 << 30) + 1)
+    with pytest.raises(FileNotFoundError):
+        read_regular(str(tmp_path / "none"))
+    assert len(os.listdir("/proc/self/fd")) == before, "nothing is left open"

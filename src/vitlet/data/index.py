@@ -5,7 +5,6 @@ that every number that follows from a position is the same on every machine.
 """
 
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -32,14 +31,13 @@ from vitlet.data.manifest import add_manifest
 from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files
 from vitlet.data.shards import add_shards, find_shards
-from vitlet.data.stores import Store, key_of, remote_address
+from vitlet.data.stores import Store, key_of, read_regular, remote_address
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
 __all__ = ["SPLITS", "Index", "open_index"]
 
 _SHOWN_CLASSES = 20
-_MAX_FILE_BYTES = 1 << 30
 
 
 @final
@@ -134,7 +132,7 @@ class Index:
                 raise BadImage(self.path(i), f"{error.reason} ({error.path})") from error
         path = self.path(i)
         try:
-            return _read_regular(os.path.join(self.root, path))
+            return read_regular(os.path.join(self.root, path))
         except OSError as error:
             raise BadImage(path, f"cannot read the file: {error.strerror or error}") from error
 
@@ -238,18 +236,6 @@ def _published(writer: Writer, *, key: str, name: str, root: str) -> Index:
         count = plural(writer.num_skipped, "place was", "places were")
         writer.notes.append(f"{count} not read, such as {printable(place)}: {reason}")
     return Index.load(writer.publish(key=key, name=name, root=root, classes=classes))
-
-
-def _read_regular(path: str) -> bytes:
-    # Without blocking: a name that was a file when the index was made may be a pipe by now.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > _MAX_FILE_BYTES:
-            raise OSError(f"{status.st_size:,} bytes; more than any image within the pixel limit")
-        return stream.read()
 
 
 def _nothing_packed(address: str) -> DataError:

@@ -144,7 +144,7 @@ class Store:
                 system, root = _filesystem(self.root)
                 content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
             else:
-                content = _read_local(self.place(name), offset, length)
+                content = read_regular(self.place(name), offset=offset, length=length)
         except _FAULTS as error:
             raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
         return _whole(content, name, offset, length)
@@ -207,6 +207,28 @@ def key_of(kind: str, store: Store, entries: Sequence[Entry]) -> str:
     return repr((kind, store.root, [tuple(entry) for entry in entries]))
 
 
+def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+    """The file at `path`, or up to `length` bytes of it from `offset` on.
+
+    Raises:
+        OSError: if it cannot be read, is a pipe, folder or device, or is asked for more than any image may have.
+    """
+    # Without blocking: a name that was a file when the index was made may be a pipe by now.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        size = status.st_size if length is None else length
+        if size > _MAX_BYTES:
+            raise OSError(f"{size:,} bytes; more than any image within the pixel limit")
+        with open(descriptor, "rb", closefd=False) as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    finally:
+        os.close(descriptor)
+
+
 # Clients of object stores raise exceptions of their own, which have no common base below Exception.
 _FAULTS = (Exception,)
 
@@ -233,18 +255,6 @@ def _stamp(found: dict[str, Any]) -> int:
     version = found.get("ETag") or found.get("etag") or found.get("blob_id") or found.get("LastModified")
     version = version or found.get("created") or found.get("mtime") or ""
     return int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7], "big")
-
-
-def _read_local(path: str, offset: int, length: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe by that name would block
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        if length > _MAX_BYTES:
-            raise OSError(f"{length:,} bytes; more than any image within the pixel limit")
-        return os.pread(descriptor, length, offset)
-    finally:
-        os.close(descriptor)
 
 
 def _whole(content: bytes, name: str, offset: int, length: int) -> bytes:
