@@ -255,7 +255,15 @@ class ObjectiveConfig(Config, abc.ABC):
 
     @property
     def couples_samples(self) -> bool:
-        """Whether the loss compares the images of a batch with each other: of parts of it, it would be another loss."""
+        """Whether the loss compares the images of a batch with each other: of parts of it, it would be another loss.
+
+        Batch normalisation of a ConvNet does so too, whatever the method; that is a matter of the encoder.
+        """
+        return False
+
+    @property
+    def pairs_samples(self) -> bool:
+        """Whether the images 2i and 2i + 1 of a batch are used together: no part of it may separate them."""
         return False
 
     def learns_objects(self) -> Literal["boxes", "masks"] | None:

@@ -66,6 +66,11 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         ("debug", {"optimizer.betas": [1, 1]}, r"optimizer\.betas\.0 = 1.*less than 1"),
         ("debug", {"data.views.0.size": 48}, r"data\.views\.0\.size 48 is not encoder\.image_size 32"),
         ("debug_mocov3", {"budget.batch_size": 1}, "a batch of one image.*--batch-size 2 or more"),
+        (
+            "finetune_micro_convnet",
+            {"budget.batch_size": 15, "objective.mixup": 0.2},
+            "--batch-size 15 with mixup.*--batch-size 14 or 16",
+        ),
         ("finetune_micro_convnet", {"budget.batch_size": 1}, r"batch normalisation.*budget\.batch_size must be 2"),
         ("debug_detection", {"objective.global_blocks": [3]}, r"global block 3 of an encoder that has 3.*=\[2\]"),
     ],

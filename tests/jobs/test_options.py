@@ -8,7 +8,7 @@ import pytest
 from vitlet.errors import UsageError
 from vitlet.jobs.options import Options, overrides, require_uncut
 from vitlet.jobs.training import pretrain
-from vitlet.recipes import by_name
+from vitlet.recipes import by_name, with_overrides
 
 
 def test_a_loss_that_compares_the_images_of_a_batch_refuses_to_see_parts_of_it() -> None:
@@ -18,6 +18,43 @@ def test_a_loss_that_compares_the_images_of_a_batch_refuses_to_see_parts_of_it()
     require_uncut(by_name("dino_tiny_100e"), Options(micro_batch=8))
     with pytest.raises(UsageError, match="--micro-batch with dino_micro"):
         require_uncut(by_name("dino_micro"), Options(micro_batch=8))
+
+
+def test_seed_sees_parts_of_a_batch_unless_its_student_normalises_by_the_batch() -> None:
+    """Each image is compared with the queue, which moves once a step with the whole batch."""
+    require_uncut(by_name("debug_seed"), Options(micro_batch=8))
+    with pytest.raises(UsageError, match=r"--micro-batch with seed_micro\. Its ConvNet normalises"):
+        require_uncut(by_name("seed_micro"), Options(micro_batch=8))
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "ranks", "message"),
+    [
+        (15, None, 1, r"--batch-size 15 with mixup.*Fix: --batch-size 14 or 16, or objective\.mixup=0"),
+        (12, None, 4, r"--batch-size 12 over 4 ranks.*3 leave one without.*Fix: --batch-size 8 or 16"),
+        (1, None, 1, r"Fix: --batch-size 2,"),
+        (16, 3, 1, r"--micro-batch 3 with mixup.*Fix: --micro-batch 2 or 4"),
+        (16, 1, 2, r"Fix: --micro-batch 2$"),
+    ],
+)
+def test_pairs_that_are_mixed_are_not_separated(batch: int, micro: int | None, ranks: int, message: str) -> None:
+    plain = with_overrides(by_name("finetune_micro"), {"budget.batch_size": batch})
+    require_uncut(plain, Options(micro_batch=micro), num_ranks=ranks)
+    for kind in ("mixup", "cutmix"):
+        mixing = with_overrides(plain, {f"objective.{kind}": 0.2})
+        with pytest.raises(UsageError, match=message) as caught:
+            require_uncut(mixing, Options(micro_batch=micro), num_ranks=ranks)
+        option, value = caught.value.fix.split(",")[0].split()[:2]
+        size, part = (int(value), micro) if option == "--batch-size" else (batch, int(value))
+        mended = with_overrides(mixing, {"budget.batch_size": size})
+        require_uncut(mended, Options(micro_batch=part), num_ranks=ranks)
+
+
+def test_a_part_that_is_the_whole_share_may_be_of_any_size() -> None:
+    mixing = with_overrides(by_name("finetune_micro"), {"budget.batch_size": 16, "objective.mixup": 0.2})
+    require_uncut(mixing, Options(micro_batch=9), num_ranks=2)
+    with pytest.raises(UsageError, match="--micro-batch 9"):
+        require_uncut(mixing, Options(micro_batch=9))
 
 
 def test_a_keyword_that_is_none_is_refused_though_python_lets_any_pass(tmp_path: Path) -> None:

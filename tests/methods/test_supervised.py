@@ -125,7 +125,7 @@ def test_the_loss_does_not_depend_on_how_the_batch_is_cut(options: dict[str, flo
 def test_one_class_and_odd_batches_to_mix_are_refused() -> None:
     with pytest.raises(DataError, match="at least two classes, the data has 1"):
         Supervised(Encoder(SMALL), num_classes=1)
-    with pytest.raises(UsageError, match=r"even number of images a step, not 3.*--batch-size EVEN"):
+    with pytest.raises(AssertionError, match="3 images, of which one has no neighbour"):
         _supervised(mixup=0.2)(_batch([0, 1, 2]), _step())
 
 

@@ -24,7 +24,8 @@ from vitlet.reproduce.chains import (
 )
 from vitlet.reproduce.figures import FIGURE_7
 from vitlet.reproduce.plan import Plan
-from vitlet.reproduce.planner import make_plan
+from vitlet.reproduce.planner import _recipe, make_plan
+from vitlet.reproduce.scale import Treatment
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate, Finetune, Needs, Pretrain, Table
 from vitlet.reproduce.tables import detected
@@ -218,3 +219,9 @@ def test_too_few_classes_are_refused(tmp_path: Path):
         (root / split / "red").rmdir()
     with pytest.raises(DataError, match="3 classes"):
         planned(root, tmp_path / "out", SUPERVISED)
+
+
+def test_a_batch_of_all_images_leaves_none_without_a_partner_to_mix_with():
+    treatment = Treatment("finetune_tiny_impr_300e")
+    assert _recipe(treatment, 0, available=15).budget.batch_size == 14
+    assert _recipe(Treatment("mae_tiny_400e"), 0, available=15).budget.batch_size == 15

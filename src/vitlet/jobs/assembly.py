@@ -56,9 +56,9 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
     Raises:
         VitletError: of the kinds that `vitlet.errors` lists.
     """
-    require_uncut(recipe, options)
     world = World.join(pick_device(options))
     try:
+        require_uncut(recipe, options, num_ranks=world.size)
         if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
                 pass  # nobody else is writing it

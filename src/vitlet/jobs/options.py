@@ -100,8 +100,8 @@ def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:
         )
 
 
-def require_uncut(recipe: Recipe, options: Options) -> None:
-    """Refuse to accumulate over parts of a batch where the loss compares the images of the whole.
+def require_uncut(recipe: Recipe, options: Options, *, num_ranks: int = 1) -> None:
+    """Refuse to cut a batch, over ranks or for gradient accumulation, where that would change the loss.
 
     Raises:
         UsageError: naming what to do instead.
@@ -113,6 +113,27 @@ def require_uncut(recipe: Recipe, options: Options) -> None:
             f"--micro-batch with {recipe.name}",
             why=f"{compares} each image by all others of the batch; over parts of it, that would be another loss",
             fix="leave --micro-batch out; where memory is short, lower --batch-size or start more ranks with torchrun",
+        )
+    if recipe.objective.pairs_samples:
+        _require_whole_pairs(recipe.budget.batch_size, options.micro_batch, num_ranks)
+
+
+def _require_whole_pairs(batch_size: int, micro_batch: int | None, num_ranks: int) -> None:
+    share, rest = divmod(batch_size, num_ranks)
+    if not rest and share % 2:
+        over = f" over {num_ranks} ranks" if num_ranks > 1 else ""
+        near = [size for size in (batch_size - num_ranks, batch_size + num_ranks) if size > 0]
+        raise UsageError(
+            f"--batch-size {batch_size}{over} with mixup or CutMix",
+            why=f"Images are mixed in pairs, and {share} leave one without a partner",
+            fix=f"--batch-size {' or '.join(map(str, near))}, or objective.mixup=0 and objective.cutmix=0",
+        )
+    if micro_batch is not None and micro_batch % 2 and micro_batch < share:
+        near = [size for size in (micro_batch - 1, micro_batch + 1) if size > 0]
+        raise UsageError(
+            f"--micro-batch {micro_batch} with mixup or CutMix",
+            why="Images are mixed in pairs, and a part of the batch would end within one",
+            fix=f"--micro-batch {' or '.join(map(str, near))}",
         )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlet.data.batch import Batch
-from vitlet.errors import DataError, UsageError
+from vitlet.errors import DataError
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.methods.tutor import Tutor
 from vitlet.nn.convnet import AnyEncoder
@@ -109,8 +109,7 @@ class Supervised(Objective):
         return images, targets, survival
 
     def _mix(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        if len(images) % 2:
-            raise UsageError(f"mixup needs an even number of images a step, not {len(images)}", fix="--batch-size EVEN")
+        assert len(images) % 2 == 0, f"{len(images)} images, of which one has no neighbour"
         draw = random.Random(step.key("mix"))
         use_cutmix = self.cutmix > 0 and (self.mixup == 0 or draw.random() < 0.5)
         alpha = self.cutmix if use_cutmix else self.mixup

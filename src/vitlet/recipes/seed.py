@@ -43,11 +43,6 @@ class SEEDObjective(ObjectiveConfig):
     student_temperature: Positive = 0.2
     teacher_temperature: Positive = 0.01
 
-    @property
-    def couples_samples(self) -> bool:
-        """The batch norms of a ConvNet do."""
-        return True
-
     def require_fit(self, recipe: Recipe) -> None:
         """One view; the queue holds a whole batch."""
         super().require_fit(recipe)

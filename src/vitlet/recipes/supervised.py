@@ -51,6 +51,11 @@ class SupervisedObjective(ObjectiveConfig):
             raise ValueError("with a teacher the class token has a head of its own; pool must be mean")
         return self
 
+    @property
+    def pairs_samples(self) -> bool:
+        """Mixup and CutMix mix neighbours."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def require_fit(self, recipe: Recipe) -> None:
         """One view; a ConvNet has no class token, neither to read nor for a second head."""
         super().require_fit(recipe)

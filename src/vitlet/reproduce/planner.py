@@ -296,12 +296,13 @@ def _content(weights: Path) -> str:
 
 
 def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *, available: int) -> Recipe:
-    """The role's recipe; a batch is never larger than the images there are."""
+    """The role's recipe; a batch is never larger than the images there are, and even where they are mixed in pairs."""
     recipe = with_overrides(by_name(role.recipe), {**role.changes, **(more or {}), "budget.seed": seed})
     if available < 2:
         raise DataError("fewer than two images to train on", fix="give more images")
     if recipe.budget.batch_size > available:
-        recipe = with_overrides(recipe, {"budget.batch_size": available})
+        odd = available % 2 if recipe.objective.pairs_samples else 0
+        recipe = with_overrides(recipe, {"budget.batch_size": available - odd})
     return recipe
 
 
