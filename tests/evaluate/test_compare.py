@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from vitlet.evaluate import compare
-from vitlet.evaluate.compare import Arm, Protocol
+from vitlet.evaluate.compare import Arm, Protocol, difference_of, paired_difference
 
 DATA = {
     "name": "digits",
@@ -153,6 +153,7 @@ def test_the_document() -> None:
         "seeds": [0, 1],
         "cpu_seconds": [9.0, 9.0],
         "runs": [],
+        "once": False,
     }
     assert set(shown["difference"]) == {"mean", "low", "high", "confidence", "pairs", "method"}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -169,3 +170,15 @@ def test_arms_are_paired_by_seed() -> None:
     other = Arm("scratch", "random init", (0.5, 0.6), (1, 0), (1.0, 1.0))
     with pytest.raises(AssertionError, match="pairs share a seed"):
         Protocol("knn", "kNN", (good.arms[0], other), n=10).difference()
+
+
+def test_a_value_measured_once_stands_for_every_seed_of_the_other() -> None:
+    once = Arm("once", "", (0.5,), (0,), (1.0,), once=True)
+    three = Arm("three", "", (0.3, 0.31, 0.29), (0, 1, 2), (1.0,) * 3)
+    assert difference_of(once, three) == paired_difference((0.5, 0.5, 0.5), three.values)
+    assert difference_of(three, once).mean == -difference_of(once, three).mean
+    assert difference_of(once, once).low is None, "nothing varies, so nothing has an interval"
+    with pytest.raises(AssertionError, match="pairs share a seed"):
+        difference_of(Arm("one", "", (0.5,), (0,), (1.0,)), three)
+    with pytest.raises(AssertionError):
+        Arm("twice", "", (0.5, 0.5), (0, 1), (1.0, 1.0), once=True)

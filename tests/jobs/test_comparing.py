@@ -78,6 +78,21 @@ def test_only_the_weights_differ_between_starts(
     assert len({call["encoder"] for call in random}) == 3, "random weights are drawn anew"
 
 
+@pytest.mark.parametrize("protocol", ["knn", "logistic"])
+def test_with_all_labels_a_trained_encoder_is_probed_once(
+    protocol: Any, pretrained: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
+) -> None:
+    """Random weights are drawn anew all the same, and with few labels, the control, so are labels."""
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    for count, once in ((None, True), (len(images.train), True), (8, False)):
+        asked.clear()
+        counted = dataclasses.replace(terms, num_labels=count)
+        a, random = frozen_arms(starts, counted, images, SILENT, protocol=protocol)
+        assert (a.once, random.once) == (once, False)
+        assert (len(a.values), len(random.values), len(asked)) == ((1, 3, 4) if once else (3, 3, 6))
+        assert a.seeds == (SEEDS[:1] if once else SEEDS)
+
+
 def test_random_weights_have_the_shape_of_the_first_that_are_none(
     tuned: Run, terms: Terms, images: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The table of methods: what is above random weights, budgets in views, and a run of it from end to end."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def test_above_random_means_intervals_that_do_not_touch(values: tuple[float, ...
 
 def test_of_one_seed_it_cannot_be_said() -> None:
     assert not _rows([arm("method", 0.9), arm("random", 0.1)])["method"]["above_random"]
+
+
+def test_a_method_probed_once_with_all_labels_is_compared_without_an_interval_of_its_own() -> None:
+    once = Arm("mae_micro", "", (0.5,), (0,), (1.0,), once=True)
+    rows = _rows([once, dataclasses.replace(once, name="dmae_micro"), arm("random", 0.30, 0.31, 0.32)])
+    row = rows["dmae_micro"]
+    assert (row["once"], row["low"], row["high"], row["above_random"]) == (True, None, None, True)
+    assert row["difference"]["low"] > 0
+    assert row["beside"] == {"name": "mae_micro", "mean": 0, "low": None, "high": None}
+    below = _rows([dataclasses.replace(once, values=(0.32,)), arm("random", 0.30, 0.31, 0.32)])["mae_micro"]
+    assert not below["above_random"], "within the interval of random weights"
 
 
 def test_numbers_by_hand() -> None:

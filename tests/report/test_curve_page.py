@@ -69,6 +69,31 @@ def test_it_says_what_the_document_says(folder: Path) -> None:
     assert "12,000 images in batches of 32" in page
 
 
+def test_what_was_measured_once_has_no_interval_in_new_and_old_documents(tmp_path: Path) -> None:
+    """Older ones repeat the value for each seed, with an interval of no width."""
+    found = made()
+    curve = found["curves"][0]
+    for point, changes in zip(
+        curve["points"],
+        (
+            {"values": [0.5526], "seeds": [0], "low": None, "high": None, "once": True},
+            {"values": [0.5526] * 3, "low": 0.5526, "high": 0.5526},
+        ),
+        strict=True,
+    ):
+        point["arms"][1] |= changes | {"mean": 0.5526, "title": "mae"}
+    del curve["points"][1]["arms"][1]["once"]
+    page = write_curve_page(found, folder=tmp_path).read_text()
+    assert page.count(">one draw: all labels<") == 1
+    assert page.count(">the same in every seed<") == 1
+    assert "55.3 to 55.3" not in page
+    write_json(tmp_path / "ledger/compare.json", found)
+    measured = [row[1] for row in rows(tmp_path / "ledger")]
+    assert "mae 55.3 % (one draw: all labels)" in measured[0]
+    assert "mae 55.3 % (the same in every seed)" in measured[1]
+    assert measured[0].startswith("random weights 25.0 % (2"), "the control: an interval"
+
+
 def test_equal_documents_give_equal_bytes(tmp_path: Path) -> None:
     found = made()
     pages = [write_curve_page(found, folder=tmp_path / name).read_bytes() for name in ("a", "b")]

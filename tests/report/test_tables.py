@@ -37,6 +37,19 @@ def test_wilson_interval_is_scipys(share, n):
     assert tables.wilson_interval(share, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_an_arm_that_was_measured_once_says_so_and_its_interval_is_over_images():
+    arms = [
+        {"title": "mae", "values": [0.55], "seeds": [0], "once": True},
+        {"title": "random", "values": [0.29, 0.3, 0.28], "seeds": [0, 1, 2], "once": False},
+    ]
+    (group,) = tables.groups_of_comparison({"protocols": [{"title": "kNN", "metric": "top1", "n": 1000, "arms": arms}]})
+    once, random = group.rows
+    assert (once.title, once.seeds) == ("mae (one draw: all labels)", ())
+    assert once.interval == tables.wilson_interval(0.55, 1000)
+    assert (random.title, random.seeds) == ("random", (0, 1, 2))
+    assert group.note.endswith("; intervals over images or seeds")
+
+
 def test_a_row_has_the_interval_its_values_allow():
     seeds = tables.row("a", [0.5, 0.6, 0.7], seeds=[0, 1, 2], n=100, style=0)
     reach = t.ppf(0.975, 2) * 0.1 / 3**0.5

@@ -58,10 +58,13 @@ class Arm:
     cpu_seconds: tuple[float, ...]
     runs: tuple[str, ...] = ()
     """Folders of the runs behind the values, where there is one a value."""
+    once: bool = False
+    """There is one value because every seed would give it: all use the same labels, and nothing else is drawn."""
 
     def __post_init__(self) -> None:
         """Every seed has a value and a cost."""
         assert 0 < len(self.seeds) == len(self.values) == len(self.cpu_seconds)
+        assert len(self.values) == 1 or not self.once
         assert all(0 <= v <= 1 for v in self.values), "scores are shares of 1, not per cent"
 
 
@@ -81,9 +84,7 @@ class Protocol:
 
     def difference(self) -> Difference:
         """First arm minus second, seed by seed."""
-        first, second = self.arms
-        assert first.seeds == second.seeds, "pairs share a seed"
-        return paired_difference(first.values, second.values)
+        return difference_of(*self.arms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the difference."""
@@ -120,6 +121,13 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: flo
     else:
         method = "paired t over seeds"
     return Difference(interval.mean, interval.low, interval.high, confidence, len(a), method)
+
+
+def difference_of(first: Arm, second: Arm) -> Difference:
+    """`paired_difference` of two arms; the value of one that was measured `once` stands for every seed of the other."""
+    pairs = max(len(first.seeds), len(second.seeds))
+    assert first.seeds == second.seeds or first.once or second.once, "pairs share a seed"
+    return paired_difference(*(arm.values * pairs if arm.once else arm.values for arm in (first, second)))
 
 
 def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:

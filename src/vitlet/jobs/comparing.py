@@ -267,22 +267,32 @@ def _steps_done(run: Run) -> int:
 def frozen_arms(
     starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocol: Literal["knn", "logistic"]
 ) -> list[Arm]:
-    """A probe on frozen features from every start; a random start has the shape of its source, or of the first one."""
+    """A probe on frozen features from every start; a random start has the shape of its source, or of the first one.
+
+    With the same labels in every seed a trained start is probed once: neither probe draws anything itself.
+    """
     model = load_encoder(next(start.source for start in starts if start.source))
     arms = []
     with teller.progress(f"probing ({protocol})", total=len(starts) * len(terms.seeds)) as tick:
         for start in starts:
             assert start.keep_blocks in (None, 0), "features of an encoder that is not whole mean nothing"
             saved = load_encoder(start.source) if start.source else model
-            values, costs = [], []
-            for seed in terms.seeds:
+            once = not start.is_random and _same_labels(terms, images)
+            seeds, values, costs = terms.seeds[:1] if once else terms.seeds, [], []
+            for seed in seeds:
                 began = time.process_time()
                 encoder = _untrained(saved.encoder, seed=seed) if start.is_random else saved.encoder
                 values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
                 costs.append(time.process_time() - began)
-                tick(len(arms) * len(terms.seeds) + len(values))
-            arms.append(Arm(start.name, start.title, tuple(values), terms.seeds, tuple(costs)))
+                tick(len(arms) * len(terms.seeds) + (len(terms.seeds) if once else len(values)))
+            arms.append(Arm(start.name, start.title, tuple(values), seeds, tuple(costs), once=once))
     return arms
+
+
+def _same_labels(terms: Terms, images: Labelled) -> bool:
+    """Whether every seed learns from the same images, as it does from all of them."""
+    first, *others = (np.sort(terms.chosen(images, seed)) for seed in terms.seeds)
+    return len(first) == len(images.train) or (bool(others) and all(np.array_equal(first, ids) for ids in others))
 
 
 def _untrained(like: AnyEncoder, *, seed: int) -> AnyEncoder:

@@ -16,7 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from vitlet.disk import read_json, write_json
-from vitlet.evaluate.compare import Arm, Difference, Interval, mean_interval, paired_difference
+from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
 from vitlet.jobs.training import pretrain
 from vitlet.recipes import by_name
@@ -135,16 +135,22 @@ def _rows(arms: list[Arm]) -> dict[str, Any]:
     """Mean and interval of each arm, its lead over the last one, random weights, and over what it adds to."""
     *methods, random = arms
     known = {arm.name: arm for arm in arms}
-    rows: dict[str, Any] = {arm.name: {"values": list(arm.values), **_ends(mean_interval(arm.values))} for arm in arms}
+    rows: dict[str, Any] = {arm.name: _alone(arm) for arm in arms}
     base = rows[random.name]
     for arm in methods:
         row = rows[arm.name]
-        row["difference"] = _ends(paired_difference(arm.values, random.values))
-        row["above_random"] = row["low"] is not None and row["low"] > base["high"]
+        row["difference"] = _ends(difference_of(arm, random))
+        least = row["mean"] if arm.once else row["low"]
+        row["above_random"] = least is not None and base["high"] is not None and least > base["high"]
         beside = known.get(_BESIDE.get(arm.name, ""))
         if beside is not None:
-            row["beside"] = {"name": beside.name, **_ends(paired_difference(arm.values, beside.values))}
+            row["beside"] = {"name": beside.name, **_ends(difference_of(arm, beside))}
     return rows
+
+
+def _alone(arm: Arm) -> dict[str, Any]:
+    found = {"values": list(arm.values), **_ends(mean_interval(arm.values))}
+    return found | {"once": True} if arm.once else found
 
 
 def _ends(found: Interval | Difference) -> dict[str, float | None]:
@@ -159,6 +165,7 @@ def _table(found: dict[str, Any]) -> Table:
     for name in found["protocols"][protocols[0]]:
         rows = [found["protocols"][protocol][name] for protocol in protocols]
         above = sum(row.get("above_random", False) for row in rows)
-        shown = [f"{100 * row['mean']:.1f} ± {100 * ((row['high'] or row['mean']) - row['mean']):.1f}" for row in rows]
+        ends = ["" if row["high"] is None else f" ± {100 * (row['high'] - row['mean']):.1f}" for row in rows]
+        shown = [f"{100 * row['mean']:.1f}{end}" for row, end in zip(rows, ends, strict=True)]
         table.add_row(name, *shown, "" if name.startswith("random") else f"{above} of {len(rows)}")
     return table

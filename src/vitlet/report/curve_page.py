@@ -19,7 +19,7 @@ from vitlet.report.evidence import Plot
 from vitlet.report.intervals import Level, Measured, Series, interval_curves
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between, duration, percent, without_home
+from vitlet.report.tables import between, duration, interval_of_arm, percent, without_home, without_interval
 
 _WIDE, _NARROW = (720, 340), (350, 280)
 _ANSWERS = ("yes", "no", "undecided")
@@ -114,8 +114,7 @@ def _finding(curve: Mapping[str, Any]) -> str:
 
 
 def _measured(arm: Mapping[str, Any]) -> Measured:
-    interval = None if arm["low"] is None else (max(arm["low"], 0.0), min(arm["high"], 1.0))
-    return Measured(tuple(arm["values"]), arm["mean"], interval)
+    return Measured(tuple(arm["values"]), arm["mean"], interval_of_arm(arm))
 
 
 def _accuracies(curve: Mapping[str, Any]) -> Table:
@@ -124,7 +123,7 @@ def _accuracies(curve: Mapping[str, Any]) -> Table:
     for point in curve["points"]:
         for arm in (*point["arms"], *curve["references"]):
             found = _measured(arm)
-            interval = between(found.interval) if found.interval else "one seed"
+            interval = between(found.interval) if found.interval else without_interval(arm)
             single = ", ".join(f"{100 * v:.1f}" for v in found.values)
             cost = duration(float(np.mean(arm["cpu_seconds"])))
             rows.append((f"{point['label']}: {arm['title']}", percent(found.mean), interval, single, cost))

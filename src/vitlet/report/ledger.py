@@ -17,6 +17,7 @@ from vitlet.disk import read_json, write_file
 from vitlet.errors import UsageError
 from vitlet.report.claims import counted, effect
 from vitlet.report.replication import items_markdown
+from vitlet.report.tables import interval_of_arm, without_interval
 from vitlet.text import plural
 
 _MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).*?(?P<end><!-- (?P=name):end -->)"
@@ -68,8 +69,9 @@ def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str
 def _varied(entry: dict[str, Any], curve: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str]:
     shown = []
     for arm in (*point["arms"], *curve["references"]):
-        interval = "" if arm["low"] is None else f" ({100 * arm['low']:.1f} to {100 * arm['high']:.1f})"
-        shown.append(f"{arm['title']} {100 * arm['mean']:.1f} %{interval}")
+        ends = interval_of_arm(arm)
+        within = f"{100 * arm['low']:.1f} to {100 * arm['high']:.1f}" if ends else without_interval(arm)
+        shown.append(f"{arm['title']} {100 * arm['mean']:.1f} % ({within})")
     what = f"{entry['data']['name']}: {curve['title'][:1].lower()}{curve['title'][1:]}, {point['label']}"
     seeds = plural(len(point["arms"][0]["values"]), "seed")
     return what, ", ".join(shown), f"{seeds}, {curve['n']:,} {curve['split']} images"

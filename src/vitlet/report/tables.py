@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -65,6 +65,23 @@ def between_shares(low: float, high: float) -> str:
     return between((max(0.0, low), min(1.0, high)))
 
 
+def interval_of_arm(arm: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval over the seeds of an arm of a document, within 0 and 1.
+
+    None for one value, and for equal ones: older documents repeat for each seed what was measured once.
+    """
+    if arm["low"] is None or max(arm["values"]) - min(arm["values"]) <= 1e-12:
+        return None
+    return max(arm["low"], 0.0), min(arm["high"], 1.0)
+
+
+def without_interval(arm: Mapping[str, Any]) -> str:
+    """Why an arm has none."""
+    if arm.get("once"):
+        return "one draw: all labels"
+    return "one seed" if len(arm["values"]) == 1 else "the same in every seed"
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `3 min 12 s`, `2 h 05 min`."""
     whole = round(seconds)
@@ -122,7 +139,8 @@ def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
         n = protocol.get("n", 0)
         rows = tuple(
             row(
-                arm["title"], arm["values"], seeds=arm.get("seeds", ()), n=n, style=style,
+                arm["title"] + (f" ({without_interval(arm)})" if arm.get("once") else ""), arm["values"],
+                seeds=() if arm.get("once") else arm.get("seeds", ()), n=n, style=style,
                 cpu=arm.get("cpu_seconds", ()),
             )
             for style, arm in enumerate(protocol["arms"]) if arm["values"]
