@@ -165,7 +165,7 @@ class _Ledger:
 
 
 def _keys(index: Index) -> np.ndarray:
-    """`V16` [n]: hashes of path, size and time of change."""
+    """`S16` [n]: hashes of path, size and time of change, as in `verdicts.ITEM`."""
     keys = bytearray()
     for i in range(len(index)):
         entry = b"%d %d %s" % (index.sizes[i], index.mtimes[i], os.fsencode(index.path(i)))
