@@ -121,7 +121,7 @@ TIMM = {
 BESIDE = {
     ("table-1", "from scratch, 12 heads (DeiT-Tiny)", "impr."): "76.1 [H]",
     ("table-1", "MAE, 400 epochs", "impr."): "78.1 [H]",
-    ("table-1", "MAE, 400 epochs", "hours of it, eight V100"): "about 40 on eight 2080 [H]",
+    ("table-1", "MAE, 400 epochs", "hours of pre-training, eight V100"): "about 40 on eight 2080 [H]",
     ("table-4", "MAE-Tiny", "COCO box AP"): "below MoCo-v3 on COCO [T]",
     ("table-4", "MAE-Tiny", "COCO mask AP"): "below MoCo-v3 on COCO [T]",
     ("table-5", "D-MAE-Tiny", "COCO mask AP"): "37.3 [J]",
