@@ -16,9 +16,9 @@ from vitlet.methods.distill import AttentionDistillation, attention_loss, precis
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder, run_block
-from vitlet.recipe import EncoderConfig
+from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.recipes import by_name, with_overrides
-from vitlet.train.optim import layer_of
+from vitlet.train.optim import parameter_groups
 from vitlet.weights.teacher import EncoderTeacher
 
 STUDENT = EncoderConfig(image_size=32, patch_size=8, width=12, depth=2, heads=3, position="sincos")
@@ -164,8 +164,11 @@ def test_every_tensor_is_saved_once_and_has_the_layer_of_its_block() -> None:
     objective = _distillation()
     values = [value.data_ptr() for value in objective.state_dict().values()]
     assert len(values) == len(set(values))
-    layers = {layer_of(name, depth=2) for name, _ in objective.encoder.named_parameters(prefix="mae.encoder")}
-    assert layers == {0, 1, 2, 3}
+    groups = parameter_groups(objective, OptimizerConfig(layer_decay=0.5), depth=2)
+    scales = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    encoder = {scale for name, scale in scales.items() if name.startswith("mae.encoder.")}
+    assert encoder == {0.125, 0.25, 0.5, 1.0}, "the patch embedding, two blocks, and the final norm"
+    assert {scale for name, scale in scales.items() if not name.startswith("mae.encoder.")} == {1.0}
     names = {name for name, _ in objective.named_parameters()}
     assert {f"mae.encoder.{name}" for name, _ in objective.encoder.named_parameters()} <= names
 

@@ -101,6 +101,13 @@ def test_layers(name: str, layer: int) -> None:
     assert layer_of(name, depth=12) == layer
 
 
+def test_layers_are_those_of_the_encoder_wherever_it_stands() -> None:
+    name = "outer.inner.vit.blocks.3.norm1.weight"
+    assert layer_of(name, depth=12, encoder="outer.inner") == 4
+    assert layer_of(name, depth=12) == 13
+    assert layer_of("outerxinner.vit.cls_token", depth=12, encoder="outer.inner") == 13
+
+
 def test_kinds() -> None:
     module = MAE(Encoder(small(depth=1)), decoder_width=8, decoder_heads=1)
     adamw = build_optimizer(module, OptimizerConfig(betas=(0.8, 0.9), epsilon=1e-6), depth=1)

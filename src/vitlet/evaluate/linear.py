@@ -25,8 +25,8 @@ from torch.optim import SGD, Optimizer
 
 from vitlet import rng
 from vitlet.evaluate import labels
+from vitlet.evaluate.lars import Lars
 from vitlet.evaluate.probe import ProbeResult, held_out
-from vitlet.train.lars import Lars
 from vitlet.units import warmup_cosine
 
 GRID = tuple(10 ** (k / 3) for k in range(-9, 4))

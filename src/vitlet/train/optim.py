@@ -16,13 +16,24 @@ from vitlet.units import warmup_cosine, warmup_steps
 _TOKENS = ("cls_token", "pos_embed", "mask_token")
 
 
-def layer_of(name: str, *, depth: int) -> int:
-    """0 for tokens, positions and patch embedding of the encoder; i + 1 for its block i; depth + 1 for the rest."""
-    block = re.match(r"(?:mae\.)?encoder\.vit\.blocks\.(\d+)\.", name)
+def layer_of(name: str, *, depth: int, encoder: str = "encoder") -> int:
+    """0 for tokens, positions and patch embedding of the encoder; i + 1 for its block i; depth + 1 for the rest.
+
+    Args:
+        name: Of a parameter, within the objective.
+        depth: Blocks of the encoder.
+        encoder: The encoder's name within the objective.
+    """
+    within = re.escape(f"{encoder}.vit.")
+    block = re.match(rf"{within}blocks\.(\d+)\.", name)
     if block:
         return int(block[1]) + 1
-    stem = re.match(r"(?:mae\.)?encoder\.vit\.(cls_token|pos_embed|patch_embed)", name)
-    return 0 if stem else depth + 1
+    return 0 if re.match(rf"{within}(cls_token|pos_embed|patch_embed)", name) else depth + 1
+
+
+def _name_of_encoder(objective: nn.Module) -> str:
+    """Where the encoder of an objective stands in it: as a part of its own, or of a method that it builds on."""
+    return next(name for name, part in objective.named_modules() if part is objective.encoder)
 
 
 def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
@@ -35,10 +46,11 @@ def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
 def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) -> list[dict]:
     """Groups with `params`, `names`, `weight_decay` and `lr_scale`; every trainable tensor is in exactly one."""
     groups: dict[tuple[int, bool], dict] = {}
+    encoder = _name_of_encoder(module)
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer, decay = layer_of(name, depth=depth), decays(name, parameter, config)
+        layer, decay = layer_of(name, depth=depth, encoder=encoder), decays(name, parameter, config)
         group = groups.setdefault(
             (layer, decay),
             {

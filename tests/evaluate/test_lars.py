@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitlet.train.lars import Lars
+from vitlet.evaluate.lars import Lars
 
 
 def _stepped(value: list, gradient: list, *, steps: int = 1, momentum: float = 0.9) -> torch.Tensor:
