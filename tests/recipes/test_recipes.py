@@ -4,12 +4,14 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vitlet.errors import UsageError
 from vitlet.recipe import Recipe
 from vitlet.recipes import all_recipes, by_name, from_json, with_overrides
+from vitlet.reproduce.steps import MEANINGS
 from vitlet.units import Epochs, Images, to_steps
 
 NAMES = list(all_recipes())
@@ -174,3 +176,11 @@ def test_a_micro_recipe_can_be_cut_as_short_as_one_likes(name: str) -> None:
         assert to_steps(recipe.optimizer.warmup, num_images=64, batch_size=64, total=total) <= total
     control = to_steps(Images(n=12_800), num_images=64, batch_size=64, total=10)
     assert control > 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_figure_says_where_it_was_read_in_words_that_are_explained(name: str) -> None:
+    conventions = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+    tags = set(re.findall(r"\[([A-Z])(?: #\d+|, [^\]]+)?\]", all_recipes()[name].__doc__ or ""))
+    assert tags <= set(MEANINGS)
+    assert tags <= set(re.findall(r"^\| ([A-Z]) \| ", conventions, re.MULTILINE))

@@ -45,7 +45,11 @@ class Losses:
 
 
 class Objective(nn.Module, abc.ABC):
-    """A method's mathematics and state. No device, rank, optimizer or file is known in here."""
+    """A method's mathematics and state. It knows no optimizer and no file.
+
+    What it makes stands on the device of its batch. A batch may lie on several ranks; that shows only where a loss or a
+    queue looks at all of it, and there through `vitlet.nn.across`, which changes nothing in a single process.
+    """
 
     encoder: Encoder
     """The network that is kept when training is over."""
