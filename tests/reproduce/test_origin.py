@@ -80,7 +80,7 @@ def test_a_table_names_recipes_images_and_the_place_of_the_same_run(images: Path
     same = "same run as Table 1: MAE, 400 epochs, impr."
     assert rows["MAE, 400 epochs, fine-tuned for 100"]["origin"] == same
     assert second["rows"][0]["cells"][-1]["measured"]["origin"] == same
-    assert rows["MAE, 400 epochs"]["stand_in"] == document["sets"]["imagenet"] == "images, every second class"
+    assert rows["MAE, 400 epochs"]["stand_in"] == document["sets"]["imagenet"] == f"{images.name}, every second class"
 
 
 def test_the_images_are_called_by_the_name_of_their_folder(images: Path, tmp_path: Path):
