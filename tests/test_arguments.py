@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitlet.arguments import Shared, chosen_recipe, existing, refuse_empty
+from vitlet.cli import app
 from vitlet.errors import UsageError
 
 
@@ -49,3 +50,13 @@ def test_existing(tmp_path: Path):
     for path in (tmp_path / "nowhere", tmp_path / "dangling", Path("a" * 300), Path("a\ud800")):
         with pytest.raises(UsageError, match="no file or folder"):
             existing(path)
+
+
+@pytest.mark.parametrize("verb", ["probe", "evaluate", "analyse", "embed", "predict", "detect"])
+def test_commands_that_look_at_images_take_the_share_of_bad_ones(verb: str) -> None:
+    """As the error about bad images advises."""
+    words = [verb, "run", "--data", "images", "--max-bad", "0.1", "--workers", "2", "--device", "cpu"]
+    words += [] if verb in ("probe", "evaluate") else ["--out", "file"]
+    _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    options = bound.arguments["looking"].options()
+    assert (options.max_bad, options.workers, options.device) == (0.1, 2, "cpu")

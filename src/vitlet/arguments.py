@@ -36,6 +36,13 @@ Pool = Literal["mean", "class"]
 _GENERAL = ("--help", "--version", "--debug")
 
 
+def _options(given: object, *names: str) -> Any:
+    """The attributes `names` as `Options`."""
+    from vitlet.jobs.options import Options
+
+    return Options.from_json({name: getattr(given, name) for name in names}, where="command line")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Shared:
@@ -90,10 +97,9 @@ class Shared:
 
     def options(self) -> Any:
         """The values that change no number."""
-        from vitlet.jobs.options import Options
-
-        names = ("workers", "device", "micro_batch", "compile", "log", "max_bad", "fresh", "accept_data_change")
-        return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
+        return _options(
+            self, "workers", "device", "micro_batch", "compile", "log", "max_bad", "fresh", "accept_data_change"
+        )
 
 
 @Parameter(name="*")
@@ -110,10 +116,7 @@ class Looking:
 
     def options(self) -> Any:
         """The values as the jobs take them."""
-        from vitlet.jobs.options import Options
-
-        names = ("workers", "device", "max_bad")
-        return Options.from_json({k: getattr(self, k) for k in names}, where="command line")
+        return _options(self, "workers", "device", "max_bad")
 
 
 @Parameter(name="*")

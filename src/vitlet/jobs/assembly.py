@@ -88,7 +88,6 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
     with world.one_first():
         material = gather_material(index, recipe, launch, options, teller)
-    material = dataclasses.replace(material, workers=options.num_workers(image_size=recipe.encoder.image_size))
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(

@@ -162,11 +162,12 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
     """
-    verdicts = judge(index, options, teller)
+    verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
-        return Material(index, verdicts, ids, split_ids(index, verdicts.good, "test"), "test", len(whole))
+        held_out = split_ids(index, verdicts.good, "test")
+        return Material(index, verdicts, ids, held_out, "test", len(whole), workers=workers)
     if (learns := recipe.objective.learns_objects()) is not None:
         if launch.num_labels is not None:
             raise UsageError(
@@ -177,13 +178,13 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)
         whole, held_out, split = divide(index, verdicts, usable=verdicts.good, hold_out=launch.hold_out)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
-        return Material(index, verdicts, ids, held_out, split, len(whole), annotations)
+        return Material(index, verdicts, ids, held_out, split, len(whole), annotations, workers)
     whole, held_out, split = divide(index, verdicts, hold_out=launch.hold_out)
     require_labels(index, verdicts, whole, held_out if len(held_out) else whole, split)  # none held out is no error
     ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset, num_labels=launch.num_labels)
     if launch.subset is not None:  # a list may leave a class out
         require_labels(index, verdicts, ids, held_out if len(held_out) else ids, split)
-    return Material(index, verdicts, ids, held_out, split, len(whole))
+    return Material(index, verdicts, ids, held_out, split, len(whole), workers=workers)
 
 
 def chosen_ids(

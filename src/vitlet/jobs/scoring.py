@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from vitlet.data.index import SPLITS, Index
 from vitlet.data.loader import evaluation_batches
@@ -109,8 +108,7 @@ def _score(
         num_ranks=shared.size,
     )
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
-    counts = mine if shared.size == 1 else _summed(mine, shared, device)
-    n, first, fifth = counts
+    n, first, fifth = (round(shared.total(count)) for count in mine)
     if not n:
         raise DataError("none of these images has a label that counts", where=index.name)
     result = Result(
@@ -205,12 +203,6 @@ def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> 
 
 def _nothing(index: Index, kind: Literal["labelled", "usable"]) -> DataError:
     return DataError(f"{index.name} has no {kind} images", fix="class folders, or a manifest with a label column")
-
-
-def _summed(counts: tuple[int, int, int], world: World, device: torch.device) -> tuple[int, int, int]:
-    total = world.mean(torch.tensor(counts, dtype=torch.float64, device=device)) * world.size
-    n, first, fifth = (round(x) for x in total.tolist())
-    return n, first, fifth
 
 
 def _model_name(run: str | os.PathLike[str]) -> str:

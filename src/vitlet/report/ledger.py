@@ -23,7 +23,7 @@ from vitlet.text import plural
 _MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).*?(?P<end><!-- (?P=name):end -->)"
 
 
-def rows(folder: Path, *, files: Sequence[str] = ("*",)) -> list[tuple[str, str, str, str]]:
+def rows(folder: Path, files: Sequence[str] = ("*",)) -> list[tuple[str, str, str, str]]:
     """(what, measured, n, file) of every figure in the ledger, in the order of `files` and of their names."""
     return [(*row, path.name) for path, entry in _entries(folder, files) for row in _rows(entry)]
 
@@ -149,23 +149,22 @@ def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
     return f"`{entry['machine']['command']}`", shown, f"{figures['repeats']} repetitions, one thread, CPU time"
 
 
-def markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
+def markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
     """The table; the measured column reads "random start → pre-trained" where two starts are compared.
 
     Args:
         folder: The ledger.
-        links: What a link to a file of it begins with.
         files: Names without `.json`, or patterns of them.
+        links: What a link to a file of it begins with.
     """
     lines = ["| what | measured (95 % interval) | n | file |", "|---|---|---|---|"]
     lines += [
-        f"| {what} | {measured} | {n} | [{file}]({links}{file}) |"
-        for what, measured, n, file in rows(folder, files=files)
+        f"| {what} | {measured} | {n} | [{file}]({links}{file}) |" for what, measured, n, file in rows(folder, files)
     ]
     return "\n".join(lines)
 
 
-def claims_markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
+def claims_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
     """The paper's claims and what each replication of the ledger says of them; one that is not run keeps its place."""
     lines = ["| claim of the paper | scale | answer | effect (95 % interval) | n | file |", "|---|---|---|---|---|---|"]
     for path, entry in _entries(folder, files):
@@ -174,7 +173,7 @@ def claims_markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*
     return "\n".join(lines)
 
 
-def replication_markdown(folder: Path, *, links: str = "", files: Sequence[str] = ("*",)) -> str:
+def replication_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
     """Every table and figure of the paper as the replications of the ledger have it."""
     return "\n\n".join(
         items_markdown(entry, page=f"{links}{path.with_suffix('.html').name}")
@@ -184,12 +183,11 @@ def replication_markdown(folder: Path, *, links: str = "", files: Sequence[str] 
 
 
 def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
-    part = next((p for p in claim["parts"] if p["answer"] == claim["answer"]), None)  # the one that decides
     shown, n = "", ""
-    if part is not None and claim["answer"] != "not run":
+    if claim["answer"] != "not run":
+        part = next(p for p in claim["parts"] if p["answer"] == claim["answer"])  # the one that decides
         found, interval = effect(part)
-        shown = f"{part['title']}: {found} ({interval})"
-        n = counted(part)
+        shown, n = f"{part['title']}: {found} ({interval})", counted(part)
     answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
     name = f"{claim['number']} {claim['statement']} ({claim['source']})"
     return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | {link} |"
@@ -223,12 +221,7 @@ def filled(page: Path, folder: Path) -> str:
     links = os.path.relpath(folder, page.parent)
     links = "" if links == "." else f"{links}/"
     makers = {"results": markdown, "claims": claims_markdown, "replication": replication_markdown}
-    tables = {name: partial(_table, make, folder, links) for name, make in makers.items()}
-    return fill(page.read_text(), tables)
-
-
-def _table(make: Callable[..., str], folder: Path, links: str, files: Sequence[str]) -> str:
-    return make(folder, links=links, files=files)
+    return fill(page.read_text(), {name: partial(make, folder, links=links) for name, make in makers.items()})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """From steps to runs: which recipe, images, labels and inputs each run has at a scale. Nothing here trains."""
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_
 from vitlet.reproduce.plan import Kind, Node, Plan
 from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step
+from vitlet.run import address_of
 from vitlet.text import plural, printable
 from vitlet.weights.content import file_content, folder_content
 
@@ -315,7 +314,7 @@ def _digest(subset: str | None) -> str:
 
 
 def _hashed(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return address_of(values)[:12]
 
 
 def _slug(text: str) -> str:

@@ -21,7 +21,7 @@ from vitlet.disk import remove_folder, storage_error, to_json_bytes, write_folde
 from vitlet.errors import CheckpointError, NonFiniteError
 from vitlet.run import Run
 from vitlet.text import plural, printable
-from vitlet.train.optim import named_parameters, state_of
+from vitlet.train.optim import named_parameters, names_of_state, state_of
 from vitlet.train.ranks import World
 from vitlet.weights.tensors import require_same
 
@@ -228,5 +228,5 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
     parts = {name: name.removeprefix("model.") for name in checkpoint.tensors if name.startswith("model.")}
     objective.load_state_dict({short: checkpoint.tensors[name] for name, short in parts.items()})
     for name, parameter in named_parameters(optimizer):
-        for key in state_of(optimizer, parameter):
+        for key in names_of_state(optimizer):
             optimizer.state[parameter][key] = checkpoint.tensors[f"optimizer.{name}.{key}"].to(parameter.device)

@@ -106,7 +106,7 @@ def state_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]
     checkpoint is missed.
     """
     kept = optimizer.state.get(parameter, {})
-    return {name: kept[name] if name in kept else _start(name, parameter) for name in _names_of_state(optimizer)}
+    return {name: kept[name] if name in kept else _start(name, parameter) for name in names_of_state(optimizer)}
 
 
 def _start(name: str, parameter: nn.Parameter) -> Tensor:
@@ -114,7 +114,8 @@ def _start(name: str, parameter: nn.Parameter) -> Tensor:
     return torch.zeros((), device=parameter.device) if name == "step" else torch.zeros_like(parameter)
 
 
-def _names_of_state(optimizer: Optimizer) -> tuple[str, ...]:
+def names_of_state(optimizer: Optimizer) -> tuple[str, ...]:
+    """What an optimizer of `build_optimizer` remembers of each parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
         return "step", "exp_avg", "exp_avg_sq"
     assert isinstance(optimizer, torch.optim.SGD)

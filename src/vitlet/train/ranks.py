@@ -137,19 +137,20 @@ class World:
 
     def highest(self, value: int) -> int:
         """The largest of the ranks' integers: how one rank's signal or trouble reaches all at the same step."""
-        return int(self._reduced(torch.tensor(value), dist.ReduceOp.MAX))
+        return int(self._reduced(value, dist.ReduceOp.MAX))
 
     def total(self, value: float) -> float:
         """The sum of the ranks' numbers."""
-        return float(self._reduced(torch.tensor(value, dtype=torch.float64), dist.ReduceOp.SUM))
+        return self._reduced(value, dist.ReduceOp.SUM)
 
-    def _reduced(self, value: Tensor, how: Any) -> Tensor:
+    def _reduced(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
         if self.size == 1:
             return value
-        value = value.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        tensor = torch.tensor(value, dtype=torch.float64, device=device)
         with self._together():
-            dist.all_reduce(value, op=how)
-        return value
+            dist.all_reduce(tensor, op=how)
+        return float(tensor)
 
     def meet(self) -> None:
         """Until all ranks are here; one that does not come before the timeout is given up."""
