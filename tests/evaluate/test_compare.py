@@ -78,8 +78,8 @@ def test_yes() -> None:
 def test_no_says_who_won() -> None:
     assert compare.verdict(_protocol([0.45, 0.46, 0.461], [0.50, 0.501, 0.499])) == {
         "answer": "no",
-        "sentence": "Pre-training did not help: fine-tuning with 200 labels reached 45.7 %, and 50.0 % from "
-        "scratch; scratch won by 4.3 points (95 % interval 2.7 to 5.9, 3 seeds, 1,000 test images).",
+        "sentence": "Pre-training did not help: fine-tuning with 200 labels reached 45.7 %, and 50.0 % "
+        "without it; random weights won by 4.3 points (95 % interval 2.7 to 5.9, 3 seeds, 1,000 test images).",
     }
 
 
@@ -94,7 +94,7 @@ def test_no_difference_at_all() -> None:
 def test_undecided_when_the_interval_holds_zero() -> None:
     assert compare.verdict(_protocol([0.50, 0.52, 0.51], [0.505, 0.50, 0.51])) == {
         "answer": "undecided",
-        "sentence": "Undecided: fine-tuning with 200 labels reached 51.0 %, and 50.5 % from scratch (+0.5 points, "
+        "sentence": "Undecided: fine-tuning with 200 labels reached 51.0 %, and 50.5 % without it (+0.5 points, "
         "95 % interval −2.8 to 3.8, 3 seeds, 1,000 test images); the interval holds 0, so chance could explain it.",
     }
 
@@ -102,7 +102,7 @@ def test_undecided_when_the_interval_holds_zero() -> None:
 def test_undecided_with_one_seed_however_large_the_gain() -> None:
     assert compare.verdict(_protocol([0.9], [0.1])) == {
         "answer": "undecided",
-        "sentence": "Undecided: fine-tuning with 200 labels reached 90.0 %, and 10.0 % from scratch (+80.0 points, "
+        "sentence": "Undecided: fine-tuning with 200 labels reached 90.0 %, and 10.0 % without it (+80.0 points, "
         "1 seed, 1,000 test images), but one seed cannot tell effect from chance; run three or more.",
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 import torchvision.datasets.cifar
 from small_runs import QUIET, Here, interrupted, stands, write_public
 
@@ -19,14 +20,16 @@ from vitlet.data.index import open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
+from vitlet.jobs.training import pretrain
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig
 from vitlet.run import Run
 from vitlet.train.log import Teller
+from vitlet.units import Steps
 from vitlet.weights.folder import read_model
 from vitlet.weights.source import evaluation_view, load_encoder
 
@@ -104,6 +107,31 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
     assert len(seen) == 6
     assert len(set(map(str, seen))) == 1
     assert seen[0][0] == load_encoder(tuned.path).encoder.config
+
+
+def test_a_pre_training_of_no_steps_wins_nothing(data: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what the recipe itself begins from differs in more than training."""
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    run = pretrain("mae_micro", data=data, out=terms.out / "untrained", options=QUIET, epochs=0, batch_size=8)
+    terms = dataclasses.replace(terms, seeds=(0,), settings={"budget.duration": Steps(n=2), "budget.batch_size": 8})
+    trained = Start("no-step", "no step", run.path)
+    arms = finetune_arms(
+        [trained, untrained([trained])["no-step"], Start("recipe", "the recipe's", None)], terms, SILENT
+    )
+    no_step, random, control = (read_model(terms.out / arm.runs[0] / "encoder").encoder.vit for arm in arms)
+    assert arms[0].values == arms[1].values
+    assert all(torch.equal(random.state_dict()[name], tensor) for name, tensor in no_step.state_dict().items())
+    assert not torch.allclose(random.blocks[0].attn.qkv.weight, control.blocks[0].attn.qkv.weight, atol=0.01)
+
+
+def test_starts_that_began_alike_share_a_control_and_others_have_their_own(pretrained: Run, tuned: Run) -> None:
+    """The shapes are the same; MAE begins with fixed positions, and fine-tuning draws them."""
+    starts = [Start("mae", "MAE", pretrained.path), Start("b", "B", pretrained.path), Start("c", "C", tuned.path)]
+    of = untrained(starts)
+    assert list(of) == ["mae", "b", "c"]
+    assert of["mae"] == of["b"] == Start("random-1", "random weights like MAE", pretrained.path, keep_blocks=0)
+    assert of["c"] == Start("random-2", "random weights like C", tuned.path, keep_blocks=0)
+    assert untrained(starts[:2])["b"].title == "random weights"
 
 
 def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled) -> None:

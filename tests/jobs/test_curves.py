@@ -139,17 +139,19 @@ def test_questions_with_a_supervised_encoder_and_two_runs(
         supervised=tuned.path,
         **TWO | {"seeds": 1},
     )
-    assert [start["name"] for start in found["starts"]] == ["random-1", "supervised", "pretrained", "tuned"]
+    assert [start["name"] for start in found["starts"]] == [
+        "random-1", "random-2", "supervised", "pretrained", "tuned",
+    ]  # fmt: skip
     asked = [(q["first"], q["second"]) for q in found["questions"]]
     assert asked == [
-        ("pretrained", "random-1"), ("tuned", "random-1"), ("pretrained", "supervised"), ("tuned", "supervised"),
+        ("pretrained", "random-2"), ("tuned", "random-1"), ("pretrained", "supervised"), ("tuned", "supervised"),
         ("tuned", "pretrained"),
     ]  # fmt: skip
     assert {q["answer"] for q in found["questions"]} == {"undecided"}, "one seed"
     assert found["note"].startswith("supervised pre-training and tuned learned from labels of these images before")
     values = {a["name"]: a["values"] for a in found["curves"][0]["points"][0]["arms"]}
     assert values["tuned"] == values["supervised"], "the same weights, trained once"
-    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert len(list((tmp_path / "runs").iterdir())) == 4
     costs = {start["name"]: start["pretraining_cpu_seconds"] for start in found["starts"]}
     assert costs["random-1"] is None
     assert costs["pretrained"] == read_json(pretrained.path / "environment.json")["cpu_seconds"]

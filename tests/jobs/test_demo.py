@@ -40,7 +40,7 @@ def runs(out: Path) -> list[str]:
     """The folders of fine-tuning, by start and seed."""
     names = sorted(p.name for p in out.glob("*-seed*"))
     assert [name.rsplit("-", 1)[0] for name in names] == [
-        "pretrained-seed0", "pretrained-seed1", "scratch-seed0", "scratch-seed1",
+        "pretrained-seed0", "pretrained-seed1", "scratch-seed0", "scratch-seed1", "untrained-seed0", "untrained-seed1",
     ]  # fmt: skip
     return names
 
@@ -65,15 +65,18 @@ def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
     assert [document["data"][f"num_{what}"] for what in ("train", "labelled", "test")] == [24, 8, 12]
     assert document["data"]["classes"] == ["dark", "light"]
     assert document["commands"] == ["vitlet demo --seeds 2 --num-labels 8"]
-    assert [p["name"] for p in document["protocols"]] == ["finetune", "knn", "logistic"]
+    assert [p["name"] for p in document["protocols"]] == ["finetune", "scratch", "knn", "logistic"]
     for protocol in document["protocols"]:
-        assert [arm["name"] for arm in protocol["arms"]] == ["pretrained", "scratch"]
+        other = "scratch" if protocol["name"] == "scratch" else "untrained"
+        assert [arm["name"] for arm in protocol["arms"]] == ["pretrained", other]
         assert [arm["seeds"] for arm in protocol["arms"]] == [[0, 1], [0, 1]]
         assert (protocol["n"], protocol["split"], protocol["difference"]["pairs"]) == (12, "test", 2)
 
 
 def test_every_number_is_that_of_a_run(told: Path) -> None:
-    arms = found(told)["protocols"][0]["arms"]
+    verdict, scratch = (protocol["arms"] for protocol in found(told)["protocols"][:2])
+    assert verdict[0] == scratch[0]
+    arms = [verdict[0], scratch[1], verdict[1]]
     assert [run for arm in arms for run in arm["runs"]] == runs(told)
     for arm in arms:
         for value, cpu_seconds, name in zip(arm["values"], arm["cpu_seconds"], arm["runs"], strict=True):
@@ -82,16 +85,20 @@ def test_every_number_is_that_of_a_run(told: Path) -> None:
             assert json.loads((run.path / "environment.json").read_text())["cpu_seconds"] == cpu_seconds
 
 
-def test_both_starts_have_the_same_terms(told: Path) -> None:
-    for seed, pair in enumerate(zip(runs(told)[:2], runs(told)[2:], strict=True)):
-        first, second = (Run(told / name) for name in pair)
-        recipes = [run.recipe_json() for run in (first, second)]
-        assert recipes[0] == recipes[1]
-        launches = [json.loads((run.path / "environment.json").read_text())["launch"] for run in (first, second)]
-        assert launches[0].pop("init").endswith("/pretrained")
-        assert launches[1].pop("init") is None
-        assert [launch.pop("start") == "random" for launch in launches] == [False, True]
-        assert launches[0] == launches[1]
+def test_all_starts_have_the_same_terms(told: Path) -> None:
+    names = runs(told)
+    for seed in range(2):
+        three = [Run(told / name) for name in names[seed::2]]
+        recipes = [run.recipe_json() for run in three]
+        assert recipes[0] == recipes[1] == recipes[2]
+        launches = [json.loads((run.path / "environment.json").read_text())["launch"] for run in three]
+        pretrained, scratch, untrained = launches
+        assert pretrained["init"].endswith("/pretrained")
+        assert pretrained.pop("init") == untrained.pop("init")
+        assert scratch.pop("init") is None
+        assert [launch.pop("keep_blocks") for launch in launches] == [None, None, 0]
+        assert [launch.pop("start") == "random" for launch in launches] == [False, True, False]
+        assert launches[0] == launches[1] == launches[2]
         assert recipes[0]["budget"]["seed"] == seed
 
 
@@ -108,7 +115,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
     told: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Values that pre-training lost by are put into the runs; nothing but these can make the sentence."""
-    for name, value in zip(runs(told), (0.25, 0.35, 0.85, 0.9), strict=True):
+    for name, value in zip(runs(told), (0.25, 0.35, 0.1, 0.1, 0.85, 0.9), strict=True):
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
     before = {name: stands(told / name) for name in ("pretrained", *runs(told))}
@@ -118,7 +125,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
     document = found(told)
     assert document["protocols"][0]["arms"][0]["values"] == [0.25, 0.35]
     assert document["verdict"]["answer"] == "no"
-    sentence = "did not help: fine-tuning with 8 labels reached 30.0 %, and 87.5 % from scratch"
+    sentence = "did not help: fine-tuning with 8 labels reached 30.0 %, and 87.5 % without it"
     assert sentence in document["verdict"]["sentence"]
     assert sentence in capsys.readouterr().out
     assert "30.0" in (told / "report.html").read_text()

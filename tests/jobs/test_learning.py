@@ -13,6 +13,8 @@ from vitlet.jobs.learning import METHODS, _length, _rows, learn
 from vitlet.run import Run
 from vitlet.units import Images
 
+LIKE = dict.fromkeys(("method", "mae_micro", "dmae_micro"), "random")
+
 
 def arm(name: str, *values: float) -> Arm:
     return Arm(name, name, values, seeds=tuple(range(len(values))), cpu_seconds=(1.0,) * len(values))
@@ -29,28 +31,28 @@ def arm(name: str, *values: float) -> Arm:
     ],
 )
 def test_above_random_means_intervals_that_do_not_touch(values: tuple[float, ...], above: bool) -> None:
-    rows = _rows([arm("method", *values), arm("random", 0.30, 0.31, 0.32)])
+    rows = _rows([arm("method", *values), arm("random", 0.30, 0.31, 0.32)], LIKE)
     assert rows["method"]["above_random"] is above
-    assert rows["random"].keys() == {"values", "mean", "low", "high"}, "it is not compared with itself"
+    assert rows["random"].keys() == {"title", "values", "mean", "low", "high"}, "it is not compared with itself"
 
 
 def test_of_one_seed_it_cannot_be_said() -> None:
-    assert not _rows([arm("method", 0.9), arm("random", 0.1)])["method"]["above_random"]
+    assert not _rows([arm("method", 0.9), arm("random", 0.1)], LIKE)["method"]["above_random"]
 
 
 def test_a_method_probed_once_with_all_labels_is_compared_without_an_interval_of_its_own() -> None:
     once = Arm("mae_micro", "", (0.5,), (0,), (1.0,), once=True)
-    rows = _rows([once, dataclasses.replace(once, name="dmae_micro"), arm("random", 0.30, 0.31, 0.32)])
+    rows = _rows([once, dataclasses.replace(once, name="dmae_micro"), arm("random", 0.30, 0.31, 0.32)], LIKE)
     row = rows["dmae_micro"]
     assert (row["once"], row["low"], row["high"], row["above_random"]) == (True, None, None, True)
     assert row["difference"]["low"] > 0
     assert row["beside"] == {"name": "mae_micro", "mean": 0, "low": None, "high": None}
-    below = _rows([dataclasses.replace(once, values=(0.32,)), arm("random", 0.30, 0.31, 0.32)])["mae_micro"]
+    below = _rows([dataclasses.replace(once, values=(0.32,)), arm("random", 0.30, 0.31, 0.32)], LIKE)["mae_micro"]
     assert not below["above_random"], "within the interval of random weights"
 
 
 def test_numbers_by_hand() -> None:
-    rows = _rows([arm("method", 0.6, 0.8), arm("random", 0.5, 0.5)])
+    rows = _rows([arm("method", 0.6, 0.8), arm("random", 0.5, 0.5)], LIKE)
     assert rows["method"]["values"] == [0.6, 0.8]
     assert rows["method"]["mean"] == pytest.approx(0.7)
     assert rows["method"]["high"] - 0.7 == pytest.approx(12.7062 * 0.1, rel=1e-4), "Student's t of one degree"
@@ -59,7 +61,8 @@ def test_numbers_by_hand() -> None:
 
 
 def test_a_distilled_method_is_compared_with_what_it_adds_to() -> None:
-    rows = _rows([arm("mae_micro", 0.5, 0.5, 0.5), arm("dmae_micro", 0.6, 0.6, 0.6), arm("random", 0.3, 0.3, 0.3)])
+    arms = [arm("mae_micro", 0.5, 0.5, 0.5), arm("dmae_micro", 0.6, 0.6, 0.6), arm("random", 0.3, 0.3, 0.3)]
+    rows = _rows(arms, LIKE)
     assert rows["dmae_micro"]["beside"]["name"] == "mae_micro"
     assert rows["dmae_micro"]["beside"]["low"] == pytest.approx(0.1)
     assert "beside" not in rows["mae_micro"]
@@ -96,9 +99,11 @@ def test_a_table_of_both_families_from_end_to_end(
     assert written["title"] == "images: 128 image views, 8 labels, 32 test images"
     assert list(written["protocols"]) == ["finetune", "knn", "logistic"]
     for protocol, rows in written["protocols"].items():
-        assert set(rows) == {"mae_micro", "random_vit", "seed_micro", "random_convnet"}
+        assert set(rows) == {"mae_micro", "random-1", "seed_micro", "random-2"}
         assert {len(row["values"]) for row in rows.values()} == {1 if protocol == "finetune" else 2}
     finetuned = written["protocols"]["finetune"]
+    assert [finetuned[method]["random"] for method in methods] == ["random-1", "random-2"]
+    assert finetuned["random-1"]["title"] == "random weights like mae_micro"
     assert not any(finetuned[method]["above_random"] for method in methods), "one seed has no interval"
     assert set(written["pretraining_cpu_seconds"]) == set(methods)
     assert Run(tmp_path / "out/mae_micro").metrics()[-1]["step"] == 128 // 64

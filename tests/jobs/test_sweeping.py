@@ -36,7 +36,7 @@ def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path
     found = sweep_keep_blocks([pretrained.path], data=data, out=tmp_path, num_labels=8, **ONE)
     (curve,) = found["curves"]
     assert [point["x"] for point in curve["points"]] == [0, 1, 2, 3]
-    assert [arm["name"] for arm in curve["references"]] == ["random"]
+    assert [arm["name"] for arm in curve["references"]] == ["random-1"]
     assert curve["references"][0]["runs"] == curve["points"][0]["arms"][0]["runs"], "K = 0 is random, trained once"
     assert len(list((tmp_path / "runs").iterdir())) == 4
     source = load_encoder(pretrained.path).encoder.state_dict()

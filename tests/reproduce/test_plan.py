@@ -96,14 +96,13 @@ def test_an_address_follows_the_images(images: Path, tmp_path: Path):
     assert first.address != second.address
 
 
-def test_no_block_kept_is_from_scratch_and_all_kept_is_fine_tuning(images: Path, tmp_path: Path):
+def test_no_block_kept_is_before_pre_training_and_all_kept_is_fine_tuning(images: Path, tmp_path: Path):
     steps = [tuned(MAE, keep=k) for k in (0, 4, 12)] + [tuned(MAE), Finetune(None, "impr-100")]
-    none, some, every, whole, scratch = (
-        planned(images, tmp_path, *steps).node(step, 0).address for step in steps
-    )  # fmt: skip
-    assert none == scratch
-    assert every == whole
-    assert len({none, some, every}) == 3
+    none, some, every, whole, scratch = (planned(images, tmp_path, *steps).node(step, 0) for step in steps)
+    assert every.address == whole.address
+    assert len({node.address for node in (none, some, every, scratch)}) == 4
+    assert (none.keep_blocks, scratch.keep_blocks, scratch.start) == (0, None, None)
+    assert none.start == every.start, "its rule of initialisation and its positions"
 
 
 def test_a_number_of_blocks_that_the_scale_leaves_out_says_so(images: Path, tmp_path: Path):

@@ -103,8 +103,8 @@ def test_side_by_side_runs_wait_for_what_they_need(
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     saved: list[int] = []
     run_plan(plan, seconds={}, side_by_side=2, teller=Teller(quiet=True), after=lambda: saved.append(len(order)))
-    assert order == ["images", "finetune", "finetune"]
-    assert saved[-1] == 3
+    assert order == ["images", "finetune", "finetune", "finetune"]
+    assert saved[-1] == 4
     assert not plan.waiting
     assert plan.node(SUPERVISED, 0).is_finished
 

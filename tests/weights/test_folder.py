@@ -289,17 +289,19 @@ def test_no_block_is_from_scratch_and_all_blocks_is_the_source(blocks: int | Non
     assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
 
 
-def test_what_is_not_kept_starts_as_the_recipe_starts_and_not_as_the_source_did() -> None:
-    """A source that began by another scheme, as MAE's does; keeping nothing is the start from scratch, bit for bit."""
+def test_what_is_not_kept_is_as_the_source_was_and_not_as_the_recipe_starts() -> None:
+    """A source that began by another scheme, as MAE's does; keeping nothing is the source before its training."""
     source = _encoder(SMALL.changed(init="xavier", position="sincos"))
     target = SMALL.changed(final_norm=False)
-    scratch = Encoder(target, mean=MEAN, std=STD, seed=3).vit.state_dict()
-    none = initialised_from(source, target, seed=3, keep_blocks=0).vit.state_dict()
-    assert all(torch.equal(none[name], scratch[name]) for name in scratch)
+    began = Encoder(source.config, mean=MEAN, std=STD, seed=3).vit.state_dict()
+    none = initialised_from(source, target, seed=3, keep_blocks=0)
+    assert all(torch.equal(tensor, began[name]) for name, tensor in none.vit.state_dict().items())
+    assert none.vit.pos_embed.requires_grad, "the recipe learns positions, wherever they begin"
     one = initialised_from(source, target, seed=3, keep_blocks=1).vit.state_dict()
-    assert torch.equal(one["blocks.1.mlp.fc1.weight"], scratch["blocks.1.mlp.fc1.weight"])
-    control = Encoder(source.config, seed=3).vit.state_dict()
-    assert not torch.equal(one["blocks.1.mlp.fc1.weight"], control["blocks.1.mlp.fc1.weight"])
+    assert torch.equal(one["blocks.1.mlp.fc1.weight"], began["blocks.1.mlp.fc1.weight"])
+    control = Encoder(target, mean=MEAN, std=STD, seed=3).vit.state_dict()
+    for name in ("blocks.1.mlp.fc1.weight", "pos_embed"):
+        assert not torch.equal(none.vit.state_dict()[name], control[name])
 
 
 @pytest.mark.parametrize("blocks", [-1, 3])

@@ -173,15 +173,15 @@ def verdict(protocol: Protocol) -> dict[str, str]:
         sentence = f"Pre-training helped: {title} reached {with_it} instead of {without} "
         sentence += f"({gain}, {_span(found)}, {counted})."
     elif answer == "no" and found.mean < 0:
-        sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} from scratch; "
-        sentence += f"scratch won by {_points(-found.mean)} points ({_span(found, of_second=True)}, {counted})."
+        sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} without it; "
+        sentence += f"random weights won by {_points(-found.mean)} points ({_span(found, of_second=True)}, {counted})."
     elif answer == "no":
         sentence = f"Pre-training made no difference: {title} reached {with_it} with and without it ({counted})."
     elif found.low is None:
-        sentence = f"Undecided: {title} reached {with_it}, and {without} from scratch ({gain}, {counted}), "
+        sentence = f"Undecided: {title} reached {with_it}, and {without} without it ({gain}, {counted}), "
         sentence += "but one seed cannot tell effect from chance; run three or more."
     else:
-        sentence = f"Undecided: {title} reached {with_it}, and {without} from scratch "
+        sentence = f"Undecided: {title} reached {with_it}, and {without} without it "
         sentence += f"({gain}, {_span(found)}, {counted}); the interval holds 0, so chance could explain it."
     return {"answer": answer, "sentence": sentence}
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
 from vitlet.host import available_cores
 from vitlet.jobs.evaluation import Probing, probe_encoder
-from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
+from vitlet.jobs.material import RANDOM_START, chosen_ids, open_labelled, pick_device, start_content
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
@@ -36,6 +36,8 @@ from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
+UNTRAINED = "random weights"
+"""The title of what `untrained` gives."""
 _POLL_SECONDS = 0.5
 
 
@@ -47,14 +49,38 @@ class Start:
     """Of folders."""
     title: str
     source: str | Path | None
-    """A run, a model folder or timm:NAME@FILE; None: random weights in the shape that the recipe has."""
+    """A run, a model folder or timm:NAME@FILE; None: random weights as the recipe draws them."""
     keep_blocks: int | None = None
-    """As of `finetune`; 0 is random weights in the shape of `source`."""
+    """As of `finetune`; 0 is the network of `source` as it was before its training."""
 
     @property
     def is_random(self) -> bool:
         """Whether weights are drawn anew for each seed."""
         return self.source is None or self.keep_blocks == 0
+
+
+def untrained(starts: Sequence[Start]) -> dict[str, Start]:
+    """For each start what it is compared with, if training is to be the only difference; those alike share one.
+
+    That is the same network with its weights drawn by the same rules, positions among them: how a network is
+    initialised may move a fine-tuning with few labels by more than pre-training does (`docs/decisions/0007`).
+    """
+    shared: dict[str, Start] = {}
+    like: dict[str, str] = {}
+    for start in starts:
+        assert start.source is not None
+        like[start.name] = start_content(start.source, 0)
+        shared.setdefault(like[start.name], _before_training(start, number=len(shared) + 1))
+    if len(shared) > 1:
+        firsts = {content: next(s.title for s in starts if like[s.name] == content) for content in shared}
+        shared = {c: replace(s, title=f"{s.title} like {firsts[c]}") for c, s in shared.items()}
+    return {name: shared[content] for name, content in like.items()}
+
+
+def _before_training(start: Start, *, number: int) -> Start:
+    is_convnet = isinstance(load_encoder(start.source or "").encoder, ConvEncoder)  # the recipe has its shape
+    name = f"{RANDOM_START}-{number}"
+    return Start(name, UNTRAINED, *((None, None) if is_convnet else (start.source, 0)))
 
 
 @dataclass(frozen=True)

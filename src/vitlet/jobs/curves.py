@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,7 +11,7 @@ import numpy as np
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.judging import (
     Judging,
     Tuning,
@@ -23,8 +22,6 @@ from vitlet.jobs.judging import (
     require_startable,
     start_facts,
 )
-from vitlet.jobs.material import shape_of
-from vitlet.nn.convnet import ConvEncoder
 from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
@@ -134,27 +131,17 @@ def label_count(images: Labelled, fraction: float) -> int:
 def _line_up(
     runs: Sequence[str | os.PathLike[str]], supervised: str | os.PathLike[str] | None, terms: Terms
 ) -> tuple[list[Start], dict[str, str]]:
-    """Random weights first, then the supervised encoder, then the runs; and for each of these its random counterpart.
-
-    Random weights have the shape of what they are compared with, or depth and width would be compared too.
-    """
+    """Random weights first, then the supervised encoder, then the runs; and for each of these its counterpart."""
     sources = [os.fspath(run) for run in runs]
     names = arm_names(sources)
     if supervised is not None:
         sources, names = [os.fspath(supervised), *sources], ["supervised", *names]
-    shapes: dict[str, Start] = {}
-    trained, counterpart = [], {}
-    for name, source in zip(names, sources, strict=True):
-        saved = load_encoder(source)
-        require_startable(saved, terms.resolved(0), source)
-        is_convnet = isinstance(saved.encoder, ConvEncoder)  # whose blocks are not counted: the recipe has its shape
-        number = len(shapes) + 1
-        like = Start(f"random-{number}", "random weights", None if is_convnet else source, None if is_convnet else 0)
-        counterpart[name] = shapes.setdefault(shape_of(saved.encoder), like).name
-        trained.append(Start(name, "supervised pre-training" if name == "supervised" else name, source))
-    if len(shapes) > 1:
-        shapes = {key: replace(s, title=f"random weights {s.name[-1]}") for key, s in shapes.items()}
-    return [*shapes.values(), *trained], counterpart
+    for source in sources:
+        require_startable(load_encoder(source), terms.resolved(0), source)
+    titles = {"supervised": "supervised pre-training"}
+    trained = [Start(name, titles.get(name, name), source) for name, source in zip(names, sources, strict=True)]
+    counterpart = untrained(trained)
+    return [*dict.fromkeys(counterpart.values()), *trained], {name: like.name for name, like in counterpart.items()}
 
 
 def points_of(arms: Sequence[Arm], counts: Sequence[int], *, total: int) -> tuple[Point, ...]:

@@ -1,11 +1,14 @@
 """The main job told once: check, pre-train, compare with random weights on few labels, write the page.
 
-The comparison gives both starts the same labels, steps and seeds; only the initial weights differ. The test images
-decide nothing but the number that is reported.
+The comparison gives all starts the same labels, steps and seeds; only the initial weights differ. The verdict is about
+the same network before its pre-training, so that nothing but training differs; beside it stands training from scratch
+as the fine-tuning recipe begins it, which also differs in how weights and positions are drawn. The test images decide
+nothing but the numbers that are reported.
 """
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +18,8 @@ from vitlet.data.digits import write_digits
 from vitlet.data.index import SPLITS, open_index
 from vitlet.disk import write_json
 from vitlet.errors import UsageError
-from vitlet.evaluate.compare import Arm, Protocol, comparison
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
+from vitlet.evaluate.compare import Protocol, comparison
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
@@ -80,20 +83,23 @@ def demo(
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
         return _page([run], out, teller, began, found_out)
 
-    teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there and from random weights")
+    teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch")
     terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
-    starts = (
-        Start("pretrained", f"pre-trained ({pretraining})", run.path),
-        Start("scratch", "random weights", None),
-    )
-    tuned = finetune_arms(starts, terms, teller)
+    trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
+    before = replace(untrained([trained])[trained.name], name="untrained", title="the same network, not pre-trained")
+    scratch = Start("scratch", f"from scratch ({terms.recipe})", None)
+    tuned = finetune_arms((trained, before, scratch), terms, teller)
     teller.say("4. Nearest neighbours and logistic regression on the frozen features of both")
     images = Labelled(index, train, test, split)
-    protocols = [Protocol("finetune", f"Fine-tuning with {num_labels} labels", _pair(tuned), n=len(test), split=split)]
+    title, what = f"Fine-tuning with {num_labels} labels", {"n": len(test), "split": split}
+    protocols = [
+        Protocol("finetune", title, (tuned[0], tuned[1]), **what),
+        Protocol("scratch", f"{title}, beside the usual start from scratch", (tuned[0], tuned[2]), **what),
+    ]
     for probe, title in _PROBES:
-        arms = frozen_arms(starts, terms, images, teller, protocol=probe)
+        first, second = frozen_arms((trained, before), terms, images, teller, protocol=probe)
         title = f"{title} on frozen features, {num_labels} labels"
-        protocols.append(Protocol(probe, title, _pair(arms), n=len(test), split=split))
+        protocols.append(Protocol(probe, title, (first, second), **what))
     facts = {
         "name": index.name,
         "fingerprint": index.fingerprint,
@@ -118,11 +124,6 @@ def few_labels(labels: np.ndarray) -> int:
     if len(present) < 2:
         return 0
     return len(present) * min(_LABELS_PER_CLASS, max(1, int(present.min()) // 2))
-
-
-def _pair(arms: list[Arm]) -> tuple[Arm, Arm]:
-    first, second = arms
-    return first, second
 
 
 def _page(

@@ -1,8 +1,8 @@
-"""Does every method learn here? The same images, the same random start, the same protocols, one table.
+"""Does every method learn here? The same images, the same protocols, one table.
 
 Each micro recipe pre-trains on the same budget of image views; then kNN, logistic regression and fine-tuning with few
-labels judge the frozen or trained encoder beside random weights, with several seeds. What does not beat random weights
-stands in the table as it is.
+labels judge the frozen or trained encoder beside the same network before that, with several seeds. What does not beat
+its random weights stands in the table as it is.
 
 A view counts by its area: MoCo-v3 sees each image twice, DINO in two whole and four quarter views, so three times.
 """
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.training import pretrain
 from vitlet.recipes import by_name
 from vitlet.run import environment
@@ -34,7 +34,7 @@ METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micr
 TEACHER = "mae_micro_wide"
 _NEEDS_TEACHER = ("dmae_micro", "seed_micro")
 _BESIDE = {"dmae_micro": "mae_micro"}
-"""What a method adds to, and is compared with beside random weights."""
+"""What a method adds to, and is compared with beside its random weights."""
 
 
 def learn(
@@ -62,7 +62,7 @@ def learn(
         json: Where the table goes beside `out/learning.json`.
 
     Returns:
-        The table: for each method and protocol mean, interval, and difference to random weights.
+        The table: for each method and protocol mean, interval, and difference to the same network before it.
     """
     teller, began = Teller(), time.monotonic()
     images = Labelled.open(data, teller)
@@ -80,13 +80,15 @@ def learn(
         for method in methods
     }
     protocols: dict[str, dict[str, Any]] = {"finetune": {}, "knn": {}, "logistic": {}}
+    starts = [Start(method, method, run.path) for method, run in runs.items()]
+    like = untrained(starts)
     for family, recipe in _FAMILIES.items():
-        starts = [Start(m, m, run.path) for m, run in runs.items() if by_name(m).encoder.kind == family]
-        if starts:
-            starts.append(Start(f"random_{family}", "random weights", None))
-            arms = _judged(starts, dataclasses.replace(terms, recipe=recipe), images, teller)
+        kin = [start for start in starts if by_name(start.name).encoder.kind == family]
+        if kin:
+            kin += dict.fromkeys(like[start.name] for start in kin)
+            arms = _judged(kin, dataclasses.replace(terms, recipe=recipe), images, teller)
             for protocol, columns in arms.items():
-                protocols[protocol] |= _rows(columns)
+                protocols[protocol] |= _rows(columns, {name: random.name for name, random in like.items()})
     index, n = images.index, len(images.test)
     cost = {name: read_json(run.path / "environment.json")["cpu_seconds"] for name, run in runs.items()}
     found = {
@@ -94,6 +96,7 @@ def learn(
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",
         "protocols": protocols,
         "pretraining_cpu_seconds": cost,
+        "pretraining_seeds": 1,
         "data": {"name": index.name, "fingerprint": index.fingerprint},
         "n": n,
         "seeds": seeds,
@@ -131,14 +134,16 @@ def _length(method: str, views: int) -> dict[str, Any]:
     return {"budget.duration": Images(n=round(views / whole)), "budget.probe_every": Share(n=1)}
 
 
-def _rows(arms: list[Arm]) -> dict[str, Any]:
-    """Mean and interval of each arm, its lead over the last one, random weights, and over what it adds to."""
-    *methods, random = arms
+def _rows(arms: list[Arm], like: Mapping[str, str]) -> dict[str, Any]:
+    """Mean and interval of each arm; of those in `like` the lead over the arm named there, and over what it adds to."""
     known = {arm.name: arm for arm in arms}
     rows: dict[str, Any] = {arm.name: _alone(arm) for arm in arms}
-    base = rows[random.name]
-    for arm in methods:
-        row = rows[arm.name]
+    for arm in arms:
+        if arm.name not in like:
+            continue
+        random, row = known[like[arm.name]], rows[arm.name]
+        base = rows[random.name]
+        row["random"] = random.name
         row["difference"] = _ends(difference_of(arm, random))
         least = row["mean"] if arm.once else row["low"]
         row["above_random"] = least is not None and base["high"] is not None and least > base["high"]
@@ -149,7 +154,7 @@ def _rows(arms: list[Arm]) -> dict[str, Any]:
 
 
 def _alone(arm: Arm) -> dict[str, Any]:
-    found = {"values": list(arm.values), **_ends(mean_interval(arm.values))}
+    found = {"title": arm.title, "values": list(arm.values), **_ends(mean_interval(arm.values))}
     return found | {"once": True} if arm.once else found
 
 
@@ -164,8 +169,9 @@ def _table(found: dict[str, Any]) -> Table:
         table.add_column(column)
     for name in found["protocols"][protocols[0]]:
         rows = [found["protocols"][protocol][name] for protocol in protocols]
+        judged = "difference" in rows[0]
         above = sum(row.get("above_random", False) for row in rows)
         ends = ["" if row["high"] is None else f" ± {100 * (row['high'] - row['mean']):.1f}" for row in rows]
         shown = [f"{100 * row['mean']:.1f}{end}" for row, end in zip(rows, ends, strict=True)]
-        table.add_row(name, *shown, "" if name.startswith("random") else f"{above} of {len(rows)}")
+        table.add_row(rows[0]["title"], *shown, f"{above} of {len(rows)}" if judged else "")
     return table

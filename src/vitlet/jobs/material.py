@@ -38,6 +38,7 @@ _SHAPE = {
     *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
     *("architecture", "output_stride"),
 }
+_BEGINNING = {"init", "position", "sincos_order"}
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,8 @@ def describe(index: Index, verdicts: Verdicts) -> str:
 def start_content(source: str | os.PathLike[str] | None, keep_blocks: int | None = None) -> str:
     """What a training takes from its start, wherever that lies: changes with any weight that is kept of it.
 
+    Where no block is kept, it is how the encoder's weights were drawn before its training.
+
     Raises:
         CheckpointError, UsageError: as `load_encoder`.
     """
@@ -282,13 +285,17 @@ def start_content(source: str | os.PathLike[str] | None, keep_blocks: int | None
 
 def _content(saved: Saved, keep_blocks: int | None) -> str:
     if keep_blocks == 0:
-        return shape_of(saved.encoder)
+        return _described(saved.encoder, _SHAPE | _BEGINNING)
     return f"{encoder_digest(saved.encoder, view=saved.evaluation)} {keep_blocks}"
 
 
 def shape_of(encoder: AnyEncoder) -> str:
-    """What random weights in the place of this encoder have of it: form and normalisation of pixels."""
-    return json.dumps([encoder.config.model_dump(mode="json", include=_SHAPE), encoder.mean, encoder.std])
+    """Form and normalisation of pixels, whatever the weights are and how they began."""
+    return _described(encoder, _SHAPE)
+
+
+def _described(encoder: AnyEncoder, values: set[str]) -> str:
+    return json.dumps([encoder.config.model_dump(mode="json", include=values), encoder.mean, encoder.std])
 
 
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:

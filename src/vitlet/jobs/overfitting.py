@@ -1,8 +1,8 @@
 """Can a detector learn a few images by heart? The quickest sign that data, losses, boxes and masks fit together.
 
 A few training images become a data set of their own, training and validation images alike, and are learned without
-augmentation. With an initial encoder the same is done from it and from random weights, and the steps are counted until
-either has fallen to the same training loss.
+augmentation. With an initial encoder the same is done from it and from itself before its training, and the steps are
+counted until either has fallen to the same training loss.
 """
 
 import json
@@ -55,7 +55,7 @@ def overfit(
         images: How many: the first of the training images, in the order of their paths, that have one to six objects,
             each with an outline, and no crowd.
         steps: Of each run.
-        init: An encoder to compare with random weights.
+        init: An encoder to compare with itself before its training.
         seeds: Runs from each start.
         file: Where the result goes beside `out/overfit.json`.
         settings: Changes of the recipe.
@@ -75,14 +75,21 @@ def overfit(
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")
     ids = suitable(index, annotations, count=images)
     small = _write_set(index, annotations, ids, out / f"images-{address_of([index.fingerprint, ids.tolist()])[:12]}")
-    starts = {"random": None} | ({} if init is None else {"pretrained": init})
+    starts = {"random": None if init is None else 0} | ({} if init is None else {"pretrained": None})
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     runs = {
         f"{name}-{seed}": finetune(
-            RECIPE, init=start, data=small, out=out / f"{name}-{seed}", set=changes, seed=seed, options=options
+            RECIPE,
+            init=init,
+            keep_blocks=kept,
+            data=small,
+            out=out / f"{name}-{seed}",
+            set=changes,
+            seed=seed,
+            options=options,
         )
         for seed in range(seeds)
-        for name, start in starts.items()
+        for name, kept in starts.items()
     }
     scores = {name: _ap50(run) for name, run in runs.items()}
     first = read_json(runs["random-0"].path / "environment.json")

@@ -15,7 +15,7 @@ from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.judging import (
     Judging,
     Tuning,
@@ -40,7 +40,6 @@ from vitlet.weights.source import load_encoder
 
 LayerPairs = tuple[tuple[int, int], ...]
 """(student block, teacher block), from 1."""
-_RANDOM = "random"
 _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
     ("knn", "20 nearest neighbours on frozen features"),
     ("logistic", "Logistic regression on frozen features"),
@@ -94,30 +93,32 @@ def sweep_keep_blocks(
     trained = [Start(name, name, source) for name, source in zip(arm_names(sources), sources, strict=True)]
     counts = _block_counts(trained, terms, blocks)
     images = Labelled.open(data, teller)
-    random = Start(_RANDOM, "random weights", trained[0].source, keep_blocks=0)
+    counterpart = untrained(trained)
+    randoms = list(dict.fromkeys(counterpart.values()))
     cells = [replace(start, keep_blocks=count) for count in counts for start in trained]
     teller.say(f"{plural(len(trained), 'encoder')}, {', '.join(map(str, counts))} blocks kept, {judging.seeds} seeds")
-    reference, *arms = finetune_grid([(start, terms) for start in (random, *cells)], teller)
+    judged = finetune_grid([(start, terms) for start in (*randoms, *cells)], teller)
+    references, arms = judged[: len(randoms)], judged[len(randoms) :]
     width = len(trained)
     points = [
         Point(float(count), plural(count, "block"), tuple(arms[i * width : (i + 1) * width]))
         for i, count in enumerate(counts)
     ]
     curve = Curve("finetune", f"Fine-tuning with {_labels(images, num_labels)}", tuple(points), len(images.test),
-                  images.split, references=(reference,))  # fmt: skip
+                  images.split, references=tuple(references))  # fmt: skip
     found = document(
         "keep-blocks",
         title="How many pre-trained blocks are worth keeping?",
         axis={"label": "lowest blocks kept", "scale": "linear"},
         data=facts_of(images),
-        starts=[start_facts(start) for start in (random, *trained)],
+        starts=[start_facts(start) for start in (*randoms, *trained)],
         curves=[curve],
-        questions=_block_questions(points, reference, curve),
+        questions=_block_questions(points, {name: like.name for name, like in counterpart.items()}, curve),
         budget=budget_of(terms),
     )
     found["note"] = (
-        "Patch embedding, tokens and the lowest blocks come from the encoder, the blocks above are drawn anew, and "
-        "everything is fine-tuned. Nothing kept is the line."
+        "Patch embedding, tokens and the lowest blocks come from the encoder, the blocks above are as they were before "
+        "its training, and everything is fine-tuned. Nothing kept is the line."
     )
     return publish(found, out, teller, began)
 
@@ -143,11 +144,12 @@ def _block_counts(trained: Sequence[Start], terms: Terms, blocks: Sequence[int] 
     return counts
 
 
-def _block_questions(points: Sequence[Point], reference: Arm, curve: Curve) -> list[Question]:
+def _block_questions(points: Sequence[Point], counterpart: Mapping[str, str], curve: Curve) -> list[Question]:
     """For each encoder: is keeping most better than nothing, and than keeping fewer?"""
     questions = []
     *lower, top = points
     for place, most in enumerate(top.arms):
+        reference = next(arm for arm in curve.references if arm.name == counterpart[most.name])
         most = replace(most, title=f"{most.title} with {top.label}")
         pairs = [(f"Did {top.arms[place].title} help with {top.label} kept", reference)] if top.x else []
         pairs += [
@@ -203,7 +205,7 @@ def sweep_distill_layers(
         starts.append(
             Start("distilled", layer_words(pairs), str(pretrain(recipe, data=data, out=path, set=change).path))
         )
-    random = Start(_RANDOM, "random weights", starts[0].source, keep_blocks=0)
+    random = untrained(starts)[starts[0].name]
     everyone = [random, *starts]
     judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}
     judged |= {probe: frozen_arms(everyone, terms, images, teller, protocol=probe) for probe, _ in _PROBES}

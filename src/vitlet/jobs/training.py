@@ -81,8 +81,8 @@ def finetune(
         data: Folder, manifest or Parquet with labels; for a detector COCO's or Roboflow's annotations.
         out: The run directory.
         num_labels: Use only so many training labels, balanced over classes; the seed decides which.
-        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; 0 takes
-            nothing but the shape.
+        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; the rest
+            is as it was before the training of `init`, and with 0 all of it.
         subset: As for `pretrain`; `num_labels` are then taken from it.
         hold_out: Train without a part of the training images and count on that, so that the choice among settings
             leaves the test images alone.

@@ -11,6 +11,8 @@ SUPERVISED = Finetune(None, "scratch-impr")
 
 MAE_TUNED = Finetune(MAE, "impr")
 MOCOV3_TUNED = Finetune(MOCOV3, "impr-moco")
+MAE_UNTRAINED = Finetune(MAE, "impr", keep=0)
+"""The control of `MAE_TUNED`: initialised alike, positions among it, and not pre-trained (`docs/decisions/0007`)."""
 DMAE_TUNED = Finetune(DMAE, "impr")
 MAE_PROBED = Probe(MAE)
 

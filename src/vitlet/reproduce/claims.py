@@ -22,6 +22,7 @@ from vitlet.reproduce.chains import (
     MAE,
     MAE_PROBED,
     MAE_TUNED,
+    MAE_UNTRAINED,
     MOCOV3,
     MOCOV3_TUNED,
     SMALLEST,
@@ -79,7 +80,7 @@ _DEIT, _MAE, _MOCO, _FINE, _RANDOM, _DMAE = (
     "D-MAE-Tiny",
 )
 _PATCHES: Quantity = "patch-frequencies"
-_SCRATCH_100 = tuned(MAE, keep=0)
+_SCRATCH_100 = Finetune(None, "impr-100")
 _A_THIRD = 4
 
 
@@ -118,6 +119,7 @@ CLAIMS = (
         "MAE pre-training with fine-tuning beats training from scratch",
         "Table 1",
         (_above("MAE − from scratch, all labels", MAE_TUNED, SUPERVISED),),
+        beside=(_above("MAE − the same network before its pre-training, all labels", MAE_TUNED, MAE_UNTRAINED),),
     ),
     Claim(
         2,
@@ -197,6 +199,14 @@ CLAIMS = (
                 _SCRATCH_100,
             ),
             _above("all blocks − none", tuned(MAE, keep=12), _SCRATCH_100),
+        ),
+        beside=(
+            _keeps_half(
+                "gain with a third of the blocks − half the gain with all, over MAE before its pre-training",
+                tuned(MAE, keep=_A_THIRD),
+                tuned(MAE, keep=12),
+                tuned(MAE, keep=0),
+            ),
         ),
     ),
     Claim(

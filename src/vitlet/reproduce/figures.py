@@ -40,8 +40,9 @@ def _kept(title: str, start: Pretrain, at_the_end: Published | None) -> Row:
 FIGURE_2 = Table(
     "figure-2",
     "Lower blocks kept, fine-tuned on ImageNet",
-    "Only the lowest blocks of the pre-trained encoder are kept, the rest starts at random; 100 epochs. Published: the "
-    "curve of MAE saturates, that of MoCo-v3 peaks before the end [T]; no other points are known.",
+    "Only the lowest blocks of the pre-trained encoder are kept, the rest is as before pre-training (the authors' code "
+    "draws it as for training from scratch); 100 epochs. Published: the curve of MAE saturates, that of MoCo-v3 peaks "
+    "before the end [T]; no other points are known.",
     tuple(str(k) for k in KEPT),
     (_kept("MAE-Tiny", MAE, Published("76.2", "I")), _kept("MoCov3-Tiny", MOCOV3, None)),
     axis="blocks kept, of 12",

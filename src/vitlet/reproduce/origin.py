@@ -38,7 +38,7 @@ class Origins:
         node = self._nodes[folder]
         if node.kind == "weights":
             return [f"weights of others ({node.title})"]
-        before = [] if node.start is None else self._chain(node.start)
+        before = [] if node.start is None or node.keep_blocks == 0 else self._chain(node.start)
         if node.kind == "evaluate":
             return before
         return [*before, f"{node.protocol} probe" if node.kind == "probe" else self._training(node)]

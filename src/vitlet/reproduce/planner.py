@@ -141,7 +141,7 @@ class _Planner:
         keep = None if step.keep in (None, BLOCKS) else step.keep
         if keep and keep not in self.scale.kept:
             raise _AbsentError(f"this scale keeps {', '.join(map(str, self.scale.kept))} of 12")
-        start = None if step.start is None or keep == 0 else self._node(step.start, seed)
+        start = None if step.start is None else self._node(step.start, seed)
         teacher = None if step.teacher is None else self._node(step.teacher, seed)
         needed = [start] if teacher is None else [start, teacher]
         kept = None if start is None or keep is None else _of_depth(keep, start.recipe["encoder"]["depth"])
@@ -265,8 +265,8 @@ class _Planner:
 
 
 def _of_depth(twelfths: int, depth: int) -> int:
-    """Blocks, counted in twelfths, of an encoder of `depth`."""
-    return max(1, round(twelfths * depth / BLOCKS))
+    """Blocks, counted in twelfths, of an encoder of `depth`; one at least, unless none is asked for."""
+    return max(min(1, twelfths), round(twelfths * depth / BLOCKS))
 
 
 def _tuning(step: Finetune, start: Node | None, kept: int | None, labels: str) -> str:

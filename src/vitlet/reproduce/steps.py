@@ -72,7 +72,8 @@ class Finetune:
     """A role that a scale gives a recipe: `impr`, `scratch-impr`, `transfer`, …"""
     data: str = "imagenet"
     keep: int | None = None
-    """Only the patch embedding, the tokens and so many twelfths of the blocks come from `start`; None: all."""
+    """Only the patch embedding, the tokens and so many twelfths of the blocks come from `start`, the rest is as it was
+    before that; with 0 all of it. None: everything comes from `start`."""
     teacher: "Pretrain | None" = None
     """A classifier whose answers are learned beside the labels."""
 

@@ -89,7 +89,8 @@ def finetune(
         data: Labelled images.
         out: The run directory.
         num_labels: Use only so many training labels, balanced over classes.
-        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init.
+        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init; the rest is
+            as it was before the training of --init, with 0 all of it.
         subset: As for pretrain; --num-labels are then taken from it.
         hold_out: Count on a part of the training images and leave the test images alone: to choose among settings.
     """

@@ -289,14 +289,17 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
     Args:
         source: Trained weights.
         target: The shape and settings of the result.
-        seed: Of what starts afresh, as `target` initialises.
-        keep_blocks: Only patch embedding, tokens and so many of the lowest blocks come from `source` (Wang et al. 2023,
-            Figures 2 and 4); 0 keeps nothing, which the paper calls from scratch. None: everything comes from it.
+        seed: Of what starts afresh.
+        keep_blocks: Only patch embedding, tokens and so many of the lowest blocks are trained (Wang et al. 2023,
+            Figures 2 and 4), the rest is as `source` was before its training; with 0 all of it. None: everything is
+            trained. What is kept then differs from what is not in training alone, and not in how it was initialised.
 
     Raises:
         CheckpointError: if the shapes differ.
         UsageError: if there are not so many blocks.
     """
+    if keep_blocks is not None:
+        source = _cut(source, keep_blocks, seed=seed)
     encoder = Encoder(target, mean=source.mean, std=source.std, seed=seed)
     fresh = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
     tensors = cast(dict[str, Tensor], dict(source.vit.state_dict()))
@@ -309,14 +312,18 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
     if source.config.grid != target.grid:  # once, and not within every step: what is trained is the resized table
         with torch.no_grad():
             tensors["pos_embed"] = resize(tensors["pos_embed"], grid=target.grid)
-    if keep_blocks is not None:
-        tensors |= {k: v for k, v in fresh.items() if _is_above(k, keep_blocks, depth=target.depth)}
     load_exactly(encoder, tensors, where="the initial encoder")
     return encoder
 
 
-def _is_above(name: str, blocks: int, *, depth: int) -> bool:
-    """Whether a tensor belongs to what lies above so many blocks; above none lies everything."""
+def _cut(source: Encoder, blocks: int, *, seed: int) -> Encoder:
+    """`source` with all above its lowest blocks as it was before training; above none lies everything."""
+    depth = source.config.depth
     if not 0 <= blocks <= depth:
         raise UsageError(f"{blocks} blocks of an encoder that has {depth}", fix=f"--keep-blocks 0 … {depth}")
-    return blocks == 0 or name.startswith(("norm.", *(f"blocks.{i}." for i in range(blocks, depth))))
+    cut = Encoder(source.config, mean=source.mean, std=source.std, seed=seed)
+    if blocks:
+        above = ("norm.", *(f"blocks.{i}." for i in range(blocks, depth)))
+        kept = {k: v for k, v in source.vit.state_dict().items() if not k.startswith(above)}
+        cut.vit.load_state_dict(kept, strict=False)
+    return cut
