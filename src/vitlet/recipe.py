@@ -226,6 +226,13 @@ class SteppedOptimizerConfig(OptimizerConfig):
         return self
 
 
+class RisingDecayOptimizerConfig(OptimizerConfig):
+    """The same with a weight decay that changes along half a cosine over the run (DINO)."""
+
+    final_weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """At the last step; `weight_decay` is that of the first."""
+
+
 class BudgetConfig(Config):
     """How long, how wide, in which precision, from which seed."""
 

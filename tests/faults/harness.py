@@ -39,7 +39,7 @@ from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
-from vitlet.train.optim import build_optimizer
+from vitlet.train.optim import Rates, build_optimizer
 from vitlet.train.ranks import World
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
@@ -127,10 +127,10 @@ class Job:
                 self.wrap(objective)
             page["start"] = found.step if found else 0
 
-            def schedule(step: int) -> float:
+            def schedule(step: int) -> Rates:
                 page["step"] = step
                 time.sleep(self.step_seconds)
-                return 1e-3 * (1 - step / 100)
+                return Rates(1e-3 * (1 - step / 100), ADAMW.weight_decay)
 
             metrics = MetricsLog(run, offset=found.manifest["metrics_bytes"] if found else 0)
             train(

@@ -13,7 +13,7 @@ from vitlet.errors import NonFiniteError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint, loop
-from vitlet.train.optim import build_optimizer
+from vitlet.train.optim import Rates, build_optimizer
 
 K = 7
 """The step (0-based) that is poisoned; the last checkpoint is of step 6."""
@@ -127,10 +127,10 @@ def weights_around_step_k(
     optimizer = build_optimizer(objective, ADAMW, depth=1)
     states: list[dict[str, torch.Tensor]] = []
 
-    def schedule(step: int) -> float:
+    def schedule(step: int) -> Rates:
         if step == K:
             states.append({k: v.clone() for k, v in objective.state_dict().items()})
-        return ADAMW.base_lr
+        return Rates(ADAMW.base_lr, ADAMW.weight_decay)
 
     run = Run(tmp_path / "run")
     metrics = loop.MetricsLog(run, offset=0)

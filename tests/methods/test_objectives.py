@@ -24,7 +24,7 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
 from vitlet.recipes import all_recipes
 from vitlet.recipes import debug as debug_recipes
-from vitlet.train.optim import build_optimizer, lr_schedule, set_lr
+from vitlet.train.optim import build_optimizer, schedule_of, set_rates
 
 CLASSES = 4
 GOLDEN = Path(__file__).parent / "golden"
@@ -80,10 +80,10 @@ def _step(index: int = 0) -> Step:
 def _train(objective: Objective, recipe: Recipe, *, steps: int, batch: Callable[[int], Batch]) -> list[float]:
     """The losses before each step of the recipe's optimizer."""
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
-    schedule = lr_schedule(recipe.optimizer, batch_size=16, warmup=5, total=20)
+    schedule = schedule_of(recipe.optimizer, batch_size=16, warmup=5, total=20)
     losses = []
     for index in range(steps):
-        set_lr(optimizer, schedule(index))
+        set_rates(optimizer, schedule(index))
         optimizer.zero_grad()
         loss = objective(batch(index), _step(index)).total
         loss.backward()

@@ -10,7 +10,16 @@ import pytest
 
 from vitlet.disk import write_json
 from vitlet.reproduce.catalogue import chosen
-from vitlet.reproduce.chains import DMAE_TUNED, MAE, MAE_PROBED, MAE_TUNED, MAE_UNTRAINED, SUPERVISED, transferred, tuned
+from vitlet.reproduce.chains import (
+    DMAE_TUNED,
+    MAE,
+    MAE_PROBED,
+    MAE_TUNED,
+    MAE_UNTRAINED,
+    SUPERVISED,
+    transferred,
+    tuned,
+)
 from vitlet.reproduce.findings import findings
 from vitlet.reproduce.origin import Origins
 from vitlet.reproduce.plan import NODE_FILE, Plan

@@ -17,7 +17,7 @@ from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
-from vitlet.train.optim import build_optimizer
+from vitlet.train.optim import Rates, build_optimizer
 from vitlet.train.ranks import World
 
 
@@ -112,11 +112,11 @@ def run_training(
     if spoil is not None:
         share = Spoiled(share, spoil)
 
-    def schedule(step: int) -> float:
+    def schedule(step: int) -> Rates:
         if page is not None:
             page["step"] = step
             signal.sigtimedwait([], step_seconds)
-        return 1e-3
+        return Rates(1e-3, ADAMW.weight_decay)
 
     offset = found.manifest["metrics_bytes"] if found else 0
     metrics = MetricsLog(run, offset=offset) if world.is_first else None

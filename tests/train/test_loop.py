@@ -18,11 +18,11 @@ from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Probe, Writer, train
-from vitlet.train.optim import build_optimizer
+from vitlet.train.optim import Rates, build_optimizer
 
 
-def constant(step: int) -> float:
-    return 1e-3
+def constant(step: int) -> Rates:
+    return Rates(1e-3, ADAMW.weight_decay)
 
 
 def trained(
@@ -30,7 +30,7 @@ def trained(
     run: Run,
     *,
     objective: Objective | None = None,
-    schedule: Callable[[int], float] = constant,
+    schedule: Callable[[int], Rates] = constant,
     probes: tuple[Probe, ...] = (),
     dtype: torch.dtype = torch.float32,
     **budget: object,
@@ -109,7 +109,7 @@ def test_the_schedule_is_applied_at_every_step_and_logged(job: Job, tmp_path: Pa
     rates, weights = [0.0, 1e-3, 0.0, 2e-4, 1e-4, 0.0], []
     objective = tiny_objective()
     objective.after_step = lambda step: weights.append(objective.mask_token.detach().clone())
-    _, optimizer = trained(job, run, objective=objective, schedule=lambda step: rates[step])
+    _, optimizer = trained(job, run, objective=objective, schedule=lambda step: Rates(rates[step], ADAMW.weight_decay))
     assert [row["lr"] for row in run.metrics()] == rates
     moved = [not torch.equal(a, b) for a, b in zip([tiny_objective().mask_token, *weights], weights, strict=False)]
     assert moved == [rate > 0 for rate in rates]
@@ -117,7 +117,7 @@ def test_the_schedule_is_applied_at_every_step_and_logged(job: Job, tmp_path: Pa
 
 
 def test_a_learning_rate_of_zero_moves_nothing(job: Job, tmp_path: Path) -> None:
-    objective, _ = trained(job, Run(tmp_path / "run"), schedule=lambda step: 0.0)
+    objective, _ = trained(job, Run(tmp_path / "run"), schedule=lambda step: Rates(0.0, ADAMW.weight_decay))
     assert largest_difference(objective, tiny_objective()) == 0.0
 
 

@@ -7,7 +7,15 @@ from vitlet.methods.supervised import Supervised
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.recipes import by_name
-from vitlet.train.optim import build_optimizer, layer_of, lr_schedule, named_parameters, parameter_groups, set_lr
+from vitlet.train.optim import (
+    Rates,
+    build_optimizer,
+    layer_of,
+    named_parameters,
+    parameter_groups,
+    schedule_of,
+    set_rates,
+)
 from vitlet.units import Epochs, to_steps
 
 IMAGENET = 1_281_167
@@ -56,7 +64,9 @@ def test_without_layer_decay_all_learn_alike(classifier: Supervised) -> None:
 def test_weight_decay_pulls_where_the_paper_says(masked: MAE, tokens: bool, one_dimensional: bool) -> None:
     """Spec C.1, C.2: never biases and norms (but in MoCo-v3), tokens and positions only in MAE."""
     config = OptimizerConfig(weight_decay=0.05, decay_tokens=tokens, decay_one_dimensional=one_dimensional)
-    found = {name: group["weight_decay"] for name, group in by_parameter(masked, config, depth=2).items()}
+    optimizer = build_optimizer(masked, config, depth=2)
+    set_rates(optimizer, Rates(0.1, config.weight_decay))
+    found = {name: group["weight_decay"] for group in optimizer.param_groups for name in group["names"]}
     for name, parameter in masked.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -121,9 +131,23 @@ def test_kinds() -> None:
 
 def test_the_learning_rate_of_every_group_is_its_share(classifier: Supervised) -> None:
     optimizer = build_optimizer(classifier, OptimizerConfig(layer_decay=0.5), depth=12)
-    set_lr(optimizer, 0.08)
+    set_rates(optimizer, Rates(lr=0.08, weight_decay=0.0))
     assert all(g["lr"] == 0.08 * g["lr_scale"] for g in optimizer.param_groups)
     assert min(g["lr"] for g in optimizer.param_groups) == 0.08 * 0.5**13
+
+
+def test_weight_decay_of_dino_rises_along_a_cosine_and_that_of_others_stays() -> None:
+    """Spec C.1: from 0.04 to 0.4; half of the way is the middle of the run."""
+    rates = schedule_of(by_name("dino_tiny_100e").optimizer, batch_size=512, warmup=10, total=100)
+    assert [rates(step).weight_decay for step in (0, 50, 100)] == pytest.approx([0.04, 0.22, 0.4])
+    assert rates(25).weight_decay == pytest.approx(0.04 + 0.36 * (1 - 0.5**0.5) / 2)
+    others = schedule_of(by_name("mae_tiny_400e").optimizer, batch_size=4096, warmup=10, total=100)
+    assert {others(step).weight_decay for step in (0, 50, 100)} == {0.05}
+
+
+def test_simmim_falls_to_a_tenth_at_epoch_700_of_800() -> None:
+    rates = schedule_of(by_name("simmim_tiny").optimizer, batch_size=2048, warmup=10, total=800)
+    assert [rates(epoch).lr for epoch in (10, 699, 700, 799)] == pytest.approx([4e-4, 4e-4, 4e-5, 4e-5])
 
 
 def test_the_improved_recipe_has_the_rates_of_the_paper() -> None:
@@ -131,12 +155,12 @@ def test_the_improved_recipe_has_the_rates_of_the_paper() -> None:
     recipe = by_name("finetune_tiny_impr_300e")
     steps = {n: to_steps(Epochs(n=n), num_images=IMAGENET, batch_size=1024) for n in (1, 5, 150, 300)}
     assert steps[1] == 1251
-    lr = lr_schedule(recipe.optimizer, batch_size=1024, warmup=steps[5], total=steps[300])
-    assert lr(0) == 0.0
-    assert lr(steps[5]) == pytest.approx(4e-3)
-    assert lr(steps[150]) == pytest.approx(0.00205, abs=1e-5)
-    assert lr(steps[300]) == 1e-6
-    assert lr(steps[300] + 5) == 1e-6
+    rates = schedule_of(recipe.optimizer, batch_size=1024, warmup=steps[5], total=steps[300])
+    assert rates(0).lr == 0.0
+    assert rates(steps[5]).lr == pytest.approx(4e-3)
+    assert rates(steps[150]).lr == pytest.approx(0.00205, abs=1e-5)
+    assert rates(steps[300]).lr == 1e-6
+    assert rates(steps[300] + 5).lr == 1e-6
 
 
 def test_mae_has_the_rates_of_the_paper() -> None:
@@ -144,9 +168,9 @@ def test_mae_has_the_rates_of_the_paper() -> None:
     recipe = by_name("mae_tiny_400e")
     per_epoch = to_steps(Epochs(n=1), num_images=IMAGENET, batch_size=4096)
     assert per_epoch == 312
-    lr = lr_schedule(recipe.optimizer, batch_size=4096, warmup=40 * per_epoch, total=400 * per_epoch)
-    assert lr(0) == 0.0
-    assert lr(20 * per_epoch) == pytest.approx(1.2e-3)
-    assert lr(40 * per_epoch) == pytest.approx(2.4e-3)
-    assert lr(220 * per_epoch) == pytest.approx(1.2e-3)
-    assert lr(400 * per_epoch) == 0.0
+    rates = schedule_of(recipe.optimizer, batch_size=4096, warmup=40 * per_epoch, total=400 * per_epoch)
+    assert rates(0).lr == 0.0
+    assert rates(20 * per_epoch).lr == pytest.approx(1.2e-3)
+    assert rates(40 * per_epoch).lr == pytest.approx(2.4e-3)
+    assert rates(220 * per_epoch).lr == pytest.approx(1.2e-3)
+    assert rates(400 * per_epoch).lr == 0.0

@@ -27,7 +27,7 @@ from vitlet.nn.init import seeded
 from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
 from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.rng import uniform
-from vitlet.train.optim import build_optimizer, set_lr
+from vitlet.train.optim import Rates, build_optimizer, set_rates
 from vitlet.units import cosine
 from vitlet.weights.teacher import EncoderTeacher
 
@@ -108,7 +108,7 @@ def _objective(method: Method, shapes: Shapes) -> Objective:
 
 def _ours(objective: Objective, batch: Batch, precision: str) -> Contender:
     optimizer = build_optimizer(objective, _OPTIMIZER, depth=objective.encoder.config.depth)
-    set_lr(optimizer, _LR)
+    set_rates(optimizer, Rates(_LR, _OPTIMIZER.weight_decay))
 
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

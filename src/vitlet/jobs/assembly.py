@@ -36,7 +36,7 @@ from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.clock import Clock
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Writer, train
-from vitlet.train.optim import build_optimizer, lr_schedule
+from vitlet.train.optim import build_optimizer, schedule_of
 from vitlet.train.ranks import World, is_restart
 from vitlet.train.trackers import require_installed
 from vitlet.weights.content import require_same_teacher
@@ -123,7 +123,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    schedule = lr_schedule(
+    schedule = schedule_of(
         recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
     )
     on_cpu = next(objective.parameters()).device.type == "cpu"

@@ -83,7 +83,9 @@ def demo(
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
         return _page([run], out, teller, began, found_out)
 
-    teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch")
+    teller.say(
+        f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch"
+    )
     terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
     trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
     before = replace(untrained([trained])[trained.name], name="untrained", title="the same network, not pre-trained")

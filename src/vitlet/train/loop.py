@@ -30,7 +30,7 @@ from vitlet.train.clock import Clock
 from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
 from vitlet.train.meter import Meter
-from vitlet.train.optim import set_lr
+from vitlet.train.optim import Rates, set_rates
 from vitlet.train.ranks import World
 
 _MAX_REPLACED_SHARE = 0.01
@@ -115,7 +115,7 @@ def train(
     *,
     batches: Batches,
     optimizer: Optimizer,
-    schedule: Callable[[int], float],
+    schedule: Callable[[int], Rates],
     budget: Budget,
     writer: Writer,
     probes: Sequence[Probe] = (),
@@ -144,12 +144,13 @@ def train(
             with meter.waiting():
                 batch = next(stream)
             job.note_replaced(step + 1, batch)
-            set_lr(optimizer, schedule(step))
+            rates = schedule(step)
+            set_rates(optimizer, rates)
             losses, loss, grad_norm = job.take(step, batch.to(device))
             done = step + 1
             meter.add(len(batch) * writer.world.size)
             if done % budget.log_every == 0 or done == budget.total_steps:
-                row = meter.row(done, done / batches.steps_per_epoch, loss, schedule(step), grad_norm)
+                row = meter.row(done, done / batches.steps_per_epoch, loss, rates.lr, grad_norm)
                 writer.log(row | _scalars(losses))
                 tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
             job.look_and_save(done)

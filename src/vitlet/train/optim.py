@@ -5,15 +5,25 @@ Papers: Loshchilov and Hutter 2019 (AdamW); Clark et al. 2020 and Bao et al. 202
 
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitlet.recipe import OptimizerConfig, SteppedOptimizerConfig
-from vitlet.units import warmup_cosine, warmup_steps
+from vitlet.recipe import OptimizerConfig, RisingDecayOptimizerConfig, SteppedOptimizerConfig
+from vitlet.units import cosine, warmup_cosine, warmup_steps
 
 _TOKENS = ("cls_token", "pos_embed", "mask_token")
+
+
+class Rates(NamedTuple):
+    """What the schedule sets at a step."""
+
+    lr: float
+    """Of the top layer."""
+    weight_decay: float
+    """Of the tensors that it pulls on."""
 
 
 def layer_of(name: str, *, depth: int, encoder: str = "encoder") -> int:
@@ -44,7 +54,10 @@ def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) -> list[dict]:
-    """Groups with `params`, `names`, `weight_decay` and `lr_scale`; every trainable tensor is in exactly one."""
+    """Groups with `params`, `names`, and the shares `lr_scale` and `decay_scale` that they have of the rates.
+
+    Every trainable tensor is in exactly one.
+    """
     groups: dict[tuple[int, bool], dict] = {}
     encoder = _name_of_encoder(module)
     for name, parameter in module.named_parameters():
@@ -56,7 +69,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) 
             {
                 "params": [],
                 "names": [],
-                "weight_decay": config.weight_decay if decay else 0.0,
+                "decay_scale": float(decay),
                 "lr_scale": config.layer_decay ** (depth + 1 - layer),
             },
         )
@@ -66,15 +79,15 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) 
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig, *, depth: int) -> Optimizer:
-    """The recipe's optimizer over the trainable parameters of `module`; its learning rate is set at every step."""
+    """The recipe's optimizer over the trainable parameters of `module`; `set_rates` sets its rates at every step."""
     groups = parameter_groups(module, config, depth=depth)
     if config.kind == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=config.betas[0], nesterov=config.betas[0] > 0)
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.epsilon, fused=True)
+        return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=config.betas[0], nesterov=config.betas[0] > 0)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, betas=config.betas, eps=config.epsilon, fused=True)
 
 
-def lr_schedule(config: OptimizerConfig, *, batch_size: int, warmup: int, total: int) -> Callable[[int], float]:
-    """Learning rate of the top layer as a function of the step."""
+def schedule_of(config: OptimizerConfig, *, batch_size: int, warmup: int, total: int) -> Callable[[int], Rates]:
+    """The recipe's rates as a function of the step."""
     peak = config.lr(batch_size)
 
     def lr(step: int) -> float:
@@ -83,13 +96,19 @@ def lr_schedule(config: OptimizerConfig, *, batch_size: int, warmup: int, total:
             return warmup_steps(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, falls=falls)
         return warmup_cosine(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr)
 
-    return lr
+    def weight_decay(step: int) -> float:
+        if isinstance(config, RisingDecayOptimizerConfig):
+            return cosine(step, total=total, start=config.weight_decay, end=config.final_weight_decay)
+        return config.weight_decay
+
+    return lambda step: Rates(lr(step), weight_decay(step))
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give each group its share of the learning rate."""
+def set_rates(optimizer: Optimizer, rates: Rates) -> None:
+    """Give each group its share of both rates."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = rates.lr * group["lr_scale"]
+        group["weight_decay"] = rates.weight_decay * group["decay_scale"]
 
 
 def named_parameters(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
