@@ -61,7 +61,16 @@ def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
     )
     document = found(told)
     assert document["question"] == "Did pre-training help?"
-    assert document.keys() == {"question", "data", "protocols", "verdict", "commands", "machine", "wall_seconds"}
+    assert document.keys() == {
+        "question",
+        "data",
+        "protocols",
+        "verdict",
+        "commands",
+        "note",
+        "machine",
+        "wall_seconds",
+    }
     assert [document["data"][f"num_{what}"] for what in ("train", "labelled", "test")] == [24, 8, 12]
     assert document["data"]["classes"] == ["dark", "light"]
     assert document["commands"] == ["vitlet demo --seeds 2 --num-labels 8"]

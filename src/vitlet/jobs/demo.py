@@ -41,6 +41,10 @@ _DIGITS: dict[str, Any] = {
 _LONG, _SHORT = {"budget.duration": Images(n=64_000)}, {"budget.duration": Images(n=9_600)}
 """Of pre-training and fine-tuning on digits: less than the recipes' own, so that old processors end in minutes too."""
 
+_ARMS = (
+    "Not pre-trained is the same network before its first step: weights and positions are drawn by the same rules. "
+    "From scratch is what the recipe of fine-tuning draws, so that more differs than training."
+)
 _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
     ("knn", "20 nearest neighbours"),
     ("logistic", "Logistic regression"),
@@ -88,8 +92,8 @@ def demo(
     )
     terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
     trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
-    before = replace(untrained([trained])[trained.name], name="untrained", title="the same network, not pre-trained")
-    scratch = Start("scratch", f"from scratch ({terms.recipe})", None)
+    before = replace(untrained([trained])[trained.name], name="untrained", title="not pre-trained")
+    scratch = Start("scratch", "from scratch", None)
     tuned = finetune_arms((trained, before, scratch), terms, teller)
     teller.say("4. Nearest neighbours and logistic regression on the frozen features of both")
     images = Labelled(index, train, test, split)
@@ -113,7 +117,7 @@ def demo(
     given = "" if data is None else f" --data {printable(data)}"
     command = f"vitlet demo{given} --seeds {seeds} --num-labels {num_labels}"
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
-    found |= {"machine": environment(), "wall_seconds": time.monotonic() - began}
+    found |= {"note": _ARMS, "machine": environment(), "wall_seconds": time.monotonic() - began}
     write_json(out / "comparison.json", found)
     runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
     return _page(runs, out, teller, began, found["verdict"]["sentence"], found)

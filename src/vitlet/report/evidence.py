@@ -57,6 +57,8 @@ class Accuracy:
     groups: tuple[tuple[tables.Group, tuple[ChartRow, ...], Markup], ...]
     """Each with its rows and the axis below them."""
     chance: str
+    note: str
+    """What the arms are, if it needs saying."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Acc
         for i, group in enumerate(groups)
     )
     words = f"{tables.percent(chance)} (1 of {len(classes)} classes)" if chance else ""
-    return Accuracy(drawn, words)
+    return Accuracy(drawn, words, (comparison or {}).get("note", ""))
 
 
 def difference_plot(mean: float, interval: tuple[float, float] | None, *, title: str) -> Plot:
@@ -189,11 +191,13 @@ def _loss(run: Contents) -> tuple[str, str]:
 
 def _arms(comparison: dict[str, Any] | None) -> dict[str, tuple[int, str]]:
     """Run name → style and title of its arm, as far as the comparison names the runs of its arms."""
-    protocols = (comparison or {}).get("protocols", ())
+    if comparison is None:
+        return {}
+    styles = tables.arm_styles(comparison)
     return {
-        run: (style, arm["title"])
-        for protocol in protocols
-        for style, arm in enumerate(protocol["arms"])
+        run: (styles[arm["name"]], arm["title"])
+        for protocol in comparison["protocols"]
+        for arm in protocol["arms"]
         for run in arm.get("runs", ())
     }
 

@@ -134,22 +134,28 @@ def row(title: str, values: Sequence[float], *, seeds: Sequence[int], n: int, st
 
 def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
     """One group a protocol, one row an arm; the arms keep their style throughout the page."""
-    groups = []
+    groups, styles = [], arm_styles(comparison)
     for protocol in comparison["protocols"]:
         n = protocol.get("n", 0)
         rows = tuple(
             row(
                 arm["title"] + (f" ({without_interval(arm)})" if arm.get("once") else ""), arm["values"],
-                seeds=() if arm.get("once") else arm.get("seeds", ()), n=n, style=style,
-                cpu=arm.get("cpu_seconds", ()),
+                seeds=() if arm.get("once") else arm.get("seeds", ()), n=n,
+                style=styles[arm["name"]], cpu=arm.get("cpu_seconds", ()),
             )
-            for style, arm in enumerate(protocol["arms"]) if arm["values"]
+            for arm in protocol["arms"] if arm["values"]
         )  # fmt: skip
         if not rows:
             continue
         note = f"{metric_title(protocol['metric'])}, {protocol.get('split', 'test')} split, n = {n:,}{_over(rows)}"
         groups.append(Group(protocol["title"], note, rows, _difference_text(protocol.get("difference"))))
     return groups
+
+
+def arm_styles(comparison: Mapping[str, Any]) -> dict[str, int]:
+    """A style for each arm by its name, in the order in which the protocols have them."""
+    names = dict.fromkeys(arm["name"] for protocol in comparison["protocols"] for arm in protocol["arms"])
+    return {name: style for style, name in enumerate(names)}
 
 
 def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
