@@ -39,8 +39,8 @@ def test_wilson_interval_is_scipys(share, n):
 
 def test_an_arm_that_was_measured_once_says_so_and_its_interval_is_over_images():
     arms = [
-        {"title": "mae", "values": [0.55], "seeds": [0], "once": True},
-        {"title": "random", "values": [0.29, 0.3, 0.28], "seeds": [0, 1, 2], "once": False},
+        {"name": "mae", "title": "mae", "values": [0.55], "seeds": [0], "once": True},
+        {"name": "random", "title": "random", "values": [0.29, 0.3, 0.28], "seeds": [0, 1, 2], "once": False},
     ]
     (group,) = tables.groups_of_comparison({"protocols": [{"title": "kNN", "metric": "top1", "n": 1000, "arms": arms}]})
     once, random = group.rows
