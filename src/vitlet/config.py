@@ -18,14 +18,6 @@ from vitlet.text import did_you_mean
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
-_COMPLETE = "complete"
-
-
-def wants_all(info: Any) -> bool:
-    """Whether `to_json` was asked for everything, by pydantic's `SerializationInfo`."""
-    return bool((info.context or {}).get(_COMPLETE))
-
-
 class Config(pydantic.BaseModel):
     """Frozen values with checked types and bounds; no number may be NaN or infinite."""
 
@@ -37,14 +29,9 @@ class Config(pydantic.BaseModel):
         """A copy with top-level fields replaced and everything checked again."""
         return self.from_json({**self.to_json(), **{k: _plain(v) for k, v in changes.items()}})
 
-    def to_json(self, *, complete: bool = False) -> dict[str, Any]:
-        """Plain JSON types; `from_json` gives an equal value back.
-
-        Args:
-            complete: With the keys too that a config leaves out at their default, so that recipes from before there
-                were such keys keep their JSON and fingerprint. It does so in a serializer that asks `wants_all`.
-        """
-        return self.model_dump(mode="json", context={_COMPLETE: complete})
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` gives an equal value back."""
+        return self.model_dump(mode="json")
 
     @classmethod
     def from_json(cls: type[ConfigT], values: Mapping[str, Any], *, where: str = "") -> ConfigT:

@@ -49,7 +49,7 @@ def by_name(name: str) -> Recipe:
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A copy with dotted keys replaced and everything checked again."""
-    return type(recipe).from_json(apply_overrides(recipe.to_json(complete=True), overrides))
+    return type(recipe).from_json(apply_overrides(recipe.to_json(), overrides))
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:

@@ -1,11 +1,10 @@
 """Attention distillation: the values, the papers' recipes, and recipes for two CPU cores."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_serializer
+from pydantic import Field
 
-from vitlet.config import wants_all
 from vitlet.recipe import ObjectiveConfig, Recipe
 from vitlet.recipes.mae import MAEObjective, mae_micro, mae_small_400e, mae_tiny_400e
 
@@ -35,15 +34,7 @@ class DistillObjective(ObjectiveConfig):
     hidden_weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     teacher_precision: Literal["auto", "fp32"] = "auto"
     """`auto`: bf16 where the hardware computes in it, whatever the student's precision; it moves the loss by less than
-    a hundredth. `fp32`: full precision, so that a run in fp32 gives the same numbers on other hardware. A recipe's JSON
-    says `fp32` alone."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_came_later(self, handler: Any, info: Any) -> Any:
-        values = handler(self)
-        if self.teacher_precision == "auto" and not wants_all(info):
-            del values["teacher_precision"]
-        return values
+    a hundredth. `fp32`: full precision, so that a run in fp32 gives the same numbers on other hardware."""
 
     def require_fit(self, recipe: Recipe) -> None:
         """What its MAE asks for."""
