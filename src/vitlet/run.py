@@ -58,7 +58,7 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
-        """The resolved recipe; replayed by `--recipe`."""
+        """The resolved recipe; `vitlet pretrain` and `finetune` take it in place of a name."""
         return self.path / "recipe.json"
 
     @property

@@ -75,7 +75,7 @@ def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
 
 
 def pen(style: int) -> dict[str, Any]:
-    """Colour and dashes of a line; the first twelve are all distinct, with and without colour."""
+    """Colour and dashes of a line; the first twelve combinations are all distinct."""
     dashes = _DASHES[(style + style // len(SERIES)) % len(_DASHES)]
     return {"color": SERIES[style % len(SERIES)]} | ({"dashes": dashes} if dashes else {})
 

@@ -19,7 +19,7 @@ MAE_PROBED = Probe(MAE)
 PARTS = ("imagenet-1", "imagenet-10", "imagenet-lt", "imagenet-21k")
 """The other pre-training sets of Table 3."""
 SMALLEST, LARGEST = "flowers", "inat18"
-"""Of the sets in Table 4, by training images; the claims' small and large downstream sets."""
+"""The sets in Table 4 with the fewest and most training images; "small" and "large" in the claims."""
 
 LOOK = Look(
     (

@@ -102,7 +102,7 @@ def forget_failures(nodes: Sequence[Node], *, even_diverged: bool) -> None:
 
     Args:
         nodes: Nodes of a plan.
-        even_diverged: Whether to include runs that diverged, which they would do again on resuming; then all failed
+        even_diverged: Whether to include runs that diverged, which they would do again; then all failed
             runs start over. Otherwise only the others are retried, from their checkpoints.
     """
     for node in nodes:

@@ -1,4 +1,4 @@
-"""The cost of a training run, summed over its ranks and over the processes before each interruption."""
+"""The cost of a training run, summed over its ranks and over all processes of an interrupted run."""
 
 import resource
 import time

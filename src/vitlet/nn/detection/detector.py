@@ -40,7 +40,7 @@ class DetectorShape:
     global_blocks: tuple[int, ...]
     recompute: bool
     channels: int
-    """Of the pyramid and of the heads' convolutions."""
+    """Channels of the pyramid and of the heads' convolutions."""
     anchors: tuple[int, ...]
     """Side of the square anchor in pixels, one per pyramid level."""
     proposal_convs: int
