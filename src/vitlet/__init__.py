@@ -3,10 +3,10 @@
     import vitlet
     run = vitlet.pretrain("mae_micro", data="images/", out="runs/mae")
 
-A function has the name and the parameters of its command. `vitlet sweep keep-blocks` is `sweep_keep_blocks`, and
-`vitlet evaluate` is `score`, since `vitlet.evaluate` is a package. What changes no number is in `Options`.
+Functions have the names and parameters of their commands. `vitlet sweep keep-blocks` is `sweep_keep_blocks`, and
+`vitlet evaluate` is `score`, since `vitlet.evaluate` is a package. `Options` holds what does not affect results.
 
-Names are imported when they are first used: `import vitlet` costs nothing.
+Names are imported on first use: `import vitlet` costs nothing.
 """
 
 import importlib

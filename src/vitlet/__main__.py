@@ -1,4 +1,4 @@
-"""`python -m vitlet`, as torchrun starts it."""
+"""Entry point of `python -m vitlet`, which torchrun uses."""
 
 import sys
 

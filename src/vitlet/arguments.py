@@ -1,6 +1,7 @@
-"""What the commands take, and what is said at once when that is wrong.
+"""Arguments of the commands, and their early validation.
 
-Whatever can be refused from the words alone is refused here, in a fraction of a second; torch needs seconds.
+Whatever can be rejected from the words alone is rejected here, in a fraction of a second; importing torch takes
+seconds.
 """
 
 import json
@@ -20,7 +21,7 @@ from vitlet.text import did_you_mean, printable
 
 
 def _whole(_: type, tokens: Sequence[Token]) -> int:
-    """An integer as Python reads it; cyclopts would round 1.5."""
+    """Parse an integer as Python does; cyclopts would round 1.5."""
     text = tokens[0].value
     try:
         return int(text)
@@ -46,34 +47,34 @@ def _options(given: object, *names: str) -> Any:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Shared:
-    """What every training command takes."""
+    """Options of every training command."""
 
     epochs: float | None = None
     """Passes over the training images, instead of the recipe's duration."""
     batch_size: Whole | None = None
-    """Images in one optimizer step, over all ranks."""
+    """Images per optimizer step, over all ranks."""
     seed: Whole | None = None
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """Of the matrix products."""
+    """Precision of the matrix products."""
     set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
     """Any other value of the recipe, as key=value; may be repeated."""
     workers: Whole | None = None
     """Loader processes; by default as many as help."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     micro_batch: Whole | None = None
-    """Images of one forward pass, where the batch does not fit into memory."""
+    """Images per forward pass, if the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
-    """torch.compile: a minute at the start, faster after it."""
+    """Use torch.compile: a minute at the start, faster afterwards."""
     log: Annotated[tuple[Literal["wandb", "mlflow"], ...], Parameter(negative="")] = field(default=())
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
-    """Share of unreadable images that is accepted."""
+    """Accepted share of unreadable images."""
     fresh: Annotated[bool, Parameter(negative="")] = False
-    """Replace the run that stands in --out."""
+    """Replace the existing run in --out."""
     accept_data_change: Annotated[bool, Parameter(negative="")] = False
-    """Go on although images were added, removed or changed."""
+    """Continue although images were added, removed or changed."""
 
     def flags(self) -> dict[str, Any]:
         """The values that change the recipe."""
@@ -83,7 +84,7 @@ class Shared:
         return {**values, "set": parse_settings(self.set)}
 
     def words(self) -> list[str]:
-        """The words of the command line that give these values again."""
+        """The command-line words that reproduce these values."""
         found: list[str] = []
         for field_ in fields(self):
             flag, value = f"--{field_.name.replace('_', '-')}", getattr(self, field_.name)
@@ -96,7 +97,7 @@ class Shared:
         return found
 
     def options(self) -> Any:
-        """The values that change no number."""
+        """The values that do not affect results."""
         return _options(
             self, "workers", "device", "micro_batch", "compile", "log", "max_bad", "fresh", "accept_data_change"
         )
@@ -122,21 +123,21 @@ class Looking:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tuning:
-    """What every command takes that fine-tunes from several starts."""
+    """Options of every command that fine-tunes from several starts."""
 
     recipe: str = "finetune_micro"
-    """Of fine-tuning, by name."""
+    """Name of the fine-tuning recipe."""
     seeds: AtLeastOne = 3
-    """Repetitions."""
+    """Number of repetitions."""
     epochs: float | None = None
     """Passes over the labelled images, instead of the recipe's duration."""
     batch_size: AtLeastOne | None = None
-    """Images in one optimizer step."""
+    """Images per optimizer step."""
     set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
     """Any other value of the recipe, as key=value; may be repeated."""
 
     def flags(self) -> dict[str, Any]:
-        """The values by name, as the jobs take them.
+        """The values by name, as passed to the jobs.
 
         Raises:
             UsageError: for a recipe that does not fine-tune, or an unknown key or value.
@@ -150,10 +151,10 @@ class Tuning:
 
 
 def chosen_recipe(name: str, shared: Shared, *, verb: Literal["pretrain", "finetune"] | None = None) -> Any:
-    """The recipe of a name or of a recipe.json, with the flags applied.
+    """Load a recipe by name or from a recipe.json, and apply the flags.
 
     Raises:
-        UsageError: for an unknown name, key or value, or a recipe that is not for this verb.
+        UsageError: for an unknown name, key or value, or a recipe that does not fit this verb.
     """
     from vitlet.jobs.options import overrides, require_verb
     from vitlet.recipes import by_name, from_json, with_overrides
@@ -218,10 +219,10 @@ def existing_source(text: str) -> str:
 
 
 def subset_words(text: str | None) -> str | None:
-    """`text`, if it names a part of the training images.
+    """Return `text` if it names a subset of the training images.
 
     Raises:
-        UsageError: else.
+        UsageError: otherwise.
     """
     from vitlet.data.choice import Subset
 
@@ -229,10 +230,10 @@ def subset_words(text: str | None) -> str | None:
 
 
 def numbers(option: str, text: str, *, low: float, high: float, whole: bool = False) -> list[float]:
-    """The numbers in `0.01,0.1,1`, smallest first.
+    """Parse numbers like `0.01,0.1,1`, sorted in ascending order.
 
     Raises:
-        UsageError: naming the option, for words, numbers out of range, and one given twice.
+        UsageError: naming the option, for non-numbers, numbers out of range and repetitions.
     """
     example = "0,1,2" if whole else "0.01,0.1,1"
     found: list[float] = []
@@ -253,7 +254,7 @@ def numbers(option: str, text: str, *, low: float, high: float, whole: bool = Fa
 
 
 def layer_lists(text: str) -> list[tuple[tuple[int, int], ...]]:
-    """The lists in `[[12,12]];[[6,6],[12,12]]`: (student block, teacher block), from 1.
+    """Parse lists like `[[12,12]];[[6,6],[12,12]]`: (student block, teacher block), from 1.
 
     Raises:
         UsageError: for anything else.
@@ -272,7 +273,7 @@ def layer_lists(text: str) -> list[tuple[tuple[int, int], ...]]:
 
 
 def refuse_empty(words: list[str]) -> None:
-    """An empty word is a shell variable that was not set; as a path it would mean the current folder.
+    """Reject an empty word: usually an unset shell variable, it would mean the current folder as a path.
 
     Raises:
         UsageError: naming the option it belongs to.
@@ -284,7 +285,7 @@ def refuse_empty(words: list[str]) -> None:
 
 
 def refuse_alone(words: list[str], *, together: set[str]) -> None:
-    """Several ranks of a command that does not share its work would all do it, on the same files.
+    """Reject torchrun for commands that do not share their work, since all ranks would do it on the same files.
 
     Raises:
         UsageError: under torchrun with more than one process, for a verb that is not in `together`.
@@ -300,7 +301,7 @@ def refuse_alone(words: list[str], *, together: set[str]) -> None:
 
 
 def usage_message(error: CycloptsError, *, verbs: tuple[str, ...]) -> str:
-    """A usage error on one line, with the nearest word that would have been right, and the way to help."""
+    """Format a usage error on one line, with the nearest valid word and the way to help."""
     words = error.root_input_tokens or []
     command = next((word for word in words if word in verbs), "")
     message = " ".join(printable(line.strip()) for line in str(error).splitlines())

@@ -1,6 +1,6 @@
-"""Numbers with bounds, for configs. A range or a colour that is out of them is answered with what was probably meant.
+"""Bounded numbers for configs. A range or colour out of bounds is answered with the value that was probably meant.
 
-The fix of these errors is the value alone: which key it belongs to is known to `config.explain`.
+The fix in these errors is the value alone; `config.explain` knows the key it belongs to.
 """
 
 from collections.abc import Iterable
@@ -50,14 +50,14 @@ def _of_one(values: _Channels) -> _Channels:
 
 
 def _shown(values: Iterable[float]) -> str:
-    """As JSON without blanks, to be pasted behind `--set KEY=`."""
+    """Format as JSON without blanks, to paste after `--set KEY=`."""
     return f"[{','.join(f'{value:.3g}' for value in values)}]"
 
 
 Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_ordered)]
-"""A range to draw a ratio or an enlargement from, the lower end first."""
+"""A range to draw a ratio or a scale factor from, the lower end first."""
 Shares = Annotated[tuple[Positive, Positive], AfterValidator(_of_the_whole), AfterValidator(_ordered)]
 """A range to draw a share from, the lower end first."""
 Means = Annotated[tuple[_Mean, _Mean, _Mean], AfterValidator(_of_one)]
 Deviations = Annotated[tuple[Positive, Positive, Positive], AfterValidator(_of_one)]
-"""Of the channels of an image whose pixels are 0 … 1."""
+"""For the channels of an image whose pixels are 0 … 1."""

@@ -1,4 +1,4 @@
-"""The command line: the list of verbs; runs one, and turns every error into one line and an exit code."""
+"""The command line: lists the verbs, runs one, and turns every error into one line and an exit code."""
 
 import sys
 import traceback
@@ -50,11 +50,11 @@ app.command(comparing.sweep)
 
 
 _TOGETHER = {"pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "analyse"}
-"""Verbs whose work several ranks share."""
+"""Verbs whose work is shared among ranks."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code that `vitlet.errors` gives to each kind of error."""
+    """Run one command; return the exit code that `vitlet.errors` assigns to each kind of error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _answer(error: BaseException) -> tuple[str, int]:
-    """What to say about an error, and the exit code."""
+    """Return the message for an error, and the exit code."""
     match error:
         case StoppedError():
             return str(error), error.exit_status

@@ -1,6 +1,6 @@
-"""The base of every setting: frozen values that refuse what they do not know.
+"""The base class of all configs: frozen values that reject unknown keys.
 
-Configs are data without torch, so that a wrong key is answered before anything heavy is imported
+Configs are data without torch, so that a wrong key is reported before anything heavy is imported
 (`docs/decisions/0001-configs-without-torch.md`).
 """
 
@@ -26,16 +26,16 @@ class Config(pydantic.BaseModel):
     )
 
     def changed(self: ConfigT, **changes: Any) -> ConfigT:
-        """A copy with top-level fields replaced and everything checked again."""
+        """Return a copy with top-level fields replaced and everything validated again."""
         return self.from_json({**self.to_json(), **{k: _plain(v) for k, v in changes.items()}})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` gives an equal value back."""
+        """Convert to plain JSON types; `from_json` returns an equal value."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_json(cls: type[ConfigT], values: Mapping[str, Any], *, where: str = "") -> ConfigT:
-        """Read plain values.
+        """Build a config from plain values.
 
         Raises:
             UsageError: naming each wrong key or value with its dotted path, and the nearest known key.
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """The value of a `key=value` override: JSON where it is JSON (`3`, `1e-3`, `true`, `[0.2, 1]`), else the text."""
+    """Parse the value of a `key=value` override: as JSON if valid (`3`, `1e-3`, `true`, `[0.2, 1]`), else as text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -63,10 +63,10 @@ def parse_value(text: str) -> Any:
 
 
 def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of plain `values` with dotted keys replaced (`{"optimizer.base_lr": 1e-3}`; list items by number).
+    """Return a copy of plain `values` with dotted keys replaced (`{"optimizer.base_lr": 1e-3}`; list items by index).
 
     Raises:
-        UsageError: for a key that does not exist, with the nearest one that does.
+        UsageError: for an unknown key; suggests the nearest known one.
     """
     result = json.loads(json.dumps(values))
     for dotted, value in overrides.items():
@@ -95,7 +95,7 @@ def _child(node: Any, key: str, dotted: str, values: dict[str, Any]) -> Any:
 
 
 def dotted_keys(values: Any, prefix: str = "") -> list[str]:
-    """Every path that `apply_overrides` accepts in plain `values`."""
+    """Every dotted key that `apply_overrides` accepts in plain `values`."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     keys: list[str] = []
     for key, value in pairs:
@@ -104,10 +104,10 @@ def dotted_keys(values: Any, prefix: str = "") -> list[str]:
 
 
 def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
-    """One `UsageError` that names all wrong keys and values.
+    """Convert to one `UsageError` that names all wrong keys and values.
 
-    One that a validator raised stays what it is; of a single value it gives the value that would do as its fix, and
-    gets the key here.
+    A `UsageError` raised by a validator is kept; if it concerns a single value, its fix is the value that would do, and
+    the key is added here.
     """
     lines, fixes = [], []
     for item in error.errors():
@@ -121,7 +121,7 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
             lines.append(f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip())
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
-        elif item["type"] == "value_error":  # from a validator of ours, which names the values that do not fit
+        elif item["type"] == "value_error":  # from one of our validators, which names the values that do not fit
             lines.append(str(item.get("ctx", {}).get("error", item["msg"])))
             continue
         else:
@@ -133,9 +133,9 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
 
 
 def _walk(config: type[Config], place: tuple[int | str, ...]) -> tuple[list[str], type[Config] | None]:
-    """The dotted key of a place that pydantic names, and the config class that its last part belongs to.
+    """The dotted key of a location reported by pydantic, and the config class that its last part belongs to.
 
-    Within a union pydantic names the tag of the member too, which is no part of a key.
+    Within a union pydantic also reports the tag of the member, which is not part of a key.
     """
     path: list[str] = []
     owner: type[Config] | None = config
@@ -146,7 +146,7 @@ def _walk(config: type[Config], place: tuple[int | str, ...]) -> tuple[list[str]
             continue
         path.append(str(part))
         if isinstance(part, int):
-            continue  # stay with what the list holds
+            continue  # stay with the list's item type
         owner = next(iter(members), None)
         field = owner.model_fields.get(part) if owner else None
         members = _configs_in(field.annotation) if field else []

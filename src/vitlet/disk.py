@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and say so when the disk does not take them.
+"""Atomic files and folders: they appear complete or not at all, and failures of the disk are reported.
 
-Written under a temporary name in the same place, flushed to the disk, renamed, the parent flushed: after a kill or a
-loss of power a name stands for the old content or for the new one.
+They are written under a temporary name in the same place, flushed to disk and renamed, and the parent is flushed:
+after a kill or a loss of power a name refers to either the old content or the new.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ REPLACED = ".old-"
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file of ours.
+    """Parse a JSON file written by vitlet.
 
     Raises:
         CheckpointError: if it is missing or not JSON.
@@ -41,10 +41,10 @@ def to_json_bytes(value: Any) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one.
+    """Replace `path` by `content`, durably and atomically: a reader sees the old file or the new one.
 
     Raises:
-        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+        ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
@@ -59,19 +59,19 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_file` of strict JSON."""
+    """Call `write_file` with strict JSON."""
     write_file(path, to_json_bytes(value))
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `path` with `files`, durably; the name stands for all of them or for none.
+    """Create the folder `path` with `files`, durably; either all of them appear or none.
 
-    A folder already there is replaced. A full folder cannot be renamed over, so for the moment between two renames
-    nothing has the name; a kill in just that moment leaves the old folder under a temporary name, and `sweep` gives
-    it back its own.
+    An existing folder is replaced. Since a non-empty folder cannot be renamed over, the name is missing for the moment
+    between two renames; a kill in just that moment leaves the old folder under a temporary name, and `sweep` restores
+    it.
 
     Raises:
-        ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
+        ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
@@ -106,10 +106,10 @@ def _move_into_place(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a kill in between never leaves half of it under its name.
+    """Remove a folder such that a kill in between never leaves half of it under its name.
 
     Raises:
-        ResourceError: when the disk does not allow it.
+        ResourceError: if the disk does not allow it.
     """
     doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
     try:
@@ -121,7 +121,7 @@ def remove_folder(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Mend and delete what killed writers left behind in `folder`; call only under the run's lock."""
+    """Repair or delete what killed writers left behind in `folder`; call only under the run's lock."""
     for leftover in list(folder.iterdir()) if folder.is_dir() else ():
         name = leftover.name
         if name.startswith(REPLACED) and not (folder / name.removeprefix(REPLACED)).exists():
@@ -156,7 +156,7 @@ _REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dic
 
 
 def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
-    """What a failed write means, with the room needed and the room there is."""
+    """Explain a failed write, with the space needed and the space available."""
     if error.errno == errno.ENOENT:
         return ResourceError(
             f"cannot write {printable(path)}",

@@ -1,6 +1,6 @@
-"""Errors a user can meet: what, where, why, and the command or key that mends it.
+"""Errors shown to users: what, where, why, and the command or key that fixes it.
 
-Every class carries the exit code of the command line. Broken invariants of our own are `assert`s, not these.
+Every class carries the exit code of the command line. Violated invariants in vitlet itself are `assert`s, not these.
 """
 
 from functools import partial
@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 
 class VitletError(ValueError):
-    """An error whose message is the whole answer; the command line prints it without a traceback."""
+    """An error whose message is complete; the command line prints it without a traceback."""
 
     exit_code: ClassVar[int] = 2
 
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
-        """Args are sentences without a final full stop; `where` names a file, key or position."""
+        """Arguments are sentences without a final full stop; `where` names a file, key or position."""
         self.what, self.where, self.why, self.fix = what, where, why, fix
         place = f" ({where})" if where else ""
         fixed = f"Fix: {fix}" if fix else ""
@@ -35,13 +35,13 @@ class DataError(VitletError):
 
 
 class CheckpointError(VitletError):
-    """A checkpoint, weights file or run directory is missing, damaged or of something else."""
+    """A checkpoint, weights file or run directory is missing, damaged or of another kind."""
 
     exit_code = 4
 
 
 class ResourceError(VitletError):
-    """No room on the disk, or not enough memory."""
+    """Not enough disk space or memory."""
 
     exit_code = 5
 
@@ -59,12 +59,12 @@ class WorkerError(VitletError):
 
 
 class StoppedError(VitletError):
-    """A signal asked for a stop; a checkpoint of the last finished step was written first."""
+    """A signal requested a stop; a checkpoint of the last finished step was written first."""
 
     def __init__(self, signal_number: int, *, step: int | None, run: str) -> None:
-        """`signal_number` decides the exit code, 128 + number (130 for Ctrl-C, 143 for SIGTERM).
+        """`signal_number` determines the exit code, 128 + number (130 for Ctrl-C, 143 for SIGTERM).
 
-        `step` is None where several runs were under way, and `run` then is their folder.
+        `step` is None if several runs were in progress; `run` is then their folder.
         """
         self.signal_number, self.step, self.run = signal_number, step, run
         if step is None:
@@ -83,10 +83,10 @@ class StoppedError(VitletError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A worker process hands it to its parent, which by default would build it from the message."""
+        """Support pickling from a worker to its parent; the default would rebuild the error from its message."""
         return partial(StoppedError, step=self.step, run=self.run), (self.signal_number,)
 
     @property
     def exit_status(self) -> int:
-        """The conventional status of a process that a signal ended."""
+        """The conventional exit status of a process ended by a signal."""
         return 128 + self.signal_number

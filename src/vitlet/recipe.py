@@ -1,7 +1,7 @@
-"""A recipe: frozen values of data, encoder, objective, optimizer and budget. Python in, JSON out and in.
+"""A recipe: frozen values of data, encoder, objective, optimizer and budget, convertible to and from JSON.
 
-Recipes are functions in `vitlet.recipes` that return a `Recipe`; a variant calls another and changes it. The part
-that knows a method, `objective`, is a config of its own type, defined beside the recipes that use it.
+Recipes are functions in `vitlet.recipes` that return a `Recipe`; a variant calls another and changes it. The only
+method-specific part, `objective`, is a config of its own type, defined beside the recipes that use it.
 """
 
 import abc
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Resample(Config):
-    """RandomResizedCrop (Szegedy et al. 2015): an area share and an aspect ratio, resized to the input size."""
+    """RandomResizedCrop (Szegedy et al. 2015): a crop of random area and aspect ratio, resized to the input size."""
 
     kind: Literal["resample"] = "resample"
     scale: Shares = (0.08, 1.0)
@@ -32,14 +32,14 @@ class Resample(Config):
 
 
 class Shift(Config):
-    """Pad by reflection and crop at random: the usual view of images near 32 pixels."""
+    """Pad by reflection and crop at random: the usual augmentation for images near 32 pixels."""
 
     kind: Literal["shift"] = "shift"
     padding: Annotated[int, Field(ge=0, le=64)] = 4
 
 
 class Centre(Config):
-    """Evaluation: resize the short side to `size / share`, then take the centre."""
+    """Evaluation: resize the short side to `size / share`, then crop the centre."""
 
     kind: Literal["centre"] = "centre"
     share: Annotated[float, Field(gt=0, le=1)] = 0.875
@@ -47,8 +47,8 @@ class Centre(Config):
 
 
 class LargeScaleJitter(Config):
-    """For detection (Ghiasi et al. 2021): resize to fit `size` times a random scale, then a random `size` × `size`
-    window, filled up at the right and at the bottom where the image is smaller.
+    """For detection (Ghiasi et al. 2021): resize to fit `size` times a random scale, then take a random `size` × `size`
+    window, padded at the right and bottom if the image is smaller.
     """
 
     kind: Literal["large-scale-jitter"] = "large-scale-jitter"
@@ -56,7 +56,7 @@ class LargeScaleJitter(Config):
 
 
 class Fit(Config):
-    """Evaluation of a detector: the long side becomes `size`, the rest of the square is filled up; nothing is cut."""
+    """Evaluation of a detector: resize the long side to `size` and pad the rest of the square, without cropping."""
 
     kind: Literal["fit"] = "fit"
 
@@ -72,7 +72,7 @@ class Jitter(Config):
 
 
 class RandAugment(Config):
-    """RandAugment (Cubuk et al. 2020) as timm draws it: two operations, increasing magnitudes."""
+    """RandAugment (Cubuk et al. 2020) as implemented by timm: two operations, increasing magnitudes."""
 
     magnitude: Annotated[int, Field(ge=0, le=10)] = 9
     magnitude_std: Annotated[float, Field(ge=0, le=5)] = 0.5
@@ -80,14 +80,14 @@ class RandAugment(Config):
 
 
 class View(Config):
-    """One way to look at an image. Operations happen in the order of the fields."""
+    """One view of an image. Operations are applied in the order of the fields."""
 
     size: Annotated[int, Field(ge=8, le=2048)]
     """Side of the square result in pixels."""
     crop: Annotated[Resample | Shift | Centre | LargeScaleJitter | Fit, Field(discriminator="kind")]
     rand_augment: RandAugment | None = None
     jitter: Jitter | None = None
-    """Without effect where `rand_augment` is set, as in timm (the paper's recipes list both)."""
+    """No effect if `rand_augment` is set, as in timm (the paper's recipes list both)."""
     blur: Fraction = 0.0
     """Probability of a Gaussian blur with σ uniform in 0.1 … 2 pixels."""
     grayscale: Fraction = 0.0
@@ -98,14 +98,14 @@ class View(Config):
 
 
 class DataConfig(Config):
-    """What a training image becomes on its way to the encoder."""
+    """How images are prepared for the encoder."""
 
     views: Annotated[tuple[View, ...], Field(min_length=1)]
-    """Views of each training image, each a tensor of its own in the batch."""
+    """Views of each training image, each a separate tensor in the batch."""
     evaluation: View
     mean: Means = (0.485, 0.456, 0.406)
     std: Deviations = (0.229, 0.224, 0.225)
-    """Of the normalisation, with `mean`, which also fills what augmentation leaves empty."""
+    """For normalisation, with `mean`, which also fills what augmentation leaves empty."""
 
 
 class EncoderConfig(Config):
@@ -117,24 +117,24 @@ class EncoderConfig(Config):
     width: Count = 192
     depth: Annotated[int, Field(ge=1, le=64)] = 12
     heads: Annotated[int, Field(ge=1, le=64)] = 12
-    """The paper's ViT-Tiny has 12 heads, the original 3. Tensors have the same shapes: the count is metadata."""
+    """The paper's ViT-Tiny has 12 heads, the original 3. Tensor shapes are the same: the number is metadata."""
     mlp_ratio: Positive = 4.0
     position: Literal["learned", "sincos"] = "learned"
     """`sincos` is fixed and never trained (MAE, MoCo-v3)."""
     sincos_order: Literal["column-row", "row-column"] = "column-row"
-    """Which index the first half of the sin-cos embedding encodes: MAE's code columns, MoCo-v3's rows."""
+    """Which index the first half of the sin-cos embedding encodes: columns in MAE's code, rows in MoCo-v3's."""
     relative_position: bool = False
     """BEiT's block: a learned bias for each offset between patches, LayerScale 0.1, biases for queries and values but
-    none for keys; beside the absolute position embedding, not instead of it."""
+    not for keys; in addition to the absolute position embedding, not instead of it."""
     inherit_qkv_bias: bool = False
-    """Whether `relative_position` takes over the query and value biases of an initial encoder without it. The paper's
-    code loses them over a changed name; the key bias has no effect on a softmax and is always dropped."""
+    """Whether `relative_position` keeps the query and value biases of an initial encoder without it. The paper's code
+    loses them because of a changed name; the key bias has no effect on a softmax and is always dropped."""
     final_norm: bool = True
-    """LayerNorm after the last block; off where the head pools first and then normalises (`fc_norm`)."""
+    """LayerNorm after the last block; off if the head pools first and then normalises (`fc_norm`)."""
     drop_path: Fraction = 0.0
     init: Literal["timm", "xavier", "moco"] = "timm"
-    """`timm`: truncated normal 0.02. `xavier`: uniform, as MAE starts. `moco`: uniform, queries, keys and values each
-    as a matrix of its own, class token near zero, as MoCo-v3 starts."""
+    """`timm`: truncated normal 0.02. `xavier`: uniform, as in MAE. `moco`: uniform, with queries, keys and values as
+    separate matrices and a class token near zero, as in MoCo-v3."""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,58 +166,58 @@ class EncoderConfig(Config):
 
 
 class ConvNetConfig(Config):
-    """A ConvNet of timm, for methods that ask for one vector an image and no more."""
+    """A timm ConvNet, for methods that need only one vector per image."""
 
     kind: Literal["convnet"] = "convnet"
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "efficientnet_b0"
-    """timm's name, without a tag of weights."""
+    """timm's name, without a weights tag."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 224
     output_stride: Literal[8, 16, 32] = 32
     """Pixels between neighbouring features; below 32 the last stages are dilated, for small images."""
 
     @property
     def depth(self) -> int:
-        """Blocks that a decay of the learning rate could count: none."""
+        """Number of blocks for layer decay: none."""
         return 0
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-"""At 1 an average would stay where it began."""
+"""At 1 an average would never move."""
 
 
 class OptimizerConfig(Config):
-    """AdamW or SGD with a linear warm-up and a cosine per step."""
+    """AdamW or SGD with linear warm-up and cosine decay per step."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     base_lr: Annotated[float, Field(gt=0, le=100)] = 1.5e-4
-    """Learning rate at a global batch of `lr_batch`; scaled linearly with the batch (Goyal et al. 2017)."""
+    """Learning rate at a global batch of `lr_batch`; scaled linearly with the batch size (Goyal et al. 2017)."""
     lr_batch: Count | None = 256
-    """None: `base_lr` is the learning rate whatever the batch."""
+    """None: `base_lr` is the learning rate for any batch size."""
     warmup: Span = Epochs(n=40)
     warmup_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
     final_lr: Annotated[float, Field(ge=0, le=100)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
     decay_tokens: bool = False
-    """Weight decay on class and mask tokens and the position embedding (the paper's MAE code does that)."""
+    """Weight decay on class and mask tokens and the position embedding too (as in the paper's MAE code)."""
     decay_one_dimensional: bool = False
-    """Weight decay on biases and norms too (the paper's MoCo-v3)."""
+    """Weight decay on biases and norms too (as in the paper's MoCo-v3)."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.95)
-    """First and second moment of AdamW; the first alone is SGD's Nesterov momentum."""
+    """For AdamW's first and second moment; SGD uses only the first, as Nesterov momentum."""
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning-rate factor from each block to the one below it (Clark et al. 2020)."""
     clip_norm: Positive | None = None
 
     def lr(self, batch_size: int) -> float:
-        """Peak learning rate at this global batch."""
+        """Peak learning rate at this global batch size."""
         return self.base_lr * (batch_size / self.lr_batch if self.lr_batch else 1.0)
 
 
 class SteppedOptimizerConfig(OptimizerConfig):
-    """The same with a learning rate that falls in steps, in the place of the cosine."""
+    """`OptimizerConfig` with a learning rate that drops in steps instead of following a cosine."""
 
     milestones: tuple[Fraction, ...] = (8 / 9, 26 / 27)
-    """Shares of the run, after each of which the learning rate is a tenth of what it was."""
+    """Shares of the run; after each the learning rate drops to a tenth."""
 
     @model_validator(mode="after")
     def _ends_where_it_fell(self) -> "SteppedOptimizerConfig":
@@ -234,56 +234,56 @@ class RisingDecayOptimizerConfig(OptimizerConfig):
 
 
 class BudgetConfig(Config):
-    """How long, how wide, in which precision, from which seed."""
+    """Duration, batch size, precision, seed and intervals of a run."""
 
     duration: Duration
     batch_size: Count
-    """Images in one optimizer step, over all ranks and accumulation steps."""
+    """Images per optimizer step, over all ranks and accumulation steps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     checkpoint_every: Span = Epochs(n=1)
     log_every: Annotated[int, Field(ge=1, le=10**6)] = 10
     """Steps between rows of metrics.jsonl."""
     probe_every: Span = Epochs(n=10)
-    """Between looks at the frozen features during pre-training (kNN with labels, health without)."""
+    """Interval between measurements of the frozen features during pre-training (kNN with labels, health without)."""
     evaluate_every: Span | None = None
-    """Between looks at the held-out images while fine-tuning; the best model seen is kept beside the last. None: only
-    the last is measured."""
+    """Interval between evaluations on held-out images during fine-tuning; the best model is kept beside the last. None:
+    only the last is evaluated."""
     epoch_of: Literal["subset", "whole"] = "subset"
-    """Which images an epoch of `duration`, warm-up and the rest counts where a subset is trained on: the chosen, or
-    all there are, so that subsets of any size are trained on for equally many steps (Wang et al. 2023, Table 3)."""
+    """Images that an epoch (of `duration`, warm-up and so on) counts when training on a subset: the subset, or the
+    whole set, so that subsets of any size are trained for equally many steps (Wang et al. 2023, Table 3)."""
 
 
 class ObjectiveConfig(Config, abc.ABC):
-    """The values of one method; its subclass stands in `vitlet.recipes.<method>`."""
+    """The config of one method; its subclass is in `vitlet.recipes.<method>`."""
 
     learns_labels: ClassVar[bool] = False
-    """Fine-tuned rather than pre-trained."""
+    """Whether the method is fine-tuning rather than pre-training."""
 
     @property
     def couples_samples(self) -> bool:
-        """Whether the loss compares the images of a batch with each other: of parts of it, it would be another loss.
+        """Whether the loss compares images within a batch, so that splitting the batch would change it.
 
-        Batch normalisation of a ConvNet does so too, whatever the method; that is a matter of the encoder.
+        Batch normalisation of a ConvNet does so too, whatever the method; that is up to the encoder.
         """
         return False
 
     @property
     def pairs_samples(self) -> bool:
-        """Whether the images 2i and 2i + 1 of a batch are used together: no part of it may separate them."""
+        """Whether images 2i and 2i + 1 of a batch are used together, so that no split may separate them."""
         return False
 
     def learns_objects(self) -> Literal["boxes", "masks"] | None:
-        """What it needs to know about the objects on an image; None where it needs none."""
+        """The annotations it needs for the objects on an image; None if it needs none."""
         return None
 
     def require_fit(self, recipe: "Recipe") -> None:
-        """Refuse what this method cannot work with in the rest of the recipe; called whenever one is made.
+        """Reject what this method cannot work with in the rest of the recipe; called whenever a recipe is created.
 
-        A method uses one view of an image unless it has this method of its own.
+        By default a method uses one view per image; others override this.
 
         Raises:
-            UsageError: naming the key that mends it.
+            UsageError: naming the key to change.
         """
         if len(recipe.data.views) != 1:
             raise UsageError(
@@ -294,12 +294,12 @@ class ObjectiveConfig(Config, abc.ABC):
 
     @abc.abstractmethod
     def build(self, encoder: Any, *, num_classes: int, seed: int) -> "Objective":
-        """The objective around `encoder`; torch is imported here and not before.
+        """Build the objective around `encoder`; torch is imported only here.
 
         Args:
             encoder: The network to train; the objective holds it as `.encoder`.
-            num_classes: Of the labels in the data; 0 without labels.
-            seed: Of whatever the objective initialises beside the encoder.
+            num_classes: Number of classes in the data; 0 without labels.
+            seed: Seed of whatever the objective initialises besides the encoder.
         """
 
 
@@ -309,10 +309,10 @@ OptimizerT = TypeVar("OptimizerT", bound=OptimizerConfig, default=OptimizerConfi
 
 
 class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
-    """Everything that decides the numbers of a run except the images themselves."""
+    """Everything that determines the results of a run except the images themselves."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """The function in `vitlet.recipes` that made it."""
+    """Name of the function in `vitlet.recipes` that made it."""
     data: DataConfig
     encoder: EncoderT
     objective: ObjectiveT

@@ -1,10 +1,10 @@
-"""The run directory: the only hand-over between training and everything after it.
+"""The run directory: the only interface between training and everything after it.
 
     recipe.json · environment.json · metrics.jsonl · log.txt · tensorboard/ · checkpoints/step-00000123/ ·
     encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
 
-Files and folders appear whole or not at all, as `vitlet.disk` writes them. A kernel lock, gone with its process, keeps
-a second writer out.
+Files and folders appear completely or not at all, as written by `vitlet.disk`. A kernel lock, released when its
+process ends, keeps a second writer out.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ from vitlet.text import did_you_mean, printable
 
 @dataclass(frozen=True)
 class Run:
-    """The names inside one run directory, and its reading and writing."""
+    """Paths inside one run directory, and access to its contents."""
 
     path: Path
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
-        """An existing run.
+        """Open an existing run.
 
         Raises:
-            CheckpointError: if there is no run at `path`; names a near one.
+            CheckpointError: if there is no run at `path`; suggests a similar name.
         """
         run = cls(Path(path))
         if not run.recipe_file.is_file():
@@ -58,17 +58,17 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
-        """The resolved recipe; replayed by `--recipe`."""
+        """The resolved recipe; `vitlet pretrain` and `finetune` take it in place of a name."""
         return self.path / "recipe.json"
 
     @property
     def metrics_file(self) -> Path:
-        """One JSON object a logged step."""
+        """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def log_file(self) -> Path:
-        """What the terminal showed."""
+        """A copy of the terminal output."""
         return self.path / "log.txt"
 
     @property
@@ -83,30 +83,30 @@ class Run:
 
     @property
     def detector(self) -> Path:
-        """What a run of detection has above its encoder."""
+        """The detector above the encoder, for a detection run."""
         return self.path / "detector"
 
     @property
     def best(self) -> Path:
-        """The model with the highest accuracy on the images that it was chosen on, where there were looks at them."""
+        """The model with the highest accuracy on the images used for selection, if there were evaluations on them."""
         return self.path / "best"
 
     @property
     def results(self) -> Path:
-        """One file a measured number."""
+        """One file per measured number."""
         return self.path / "results"
 
     @property
     def analysis(self) -> Path:
-        """Arrays that figures are drawn from."""
+        """Arrays from which figures are drawn."""
         return self.path / "analysis"
 
     def recipe_json(self) -> dict[str, Any]:
-        """The plain values of the recipe; `vitlet.recipes.from_json` makes them a Recipe."""
+        """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a torn last line (a kill while writing) is left out."""
+        """The rows of metrics.jsonl, ignoring a torn last line (from a kill while writing)."""
         if not self.metrics_file.is_file():
             return []
         rows = self.metrics_file.read_bytes().split(b"\n")[:-1]
@@ -114,18 +114,18 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for writing, and clear away what killed writers left behind.
+        """Hold the run for writing, and clean up what killed writers left behind.
 
-        A record lock of POSIX: gone with its process, also when that is killed, and not shared with the loader's
-        workers, who may outlive it by seconds.
+        The lock is a POSIX record lock: released when its process ends, even if killed, and not shared with the
+        loader's workers, which may outlive it by seconds.
 
         Raises:
-            UsageError: if another process or thread holds it (named), or nothing can be written here.
+            UsageError: if another process or thread holds it (named), or if the folder is not writable.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             here = os.getpid(), self.path.resolve()
-            if here in _HELD:  # POSIX would grant the lock again, and end both when the second is given back
+            if here in _HELD:  # POSIX would grant the lock again, and drop both when the second is released
                 raise _being_written(self.path, "this process")
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -150,7 +150,7 @@ class Run:
 
 
 _HELD: set[tuple[int, Path]] = set()
-"""(process, run) of the locks that are held; a forked child inherits the entries and not the locks."""
+"""(process, run) of the held locks; a forked child inherits the entries but not the locks."""
 
 
 def _being_written(path: Path, holder: str) -> UsageError:
@@ -170,21 +170,21 @@ def _not_writable(path: Path, error: OSError) -> UsageError:
 
 
 def spelled_out(path: str | os.PathLike[str]) -> Path:
-    """`path` wherever the process stands, in the one way in which runs remember it.
+    """Make `path` independent of the working directory, in the form that runs record.
 
-    `..` is taken out unless that, behind a link, leads elsewhere.
+    `..` is resolved unless that would lead elsewhere, because of a symbolic link.
     """
     given, short = Path(path).absolute(), Path(os.path.abspath(path))
     return short if short.exists() and given.exists() and short.samefile(given) else given
 
 
 def address_of(decides: Any) -> str:
-    """SHA-256 (hex) of plain values: the name of what comes out the same wherever they are the same."""
+    """SHA-256 (hex) of plain values: an address for a result that these values fully determine."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def environment(*, command: list[str] | None = None) -> dict[str, Any]:
-    """The machine and software behind a number; no user names or home folders."""
+    """The machine and software behind a number, without user names or home folders."""
     packages = ("vitlet", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
     arguments = command if command is not None else ["vitlet", *sys.argv[1:]]
     return {
@@ -201,7 +201,7 @@ def environment(*, command: list[str] | None = None) -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str:
-    """Of the checkout that this file is tracked in, with a `+` where files have changed since; else empty."""
+    """Commit of the checkout that tracks this file, with a `+` if files have changed since; else empty."""
     here = Path(__file__).resolve()
     try:
         for words in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+", "--exclude=*"]):

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show: file names may hold anything but NUL and the slash."""
+"""Text from outside, made safe to print: file names may hold anything but NUL and the slash."""
 
 import difflib
 import os
@@ -18,13 +18,13 @@ def printable(name: str | bytes | os.PathLike[str]) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as os.fsdecode keeps it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as preserved by os.fsdecode
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A sentence naming the nearest known word, or the known words when none is near (empty if there are none)."""
+    """A sentence with the nearest known word, or with the known words if none is near (empty if there are none)."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     if near:
@@ -39,5 +39,5 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 
 
 def csv_cell(text: str) -> str:
-    """`text` as a spreadsheet cell that cannot act as a formula: a quote is put before = + - @ and white space."""
+    """Make `text` safe as a spreadsheet cell: a quote before = + - @ and white space keeps it from being a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

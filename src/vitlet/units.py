@@ -1,6 +1,6 @@
-"""Durations that carry their unit, and schedules that are pure functions of the step.
+"""Durations with units, and schedules as pure functions of the step.
 
-After assembly only integer steps exist: `to_steps` is the one place where epochs, images and shares become steps.
+After assembly only integer steps exist: `to_steps` is the only place that converts epochs, images and shares to steps.
 """
 
 import math
@@ -28,14 +28,14 @@ class Steps(Config):
 
 
 class Images(Config):
-    """Images seen, counted with repetition."""
+    """Images seen, counting repetitions."""
 
     unit: Literal["images"] = "images"
     n: Annotated[int, Field(ge=0, le=10**13)]
 
 
 class Share(Config):
-    """A part of the whole run, however long that is."""
+    """A share of the whole run, whatever its length."""
 
     unit: Literal["share"] = "share"
     n: Annotated[float, Field(ge=0, le=1)]
@@ -43,11 +43,11 @@ class Share(Config):
 
 Duration = Annotated[Epochs | Steps | Images, Field(discriminator="unit")]
 Span = Annotated[Epochs | Steps | Images | Share, Field(discriminator="unit")]
-"""Something within a run: a warm-up, the time between two looks."""
+"""A span within a run: a warm-up, or the interval between two measurements."""
 
 
 def steps_per_epoch(*, num_images: int, batch_size: int) -> int:
-    """Steps of one epoch; the last partial batch is dropped, as in the published recipes."""
+    """Number of steps per epoch; the last partial batch is dropped, as in the published recipes."""
     if num_images < batch_size:
         raise UsageError(
             f"batch size {batch_size} is larger than the {num_images} training images",
@@ -60,7 +60,7 @@ def steps_per_epoch(*, num_images: int, batch_size: int) -> int:
 def to_steps(
     duration: Epochs | Steps | Images | Share, *, num_images: int, batch_size: int, total: int | None = None
 ) -> int:
-    """A duration in optimizer steps for this data and global batch; `total` steps of the run are what shares are of."""
+    """Convert a duration to optimizer steps for this data and global batch; shares are of `total` steps."""
     if isinstance(duration, Share):
         assert total is not None, "a run cannot be as long as a share of itself"
         return round(duration.n * total)
@@ -85,14 +85,14 @@ def warmup_cosine(step: int, *, total: int, warmup: int, start: float, peak: flo
 
 
 def cosine(step: int, *, total: int, start: float, end: float) -> float:
-    """Half a cosine from `start` at step 0 to `end` at step `total` (momentum of a teacher, weight decay)."""
+    """Half a cosine from `start` at step 0 to `end` at step `total` (for a teacher's momentum or weight decay)."""
     return warmup_cosine(step, total=total, warmup=0, start=start, peak=start, end=end)
 
 
 def warmup_steps(step: int, *, total: int, warmup: int, start: float, peak: float, falls: Sequence[float]) -> float:
-    """Linear from `start` at step 0 to `peak` at step `warmup`, a tenth of it after each share of `falls`.
+    """Linear from `start` at step 0 to `peak` at step `warmup`; drops to a tenth after each share in `falls`.
 
-    Source: the schedule of Mask R-CNN (He et al. 2017), with its falls as shares of the run.
+    Source: the schedule of Mask R-CNN (He et al. 2017), with its drops as shares of the run.
     """
     if step < warmup:
         return start + (peak - start) * step / warmup

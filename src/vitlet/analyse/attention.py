@@ -1,6 +1,6 @@
-"""How far the heads of each layer look, and at how many places: attention distance and entropy.
+"""Attention distance and entropy: how far each head attends, and over how many patches.
 
-Over the patches alone: the class token's row and column are removed from the logits before the softmax, so the
+Over the patches only: the class token's row and column are removed from the logits before the softmax, so the
 weights of a query sum to one over the patches. Per head, averaged over queries and images,
 
     distance = Σₖ P(q, k) · |q − k|        (in patches; times the patch size: pixels)
@@ -26,17 +26,19 @@ PUBLISHED_PITCH = 14
 PUBLISHED_EPSILON = 1e-6
 
 _CACHE_BYTES = 3 << 18
-"""Attention maps are read several times; a piece of this size stays in a core's second-level cache meanwhile."""
+"""Attention maps are read several times; a piece of this size stays in a core's L2 cache meanwhile."""
 
 
 @final
 class AttentionStatistics:
-    """Sums over images for one layer; ranks may take different images and add up."""
+    """Sums over images for one layer; ranks may process different images and add up their sums."""
 
     def __init__(self, heads: int, *, grid: tuple[int, int], epsilon: float = 0.0) -> None:
-        """Args:
+        """Start with empty sums.
+
+        Args:
         heads: A.
-        grid: Rows and columns of patches; for windowed attention, of a window.
+        grid: Rows and columns of patches; for windowed attention, those of a window.
         epsilon: Added inside the logarithm of the entropy.
         """
         self.grid, self.epsilon = grid, epsilon
@@ -45,7 +47,7 @@ class AttentionStatistics:
         self._pitch = distances(grid)
 
     def update(self, logits: Float[Tensor, "B A T T"]) -> None:
-        """Take in scaled query-key products before the softmax; the tokens before the patches are left out.
+        """Add scaled query-key products, taken before the softmax; tokens before the patches are ignored.
 
         For windowed attention B counts windows.
         """
@@ -53,12 +55,12 @@ class AttentionStatistics:
         self.images += len(logits)
 
     def sum_over_ranks(self) -> None:
-        """Take in what the other ranks have seen."""
+        """Add the sums of the other ranks."""
         self.sums = across.total(self.sums)
         self.images = int(across.total(torch.tensor(self.images)))
 
     def result(self) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
-        """Distance in patches and entropy in nats of each head."""
+        """Distance in patches and entropy in nats per head."""
         distance, entropy = self.sums / self.images
         return distance, entropy
 
@@ -66,10 +68,10 @@ class AttentionStatistics:
 def statistics(
     logits: Float[Tensor, "B A T T"], pitch: Float[Tensor, "N N"], *, epsilon: float = 0.0
 ) -> Float[Tensor, "2 B A"]:
-    """Distance and entropy by image and head, averaged over queries (float64).
+    """Distance and entropy per image and head, averaged over queries (float64).
 
     Args:
-        logits: Before the softmax; T − N tokens stand before the patches.
+        logits: Before the softmax; T − N tokens precede the patches.
         pitch: Distances between patches.
         epsilon: Added inside the logarithm.
     """

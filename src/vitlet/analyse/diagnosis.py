@@ -1,28 +1,28 @@
-"""What to try next, from what was measured; each suggestion with its evidence, a command and how sure it is.
+"""Suggestions for what to try next, based on measurements; each with its evidence, a command and a confidence.
 
-The rules, all of them:
+All the rules:
 
-* A difference between two accuracies is taken image by image on the same test images; t is its mean over its
-  standard error. From t ≥ 3 it counts as `high`, from t ≥ 2 as `moderate` confidence, below that as no evidence.
-  Where the better layer was picked as the best of many, the bars are 4 and 3.
+* Two accuracies are compared image by image on the same test images; t is the mean difference over its standard
+  error. From t ≥ 3 it counts as `high`, from t ≥ 2 as `moderate` confidence, below that as no evidence. If the better
+  layer was picked as the best of many, the thresholds are 4 and 3.
 * Initialisation: a subject's readout is the logistic probe of its best layer. The encoder with the best readout is
   compared with the first one named.
-* Lower blocks: the lowest layer that the best one does not beat by one standard error (the rule of Breiman et al.
-  1984) is as far as useful features reach; they count if they beat the embedding. That is sure to be measured, and not
-  that a layer decay of 0.75 makes use of it: of seven such suggestions one was right, one wrong and five undecided
+* Lower blocks: useful features reach up to the lowest layer that the best one does not beat by one standard error (the
+  rule of Breiman et al. 1984); they count if they beat the embedding. The measurement is sound, but not that a layer
+  decay of 0.75 exploits it: of seven such suggestions one was right, one wrong and five undecided
   (`docs/results/study.json`), so the confidence is `low` at most.
 * Top blocks: under-trained or spoilt for these labels if the last layer reads out worse than the best. With more than
-  `MANY_LABELS` labels the confidence is `low` at most: fine-tuning on many labels trains the top blocks anew, and the
+  `MANY_LABELS` labels the confidence is `low` at most: fine-tuning on many labels retrains the top blocks, and the
   paper found them to matter most where data is scarce (its Figure 4).
 * Distillation: the encoder with the best readout is a teacher if it beats the first. Layers are paired by relative
-  depth; the one to distil is that with the lowest CKA. The paper found the last layer best (Wang et al. 2023, Figure
-  7), so another answer is at most `low`.
+  depth; the one to distil has the lowest CKA. The paper found the last layer best (Wang et al. 2023, Figure 7), so any
+  other answer is at most `low`.
 * Fine-tuning: relative weight distances of the upper half of the blocks against the lower half; one pair of runs has
-  no error, so the confidence is never above `low`.
+  no error estimate, so the confidence is never above `low`.
 
-A suggestion is never a result: a probe's readout predicts fine-tuning only roughly, which is why each names the
-command that decides. What fine-tuning can decide is also there as a claim, one way to fine-tune against another;
-`vitlet study` holds claims against fine-tuning, and `docs/results/` has what came of it.
+A suggestion is never a result: a probe's readout predicts fine-tuning only roughly, so each suggestion names the
+command that decides. If fine-tuning can decide it, the suggestion also holds a claim, one way to fine-tune against
+another; `vitlet study` tests claims by fine-tuning, and `docs/results/` has the outcomes.
 """
 
 import math
@@ -37,27 +37,27 @@ from jaxtyping import Bool, Float
 from vitlet.text import plural
 
 RANDOM = "random"
-"""The source of untrained weights."""
+"""The source name of untrained weights."""
 Confidence = Literal["high", "moderate", "low", "no evidence"]
 HIGH, MODERATE, PICKED = 3.0, 2.0, 1.0
 MANY_LABELS = 50_000
 _SMALL = 64
-"""Pixels up to which the micro recipes are the ones to name."""
+"""Image size in pixels up to which micro recipes are suggested."""
 _UNEVEN = 1.5
-"""Ratio of distances from which one half of the blocks moved more."""
+"""Ratio of distances from which one half of the blocks is said to have moved more."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known about one encoder."""
+    """Measurements of one encoder."""
 
     name: str
     source: str
-    """The word of the command line that names it."""
+    """Its name on the command line."""
     readout: Bool[np.ndarray, "L n"] | None
-    """Whether the logistic probe on each layer was right on each test image; None without labels."""
+    """Whether the logistic probe on each layer classified each test image correctly; None without labels."""
     alignment: Float[np.ndarray, "l"] | None = None
-    """CKA of each layer of the first encoder with this one's layer of the same relative depth."""
+    """CKA of each layer of the first encoder with this encoder's layer at the same relative depth."""
     distance: Float[np.ndarray, "d"] | None = None
     """Relative distance of the weights of each block from the first encoder's."""
 
@@ -67,14 +67,14 @@ class Way:
     """One way to fine-tune."""
 
     source: str
-    """Where it starts, as the command line names it; `random` for fresh weights."""
+    """Initial weights, as named on the command line; `random` for new ones."""
     layer_decay: float | None = None
-    """Of learning rates from each block to the one below; None: the recipe's."""
+    """Learning-rate factor from each block to the one below; None: the recipe's."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one way of fine-tuning is more accurate than another, all else equal."""
+    """The claim that one way of fine-tuning is more accurate than another, all else equal."""
 
     better: Way
     worse: Way
@@ -88,27 +88,27 @@ class Suggestion:
     finding: str
     """The measurement, with its numbers."""
     suggestion: str
-    """Empty where there is no evidence."""
+    """Empty if there is no evidence."""
     command: str
     confidence: Confidence
     claim: Claim | None = None
-    """What the suggestion comes to where fine-tuning alone decides it; None where that takes another pre-training."""
+    """The claim that would confirm the suggestion, if fine-tuning alone decides it; None if it takes pre-training."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What the commands are about."""
+    """The user's data, as the suggested commands need it."""
 
     data: str
-    """The word of the command line that names the user's data."""
+    """Name of the user's data on the command line."""
     num_labels: int
-    """Labelled training images the user has."""
+    """Number of labelled training images."""
     image_size: int
     limit: int | None = None
-    """Training labels that the commands may use; None: all."""
+    """Number of training labels that the commands may use; None: all."""
 
     def finetune(self, way: Way) -> str:
-        """The command that fine-tunes this way."""
+        """Return the command that fine-tunes this way."""
         recipe = "finetune_micro" if self.image_size <= _SMALL else "finetune_tiny_impr_100e"
         start = "none" if way.source == RANDOM else way.source
         words = ["vitlet", "finetune", recipe, "--init", start, "--data", self.data, "--out", "tried"]
@@ -117,7 +117,7 @@ class Place:
         return shlex.join(words)
 
     def distil(self, teacher: str, *, layer: int) -> str:
-        """The command that pre-trains a student."""
+        """Return the command that pre-trains a student by distillation."""
         recipe = "dmae_micro" if self.image_size <= _SMALL else "dmae_tiny_400e"
         settings = (f"objective.teacher={teacher}", f"objective.layers=[[{layer}, {layer}]]")
         words = ["vitlet", "pretrain", recipe, "--data", self.data, "--out", "student"]
@@ -125,7 +125,7 @@ class Place:
 
 
 def diagnose(measured: Sequence[Measured], place: Place) -> list[Suggestion]:
-    """Suggestions about the first encoder, most certain first.
+    """Return suggestions about the first encoder, most certain first.
 
     Args:
         measured: All encoders, the first one being the user's.
@@ -155,7 +155,7 @@ def paired(better: Bool[np.ndarray, "n"], worse: Bool[np.ndarray, "n"]) -> tuple
 
 
 def confidence(difference: float, error: float, *, picked: bool = False) -> Confidence:
-    """How sure a positive difference is; `picked` where one side was chosen as the best of many."""
+    """Confidence in a positive difference; `picked` if one side was chosen as the best of many."""
     t = (difference / error if error > 0 else math.inf if difference > 0 else 0.0) - (PICKED if picked else 0.0)
     return "high" if t >= HIGH else "moderate" if t >= MODERATE else "no evidence"
 
@@ -230,7 +230,7 @@ def _distillation(first: Measured, best: Measured, place: Place) -> Suggestion:
         f"{best.name} reads out {_points(gap, error)} better. CKA with it is lowest at layer {layer} "
         f"({best.alignment[layer]:.2f}; last layer {best.alignment[last]:.2f})."
     )
-    # The top quarter counts as the top: neighbouring layers are much alike.
+    # Any layer in the top quarter counts as the top, since neighbouring layers are very similar.
     agrees = layer >= 0.75 * last
     layer = last if agrees else layer
     advice = f"Distil {'the last layer' if agrees else f'layer {layer}'} of {best.name}."
@@ -259,7 +259,7 @@ def _readout(measured: Measured) -> Bool[np.ndarray, "L n"]:
 
 
 def _best(measured: Measured) -> tuple[int, Bool[np.ndarray, "n"]]:
-    """The layer that reads out best (the lowest of equals), and which images it gets right."""
+    """The layer with the best readout (the lowest on a tie), and which images it classifies correctly."""
     rows = _readout(measured)
     layer = int(rows.mean(axis=1).argmax())
     return layer, rows[layer]

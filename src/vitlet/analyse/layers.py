@@ -1,6 +1,6 @@
-"""What each layer holds: rank and spread of its features, what can be read from them, its weights and their gradients.
+"""What each layer holds: rank and spread of its features, probe accuracy, and norms of weights and gradients.
 
-The features of a layer are the means of its patch tokens: of the embedding (layer 0) and of each block's output.
+A layer's features are the means of its patch tokens: of the embedding (layer 0) and of each block's output.
 
 Papers: the effective rank is RankMe (Garrido et al. 2023), as in `vitlet.evaluate.health`; probing layer by layer
 follows Alain and Bengio 2016; principal components of patch tokens as colours follow DINOv2 (Oquab et al. 2023).
@@ -25,7 +25,7 @@ from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 
 PARTS = ("attention", "mlp")
-"""Of a block, whose weights are measured apart; norms belong to the part that they feed."""
+"""Parts of a block whose weights are measured separately; norms belong to the part they feed."""
 
 _GRADIENT_CHUNK = 32
 """Images whose activations are held for one backward pass."""
@@ -37,16 +37,16 @@ class ProbeCurve:
 
     protocol: Literal["knn", "logistic"]
     correct: Bool[np.ndarray, "L n"]
-    """Whether each test image was classified rightly."""
+    """Whether each test image was classified correctly."""
 
     @property
     def top1(self) -> list[float]:
-        """Share of right answers by layer."""
+        """Accuracy per layer."""
         return self.correct.mean(axis=1).tolist()
 
 
 def healths(features: Float[Tensor, "n L D"]) -> list[Health]:
-    """Spread and effective rank by layer."""
+    """Spread and effective rank per layer."""
     return [feature_health(layer) for layer in features.unbind(1)]
 
 
@@ -58,10 +58,10 @@ def probe_curve(
     seed: int,
     classes: Sequence[str] = (),
 ) -> ProbeCurve:
-    """A probe on each layer: 20 nearest neighbours, or logistic regression.
+    """Fit a probe on each layer: 20 nearest neighbours, or logistic regression.
 
     Raises:
-        DataError: where the labels cannot be learned or counted.
+        DataError: if the labels cannot be learned or evaluated.
     """
     (x, y), (x_test, y_test) = train, test
     rows = []
@@ -74,19 +74,19 @@ def probe_curve(
 
 
 def weight_norms(encoder: Encoder) -> dict[str, list[float]]:
-    """Root mean square of the weights of each block, attention and MLP apart."""
+    """Root mean square of each block's weights, separately for attention and MLP."""
     return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(_weights(encoder)).items()}
 
 
 def gradient_norms(encoder: Encoder, classifier: Classifier, batches: Iterable[Batch]) -> dict[str, list[float]]:
-    """Root mean square of the gradient of the classifier's loss by the weights of each block, attention and MLP apart.
+    """Root mean square of the loss gradient with respect to each block's weights, separately for attention and MLP.
 
-    The loss is the mean cross-entropy over the images as they are: without views, mixing or dropped paths.
+    The loss is the classifier's mean cross-entropy over unmodified images: no augmentation, mixing or dropped paths.
 
     Args:
-        encoder: With weights that are not frozen.
+        encoder: Encoder whose weights are not frozen.
         classifier: Its head.
-        batches: Each image labelled with a number of the head's.
+        batches: Images labelled with the head's class numbers.
     """
     encoder.eval()
     weights = _weights(encoder)
@@ -107,7 +107,7 @@ def gradient_norms(encoder: Encoder, classifier: Classifier, batches: Iterable[B
 
 
 def weight_distances(before: Encoder, after: Encoder) -> dict[str, list[float]]:
-    """How far the weights of each block moved, ‖after − before‖ / ‖before‖, attention and MLP apart.
+    """Relative change of each block's weights, ‖after − before‖ / ‖before‖, separately for attention and MLP.
 
     Raises:
         UsageError: if the two have different shapes.
@@ -123,16 +123,16 @@ def weight_distances(before: Encoder, after: Encoder) -> dict[str, list[float]]:
 
 
 def same_shape(a: Encoder, b: Encoder) -> bool:
-    """Whether the blocks of the two can be subtracted, tensor by tensor."""
+    """Whether the blocks of the two have the same tensor shapes."""
     shapes = [[p.shape for p in encoder.vit.blocks.parameters()] for encoder in (a, b)]
     return shapes[0] == shapes[1]
 
 
 def principal_colours(tokens: Float[Tensor, "B N D"], *, grid: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
-    """The first three principal components of all tokens together, as red, green and blue.
+    """Map the first three principal components of all tokens jointly to red, green and blue.
 
-    Each component is stretched from its 2nd to its 98th percentile; its sign is the one that makes the largest
-    loading positive. Colours can be compared between the images, not between layers or models.
+    Each component is stretched from its 2nd to its 98th percentile; its sign makes the largest loading positive.
+    Colours are comparable between images, not between layers or models.
     """
     flat = tokens.flatten(0, 1).double()
     centred = flat - flat.mean(dim=0)
@@ -148,7 +148,7 @@ def principal_colours(tokens: Float[Tensor, "B N D"], *, grid: tuple[int, int]) 
 
 
 def class_attention(logits: Float[Tensor, "B A T T"]) -> Float[Tensor, "B A N"]:
-    """How the class token's attention is spread over the patches, by head; sums to 1 over the patches."""
+    """The class token's attention over the patches, per head; sums to 1 over the patches."""
     return logits[:, :, 0, 1:].float().softmax(dim=-1)
 
 
@@ -158,7 +158,7 @@ def _weights(encoder: Encoder) -> list[dict[str, Tensor]]:
 
 
 def _parts(blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, list[list[Tensor]]]:
-    """What belongs to each block's parameters, by part."""
+    """Group the tensors of each block by part."""
     found: dict[str, list[list[Tensor]]] = {part: [] for part in PARTS}
     for block in blocks:
         named = [(name, tensor.detach().double().cpu()) for name, tensor in block.items()]

@@ -1,7 +1,7 @@
-"""The measurements as files: `analysis/<name>.npz` holds arrays, `analysis/<name>.json` what they mean.
+"""Measurements as files: `analysis/<name>.npz` holds the arrays, `analysis/<name>.json` their meaning.
 
-Encoders are numbered in the order they were named; an array about encoder k is called `<quantity>.<k>`. Figures and
-pages are made from these files alone.
+Encoders are numbered in the order in which they were named; an array about encoder k is called `<quantity>.<k>`.
+Figures and pages are made from these files alone.
 """
 
 import io
@@ -24,12 +24,12 @@ from vitlet.train.log import finite_or_null
 
 
 def write_survey(folder: Path, survey: Survey, *, published: bool) -> None:
-    """`similarity`, `attention` and `spectrum`.
+    """Write `similarity`, `attention` and `spectrum`.
 
     Args:
         folder: The `analysis` folder of the output.
-        survey: After its pass.
-        published: Whether distances are also given with the pitch of the paper's code.
+        survey: Survey after its pass.
+        published: Whether to store distances with the patch pitch of the paper's code as well.
     """
     _write_similarity(folder, survey)
     _write_attention(folder, survey, published=published)
@@ -38,11 +38,11 @@ def write_survey(folder: Path, survey: Survey, *, published: bool) -> None:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Norms of the loss's gradient by part and block, or why there are none."""
+    """Norms of the loss gradient by part and block, or the reason why there are none."""
 
     norms: Mapping[str, Sequence[float]] | None
     words: str
-    """What they are of, or what is missing."""
+    """What they were computed from, or what is missing."""
 
 
 def write_layers(
@@ -53,14 +53,14 @@ def write_layers(
     *,
     num_labels: int,
 ) -> None:
-    """`layers`: effective rank, feature spread, probes, weight and gradient norms by layer.
+    """Write `layers`: effective rank, feature spread, probes, weight and gradient norms per layer.
 
     Args:
         folder: The `analysis` folder.
-        survey: After its pass.
-        curves: Of each subject; empty without labels.
-        gradients: Of each subject.
-        num_labels: Images the probes learned from.
+        survey: Survey after its pass.
+        curves: Probe curves of each subject; empty without labels.
+        gradients: Gradients of each subject.
+        num_labels: Number of images the probes learned from.
     """
     arrays: dict[str, np.ndarray] = {}
     models = []
@@ -89,7 +89,7 @@ def write_layers(
 
 
 def write_weights(folder: Path, pairs: Sequence[tuple[str, str, Mapping[str, Sequence[float]]]]) -> None:
-    """`weights`: (before, after, distance of each block by part)."""
+    """Write `weights`: (before, after, distance of each block by part)."""
     rows = [{"before": before, "after": after, **{p: list(d[p]) for p in PARTS}} for before, after, d in pairs]
     meaning = "‖after − before‖ / ‖before‖ of the weights of each block"
     write_json(folder / "weights.json", {"pairs": rows, "meaning": meaning})
@@ -103,7 +103,7 @@ def write_pictures(
     colours: Sequence[UInt8[np.ndarray, "n r c 3"]],
     attention: Sequence[Float[Tensor, "n A r c"]],
 ) -> None:
-    """`pictures`: chosen images, principal components of the last tokens, the class token's attention."""
+    """Write `pictures`: chosen images, principal components of the last tokens, the class token's attention."""
     arrays = {"images": images}
     for k, (colour, maps) in enumerate(zip(colours, attention, strict=True)):
         arrays[f"pca.{k}"] = colour
@@ -112,7 +112,7 @@ def write_pictures(
 
 
 def write_diagnosis(folder: Path, suggestions: Sequence[Suggestion]) -> None:
-    """`diagnosis`: what to try."""
+    """Write `diagnosis`: the suggestions."""
     write_json(folder / "diagnosis.json", {"suggestions": [asdict(s) for s in suggestions]})
 
 

@@ -1,4 +1,4 @@
-"""Which images are looked at: as many of each class as there are, in an order that mixes the classes."""
+"""The choice of images to analyse: equally many per class where possible, in an order that mixes the classes."""
 
 import numpy as np
 from jaxtyping import Int
@@ -10,17 +10,17 @@ from vitlet.text import plural
 
 
 def choose(labels: Int[np.ndarray, "n"], *, num: int, seed: int, folder_order: bool = False) -> Int[np.ndarray, "k"]:
-    """Positions of `num` images (or of all, if there are fewer), in the order of the visit.
+    """Positions of `num` images (or of all, if there are fewer), in the order of processing.
 
-    Every class gives equally many, as long as it has some left; images without a label count as a class. Batches are
-    cut from the visit's order, so each batch holds a mixture.
+    Every class contributes equally many until it runs out; unlabelled images count as a class. Batches are cut from
+    this order, so each batch holds a mixture.
 
     Args:
         labels: Classes, -1 for none.
-        num: How many.
-        seed: Decides which, and their order.
-        folder_order: Take the first `num` as they stand in the index, as the paper's code does: on ImageNet's
-            validation set those are about 23 of the 1,000 classes.
+        num: Number of images.
+        seed: Decides which images, and their order.
+        folder_order: Take the first `num` in index order, as the paper's code does: on ImageNet's validation set those
+            are from about 23 of the 1,000 classes.
     """
     if folder_order:
         return np.arange(min(num, len(labels)))
@@ -34,10 +34,10 @@ def choose(labels: Int[np.ndarray, "n"], *, num: int, seed: int, folder_order: b
 
 
 def even_batches(num_images: int, *, batch_size: int) -> tuple[int, int]:
-    """Number of images used and size of a batch, such that all batches are equally large.
+    """Number of images to use and batch size, such that all batches have the same size.
 
-    Every batch weighs the same in CKA, and a small one is noisy. A few images are left out for it, fewer than there
-    are batches.
+    Every batch has the same weight in CKA, and a small one is noisy. A few images are dropped for this, fewer than
+    there are batches.
 
     Raises:
         DataError: for fewer than four images.

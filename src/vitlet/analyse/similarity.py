@@ -8,10 +8,10 @@ matrix, so layers of any width, and models of any depth, can be compared. Over t
 Paper: Kornblith et al. 2019 (CKA), Song et al. 2012 (the unbiased HSIC₁), Nguyen et al. 2021 (over mini-batches);
 the U-centring is that of Székely and Rizzo 2014. Wang et al. 2023 draw Figures 1 and 6 with it.
 
-Differences: HSIC₁(K, L) is the scalar product of the two U-centred Grams over n(n − 3), which equals the usual
-expression with traces and sums. So each layer's Gram is made once a batch, and all pairs are one small matrix
-product; the usual code makes two Grams for every pair and those of the pair with itself again. A standard error comes
-with every value.
+Differences: HSIC₁(K, L) is the inner product of the two U-centred Gram matrices over n(n − 3), which equals the usual
+expression with traces and sums. So each layer's Gram matrix is computed once per batch, and all pairs are one small
+matrix product; the usual code computes two for every pair, and those of the pair with itself again. Every value has a
+standard error.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MIN_IMAGES = 4
 """HSIC₁ divides by n − 3."""
 
 _COLUMNS = 4096
-"""Of a batch of features at a time: 1 MB of 64 images."""
+"""Columns of a batch of features processed at once: 1 MB for 64 images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Alignment:
     """CKA between P points, with its standard errors."""
 
     cka: Float[Tensor, "P P"]
-    """NaN where a point is the same for all images, so that nothing can be aligned with it."""
+    """NaN for a point that is the same for all images, since nothing can be aligned with it."""
     error: Float[Tensor, "P P"]
     """Standard error over the batches; NaN for a single batch."""
     batches: int
@@ -45,19 +45,19 @@ class Alignment:
 
 @final
 class Similarity:
-    """Sums over batches; ranks may take different batches and add up."""
+    """Sums over batches; ranks may process different batches and add up their sums."""
 
     def __init__(self, points: int, *, device: torch.device | str = "cpu") -> None:
-        """`points`: P, the layers of all models together."""
+        """`points`: P, the number of layers of all models together."""
         # Σ h, Σ h², Σ hᵢⱼ hᵢᵢ, Σ hᵢᵢ hⱼⱼ over the batches: all that the values and their errors need.
         self.sums = torch.zeros(4, points, points, dtype=torch.float64, device=device)
         self.batches = 0
 
     def update(self, features: Sequence[Float[Tensor, "n *_"]]) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Args:
-            features: Of the same n images at each of the P points; an image's features are all its numbers.
+            features: Features of the same n images at each of the P points; all of an image's values are used.
 
         Raises:
             DataError: for fewer than four images.
@@ -72,15 +72,15 @@ class Similarity:
         self.batches += 1
 
     def sum_over_ranks(self) -> None:
-        """Take in what the other ranks have seen of other batches at the same points."""
+        """Add the sums of the other ranks, taken over other batches at the same points."""
         self.sums = across.total(self.sums)
         self.batches = int(across.total(torch.tensor(self.batches)))
 
     def result(self) -> Alignment:
-        """The alignment over all batches so far.
+        """Return the alignment over all batches so far.
 
-        The error is that of a ratio of means to first order: of the mean of
-        r = hᵢⱼ − a/(2b)·hᵢᵢ − a/(2c)·hⱼⱼ, over sqrt(bc), with a, b and c the means of the three.
+        The error is that of a ratio of means to first order: that of the mean of
+        r = hᵢⱼ − a/(2b)·hᵢᵢ − a/(2c)·hⱼⱼ, over sqrt(bc), where a, b and c are the means of the three.
         """
         assert self.batches, "nothing to compare"
         count = self.batches
@@ -101,16 +101,16 @@ class Similarity:
 
 
 def gram(features: Float[Tensor, "n *_"]) -> Float[Tensor, "n n"]:
-    """Scalar products between images, in the precision of `features`."""
+    """Inner products between images, in the precision of `features`."""
     if len(features) < MIN_IMAGES:
         raise DataError(
             f"a batch of {len(features)} images",
             why=f"The unbiased estimator of CKA divides by n − 3, so it needs {MIN_IMAGES} images or more",
             fix="analyse more images",
         )
-    # HSIC₁ does not change when a vector is added to all images. What all images share outweighs what tells them
-    # apart, and would leave fp32 with too few digits for the latter; so the mean is taken off, a few columns at a
-    # time, while they are in the cache.
+    # HSIC₁ is invariant to adding a vector to all images. What the images share outweighs what distinguishes them and
+    # would leave too few fp32 digits for the latter; so the mean is subtracted, a few columns at a time while they are
+    # in the cache.
     flat = features.flatten(1)
     product = flat.new_zeros(len(flat), len(flat))
     for columns in flat.split(_COLUMNS, dim=1):
@@ -120,14 +120,14 @@ def gram(features: Float[Tensor, "n *_"]) -> Float[Tensor, "n n"]:
 
 
 def hsic_table(grams: Sequence[Float[Tensor, "n n"]]) -> Float[Tensor, "P P"]:
-    """HSIC₁ between all pairs of Grams of the same n images, float64."""
+    """HSIC₁ between all pairs of Gram matrices of the same n images, float64."""
     centred = torch.stack([u_centred(k).flatten() for k in grams])
     n = grams[0].shape[0]
     return centred @ centred.T / (n * (n - 3))
 
 
 def u_centred(gram: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """The Gram with a zero diagonal, and with rows and columns that sum to zero; float64."""
+    """The Gram matrix with a zero diagonal, and with rows and columns that sum to zero; float64."""
     n = gram.shape[0]
     k = gram.double().clone().fill_diagonal_(0)
     rows = k.sum(dim=0) / (n - 2)
@@ -136,10 +136,10 @@ def u_centred(gram: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def require_same_size(sizes: dict[str, int]) -> None:
-    """Refuse models that see images of different sizes: they would not be asked about the same images.
+    """Reject models with different image sizes, since they would not see the same images.
 
     Args:
-        sizes: Pixels by the model's name, fit to print.
+        sizes: Image size in pixels by model name, safe to print.
 
     Raises:
         UsageError: naming all of them.

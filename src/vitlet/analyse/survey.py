@@ -1,8 +1,8 @@
-"""One pass over the same images for several encoders, feeding all analyses at once.
+"""One pass over the same images with several encoders, feeding all analyses at once.
 
-Images come in batches; within a batch each encoder works through chunks, whose intermediates are dropped as soon as
-the analyses have taken what they need. Memory depends on the batch, the chunk and the encoders, not on the number of
-images; the one exception, pooled features for the probes, has a limit of its own.
+Images come in batches; within a batch each encoder processes chunks, whose intermediates are dropped as soon as the
+analyses have used them. Memory depends on the batch, the chunk and the encoders, not on the number of images; the one
+exception, pooled features for the probes, has a limit of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,30 +25,30 @@ from vitlet.nn.encoder import Encoded, Encoder
 from vitlet.nn.heads import Classifier
 
 CHUNK = 8
-"""Images whose intermediates are held at once; the attention logits of one in a ViT-Tiny are 22 MB."""
+"""Images whose intermediates are held at once; the attention logits of one image in a ViT-Tiny are 22 MB."""
 POOLED_LIMIT = 4096
-"""Images whose pooled features are kept: 40 MB for a ViT-Tiny."""
+"""Number of images whose pooled features are kept: 40 MB for a ViT-Tiny."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder to look at."""
+    """An encoder to analyse."""
 
     name: str
-    """Unique among the subjects, fit to print."""
+    """Unique among the subjects, safe to print."""
     encoder: Encoder
     source: str = ""
-    """The word that named it, for messages and commands; fit to print."""
+    """The name given by the user, for messages and commands; safe to print."""
     classifier: Classifier | None = None
-    """Its head, where it has one; the norm of a mean-pooling one is applied to each token at the last point."""
+    """Its head, if it has one; the norm of a mean-pooling head is applied to each token at the last point."""
     classes: tuple[str, ...] = ()
-    """What the head tells apart."""
+    """Classes of the head."""
 
     def last_norm(self, encoded: Encoded) -> Float[Tensor, "B N D"]:
         """The patch tokens at the last point of CKA.
 
-        The encoder's final norm where it has one; else the classifier's; else normalisation without parameters, as
-        the paper's code compares MAE's checkpoints, which hold no such norm.
+        After the encoder's final norm if it has one, else the classifier's; otherwise after normalisation without
+        parameters, as the paper's code does for MAE's checkpoints, which hold no such norm.
         """
         if self.classifier is not None and self.classifier.pool == "mean":
             return self.classifier.fc_norm(encoded.patches)
@@ -59,35 +59,35 @@ class Subject:
 
 @dataclass
 class Looked:
-    """What one subject showed."""
+    """Measurements of one subject."""
 
     attention: list[AttentionStatistics]
-    """One a block."""
+    """One per block."""
     spectrum: Spectrum
     """At the embedding, then after each attention and each MLP."""
     patches: Spectrum
-    """Of the embedded patches alone: positions, where an encoder has them, hide what the patch embedding does."""
+    """For the embedded patches alone: an encoder's positions would mask what the patch embedding does."""
     pooled: Float[Tensor, "P L D"]
-    """Means of the patch tokens at the embedding and after each block, a row an image; 0 where none was seen yet."""
+    """Means of the patch tokens at the embedding and after each block, one row per image; 0 for images not yet seen."""
 
 
 @final
 class Survey:
-    """The state of the pass; ranks may take different batches and add up."""
+    """The state of the pass; ranks may process different batches and add up their sums."""
 
     def __init__(
         self, subjects: Sequence[Subject], *, epsilon: float = 0.0, pooled: int = POOLED_LIMIT, first: int = 0
     ) -> None:
-        """What all subjects will be asked.
+        """Set up the analyses of all subjects.
 
         Args:
             subjects: One or more.
             epsilon: Added inside the entropy's logarithm.
-            pooled: Images whose pooled features are kept, the first ones of all ranks together.
-            first: Images that lower ranks look at.
+            pooled: Number of images whose pooled features are kept, the first ones over all ranks.
+            first: Number of images processed by lower ranks.
 
         Raises:
-            UsageError: if the subjects see images of different sizes.
+            UsageError: if the subjects take images of different sizes.
         """
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         self.subjects = tuple(subjects)
@@ -99,14 +99,14 @@ class Survey:
 
     @torch.inference_mode()
     def run(self, batches: Iterable[Batch]) -> None:
-        """Look at all images.
+        """Process all images.
 
         Args:
-            batches: Each image once; equally large batches, since each weighs the same in CKA.
+            batches: Each image once; batches of equal size, since each has the same weight in CKA.
 
         Raises:
             DataError: as `each_once`, or for a batch of fewer than four images.
-            NonFiniteError: naming the layer and the file of the encoder whose features are not numbers.
+            NonFiniteError: naming the layer and the file of an encoder with non-finite features.
         """
         for subject in self.subjects:
             subject.encoder.eval()
@@ -120,7 +120,7 @@ class Survey:
             self.images += len(batch)
 
     def sum_over_ranks(self) -> None:
-        """Take in what the other ranks have seen of other batches; nothing to do for one rank."""
+        """Add the sums of the other ranks, taken over other batches; a no-op for a single rank."""
         self.similarity.sum_over_ranks()
         for looked in self.looked:
             for attention in looked.attention:
@@ -133,7 +133,7 @@ class Survey:
 
     @property
     def labels(self) -> Int[Tensor, "n"]:
-        """Of the images whose pooled features are kept; -1 without one."""
+        """Labels of the images whose pooled features are kept; -1 without one."""
         return self._labels[: self.images]
 
     def features(self, subject: int) -> Float[Tensor, "n L D"]:
@@ -173,9 +173,9 @@ def _new_look(encoder: Encoder, *, epsilon: float, pooled: int) -> Looked:
 
 
 def _look(subject: Subject, looked: Looked, batch: Batch, *, row: int) -> list[Tensor]:
-    """Feed one batch to the subject's analyses; returns the features of the CKA points, one tensor a point.
+    """Feed one batch to the subject's analyses; return the features at the CKA points, one tensor per point.
 
-    `row` is the number of the batch's first image among those of all ranks.
+    `row` is the index of the batch's first image over all ranks.
     """
     encoder = subject.encoder
     traces = [
@@ -202,7 +202,7 @@ def _look(subject: Subject, looked: Looked, batch: Batch, *, row: int) -> list[T
 
 
 def _put(table: Tensor, rows: Tensor, *, row: int) -> None:
-    """Write rows from `row` on, as far as there is room."""
+    """Write `rows` from index `row` on, as far as there is room."""
     room = table[row : row + len(rows)]
     room.copy_(rows[: len(room)])
 
@@ -220,7 +220,7 @@ def _pool(encoder: Encoder, traced: dict[str, Tensor]) -> Float[Tensor, "B L D"]
 
 
 def _require_finite(encoded: Encoded, subject: Subject) -> None:
-    """What is not finite stays so to the last layer, so only then are the layers searched for the first."""
+    """Search for the first non-finite layer only if the last one is non-finite, since such values persist."""
     if encoded.tokens.isfinite().all():
         return
     order = [*encoded.traced, "norm"]

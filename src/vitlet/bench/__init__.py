@@ -1,1 +1,1 @@
-"""Ratios against plain references: interleaved in one process, one thread, CPU time."""
+"""Speed ratios to plain reference code: interleaved in one process, on one thread, in CPU time."""

@@ -1,14 +1,14 @@
-"""How fast the analyses are, next to plain code that computes the same from the same tensors.
+"""Speed of the analyses, relative to plain code that computes the same from the same tensors.
 
-The contenders take turns in one process and one thread and are timed in CPU seconds, so that other work on the
-machine costs little more than its share of the caches.
+The contenders take turns in one process on one thread and are timed in CPU seconds, so that other work on the machine
+costs little more than its share of the caches.
 
-  * HSIC: mini-batch CKA of 13 × 13 layers from given features. Plain is written as the public packages do it: for
-    each pair of layers two Gram matrices, and HSIC of the pair, of the first with itself and of the second with itself.
-  * Attention: distance and entropy of one layer from given logits. Plain is the formulas, one operation after the
-    other on whole tensors.
-  * Whole: two ViT-Tiny on one batch of images, forwards included. Plain: a pass with hooks for CKA between the two,
-    and a pass with hooks for attention. Ours is one pass that gives, beyond that, CKA of each with itself, standard
+  * HSIC: mini-batch CKA of 13 × 13 layers from given features. The plain version follows the public packages: for each
+    pair of layers two Gram matrices, and HSIC of the pair, of the first with itself and of the second with itself.
+  * Attention: distance and entropy of one layer from given logits. The plain version evaluates the formulas one
+    operation at a time on whole tensors.
+  * Whole: two ViT-Tiny on one batch of images, forward passes included. Plain: a pass with hooks for CKA between the
+    two, and a pass with hooks for attention. Ours: a single pass that also gives CKA of each with itself, standard
     errors, spectra and pooled features. Both costs are linear in batches.
 """
 
@@ -38,16 +38,16 @@ _LAYERS = 13
 
 
 def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderConfig | None = None) -> dict[str, Any]:
-    """Time the three pairs in turns, after one turn that does not count.
+    """Time the three pairs in turns, after one warm-up turn.
 
     Args:
-        repeats: Turns that count.
-        batch_size: Images.
-        encoder: Size of both networks and of the features; ViT-Tiny with 12 heads by default.
+        repeats: Number of timed turns.
+        batch_size: Images per batch.
+        encoder: Size of both networks and of the features; by default ViT-Tiny with 12 heads.
 
     Returns:
-        `pairs`: by pair, median CPU milliseconds of plain and ours and `difference`, the largest absolute one between
-        their results. `ratio`: by pair, how many times faster ours is.
+        `pairs`: for each pair, median CPU milliseconds of plain and ours, and `difference`, the largest absolute
+        difference of their results. `ratio`: for each pair, how many times faster ours is.
     """
     shape = encoder or EncoderConfig()
     with one_thread(), torch.inference_mode():
@@ -68,7 +68,7 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
 
 
 def plain_cka(first: Sequence[Float[Tensor, "n *_"]], second: Sequence[Float[Tensor, "n *_"]]) -> Float[Tensor, "l m"]:
-    """CKA of one batch between all pairs of layers, pair by pair."""
+    """CKA of one batch between all pairs of layers, one pair at a time."""
     table = torch.zeros(3, len(first), len(second))
     for i, x in enumerate(first):
         for j, y in enumerate(second):
@@ -78,7 +78,7 @@ def plain_cka(first: Sequence[Float[Tensor, "n *_"]], second: Sequence[Float[Ten
 
 
 def plain_hsic(k: Float[Tensor, "n n"], m: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
-    """The unbiased estimator (Song et al. 2012) from Grams with zero diagonals, term by term."""
+    """The unbiased estimator (Song et al. 2012) from Gram matrices with zero diagonals, term by term."""
     n = len(k)
     ones = torch.ones(n, 1, dtype=k.dtype)
     middle = (ones.T @ k @ ones) @ (ones.T @ m @ ones) / ((n - 1) * (n - 2))
@@ -104,7 +104,7 @@ _Pair = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 def _hsic_pair(shape: EncoderConfig, batch_size: int) -> _Pair:
     draw = torch.Generator().manual_seed(_SEED)
-    # A shared direction makes neighbouring layers alike, as they are in a network.
+    # A shared direction makes neighbouring layers similar, as in a network.
     common = torch.randn(batch_size, shape.grid**2, shape.width, generator=draw)
     features = [common + torch.randn(common.shape, generator=draw) for _ in range(_LAYERS)]
 

@@ -1,4 +1,4 @@
-"""Which form of attention is faster on this CPU, explicit or fused: what `choose_kernel` rests on."""
+"""Speed of explicit and fused attention on this CPU: the measurements behind `choose_kernel`."""
 
 import itertools
 import statistics
@@ -12,7 +12,7 @@ from vitlet.nn.attention import Kernel, attend
 from vitlet.nn.kernels import has_bf16
 
 SHAPES = ((64, 12, 17, 16), (64, 12, 50, 16), (64, 12, 65, 16), (64, 3, 50, 64), (16, 12, 197, 16))
-"""(images, heads, tokens, width of a head): micro MAE, MAE-Tiny, micro fine-tuning, ViT-Tiny's old heads, ViT-Tiny."""
+"""(images, heads, tokens, head width): micro MAE, MAE-Tiny, micro fine-tuning, ViT-Tiny's old heads, ViT-Tiny."""
 
 
 def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = SHAPES) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int]
 
     Returns:
         `ratio`: time of the explicit form over that of the fused one; above 1 the fused kernel is faster. `cpu_ms`: of
-        both. By `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. And the conditions.
+        both. Keys are `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. Plus the conditions.
     """
     precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(torch.device("cpu")) else {})
     found = {}

@@ -1,12 +1,12 @@
-"""What a long pre-training will need, computed from one step measured here.
+"""Requirements of a long pre-training run, computed from one step measured here.
 
     vitlet bench budget --json docs/results/bench-budget.json
     python -m vitlet.bench.budget docs/results/bench-budget.json docs/guides/budget.md
 
-The first measures on the device at hand: the time of a training step, the memory that a step keeps for its backward
-pass, the time of the input pipeline from shards, bytes of an image in each form, bytes of a checkpoint. The second
-writes the tables of the page from that file. Everything else is arithmetic, written out here and marked as computed;
-the network's speed and the number of images are assumptions, and stand beside the figures.
+The first command measures on the current device: the time of a training step, the memory it keeps for the backward
+pass, the time of the input pipeline from shards, the bytes of an image in each form, the bytes of a checkpoint. The
+second writes the tables of the page from that file. Everything else is arithmetic, written out here and marked as
+computed; the network speed and the number of images are assumptions, stated with the figures.
 """
 
 import statistics
@@ -43,20 +43,20 @@ from vitlet.units import steps_per_epoch, to_steps
 IMAGENET_IMAGES = 1_281_167
 DEVICES = (1, 8, 64)
 NETWORK_BITS = 10e9
-"""Assumed, a second and host: ten-gigabit Ethernet. All devices are taken to be on hosts of their own."""
+"""Assumed bits per second and host: ten-gigabit Ethernet. Every device is assumed to be on a host of its own."""
 _FORMS = {"as photographed": Form(), "short side 256": Form(short_side=256), "256, raw": Form(short_side=256, raw=True)}
 
 
 def bench_budget(
     recipe: Recipe, *, repeats: int = 5, micro_batch: int = 16, num_photographs: int = 32
 ) -> dict[str, Any]:
-    """Measure what a step, an image and a checkpoint of `recipe` cost here, and compute the whole run.
+    """Measure the cost of a step, an image and a checkpoint of `recipe` here, and compute that of the whole run.
 
     Args:
-        recipe: With a duration in epochs; data of ImageNet's size is assumed.
-        repeats: Steps that count, after one that does not.
-        micro_batch: Images of a forward and backward pass.
-        num_photographs: That stand for the data.
+        recipe: Recipe with a duration in epochs; data of ImageNet's size is assumed.
+        repeats: Timed steps, after one warm-up step.
+        micro_batch: Images per forward and backward pass.
+        num_photographs: Number of photographs that stand in for the data.
 
     Returns:
         `measured`, `assumed`, `computed` (by number of devices), and the conditions.
@@ -98,10 +98,10 @@ def bench_budget(
 
 
 def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], *, devices: int) -> dict[str, Any]:
-    """The whole run on `devices` like the one that was measured.
+    """Compute the whole run on `devices` like the measured one.
 
-    Gradients are averaged once a step by a ring: every device sends and receives 2 (N - 1) / N of their bytes, and
-    nothing overlaps with it. Parameters, gradients and AdamW's two moments stand in memory once on every device.
+    Gradients are averaged once per step by a ring: every device sends and receives 2 (N - 1) / N of their bytes, with
+    no overlap. Every device holds parameters, gradients and AdamW's two moments once.
     """
     batch_size, images = recipe.budget.batch_size, assumed["images"]
     size = {"num_images": images, "batch_size": batch_size}
@@ -144,7 +144,7 @@ def _loss(objective: Objective, batch: Batch, precision: str) -> Tensor:
 
 
 def _step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> float:
-    """Seconds of one step: of CPU where it computes there, which other work on the machine does not lengthen."""
+    """Seconds of one step; on a CPU, CPU seconds, which other work on the machine does not lengthen."""
     on_gpu = batch.images.device.type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time
     if on_gpu:
@@ -160,7 +160,7 @@ def _step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, 
 
 
 def _bytes_kept(objective: Objective, batch: Batch, precision: str) -> int:
-    """Bytes of all memory, parameters left out, that the forward pass keeps for the backward pass."""
+    """Bytes of memory, excluding parameters, that the forward pass keeps for the backward pass."""
     known = {p.untyped_storage().data_ptr() for p in objective.parameters()}
     kept: dict[int, int] = {}
 
@@ -205,7 +205,7 @@ def _checkpoint_bytes(objective: Objective, optimizer: torch.optim.Optimizer) ->
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """Two tables in Markdown: what was measured, and what follows for each number of devices."""
+    """Two Markdown tables: the measurements, and what follows for each number of devices."""
     measured, whole = figures["measured"], figures["computed"]
     lines = ["| measured | |", "|---|---|"]
     lines += [

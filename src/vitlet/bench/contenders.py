@@ -1,7 +1,7 @@
-"""Who takes part in the benchmark of a training step: ours, plain code and, for MAE, Hugging Face's.
+"""Contenders in the benchmark of a training step: ours, plain code and, for MAE, Hugging Face's.
 
 All contenders of a method hold the same weights, masks and images. Plain code and Hugging Face's get normalised floats,
-as their loaders give; ours gets uint8, as our loader gives, and is charged for the normalisation.
+as from their loaders; ours gets uint8, as from our loader, and is charged for the normalisation.
 """
 
 import importlib.util
@@ -41,23 +41,23 @@ _CLASSES = 1000
 
 @dataclass(frozen=True)
 class Contender:
-    """A network with its optimizer and its way to the loss."""
+    """A network with its optimizer and its loss function."""
 
     loss: Callable[[], Tensor]
     optimizer: Optimizer
     onednn: bool = False
-    """Whether it asks oneDNN for its fp32 products, as `vitlet` does where that is exact."""
+    """Whether it uses oneDNN for fp32 products, as `vitlet` does where oneDNN is exact."""
     follow: Callable[[], None] = lambda: None
-    """What moves after the weights."""
+    """Updates what follows the weights."""
 
     @torch.no_grad()
     def value(self) -> float:
-        """The loss at the present weights."""
+        """The loss at the current weights."""
         with routed_to_onednn(enabled=self.onednn):
             return float(self.loss())
 
     def step(self) -> None:
-        """Forward, backward, optimizer, followers."""
+        """Take one step: forward, backward, optimizer, followers."""
         with routed_to_onednn(enabled=self.onednn):
             self.optimizer.zero_grad(set_to_none=True)
             self.loss().backward()
@@ -67,7 +67,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Shapes:
-    """How large the networks are."""
+    """Sizes of the networks."""
 
     encoder: EncoderConfig
     teacher: EncoderConfig
@@ -75,7 +75,7 @@ class Shapes:
 
 
 def contenders(method: Method, shapes: Shapes, precisions: Sequence[str]) -> tuple[dict[str, Contender], list[str]]:
-    """Plain code first; the notes name those that could not come."""
+    """Create all contenders, plain code first; the notes name those that are unavailable."""
     batch = _random_batch(shapes, num_views=2 if method == "mocov3" else 1)
     found, notes = {PLAIN: _plain(method, shapes, batch)}, []
     if method == "mae":
@@ -121,7 +121,7 @@ def _ours(objective: Objective, batch: Batch, precision: str) -> Contender:
 def _plain(method: Method, shapes: Shapes, batch: Batch) -> Contender:
     ours = _objective(method, shapes)
     views = [normalised(ours.encoder, view) for view in batch.views]
-    with seeded(0):  # plain modules draw weights from the global generator before they get ours
+    with seeded(0):  # plain modules draw weights from the global generator before ours are copied in
         match ours:
             case MAE():
                 mae = PlainMAE(ours)

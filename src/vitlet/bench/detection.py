@@ -1,8 +1,8 @@
-"""How fast a training step of the paper's detector is, next to torchvision's Mask R-CNN with a ResNet-50-FPN.
+"""Speed of a training step of the paper's detector, relative to torchvision's Mask R-CNN with a ResNet-50-FPN.
 
-A step is forward, backward and AdamW on the same images with the same objects. The two are different networks of
-different sizes, so the ratio says what choosing ours costs or saves, and not how well either is written. They take
-turns in one process and one thread and are timed in CPU seconds.
+A step is forward, backward and AdamW on the same images with the same objects. The two networks differ in kind and
+size, so the ratio tells what choosing ours costs or saves, not how well either is written. They take turns in one
+process on one thread and are timed in CPU seconds.
 """
 
 import statistics
@@ -36,15 +36,15 @@ def bench_detection(
     objective: DetectionObjective | None = None,
     reference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Time both in turns, after one turn that does not count.
+    """Time both in turns, after one warm-up turn.
 
     Args:
-        repeats: Turns that count.
-        size: Of the square images in pixels.
-        batch_size: Images of a step.
-        encoder: Of ours; None: ViT-Tiny.
+        repeats: Number of timed turns.
+        size: Side of the square images in pixels.
+        batch_size: Images per step.
+        encoder: Shape of our encoder; None: ViT-Tiny.
         objective: Sizes of our detector; None: the paper's, which are ViTDet's.
-        reference: Further arguments of torchvision's, whose own samples are 256 anchors and 512 regions an image too.
+        reference: Further arguments for torchvision's model, which also samples 256 anchors and 512 regions per image.
 
     Returns:
         `ratio`: how many times faster ours is. `cpu_ms`: median of a step. `parameters` of both, and the conditions.
@@ -76,7 +76,7 @@ def bench_detection(
 
 
 def _batch(size: int, count: int) -> Batch:
-    """Noise, with rectangles of all sizes for objects."""
+    """Images of noise, with rectangles of all sizes as objects."""
     draw = torch.Generator().manual_seed(_SEED)
     targets = []
     for _ in range(count):

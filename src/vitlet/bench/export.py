@@ -1,7 +1,7 @@
-"""How fast an exported ViT-Tiny is beside timm's in eager PyTorch: inference at 224 pixels, on one thread.
+"""Speed of an exported ViT-Tiny relative to timm's in eager PyTorch: inference at 224 pixels, on one thread.
 
 All contenders must give the same features before any of them is timed. They take turns in one process and are timed in
-CPU seconds. What the processor cannot do is left out and said.
+CPU seconds. Whatever the processor does not support is left out and reported.
 """
 
 import tempfile
@@ -32,15 +32,14 @@ _FP32, _BF16 = 1e-4, 5e-2
 
 
 def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
-    """Time all contenders at each batch size, after one turn that does not count.
+    """Time all contenders at each batch size, after one warm-up turn.
 
     Returns:
-        `batches`: by batch size, `cpu_ms` (median CPU milliseconds an image), `spread` and `ratio` (how many times
-        faster than timm in eager fp32). `ratio`: the same for all sizes in one table. `relative_error` of the features
-        of each. `notes`: what was left out and why.
-        `bound`: by batch size, the ratio that a program would reach which spent no time on anything but the products,
-        at the rate of torch's own large ones in fp32 here. `gemm_gflops`: that rate. `repeats`, `threads`,
-        `processor`, `vector_extensions`.
+        `batches`: by batch size, `cpu_ms` (median CPU milliseconds per image), `spread` and `ratio` (how many times
+        faster than timm in eager fp32). `ratio`: the same for all sizes in one table. `relative_error` of each one's
+        features. `notes`: what was left out and why. `bound`: by batch size, the ratio of a hypothetical program that
+        spends time only on the matrix products, at the rate of torch's own large fp32 products here. `gemm_gflops`:
+        that rate. `repeats`, `threads`, `processor`, `vector_extensions`.
     """
     saved = Saved(Encoder(shape).eval(), None, (), View(size=shape.image_size, crop=Centre(), flip=0), "", {})
     model, notes = Portable(saved), []
@@ -100,7 +99,7 @@ def _call(run: Callable[[Tensor], Any], batch: Tensor) -> Callable[[], Any]:
 
 
 def _errors(present: dict[str, Callable[[Tensor], Any]], images: Tensor) -> dict[str, float]:
-    """Relative to timm; asserts that all compute the same."""
+    """Errors relative to timm; asserts that all contenders compute the same."""
     features = {name: np.asarray(run(images), dtype=np.float32) for name, run in present.items()}
     errors = {name: relative_error(features[TIMM], found) for name, found in features.items()}
     far = {n: e for n, e in errors.items() if not e <= (_BF16 if n.endswith("bf16") else _FP32)}

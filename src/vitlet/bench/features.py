@@ -1,7 +1,7 @@
-"""How fast frozen features are extracted, next to timm in eager fp32 with the same weights: ViT-Tiny at 224 pixels.
+"""Speed of extracting frozen features, relative to timm in eager fp32 with the same weights: ViT-Tiny at 224 pixels.
 
-From decoded images to one vector each, as a probe does it; reading and decoding are in the input benchmark. All
-contenders must give the same features before any of them is timed, bf16 to its precision.
+From decoded images to one vector each, as in a probe; reading and decoding belong to the input benchmark. All
+contenders must give the same features before any of them is timed, bf16 within its precision.
 """
 
 from typing import Any
@@ -25,16 +25,16 @@ _FP32, _BF16 = 1e-4, 5e-2
 
 
 def bench_features(*, repeats: int = 5, batch_size: int = 64, shape: EncoderConfig | None = None) -> dict[str, Any]:
-    """Time all contenders in turns, after one turn that does not count.
+    """Time all contenders in turns, after one warm-up turn.
 
     Args:
-        repeats: Turns that count.
-        batch_size: Images.
-        shape: Of the encoder; ViT-Tiny by default.
+        repeats: Number of timed turns.
+        batch_size: Images per batch.
+        shape: Shape of the encoder; by default ViT-Tiny.
 
     Returns:
-        `cpu_ms` (median CPU milliseconds an image) and `spread` by contender; `ratio`: how many times faster each is
-        than timm; `relative_error` of its features; `notes`: what was left out and why; the conditions.
+        `cpu_ms` (median CPU milliseconds per image) and `spread` by contender; `ratio`: how many times faster than timm
+        each is; `relative_error` of its features; `notes`: what was left out and why; the conditions.
     """
     encoder, notes = Encoder(shape or EncoderConfig()).eval(), list[str]()
     network, batch = as_timm(encoder), noise_batch(encoder.config.image_size, batch_size)
@@ -65,7 +65,7 @@ def bench_features(*, repeats: int = 5, batch_size: int = 64, shape: EncoderConf
 
 
 def noise_batch(image_size: int, count: int) -> Batch:
-    """So many images of noise without labels."""
+    """A batch of `count` images of noise without labels."""
     draw = torch.Generator().manual_seed(derive(0, "bench", "noise") % 2**63)
     images = torch.randint(256, (count, 3, image_size, image_size), generator=draw, dtype=torch.uint8)
     numbers = torch.arange(count)

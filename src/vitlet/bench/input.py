@@ -1,15 +1,15 @@
-"""How fast photographs become a training batch, next to the published chain, and how near its pixels stay.
+"""Speed of turning photographs into a training batch, relative to the published chain, and the pixel differences.
 
-Both sides turn the same JPEGs into normalised floats, interleaved round by round in one process and one thread, and
+Both sides turn the same JPEGs into normalised floats, interleaved round by round in one process on one thread, and
 are timed in CPU seconds, so that other work on the machine costs little more than its share of the caches.
 
-  * Published (MAE, DeiT, their descendants): Pillow decodes; torchvision's classic transforms crop, resize with
-    bicubic weights, flip, convert and normalise image by image; a batch of floats is collated.
-  * Ours: `decode`, `apply_view` and `collate` make a batch of uint8; `Encoder.pixels` normalises it, and cuts it in
-    patches by the way, which is charged to us.
+  * Published (MAE, DeiT and descendants): Pillow decodes; torchvision's classic transforms crop, resize with bicubic
+    weights, flip, convert and normalise image by image; a batch of floats is collated.
+  * Ours: `decode`, `apply_view` and `collate` make a batch of uint8; `Encoder.pixels` normalises it and also cuts it
+    into patches, which is charged to us.
 
-Packed data goes through our chain once more, read from shards of `vitlet pack`: JPEG at a short side of 256 pixels, and
-raw pixels of that size; beside them the same photographs from a folder of files, all with a warm page cache.
+Our chain is also timed on packed data, read from shards of `vitlet pack` (JPEG with a short side of 256 pixels, and
+raw pixels of that size), and on the same photographs from a folder of files, all with a warm page cache.
 
 The images are crops of the two photographs that come with scikit-learn, resized to 500 × 375, a common size in
 ImageNet, and saved at quality 92 with 4:2:0 chroma: about 50 kB each.
@@ -58,23 +58,23 @@ _SEED = 0
 
 
 def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
-    """Time both chains, in rounds over the same JPEGs, after one round that does not count.
+    """Time both chains, in rounds over the same JPEGs, after one warm-up round.
 
     Args:
-        repeats: Rounds that count.
-        num_images: JPEGs in a round.
+        repeats: Number of timed rounds.
+        num_images: JPEGs per round.
 
     Returns:
-        Medians over the rounds, in CPU milliseconds an image: `published_image_ms` up to normalised images,
-        `published_batch_ms` with their batch, `ours_uint8_ms` up to the batch of uint8, `ours_batch_ms` with its
-        normalisation. `ratio`: how many times faster ours are, up to the batch of `uint8` over published images,
-        which is the loader's share of the work, and up to the `normalised` batch over theirs. `pixel_difference`:
-        mean absolute difference in levels of 255 from Pillow's pixels on identical crops; `pixel_difference_worst`:
-        that of the worst image. `num_images`, `repeats`, `kilobytes` (mean of the JPEGs), `threads`, `processor`.
+        Medians over the rounds, in CPU milliseconds per image: `published_image_ms` up to normalised images,
+        `published_batch_ms` including their batch, `ours_uint8_ms` up to the batch of uint8, `ours_batch_ms` including
+        its normalisation. `ratio`: how many times faster ours is: the batch of `uint8` against published images, which
+        is the loader's share of the work, and the `normalised` batch against theirs. `pixel_difference`: mean absolute
+        difference from Pillow's pixels on identical crops, in levels of 255; `pixel_difference_worst`: that of the
+        worst image. `num_images`, `repeats`, `kilobytes` (mean of the JPEGs), `threads`, `processor`.
     """
     files = photographs(num_images)
     published, ours = _published_chain(), _our_chain()
-    # Torchvision's classic transforms draw from the global generator
+    # torchvision's classic transforms draw from the global generator.
     with one_thread(), torch.random.fork_rng(devices=()):
         torch.manual_seed(_SEED)
         with _packed(files) as sources:
@@ -125,7 +125,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 _Chain = Callable[[list[bytes], int], tuple[float, float]]
-"""(JPEGs, number of the round) → CPU seconds up to the half-way mark of `bench_input`, and in all."""
+"""(JPEGs, round number) → CPU seconds up to the half-way mark of `bench_input`, and in total."""
 
 
 def _published_chain() -> _Chain:
@@ -146,7 +146,7 @@ def _published_chain() -> _Chain:
 
 def _our_chain() -> _Chain:
     view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
-    # Normalisation depends on the image and patch sizes alone; the rest of the encoder is as small as it can be.
+    # Normalisation depends only on the image and patch sizes; the rest of the encoder is as small as possible.
     encoder = Encoder(EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def batch(files: list[bytes], turn: int, start: int) -> Tensor:
@@ -157,7 +157,7 @@ def _our_chain() -> _Chain:
 
 @contextlib.contextmanager
 def _packed(files: list[bytes]) -> Iterator[list[Callable[[int], float]]]:
-    """Functions from a round's number to CPU seconds, for the folder, the shards of JPEGs and those of pixels."""
+    """Functions from the round number to CPU seconds, for the folder, the shards of JPEGs and those of raw pixels."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "folder").mkdir()
@@ -185,7 +185,7 @@ def _index_chain(index: Index) -> Callable[[int], float]:
 
 
 def _row(file: bytes, view: View, turn: int, position: int) -> dict[str, Any]:
-    """What the loader makes of an image."""
+    """One item as the loader makes it."""
     image = decode(file, path="photograph")
     pixels = apply_view(image, view, key=derive(_SEED, turn, position))
     shape = (image.shape[1], image.shape[2])
@@ -210,7 +210,7 @@ def _in_batches(first: Callable[[list[bytes], int, int], Any], second: Callable[
 def _pixel_difference(file: bytes, *, key: int) -> float:
     crop = Resample(interpolation="bicubic")
     ours = apply_view(decode(file, path="photograph"), View(size=_SIZE, crop=crop, flip=0.0), key=key)
-    # The first draws of a view are those of its crop, so this is the box that `ours` looked at.
+    # A view's first draws are those of its crop, so this is the box that `ours` used.
     top, left, height, width = random_box(_HEIGHT, _WIDTH, crop, random.Random(key))
     theirs = _with_pillow(file).crop((left, top, left + width, top + height))
     theirs = theirs.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)

@@ -1,9 +1,9 @@
-"""Parameters, arithmetic and throughput of classifiers, all in one interleaved run.
+"""Parameters, FLOPs and throughput of classifiers, all in one interleaved run.
 
-Parameters and FLOPs are counted, not quoted: FLOPs by PyTorch's counter over one image, a multiplication and an
-addition apart (twice the MACs of most papers), products of matrices and convolutions only. Throughput is the median
-over turns in which every model takes its turn, so that whatever slows the machine slows all of them. On a CPU one
-thread and CPU time; on a GPU wall time around synchronised batches.
+Parameters and FLOPs are counted, not quoted: FLOPs by PyTorch's counter over one image, counting a multiplication and
+an addition separately (twice the MACs of most papers), matrix products and convolutions only. Throughput is the median
+over turns in which every model is timed once, so that whatever slows the machine slows all of them. On a CPU: one
+thread and CPU time; on a GPU: wall-clock time around synchronised batches.
 """
 
 import statistics
@@ -21,21 +21,21 @@ from vitlet.rng import derive
 
 _WARM_UP_TURNS = 1
 _GPU_BATCHES = 10
-"""Of one turn: a single one would be shorter than the clock is exact."""
+"""Batches per turn: a single one would be shorter than the clock's resolution."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A classifier to be measured."""
+    """A classifier to measure."""
 
     network: nn.Module
-    """From images [B 3 S S] to logits."""
+    """Maps images [B 3 S S] to logits."""
     image_size: int
     bytes_in: bool = False
     """Whether it takes uint8 pixels and normalises them itself, as ours do; timm's take normalised floats."""
 
     def images(self, count: int, device: torch.device) -> Tensor:
-        """Random ones."""
+        """Random images in the form that it takes."""
         draw = torch.Generator().manual_seed(derive(0, "images") % 2**31)
         shape = (count, 3, self.image_size, self.image_size)
         if self.bytes_in:
@@ -44,8 +44,8 @@ class Candidate:
 
 
 def count_flops(candidate: Candidate) -> int:
-    """FLOPs of one image, on the CPU."""
-    # Frozen: the counter's hooks stumble over a parameter that is itself the input of a module, as PiT's class token.
+    """FLOPs per image, counted on the CPU."""
+    # Frozen: the counter's hooks fail on a parameter that is itself a module's input, such as PiT's class token.
     network = candidate.network.to("cpu").eval().requires_grad_(False)
     images = candidate.images(1, torch.device("cpu"))
     with torch.inference_mode():
@@ -65,14 +65,14 @@ def bench_models(
 
     Args:
         candidates: By name.
-        batch_size: Images of one forward pass.
-        repeats: Turns that count.
-        device: Where.
-        precision: Of the matrix products.
+        batch_size: Images per forward pass.
+        repeats: Number of timed turns.
+        device: Device to measure on.
+        precision: Precision of the matrix products.
         progress: Called with the number of models and turns done.
 
     Returns:
-        `models`: by name `parameters`, `flops`, `image_size`, `images_per_second` and its least and greatest over the
+        `models`: by name `parameters`, `flops`, `image_size`, `images_per_second` and its minimum and maximum over the
         turns. `engine`, `batch_size`, `repeats`, `threads`.
     """
     flops, done = {}, 0
@@ -109,12 +109,12 @@ def bench_models(
 
 
 def steps(num_models: int, repeats: int) -> int:
-    """How often `progress` is called."""
+    """Number of calls of `progress`."""
     return num_models * (1 + repeats + _WARM_UP_TURNS)
 
 
 def _seconds(network: nn.Module, images: Tensor, *, precision: str) -> float:
-    """Of one batch."""
+    """Seconds per batch."""
     device = images.device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         if device.type == "cpu":

@@ -1,7 +1,7 @@
-"""Distillation, MoCo-v3 and fine-tuning as plain code computes them on a CPU, with the weights of ours.
+"""Distillation, MoCo-v3 and fine-tuning as plain CPU code, with the weights of ours.
 
-Written from the papers, without their optimisations and without ours: the distilling teacher computes all of its last
-block; MoCo-v3 encodes one view after the other; mixing happens on normalised floats. Each is called with normalised
+Written from the papers, without their optimisations or ours: the distillation teacher computes all of its last block;
+MoCo-v3 encodes one view after the other; mixing happens on normalised floats. Each module is called with normalised
 images and returns the loss.
 """
 
@@ -22,17 +22,17 @@ from vitlet.nn.heads import Classifier
 
 
 class PlainDistillation(nn.Module):
-    """MAE, and a teacher that watches the visible patches: the logits of both last blocks, heads mixed by a matrix."""
+    """MAE, and a teacher of the visible patches: the logits of both last blocks, with heads mixed by a matrix."""
 
     def __init__(self, ours: AttentionDistillation) -> None:
-        """A copy of `ours`, which compares one pair of layers: the last of each side."""
+        """Copy `ours`, which compares one pair of layers: the last of each side."""
         super().__init__()
         self.mae, self.teacher = PlainMAE(ours.mae), PlainEncoder(ours.teacher.network).requires_grad_(False)
         self.mixer = copy.deepcopy(ours.mixers[0])
         assert ours.layers == ((len(self.mae.encoder.blocks), len(self.teacher.blocks)),)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
-        """Reconstruction and attention."""
+        """Return the reconstruction loss plus the attention loss."""
         keep = self.mae.visible(noise)
         reconstruction = self.mae.loss(images, self.mae.encoder(images, keep), noise)
         with torch.no_grad():
@@ -46,7 +46,7 @@ class PlainMoCo(nn.Module):
     """Two views, one after the other, through an encoder and through its momentum copy."""
 
     def __init__(self, ours: MoCoV3) -> None:
-        """A copy of `ours`."""
+        """Copy `ours`."""
         super().__init__()
         self.temperature = ours.temperature
         self.encoder, self.momentum_encoder = PlainEncoder(ours.encoder), PlainEncoder(ours.momentum_encoder)
@@ -56,7 +56,7 @@ class PlainMoCo(nn.Module):
             copied.requires_grad_(False)
 
     def forward(self, first: Float[Tensor, "B 3 H W"], second: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-        """Both directions."""
+        """Return the loss over both directions."""
         views = (first, second)
         queries = [self.predictor(self.projector(self.encoder(view)[:, 0])) for view in views]
         with torch.no_grad():
@@ -69,7 +69,7 @@ class PlainMoCo(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Move the copies."""
+        """Update the momentum copies."""
         pairs = ((self.momentum_encoder, self.encoder), (self.momentum_projector, self.projector))
         for theirs, ours in pairs:
             for slow, fast in zip(theirs.parameters(), ours.parameters(), strict=True):
@@ -77,17 +77,17 @@ class PlainMoCo(nn.Module):
 
 
 class PlainFinetuning(nn.Module):
-    """All patches, their mean, a norm, a linear, cross-entropy with mixed labels."""
+    """Encode all patches, average them, normalise, classify; cross-entropy with mixed labels."""
 
     def __init__(self, ours: Supervised) -> None:
-        """A copy of `ours`, a ViT with mean pooling."""
+        """Copy `ours`, a ViT with mean pooling."""
         super().__init__()
         self.encoder = PlainEncoder(ours.encoder)  # type: ignore[arg-type]
         head = cast(Classifier, ours.classifier)
         self.norm, self.head = copy.deepcopy(head.fc_norm), copy.deepcopy(head.head)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], labels: Int[Tensor, "B"], share: float) -> Float[Tensor, ""]:
-        """Each image mixed with its neighbour in the batch, `share` of it its own."""
+        """Mix each image with its neighbour in the batch, keeping `share` of itself, and return the loss."""
         partner = torch.arange(len(images)).view(-1, 2).flip(1).flatten()
         mixed = images * share + images[partner] * (1 - share)
         targets = F.one_hot(labels, self.head.out_features).float()
@@ -110,6 +110,6 @@ def _plain_heads(ours: nn.Sequential) -> nn.Sequential:
 
 
 def normalised(encoder: Encoder, images: Tensor) -> Tensor:
-    """Images of 0 … 255 as the network takes them, one operation after the other."""
+    """Normalise images of 0 … 255 for the network, one operation at a time."""
     mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
     return (images / 255 - mean) / std

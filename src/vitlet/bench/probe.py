@@ -1,9 +1,9 @@
-"""What a linear probe costs that tries a grid of learning rates, next to one that is given its rate.
+"""Cost of a linear probe that tries a grid of learning rates, relative to one with a given rate.
 
-A probe is features of all images, extracted once, and then a training on them; a grid trains its members side by side,
-chooses one on held-out training images and trains that again. So there are two ratios: of the whole, from decoded
-images on, which is what a user waits for, and of the part after the features, which is what a second probe of the same
-encoder costs, since features are cached.
+A probe extracts features of all images once and then trains on them; a grid trains all its members together, selects
+one on held-out training images and trains that again. So there are two ratios: for the whole, starting from decoded
+images, which is what a user waits for; and for the part after the features, which is the cost of a second probe of the
+same encoder, since features are cached.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ def bench_probe(
     num_classes: int = 10,
     shape: EncoderConfig | None = None,
 ) -> dict[str, Any]:
-    """Time the parts in turns, after one turn that does not count.
+    """Time the parts in turns, after one warm-up turn.
 
     Args:
-        repeats: Turns that count.
-        num_train: Images to learn from, evenly of all classes.
-        num_test: Images to count on.
-        num_classes: Classes.
-        shape: Of the encoder; that of `mae_micro` by default.
+        repeats: Number of timed turns.
+        num_train: Training images, evenly distributed over the classes.
+        num_test: Test images.
+        num_classes: Number of classes.
+        shape: Shape of the encoder; by default that of `mae_micro`.
 
     Returns:
         `cpu_ms`: median CPU milliseconds of `features`, `one rate` and `grid`; `spread` of each; `ratio`: grid over

@@ -1,7 +1,7 @@
-"""What bounds a computation from below on a processor: its matrix products, at the rate of large ones.
+"""A lower bound on the time of a computation: its matrix products, at the rate of large ones.
 
-A ratio between two programs says nothing about how much is left to gain. That their products alone would take so long,
-if all of them ran as fast as a large one and everything else cost nothing, does.
+A ratio between two programs does not tell how much is left to gain. The time of their products alone does, if all of
+them ran as fast as a large one and everything else were free.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ _SIDE = 1024
 
 
 def counted_flops(run: Callable[[], Any]) -> int:
-    """Operations of all matrix products and convolutions in `run`, by PyTorch's counter.
+    """FLOPs of all matrix products and convolutions in `run`, by PyTorch's counter.
 
-    A multiplication and an addition count as two: twice the MACs of most papers. Attention is computed by products
-    meanwhile, which the counter knows on every device; gradients are counted where `run` computes them.
+    A multiplication and an addition count as two: twice the MACs of most papers. Attention is computed by explicit
+    products meanwhile, which the counter knows on every device; gradients are counted if `run` computes them.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
@@ -28,7 +28,7 @@ def counted_flops(run: Callable[[], Any]) -> int:
 
 
 def gemm_gflops(dtype: torch.dtype = torch.float32) -> float:
-    """Billions of operations a CPU second in a large product on one thread."""
+    """Billions of operations per CPU second in a large product on one thread."""
     factor = torch.ones(_SIDE, _SIDE, dtype=dtype)
     pace = take_turns({"product": lambda: factor @ factor}, repeats=5)["product"]
     return 2 * _SIDE**3 / (pace.cpu_ms / 1000) / 1e9

@@ -1,8 +1,8 @@
-"""The models that the paper compares ViT-Tiny with, and what timm's own tables say about them.
+"""The models that the paper compares ViT-Tiny with, and their figures in timm's own tables.
 
-Wang et al. 2023, Table 2, as far as timm has the models. Throughput and accuracy are those of timm's result files [L]:
-`benchmark-infer-amp-nchw-pt110-cu113-rtx3090.csv` (images a second on an RTX 3090, mixed precision, large batches) and
-the ImageNet results of timm 0.6.5. The paper borrowed its throughput there; its own accuracy cells can differ. None of
+Wang et al. 2023, Table 2, as far as timm has the models. Throughput and accuracy are from timm's result files [L]:
+`benchmark-infer-amp-nchw-pt110-cu113-rtx3090.csv` (images per second on an RTX 3090, mixed precision, large batches)
+and the ImageNet results of timm 0.6.5. The paper took its throughput from there; its own accuracies may differ. None of
 these figures was measured here.
 """
 
@@ -19,7 +19,7 @@ class Published:
     title: str
     images_per_second: float
     top1: float
-    """Percent, as the table has it."""
+    """In per cent, as in the table."""
 
 
 PAPER = {
@@ -38,6 +38,6 @@ PAPER = {
     "deit_tiny_patch16_224": Published("DeiT-Tiny, 3 heads", 4843.68, 72.172),
     "deit_tiny_distilled_patch16_224": Published("DeiT-Tiny, distilled", 4763.87, 74.512),
 }
-"""By timm's name. Mobile-Former, EdgeViT and Swin-1G are in the paper's table and not in timm."""
+"""By timm's name. Mobile-Former, EdgeViT and Swin-1G are in the paper's table but not in timm."""
 OURS = ("finetune_tiny_impr_300e", "finetune_tiny_impr_rpe_1000e")
-"""Recipes whose networks are the paper's own rows: ViT-Tiny with 12 heads, and with relative positions."""
+"""Recipes whose networks are the paper's own rows: ViT-Tiny with 12 heads, without and with relative positions."""

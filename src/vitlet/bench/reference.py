@@ -1,9 +1,9 @@
-"""MAE as published code computes it on a CPU, to measure ours against; takes the weights of a `vitlet` MAE.
+"""MAE as computed by published code on a CPU, to measure ours against; takes the weights of a `vitlet` MAE.
 
-Written from the paper (He et al. 2022, sections 3 and A.1) without its optimisations and without ours: every patch is
-embedded by a convolution and three quarters are thrown away afterwards; the decoder puts all tokens back in order and
-predicts all patches; attention is two matrix products and a softmax. `transformers_mae` is the same network in Hugging
-Face's library.
+Written from the paper (He et al. 2022, sections 3 and A.1) without its optimisations or ours: every patch is embedded
+by a convolution and three quarters are discarded afterwards; the decoder puts all tokens back in order and predicts
+all patches; attention is two matrix products and a softmax. `transformers_mae` is the same network in Hugging Face's
+library.
 """
 
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PlainAttention(nn.Module):
-    """Multi-head self-attention, one operation after the other."""
+    """Multi-head self-attention, one operation at a time."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PlainAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Attend; what went into the softmax is left in `logits`, where distillation fetches it."""
+        """Attend; the softmax's input is left in `logits` for distillation to read."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -42,7 +42,7 @@ class PlainAttention(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm block with timm's names."""
+    """Pre-norm block with timm's parameter names."""
 
     def __init__(self, width: int, *, heads: int, hidden: int) -> None:
         super().__init__()
@@ -52,16 +52,16 @@ class PlainBlock(nn.Module):
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Attention and MLP, each added to its input."""
+        """Apply attention and MLP, each added to its input."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
 
 class PlainEncoder(nn.Module):
-    """A plain ViT; every patch is embedded by a convolution, whichever are kept afterwards."""
+    """A plain ViT; every patch is embedded by a convolution, whether or not it is kept."""
 
     def __init__(self, encoder: Encoder) -> None:
-        """A copy of `encoder`, weights and all."""
+        """Copy `encoder`, including its weights."""
         super().__init__()
         config = encoder.config
         width, hidden = config.width, int(config.width * config.mlp_ratio)
@@ -78,7 +78,7 @@ class PlainEncoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Tokens of normalised images after the final norm; of all patches, or of those to keep."""
+        """Tokens of normalised images after the final norm, for all patches or for those to keep."""
         x = self.patch_embed(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         if keep is not None:
             x = torch.gather(x, 1, keep[:, :, None].repeat(1, 1, x.shape[2]))
@@ -90,10 +90,10 @@ class PlainEncoder(nn.Module):
 
 
 class PlainMAE(nn.Module):
-    """The paper's network and loss, straight down."""
+    """The paper's network and loss, without shortcuts."""
 
     def __init__(self, mae: MAE) -> None:
-        """A copy of `mae`, weights and all."""
+        """Copy `mae`, including its weights."""
         super().__init__()
         config, decoder_width = mae.encoder.config, mae.decoder_embed.out_features
         self.patch_size, self.kept, self.norm_pixels = config.patch_size, mae.kept, mae.norm_pixels
@@ -110,17 +110,17 @@ class PlainMAE(nn.Module):
         self.load_state_dict({f"encoder.{k}": v for k, v in self.encoder.state_dict().items()} | ours)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
-        """The loss of normalised images; the patches with the smallest noise stay visible."""
+        """The loss for normalised images; the patches with the smallest noise stay visible."""
         return self.loss(images, self.encoder(images, self.visible(noise)), noise)
 
     def visible(self, noise: Float[Tensor, "B N"]) -> Int[Tensor, "B K"]:
-        """The patches that stay."""
+        """The visible patches."""
         return noise.argsort(dim=1)[:, : self.kept]
 
     def loss(
         self, images: Float[Tensor, "B 3 H W"], tokens: Float[Tensor, "B T D"], noise: Float[Tensor, "B N"]
     ) -> Float[Tensor, ""]:
-        """Of what the encoder says about the visible patches."""
+        """The loss given the encoder's tokens of the visible patches."""
         restore = noise.argsort(dim=1).argsort(dim=1)
         mask = (restore >= self.kept).float()
         prediction = self._decode(tokens, restore)
@@ -151,7 +151,7 @@ def transformers_mae(mae: MAE) -> "ViTMAEForPreTraining":
     """Hugging Face's network with a copy of the weights of `mae`.
 
     Raises:
-        ModuleNotFoundError: where transformers is not installed.
+        ModuleNotFoundError: if transformers is not installed.
     """
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -169,7 +169,7 @@ def transformers_mae(mae: MAE) -> "ViTMAEForPreTraining":
             decoder_num_hidden_layers=len(mae.decoder_blocks),
             decoder_num_attention_heads=_decoder_heads(mae),
             decoder_intermediate_size=4 * decoder_width,
-            # The half keeps their rounding down at our count.
+            # The half makes their rounding down give our count.
             mask_ratio=1 - (mae.kept + 0.5) / mae.encoder.num_patches,
             norm_pix_loss=mae.norm_pixels,
         )

@@ -1,7 +1,7 @@
-"""How fast one training step is, next to plain code that computes the same loss from the same weights.
+"""Speed of one training step, relative to plain code that computes the same loss from the same weights.
 
-A step is forward, backward, AdamW and whatever moves after the weights, on ViT-Tiny with 12 heads at 224 pixels. All
-contenders of a method must give the same loss before any of them is timed. They take turns in one process and one
+A step is forward, backward, AdamW and the updates that follow the weights, on ViT-Tiny with 12 heads at 224 pixels.
+All contenders of a method must give the same loss before any of them is timed. They take turns in one process on one
 thread and are timed in CPU seconds, so that other work on the machine costs little more than its share of the caches.
 """
 
@@ -30,22 +30,22 @@ SHAPES = {
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EQUAL = 1e-5
 _EQUAL_BF16 = 1e-2
-"""Where the hardware has bf16, our distilling teacher computes in it even while the student is in fp32."""
+"""Where the hardware has bf16, our distillation teacher uses it even if the student is in fp32."""
 
 
 def bench_step(
     *, repeats: int = 5, precisions: Sequence[str] = ("fp32", "bf16"), shapes: dict[str, Shapes] = SHAPES
 ) -> dict[str, Any]:
-    """Time all contenders of every method in turns, after one turn that does not count.
+    """Time all contenders of every method in turns, after one warm-up turn.
 
     Args:
-        repeats: Turns that count.
-        precisions: Of ours; the others compute in fp32 as they are published.
-        shapes: Sizes of each method.
+        repeats: Number of timed turns.
+        precisions: Precisions of ours; the others compute in fp32 as published.
+        shapes: Sizes for each method.
 
     Returns:
-        `steps`: by method, what `time_step` says. `ratio`: how many times faster each contender is than plain code of
-        its method. `repeats`, `threads`, `processor`, `vector_extensions`.
+        `steps`: by method, the result of `time_step`. `ratio`: how many times faster each contender is than its
+        method's plain code. `repeats`, `threads`, `processor`, `vector_extensions`.
     """
     steps = {
         method: time_step(method, shapes[method], repeats=repeats, precisions=precisions) for method in get_args(Method)
@@ -59,15 +59,15 @@ def bench_step(
 
 
 def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Sequence[str]) -> dict[str, Any]:
-    """The contenders of one method.
+    """Time the contenders of one method.
 
     Returns:
         `cpu_ms`: median CPU milliseconds of a step by contender (`plain`, `transformers`, `vitlet fp32`, …). `ratio`:
-        how many times faster each is than `plain`. `bound`: by precision, the ratio of a step that spent no time on
-        anything but our products, all at the rate of torch's large ones in that precision here (a distilling teacher
-        may compute in bf16 beside a student in fp32). `loss_difference`: of each in fp32, relative to plain. `notes`:
-        what was left out and why. `batch_size`. `onednn`: whether ours had its fp32 products from there.
-        `foreign_cores`: the mean number of cores that others kept busy meanwhile, None where the system does not tell.
+        how many times faster each is than `plain`. `bound`: by precision, the ratio of a hypothetical step that spends
+        time only on our matrix products, all at the rate of torch's large ones in that precision here (a distillation
+        teacher may compute in bf16 next to a student in fp32). `loss_difference`: of each in fp32, relative to plain.
+        `notes`: what was left out and why. `batch_size`. `onednn`: whether ours used oneDNN for its fp32 products.
+        `foreign_cores`: mean number of cores that other processes kept busy, None if the system does not tell.
     """
     with one_thread():
         present, notes = contenders(method, shapes, precisions)
@@ -92,7 +92,7 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
 
 
 def loss_differences(present: dict[str, Contender], *, within: float = _EQUAL) -> dict[str, float]:
-    """Relative to plain, of every contender in fp32; asserts that they compute the same."""
+    """Loss of every fp32 contender relative to plain; asserts that they compute the same."""
     losses = {name: c.value() for name, c in present.items() if not name.endswith("bf16")}
     differences = {name: abs(loss / losses[PLAIN] - 1) for name, loss in losses.items()}
     assert max(differences.values()) <= within, f"not the same computation: {losses}"
@@ -107,7 +107,7 @@ def _cpu_seconds(contender: Contender) -> float:
 
 @contextlib.contextmanager
 def _foreign_load() -> Iterator[dict[str, float]]:
-    """Puts the cores that other processes kept busy under `cores`, where Linux tells."""
+    """Store the number of cores that other processes kept busy under `cores`, where Linux tells."""
     load: dict[str, float] = {}
     before, began, own = _busy_seconds(), time.perf_counter(), time.process_time()
     yield load

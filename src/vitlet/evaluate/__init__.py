@@ -1,1 +1,1 @@
-"""Numbers about a finished encoder: features, probes, accuracy, and the comparison that says what they mean."""
+"""Measurements of a finished encoder: features, probes, accuracy, and the comparisons that interpret them."""

@@ -1,4 +1,4 @@
-"""Does an exported model say the same? Its outputs on real images beside those of the model it was made from."""
+"""Agreement of an exported model with the model it was made from, measured on real images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,30 +9,30 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 _TIE = 1e-5
-"""Cosines nearer than this are the same neighbour: images that are alike stand at the same distance."""
+"""Cosines closer than this count as the same neighbour, since similar images lie at the same distance."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an exported model may be from its origin."""
+    """How far an exported model may deviate from the original."""
 
     max_relative_error: float | None
-    """Of any output on any image; None: not limited, where fewer bits are the purpose."""
+    """Of any output on any image; None: unlimited, for exports that reduce precision on purpose."""
     top1_agreement: float
-    """Share of the images of which both say the same first."""
+    """Share of the images on which both give the same top answer."""
     accuracy_loss: float | None = None
-    """In shares of 1; None: the agreement alone limits it."""
+    """In shares of 1; None: limited by the agreement alone."""
 
 
 FP32 = Tolerance(max_relative_error=1e-4, top1_agreement=0.999)
 INT8 = Tolerance(max_relative_error=None, top1_agreement=0.95, accuracy_loss=0.02)
 INT8_ENCODER = Tolerance(max_relative_error=None, top1_agreement=0.85)
-"""Nearest neighbours among features that all point much the same way, as a masked autoencoder's do, change sooner."""
+"""Lower: nearest neighbours change sooner if all features point in similar directions, as a masked autoencoder's do."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1, in shares of 1, on the images that have a label the model knows."""
+    """Top-1, in shares of 1, on the images whose label the model knows."""
 
     original: float
     exported: float
@@ -46,19 +46,19 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was found on `n` images."""
+    """Agreement measured on `n` images."""
 
     max_relative_error: float
     relative_errors: dict[str, float]
     """By output."""
     top1_agreement: float
     top1_of: str
-    """`class`, or `nearest neighbour` where the model has no classes."""
+    """`class`, or `nearest neighbour` if the model has no classes."""
     n: int
     accuracy: Accuracy | None
 
     def shortcomings(self, allowed: Tolerance) -> list[str]:
-        """What is beyond the tolerance, as clauses; empty when all is well. A NaN is beyond everything."""
+        """Describe each violated tolerance by a clause; empty if there is none. A NaN violates every tolerance."""
         found = []
         limit = allowed.max_relative_error
         if not np.isfinite(self.max_relative_error) or (limit is not None and not self.max_relative_error <= limit):
@@ -74,7 +74,7 @@ class Agreement:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an error that is no number is null."""
+        """Convert to plain values; a NaN or infinite error becomes null."""
         values = asdict(self)
         if self.accuracy is not None:
             values["accuracy"]["difference"] = self.accuracy.difference
@@ -90,12 +90,12 @@ def agreement(
     """Compare outputs by name, image by image.
 
     Args:
-        original: `logits` (n C), or `features` (n D) and perhaps `tokens` (n T D).
-        exported: The same names and shapes.
-        labels: Class numbers of the model; −1 where an image has none.
+        original: `logits` (n C), or `features` (n D) and optionally `tokens` (n T D).
+        exported: Outputs with the same names and shapes.
+        labels: The model's class numbers; −1 for an image without one.
 
     Returns:
-        The relative error of an image is the largest difference over the largest magnitude in the original's output.
+        The agreement. The relative error of an image is its largest difference over the original's largest magnitude.
     """
     assert original.keys() == exported.keys()
     errors = {name: relative_error(original[name], exported[name]) for name in original}
@@ -116,14 +116,14 @@ def agreement(
 
 
 def relative_error(original: NDArray[np.float32], exported: NDArray[np.float32]) -> float:
-    """The worst image's largest difference over its largest magnitude; NaN if anything is."""
+    """The largest difference of the worst image over its largest magnitude; NaN if any value is."""
     assert original.shape == exported.shape, f"{exported.shape} is not {original.shape}"
     a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (original, exported))
     return float((np.abs(a - b).max(axis=1) / np.maximum(np.abs(a).max(axis=1), 1e-12)).max())
 
 
 def same_neighbours(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"]) -> NDArray[np.bool_]:
-    """Whether each image's nearest other by cosine in `b` is a nearest one in `a` too."""
+    """Whether each image's nearest other image by cosine in `b` is also a nearest one in `a`."""
     there, here = _cosines(b), _cosines(a)
     chosen = there.argmax(axis=1)
     return here[np.arange(len(here)), chosen] >= here.max(axis=1) - _TIE

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier: every labelled image of a split, once."""
+"""Accuracy of a classifier over every labelled image of a split."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,8 +16,8 @@ from vitlet.text import plural
 def topk(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], k: int) -> Bool[Tensor, "B"]:
     """Whether each label is among the k largest logits.
 
-    Among equal logits the smaller class number comes first, as with `argmax`: a network that gives all classes the
-    same score is right where the label is below k, not always. A NaN is never right.
+    Ties go to the smaller class number, as with `argmax`: a network that scores all classes equally is right if the
+    label is below k, not always. A NaN is never right.
     """
     target = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
@@ -28,19 +28,19 @@ def topk(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], k: int) -> Bool
 def evaluate_classifier(
     forward: Callable[[Tensor], Tensor], loader: Iterable[Batch], *, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """Top-1 and top-5 over all labelled images of `loader`.
+    """Compute top-1 and top-5 over all labelled images of `loader`.
 
     Args:
-        forward: From images (uint8, B 3 H W) to logits (B C), already in evaluation mode.
+        forward: Maps images (uint8, B 3 H W) to logits (B C); already in evaluation mode.
         loader: Batches of one split, each image once.
-        device: Where `forward` wants its images.
+        device: Device on which `forward` expects its images.
 
     Returns:
-        `top1` and `top5` (shares of 1; `top5` is None with five classes or fewer, where it says nothing), `n`, and
-        `correct`: a bool array of the top-1 answers in the loader's order.
+        `top1` and `top5` (shares of 1; `top5` is None for five classes or fewer, where it is meaningless), `n`, and
+        `correct`: a bool array of top-1 hits in the loader's order.
 
     Raises:
-        DataError: as `each_once`; if no image has a label, or a label is beyond the classes that the head knows.
+        DataError: as `each_once`; if no image has a label, or a label exceeds the classes of the head.
         NonFiniteError: if a logit is NaN or infinite.
     """
     first, fifth = [], []
@@ -68,7 +68,7 @@ def evaluate_classifier(
 
 
 def require_finite(logits: Float[Tensor, "B C"]) -> None:
-    """Refuse scores that rank nothing.
+    """Reject scores that cannot be ranked.
 
     Raises:
         NonFiniteError: if one is NaN or infinite.

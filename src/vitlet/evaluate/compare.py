@@ -1,14 +1,14 @@
-"""Did it help? Paired statistics over seeds, and the document that a report is drawn from.
+"""Did it help? Paired statistics over seeds, and the document from which a report is drawn.
 
-Accuracies and differences are shares of 1 in the document; sentences speak of per cent and points. The first
-protocol decides the verdict, the others are evidence beside it. The interval is over seeds: both arms of a pair
-share a seed, and with it the labelled images and their order, so their difference varies less than either.
+Accuracies and differences are shares of 1 in the document; sentences use per cent and points. The first protocol
+decides the verdict, the others are supporting evidence. The interval is over seeds: both arms of a pair share a seed,
+and thus the labelled images and their order, so their difference varies less than either.
 
     answer yes        the interval of (first arm - second arm) lies above 0
     answer no         its upper end is 0 or below
-    answer undecided  it holds 0, or there is a single seed and thus no interval
+    answer undecided  it contains 0, or there is a single seed and thus no interval
 
-`decide` is that rule, also for whoever asks about another margin or gives the answers other names.
+`decide` implements the rule, also for another margin or other names for the answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ Answer = Literal["yes", "no", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; without ends where one value gives none."""
+    """A mean and its confidence interval; the ends are None for a single value."""
 
     mean: float
     low: float | None
@@ -57,12 +57,12 @@ class Arm:
     seeds: tuple[int, ...]
     cpu_seconds: tuple[float, ...]
     runs: tuple[str, ...] = ()
-    """Folders of the runs behind the values, where there is one a value."""
+    """Run folders behind the values, one per value, if there are any."""
     once: bool = False
-    """There is one value because every seed would give it: all use the same labels, and nothing else is drawn."""
+    """The single value holds for every seed: all use the same labels, and nothing else is random."""
 
     def __post_init__(self) -> None:
-        """Every seed has a value and a cost."""
+        """Check that every seed has a value and a cost."""
         assert 0 < len(self.seeds) == len(self.values) == len(self.cpu_seconds)
         assert len(self.values) == 1 or not self.once
         assert all(0 <= v <= 1 for v in self.values), "scores are shares of 1, not per cent"
@@ -76,9 +76,9 @@ class Protocol:
     title: str
     """As a heading: `Fine-tuning with 200 labels`."""
     arms: tuple[Arm, Arm]
-    """What is asked about, then what it is compared with."""
+    """The arm in question, then the baseline."""
     n: int
-    """Test images."""
+    """Number of test images."""
     split: str = "test"
     metric: str = "top1"
 
@@ -87,7 +87,7 @@ class Protocol:
         return difference_of(*self.arms)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with the difference."""
+        """Convert to plain values, including the difference."""
         return {
             "name": self.name,
             "title": self.title,
@@ -100,16 +100,16 @@ class Protocol:
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean; equal values give an interval of no width."""
+    """Student's t interval of the mean; equal values give an interval of zero width."""
     mean, half = _mean_and_half_width(values, confidence)
     ends = (None, None) if half is None else (mean - half, mean + half)
     return Interval(mean, *ends, confidence=confidence, n=len(values))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> Difference:
-    """Mean of `a - b` with the paired-t interval; no interval from one pair.
+    """Mean of `a - b` with the paired-t interval; a single pair has no interval.
 
-    Equal differences in all pairs give an interval of no width, and the method says so.
+    If all differences are equal the interval has zero width, and `method` says so.
     """
     assert len(a) == len(b) > 0
     differences = np.subtract(a, b)
@@ -124,14 +124,14 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: flo
 
 
 def difference_of(first: Arm, second: Arm) -> Difference:
-    """`paired_difference` of two arms; the value of one that was measured `once` stands for every seed of the other."""
+    """`paired_difference` of two arms; the value of an arm measured `once` is paired with every seed of the other."""
     pairs = max(len(first.seeds), len(second.seeds))
     assert first.seeds == second.seeds or first.once or second.once, "pairs share a seed"
     return paired_difference(*(arm.values * pairs if arm.once else arm.values for arm in (first, second)))
 
 
 def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:
-    """Whether what was measured is above `margin`: as a whole, not at all, or neither."""
+    """Whether the interval lies above `margin` (yes), at or below it (no), or contains it (undecided)."""
     if found.low is None or found.high is None:
         return "undecided"
     if found.low > margin:
@@ -142,13 +142,13 @@ def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:
 def comparison(
     question: str, *, data: Mapping[str, Any], protocols: Sequence[Protocol], commands: Sequence[str]
 ) -> dict[str, Any]:
-    """The document, plain values only.
+    """Build the document of plain values.
 
     Args:
-        question: As it stands over the answer: `Did pre-training help?`.
+        question: Heading of the answer: `Did pre-training help?`.
         data: `name, fingerprint, num_train, num_labelled, num_test, classes`.
-        protocols: The first decides.
-        commands: That give the numbers again.
+        protocols: The first one decides.
+        commands: Commands that reproduce the numbers.
     """
     missing = {"name", "fingerprint", "num_train", "num_labelled", "num_test", "classes"} - data.keys()
     assert not missing, missing
@@ -187,13 +187,13 @@ def verdict(protocol: Protocol) -> dict[str, str]:
 
 
 def _points(share: float, *, sign: bool = False) -> str:
-    """Hundredths with one decimal and a true minus; never a negative zero."""
+    """Percentage points with one decimal and a true minus sign; never a negative zero."""
     points = round(100 * share, 1) + 0.0
     return f"{points:{'+' if sign else ''}.1f}".replace("-", "−")
 
 
 def _span(found: Difference, *, of_second: bool = False) -> str:
-    """The interval in points; `of_second` turns it round, for a sentence about the second arm's lead."""
+    """The interval in points; `of_second` negates it, for a sentence about the second arm's lead."""
     assert found.low is not None
     assert found.high is not None
     low, high = (-found.high, -found.low) if of_second else (found.low, found.high)
@@ -205,6 +205,6 @@ def _mean_and_half_width(values: Sequence[float], confidence: float) -> tuple[fl
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, None
-    # Rounding makes differences of equal pairs differ by 1e-17; below that there is no spread to speak of.
+    # Rounding makes equal differences of pairs vary by 1e-17; below that there is no real spread.
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5 if np.ptp(values) > 1e-12 else 0.0
     return mean, error * float(stdtrit(len(values) - 1, (1 + confidence) / 2))

@@ -1,19 +1,19 @@
-"""Accuracy over something that was varied, and questions about it that are answered together.
+"""Accuracy as a function of a varied setting, and questions about it that are answered jointly.
 
-A point is one value of what was varied (labels, kept blocks, distilled layers) with the same arms at each. Questions
-pair two arms at one point. They are many, so their paired t tests are corrected by Holm's step-down method (Holm
-1979): with no true difference anywhere, the chance that even one answer is not "undecided" is about 5 % at most.
+A point is one value of the setting (labels, kept blocks, distilled layers), with the same arms at each. A question
+pairs two arms at one point. There are many, so their paired t tests are corrected by Holm's step-down method (Holm
+1979): with no true difference anywhere, the chance that even one answer is not "undecided" is at most about 5 %.
 
     answer yes        first > second, and the corrected p is at most 0.05
     answer no         first < second likewise
     answer undecided  else, and wherever there is no test
 
-There is no test with fewer than three seeds, nor where all differences are equal. Accuracies are counts of images, so
-equal differences are frequent by chance: taken for certainty, two seeds on 100 images would give some answer to twelve
-questions about nothing in more than a third of all documents. That a question turned out so is chance too, so it
+There is no test with fewer than three seeds, nor if all differences are equal. Accuracies are counts of images, so
+equal differences often occur by chance: were they taken as certain, two seeds on 100 images would answer one of twelve
+questions without any effect in more than a third of all documents. Since equality is chance too, such a question still
 counts among those asked; those with too few seeds do not.
 
-Intervals are those of each arm or pair by itself, not corrected.
+Intervals are those of each arm or pair alone, not corrected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,22 +27,22 @@ from vitlet.evaluate.compare import Arm, Difference, mean_interval, paired_diffe
 from vitlet.text import plural
 
 LEVEL = 0.05
-"""Of the family of all questions of one document."""
+"""For the family of all questions in one document."""
 MIN_PAIRS = 3
-"""Seeds that a test needs."""
+"""Seeds required for a test."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of what was varied."""
+    """One value of the varied setting."""
 
     x: float
-    """Place on the axis."""
+    """Position on the axis."""
     label: str
-    """As people read it: `500 labels (1 %)`."""
+    """For readers: `500 labels (1 %)`."""
     arms: tuple[Arm, ...]
     tick: str = ""
-    """Below the axis, where that is not `x`."""
+    """Tick label, if it differs from `x`."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Curve:
     title: str
     points: tuple[Point, ...]
     n: int
-    """Test images."""
+    """Number of test images."""
     split: str
     references: tuple[Arm, ...] = ()
-    """Arms that do not depend on what was varied."""
+    """Arms that do not depend on the varied setting."""
     metric: str = "top1"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with mean and interval of each arm."""
+        """Convert to plain values, with mean and interval of each arm."""
         return {
             "name": self.name,
             "title": self.title,
@@ -82,7 +82,7 @@ class Question:
     text: str
     """`Did mae help with 500 labels?`"""
     where: str
-    """As it stands in the answer: `fine-tuning with 500 labels`."""
+    """As used in the answer: `fine-tuning with 500 labels`."""
     first: Arm
     second: Arm
     n: int
@@ -96,20 +96,20 @@ def _summary(arm: Arm) -> dict[str, Any]:
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Student's paired t test; None from fewer than `MIN_PAIRS`, or where all differences are equal.
+    """Two-sided p of Student's paired t test; None for fewer than `MIN_PAIRS` pairs or if all differences are equal.
 
-    Equal ones have no spread to be measured by.
+    Equal differences have no spread to test against.
     """
     assert len(a) == len(b) > 0
     differences = np.subtract(a, b)
-    if len(differences) < MIN_PAIRS or np.ptp(differences) <= 1e-12:  # of rounding; see `compare.mean_interval`
+    if len(differences) < MIN_PAIRS or np.ptp(differences) <= 1e-12:  # rounding; see `compare.mean_interval`
         return None
     t = differences.mean() / (differences.std(ddof=1) / len(differences) ** 0.5)
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's corrected p of each of `values`, in their order: the smallest times m, the next times m − 1."""
+    """Holm-corrected p of each of `values`, in their order: the smallest times m, the next times m − 1, …."""
     order = np.argsort(values, kind="stable")
     corrected, largest = [0.0] * len(values), 0.0
     for rank, place in enumerate(order):
@@ -119,9 +119,9 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def answers(questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """One answer a question, plain values: `answer`, `sentence`, the paired difference, p before and after Holm.
+    """Answer each question, in plain values: `answer`, `sentence`, the paired difference, p before and after Holm.
 
-    Questions with too few seeds for a test are not counted as asked; those with equal differences are.
+    Questions with too few seeds for a test do not count as asked; those with equal differences do.
     """
     values = [paired_p(q.first.values, q.second.values) for q in questions]
     asked = [len(q.first.values) >= MIN_PAIRS for q in questions]
@@ -190,17 +190,17 @@ def document(
     questions: Sequence[Question],
     budget: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What page and ledger are drawn from, plain values only.
+    """Build the document behind page and ledger, in plain values.
 
     Args:
         kind: `compare`, `keep-blocks`, `distill-layers`.
-        title: Over the page.
-        axis: `label` and `scale` (`log`, `linear`, `names`) of what was varied.
+        title: Title of the page.
+        axis: `label` and `scale` (`log`, `linear`, `names`) of the varied setting.
         data: `name, fingerprint, num_train, num_test, classes`.
-        starts: For each arm `name, title, source, encoder` (digest) and `pretraining_cpu_seconds` where known.
-        curves: At least one; the first is what questions are about.
-        questions: All of them, since they are corrected together.
-        budget: What every fine-tuning had: recipe, its fingerprint, duration, batch size.
+        starts: For each arm `name, title, source, encoder` (digest) and, if known, `pretraining_cpu_seconds`.
+        curves: At least one; the questions are about the first.
+        questions: All of them, since they are corrected jointly.
+        budget: The budget of every fine-tuning: recipe, its fingerprint, duration, batch size.
     """
     missing = {"name", "fingerprint", "num_train", "num_test", "classes"} - data.keys()
     assert not missing, missing

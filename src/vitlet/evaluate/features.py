@@ -1,8 +1,8 @@
-"""Frozen features of a split: every image once, kept in the cache under the content of all they depend on.
+"""Frozen features of a split: every image once, cached under a hash of everything they depend on.
 
 A cached file is named by digests of the encoder as a function (tensors, head count, normalisation, view) and of the
-images, so that no path, run name or date has to be trusted, and a sweep over probes never computes a feature twice.
-Labels are not in it; they come from the index each time.
+images. So no path, run name or date has to be trusted, and a sweep over probes never computes a feature twice. Labels
+are not cached; they come from the index each time.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ from vitlet.train.ranks import World
 Precision = Literal["fp32", "bf16"]
 
 _TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
-"""Encoder settings that decide how tensors came about, not what they compute; positions are one of the tensors."""
+"""Encoder settings that affect how tensors were made, not what they compute; positions are among the tensors."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read from an image."""
+    """How features are read from an image."""
 
     view: View
-    """How it is cut to the encoder's size."""
+    """How the image is cropped to the encoder's size."""
     pool: Pool
     precision: Precision = "fp32"
     every_block: bool = False
@@ -53,13 +53,13 @@ def extract(
 ) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
     """Pooled features (float32, on the CPU) and labels of all images of `loader`, in its order.
 
-    Runs where the encoder is, in evaluation mode; the mode it was in is put back.
+    Runs on the encoder's device in evaluation mode, and restores the encoder's mode afterwards.
 
     Args:
-        encoder: Left as it is.
-        loader: Batches of one split, each image once, the last as short as it comes.
+        encoder: Left unchanged.
+        loader: Batches of one split, each image once; the last may be shorter.
         pool: The mean of the patch tokens, or the class token.
-        precision: Of the matrix products.
+        precision: Precision of the matrix products.
 
     Raises:
         DataError: as `each_once`.
@@ -71,7 +71,7 @@ def extract(
 def extract_blocks(
     encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
 ) -> tuple[Float[Tensor, "n L D"], Int[Tensor, "n"]]:
-    """As `extract`, of the output of every block, lowest first, before the final norm."""
+    """Like `extract`, for the output of every block, lowest first, before the final norm."""
     names = [f"block.{i}.output" for i in range(encoder.config.depth)]
 
     def pooled(images: Tensor) -> Float[Tensor, "B L D"]:
@@ -98,7 +98,7 @@ def _extract(
                 labels.append(batch.labels)
     finally:
         encoder.train(was_training)
-    # Outside inference mode, or the result could not be used where a gradient is computed later.
+    # Outside inference mode; otherwise the result could not be used in a later gradient computation.
     result = torch.cat(features)
     if not result.isfinite().all():
         raise NonFiniteError(
@@ -119,19 +119,19 @@ def cached_features(
     workers: int = 0,
     world: World | None = None,
 ) -> tuple[Float[Tensor, "n *L D"], Int[Tensor, "n"]]:
-    """`extract` (or `extract_blocks`) of the rows `ids` of `index`, computed at most once.
+    """`extract` (or `extract_blocks`) for the rows `ids` of `index`, computed at most once.
 
     Args:
-        encoder: Any; its content decides.
-        index: Of the images.
+        encoder: Any encoder; identified by its content.
+        index: Index of the images.
         ids: Rows to use, in the order of the result.
-        reading: What is read from each image.
-        cache: Folder of caches, as from `columns.cache_folder`.
-        workers: Loader processes where features must be computed.
-        world: Ranks that each compute a share; all of them get the whole.
+        reading: How features are read.
+        cache: Cache folder, as from `columns.cache_folder`.
+        workers: Loader processes, if features must be computed.
+        world: Ranks that each compute a share; all receive the whole.
 
     Raises:
-        UsageError: for every block of a ConvNet.
+        UsageError: if every block of a ConvNet is requested.
     """
     view, pool, precision = reading.view, reading.pool, reading.precision
     name = f"{encoder_digest(encoder, view=view)[:16]}-{images_digest(index, ids)[:16]}-{pool}-{precision}"
@@ -142,7 +142,7 @@ def cached_features(
     kept = _read(path)
     if not world.highest(int(kept is None)) and kept is not None:
         return kept, labels
-    shared = world if len(ids) >= world.size else World()  # so few that a rank would have none
+    shared = world if len(ids) >= world.size else World()  # so few that some ranks would have none
     loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)
     if reading.every_block:
         plain = require_patches(encoder, purpose="a probe of every block")
@@ -171,7 +171,7 @@ def encoder_digest(encoder: AnyEncoder, *, view: View) -> str:
 
 
 def images_digest(index: Index, ids: Int[np.ndarray, "n"]) -> str:
-    """SHA-256 (hex) of which images, in which order, as the file system knew them when they were indexed."""
+    """SHA-256 (hex) of the selected images and their order, by their size and modification time when indexed."""
     digest = hashlib.sha256(index.fingerprint.encode())
     for column in (ids, index.sizes[ids], index.mtimes[ids]):
         digest.update(np.ascontiguousarray(column, dtype=np.int64).data)
@@ -181,5 +181,5 @@ def images_digest(index: Index, ids: Int[np.ndarray, "n"]) -> str:
 def _read(path: Path) -> Float[Tensor, "n *L D"] | None:
     try:
         return load_file(path)["features"]
-    except (FileNotFoundError, SafetensorError):  # not there, or damaged: it can be computed again
+    except (FileNotFoundError, SafetensorError):  # absent or damaged: it can be computed again
         return None

@@ -1,21 +1,21 @@
 """Is pre-training learning, stalled or collapsed? Judged without labels, from the loss and from frozen features.
 
-Rules, in this order; the numbers are the constants below:
+Rules, in this order; the constants below hold the numbers:
 
 * collapsed: the latest features are nearly the same for all images (feature std < 0.01, a mean cosine above 0.9999
   between images) or lie on a line (effective rank < 2).
-* stalled: the mean of the last quarter of the losses is not below that of the first quarter by 1 % of it and by
-  twice the standard error of the difference. A loss that rises, or sits at ln K, is stalled as well.
+* stalled: the mean of the last quarter of the losses is not below that of the first quarter by both 1 % of it and
+  twice the standard error of the difference. A loss that rises, or stays at ln K, is stalled as well.
 * learning: everything else.
 
-Neither sign alone would do: features that are one constant plus a little noise have full rank once centred, and
-features on a line have a healthy std. Measured with MAE on digits (width 96, depth 6, mean of the patch tokens): a
-std of 0.10 before the first step, 0.027 early in a good run and rising again after; 0.004 with a learning rate 70
-times too high, where a probe then reads half of what it read from random weights.
+Neither sign of collapse would suffice alone: features that are one constant plus a little noise have full rank once
+centred, and features on a line have a healthy std. Measured with MAE on digits (width 96, depth 6, mean of the patch
+tokens): a std of 0.10 before the first step, 0.027 early in a good run and rising again later; 0.004 with a learning
+rate 70 times too high, where a probe then reads half of what it read from random weights.
 
 Paper: the effective rank is RankMe (Garrido et al. 2023), exp of the entropy of the normalised singular values.
-Differences: L2-normalised features, centred first, because the mean of a ViT's features outweighs everything that
-differs between images and would hide it; no ε inside the logarithm, an exact zero adds nothing.
+Differences: L2-normalised features, centred first, because the mean of a ViT's features outweighs and would hide all
+differences between images; no ε inside the logarithm, since an exact zero adds nothing.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ from torch import Tensor
 MIN_STD = 0.01
 MIN_RANK = 2.0
 MIN_FALL = 0.01
-"""Share of the early loss that it must have lost."""
+"""Minimum fall of the loss, as a share of the early loss."""
 MIN_ERRORS = 2.0
-"""Standard errors by which it must have fallen."""
+"""Minimum fall of the loss, in standard errors."""
 
 MIN_LOSSES = 8
 
@@ -42,16 +42,16 @@ Verdict = Literal["learning", "stalled", "collapsed"]
 
 @dataclass(frozen=True)
 class Health:
-    """How far the features of different images differ, and in how many directions."""
+    """How much the features of different images differ, and in how many directions."""
 
     feature_std: float
-    """0: all alike; 1: L2-normalised features spread evenly in all directions."""
+    """0: all equal; 1: L2-normalised features spread evenly in all directions."""
     effective_rank: float
-    """Directions in use, at most the width; 0 where all features are equal."""
+    """Number of directions in use, at most the width; 0 if all features are equal."""
 
 
 def feature_health(features: Float[Tensor, "n D"]) -> Health:
-    """Spread and effective rank of the features of `n` ≥ 2 images, labels not needed.
+    """Spread and effective rank of the features of `n` ≥ 2 images, without labels.
 
     `feature_std` is the standard deviation of each dimension of the L2-normalised features, averaged over
     dimensions, times √D.
@@ -61,7 +61,7 @@ def feature_health(features: Float[Tensor, "n D"]) -> Health:
     centred = unit - unit.mean(dim=0)
     std = centred.square().mean(dim=0).sqrt().mean().item() * features.shape[1] ** 0.5
     singular = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
-    # Rounding leaves equal features with a spread near 1e-16; its "directions" mean nothing.
+    # Rounding leaves equal features with a spread near 1e-16, whose "directions" are meaningless.
     if std < 1e-12:
         return Health(feature_std=std, effective_rank=0.0)
     share = singular / singular.sum()
@@ -69,11 +69,11 @@ def feature_health(features: Float[Tensor, "n D"]) -> Health:
 
 
 def verdict(losses: Sequence[float], healths: Sequence[Health]) -> Verdict:
-    """What the module's rules say.
+    """Apply the module's rules.
 
     Args:
-        losses: All logged so far, evenly spaced, finite. Below eight there is no trend to judge.
-        healths: All measured so far, the latest last; may be empty.
+        losses: All losses logged so far, evenly spaced and finite. Fewer than eight show no trend.
+        healths: All measurements so far, the latest last; may be empty.
     """
     if healths and (healths[-1].feature_std < MIN_STD or healths[-1].effective_rank < MIN_RANK):
         return "collapsed"
@@ -84,7 +84,7 @@ def verdict(losses: Sequence[float], healths: Sequence[Health]) -> Verdict:
 
 
 def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
-    """One line: the verdict, the numbers behind it, and the knob to turn where it is bad."""
+    """One line: the verdict, the numbers behind it and, if it is bad, the setting to change."""
     found = verdict(losses, healths)
     if found == "collapsed":
         latest = healths[-1]
@@ -118,6 +118,6 @@ def _trend(losses: Sequence[float]) -> tuple[float, float, float]:
     """Means of the first and the last quarter, and the standard error of their difference."""
     quarter = len(losses) // 4
     early, late = np.asarray(losses[:quarter]), np.asarray(losses[-quarter:])
-    # A steady fall inside a quarter is no noise: scatter is taken between neighbours, where it hardly shows.
+    # A steady fall within a quarter is not noise: the variance is estimated between neighbours, where it hardly shows.
     variance = [np.square(np.diff(part)).sum() / (2 * (quarter - 1)) / quarter for part in (early, late)]
     return float(early.mean()), float(late.mean()), float(np.sqrt(sum(variance)))

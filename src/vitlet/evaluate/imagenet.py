@@ -1,11 +1,11 @@
-"""ImageNet-1k and its relabelled and re-collected test sets: which output of a head means which class, and ReaL scores.
+"""ImageNet-1k and its relabelled and re-collected test sets: mapping head outputs to classes, and ReaL scores.
 
-Three orders of classes meet: the head's, the folders', and that of the ILSVRC 2012 synsets, sorted, in which published
-heads and the ReaL labels count. They are brought together by name, and what cannot be is refused. Folders named 0 … 999
-(ImageNet-V2) mean places in the sorted synsets; read in the order of a file listing (0, 1, 10, 100 …) they would give
-a score near chance.
+Three class orders meet: the head's, the folders', and that of the sorted ILSVRC 2012 synsets, which published heads
+and the ReaL labels use. They are matched by name, and anything that cannot be matched is rejected. Folders named
+0 … 999 (ImageNet-V2) are positions in the sorted synsets; read in the order of a file listing (0, 1, 10, 100 …) they
+would give a score near chance.
 
-Papers: Beyer et al. 2020, *Are we done with ImageNet?* (ReaL: right is any of an image's labels, images without a label
+Papers: Beyer et al. 2020, *Are we done with ImageNet?* (ReaL: any of an image's labels is right, images without a label
 are left out); Recht et al. 2019, *Do ImageNet classifiers generalize to ImageNet?* (V2).
 """
 
@@ -34,7 +34,7 @@ _SHOWN = 10
 
 @cache
 def synsets() -> tuple[str, ...]:
-    """The 1,000 synsets in the order of published heads, from the installed timm; sorted, and checked to be."""
+    """The 1,000 synsets in the order of published heads, from the installed timm; verified to be sorted."""
     names = tuple(_timm_file("imagenet_synsets.txt").decode().split())
     assert len(names) == NUM_CLASSES, "timm's list of synsets is not the one of ILSVRC 2012"
     assert names == tuple(sorted(names)), "timm's list of synsets is not sorted"
@@ -43,7 +43,7 @@ def synsets() -> tuple[str, ...]:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """Of validation images 1 … 50,000: the ReaL labels as places in `synsets()`; empty for images without one."""
+    """ReaL labels of validation images 1 … 50,000, as positions in `synsets()`; empty for images without one."""
     return tuple(tuple(labels) for labels in json.loads(_timm_file("imagenet_real_labels.json")))
 
 
@@ -54,10 +54,10 @@ def _timm_file(name: str) -> bytes:
 
 
 def head_positions(data_classes: Sequence[str], head_classes: Sequence[str]) -> tuple[Int[np.ndarray, "c"], str]:
-    """For each class of the data the output of the head that means it, and how that was found out.
+    """For each class of the data, the output of the head that stands for it; and how the match was made.
 
-    By name where names agree. Else, if one side has the synsets and the other the numbers 0 … 999, numbers are places
-    in the sorted synsets.
+    Classes match by name. Failing that, if one side has the synsets and the other the numbers 0 … 999, the numbers are
+    positions in the sorted synsets.
 
     Raises:
         DataError: if a class of the data is not among the head's.
@@ -87,22 +87,22 @@ def head_positions(data_classes: Sequence[str], head_classes: Sequence[str]) -> 
 
 
 def _are_numbers(names: Sequence[str], *, within: bool = False) -> bool:
-    """Whether `names` are exactly 0 … 999 in any order; `within`: or some of them."""
+    """Whether `names` are exactly 0 … 999 in any order or, with `within`, a subset of them."""
     numbers = {str(i) for i in range(NUM_CLASSES)}
     return set(names) <= numbers if within else set(names) == numbers and len(names) == NUM_CLASSES
 
 
 def validation_number(path: str) -> int | None:
-    """1 … 50,000 from the name of a validation image; None for other names."""
+    """Number (1 … 50,000) in the name of a validation image; None for other names."""
     found = _VAL_NAME.match(os.path.basename(path))
     return int(found[1]) if found and 1 <= int(found[1]) <= len(real_labels()) else None
 
 
 def real_answers(numbers: Sequence[int], head_classes: Sequence[str]) -> tuple[list[tuple[int, ...]], str]:
-    """For each validation image (by its number) the outputs of the head that ReaL calls right, and how that was found.
+    """For each validation image (by number), the head outputs that ReaL counts as right; and how they were matched.
 
     Raises:
-        DataError: if the head is not one of ImageNet-1k.
+        DataError: if the head is not an ImageNet-1k head.
     """
     if len(head_classes) != NUM_CLASSES:
         raise DataError(
@@ -116,9 +116,9 @@ def real_answers(numbers: Sequence[int], head_classes: Sequence[str]) -> tuple[l
 
 
 def any_right(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]], k: int) -> Bool[Tensor, "B"]:
-    """Whether any of the k best outputs is among those that are right for an image.
+    """Whether any of the top k outputs is among the right ones of an image.
 
-    Of equal logits the smaller output comes first, as in `classify.topk`.
+    Ties go to the smaller output, as in `classify.topk`.
     """
     best = torch.argsort(logits, dim=1, descending=True, stable=True)[:, :k].tolist()
     found = [not set(answers).isdisjoint(known) for answers, known in zip(best, right, strict=True)]
@@ -132,13 +132,13 @@ def count_right(
     *,
     device: torch.device | str = "cpu",
 ) -> tuple[int, int, int]:
-    """Images with a right answer at all, those answered right at first, and within five.
+    """Count the images with a right answer, those with a top-1 hit and those with a top-5 hit.
 
     Args:
-        forward: From images (uint8, B 3 H W) to logits (B C), already in evaluation mode.
-        loader: Batches of one split, each image once; of several ranks, this one's share.
-        right: By position: the outputs that are right; empty for images that are left out.
-        device: Where `forward` wants its images.
+        forward: Maps images (uint8, B 3 H W) to logits (B C); already in evaluation mode.
+        loader: Batches of one split, each image once; with several ranks, this rank's share.
+        right: By position: the outputs that are right; empty for images to leave out.
+        device: Device on which `forward` expects its images.
 
     Raises:
         DataError: as `each_once`.

@@ -1,4 +1,4 @@
-"""The images of an evaluation: each once, and no other in its place."""
+"""The images of an evaluation: each exactly once, with no substitutes."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,13 +8,13 @@ from vitlet.text import printable
 
 
 def each_once(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of `loader`, checked as they pass.
+    """Yield the batches of `loader`, checking each.
 
-    Training may go on with a substitute for an image that has become unreadable; a score may not, because it would
+    Training may continue with a substitute for an image that has become unreadable; a score may not, since it would
     count one image twice and another never.
 
     Raises:
-        DataError: if there is no image at all, or one was substituted.
+        DataError: if there are no images, or one was substituted.
     """
     seen: set[int] = set()
     for batch in loader:

@@ -1,8 +1,8 @@
-"""k nearest neighbours on frozen features: the cheapest honest look at what an encoder learned.
+"""k-nearest-neighbour classification on frozen features: the cheapest honest test of what an encoder learned.
 
 Source: weights exp(similarity / temperature) of Wu et al. 2018 (instance discrimination), with the usual settings
 k = 20, T = 0.07; without a temperature every neighbour has one vote.
-Differences: the search is exact and every tie is decided by rule, so that a result does not depend on how a device
+Differences: the search is exact and every tie is broken by rule, so that a result does not depend on how a device
 sorts.
 """
 
@@ -24,18 +24,18 @@ def knn_predict(
     temperature: float | None = 0.07,
     chunk: int = 1024,
 ) -> Int[Tensor, "m"]:
-    """The class of each test row by the vote of its k nearest training rows in cosine similarity.
+    """Predict the class of each test row by a vote of its k nearest training rows in cosine similarity.
 
-    Equally similar training rows: the earlier row is nearer. Equal votes: the smaller class number wins.
+    Of equally similar training rows, the earlier is nearer. With equal votes, the smaller class number wins.
 
     Args:
         train: Features; their length does not matter.
         train_labels: Classes 0 … num_classes-1.
         test: Features of the same encoder.
-        num_classes: Width of the vote.
-        k: Neighbours; all training rows vote where there are fewer.
-        temperature: Of the weights exp(similarity / temperature); None gives equal votes.
-        chunk: Rows of either set at a time; scratch memory is about 24·chunk² bytes whatever n and m are.
+        num_classes: Number of classes to vote on.
+        k: Neighbours; if there are fewer training rows, all vote.
+        temperature: For the weights exp(similarity / temperature); None gives equal votes.
+        chunk: Rows of either set processed at once; scratch memory is about 24·chunk² bytes for any n and m.
     """
     assert len(train), "no training rows: the caller refuses that with a message"
     assert k > 0
@@ -61,7 +61,7 @@ def top1(predicted: Int[Tensor, "m"], labels: Int[Tensor, "m"]) -> float:
 def _nearest(
     train: Float[Tensor, "n D"], test: Float[Tensor, "b D"], *, k: int, chunk: int
 ) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
-    """Similarities (float64, falling) and row numbers of the nearest training rows, merged chunk by chunk."""
+    """Similarities (float64, descending) and row numbers of the nearest training rows, merged chunk by chunk."""
     queries = F.normalize(test.float(), dim=1)
     best = torch.empty(len(test), 0, dtype=torch.int64, device=test.device)
     for start in range(0, len(train), chunk):
@@ -72,10 +72,10 @@ def _nearest(
 
 
 def _sort_key(similarity: Float[Tensor, "b c"], *, first_row: int) -> Int[Tensor, "b c"]:
-    """64-bit integers in the order (similarity, earlier row): all different, so no selection can meet a tie.
+    """64-bit integers ordered by (similarity, earlier row), all distinct, so that no selection meets a tie.
 
-    The upper word holds the float's bits, its lower 31 flipped where the sign is set, which makes integers of them
-    in the floats' order; the lower word counts rows backwards. A top-k over it costs a quarter of a stable sort.
+    The upper word holds the float's bits, with the lower 31 flipped if the sign is set, so that they sort as integers
+    like the floats; the lower word counts rows backwards. A top-k over it costs a quarter of a stable sort.
     """
     ordered = _flip_negative((similarity + 0.0).view(torch.int32))  # + 0.0 makes -0.0 the 0.0 it equals
     rows = torch.arange(first_row, first_row + similarity.shape[1], device=similarity.device)

@@ -1,4 +1,4 @@
-"""Which labels can be learned and counted, and a message of its own for each case in which they cannot."""
+"""Checks that labels can be learned and evaluated, with a specific error message for each failure."""
 
 from collections.abc import Sequence
 
@@ -9,25 +9,25 @@ from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
 HELD_OUT = "held-out train"
-"""What the test images are called where there is no split of them: a part of the training images."""
+"""Name of the test images if there is no test split: a part of the training images."""
 _SHOWN = 5
 
 
 def labelled(features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]) -> tuple[Float[Tensor, "k D"], Int[Tensor, "k"]]:
-    """The rows that have a label; -1 means none."""
+    """Select the rows with a label; -1 means none."""
     known = labels >= 0
     return features[known], labels[known]
 
 
 def require_classes(classes: Sequence[str], *, where: str) -> None:
-    """Refuse data that cannot be told apart whichever of its images are good: what is known before one is opened.
+    """Reject data without at least two classes, before any image is opened.
 
     Args:
-        classes: All names of classes in the data.
-        where: What the data is called.
+        classes: All class names in the data.
+        where: Name of the data.
 
     Raises:
-        DataError: without labels, and for a single class.
+        DataError: if there are no labels, or a single class.
     """
     if not classes:
         raise DataError(
@@ -47,17 +47,17 @@ def require(
     split: str = "test",
     where: str = "",
 ) -> None:
-    """Refuse labels that cannot be learned from `train` and counted on `test`.
+    """Reject labels that cannot be learned from `train` and evaluated on `test`.
 
     Args:
         train: Labels of the training images; -1 means none.
         test: Labels of the test images; -1 means none.
-        classes: Names for the messages, by number; numbers are shown without them.
-        split: What the test images are called.
-        where: What the data is called.
+        classes: Class names for messages; without them numbers are shown.
+        split: Name of the test images.
+        where: Name of the data.
 
     Raises:
-        DataError: for an empty split, a split without labels, a single class, and a class that only `test` holds.
+        DataError: for an empty split, a split without labels, a single class, or a class that occurs only in `test`.
     """
     _require_some(train, "training", where)
     _require_some(test, split, where)

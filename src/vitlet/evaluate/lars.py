@@ -1,7 +1,7 @@
-"""LARS: momentum SGD whose step is scaled, tensor by tensor, to the length of the tensor.
+"""LARS: momentum SGD whose step is scaled per tensor to the tensor's norm.
 
-Paper: You, Gitman and Ginsburg 2017, in the form that MAE's linear probe uses: the scaled gradient enters the momentum,
-the learning rate multiplies what leaves it, and tensors of one dimension are not scaled.
+Paper: You, Gitman and Ginsburg 2017, in the form used by MAE's linear probe: the scaled gradient enters the momentum,
+the learning rate multiplies its output, and one-dimensional tensors are not scaled.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 
 class Lars(Optimizer):
-    """`v ← m·v + t·(‖w‖/‖g‖)·g`, then `w ← w − lr·v`; the factor is 1 for one dimension and where a length is 0."""
+    """`v ← m·v + t·(‖w‖/‖g‖)·g`, then `w ← w − lr·v`; the factor is 1 for one dimension or if a norm is 0."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.9, trust: float = 0.001
@@ -20,16 +20,16 @@ class Lars(Optimizer):
         """Without weight decay, which no probe uses.
 
         Args:
-            parameters: All of one group.
-            lr: May be set anew before each step, in `param_groups`.
+            parameters: Parameters, all in one group.
+            lr: Learning rate; may be changed before each step, in `param_groups`.
             momentum: 0 … 1.
-            trust: Length of a step in parts of the tensor's length, for a learning rate of 1.
+            trust: Length of a step relative to the tensor's norm, for a learning rate of 1.
         """
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move every tensor that has a gradient; the gradient is computed before, so there is no closure."""
+        """Update every tensor that has a gradient; gradients are computed beforehand, so there is no closure."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -1,15 +1,15 @@
 """Linear probes by gradient descent on cached features: a fast one over a whole grid, and two published protocols.
 
-The fast one trains every learning rate, and every block that it is given features of, side by side as one batched
-linear layer: the features are read once for all. Rate and block are chosen on a stratified fifth of the *training* set
-(`probe.held_out`); the chosen member is then trained again on all of it. The test set is looked at once, at the end.
+The fast probe trains all learning rates, and all blocks for which it gets features, at once as one batched linear
+layer, reading the features only once. Rate and block are chosen on a stratified fifth of the *training* set
+(`probe.held_out`); the chosen member is then retrained on all of it. The test set is used once, at the end.
 
 Papers: MAE (He et al. 2022, appendix A.1) and MoCo v3 (Chen et al. 2021) for `linear-mae` and `linear-moco`.
 
 Differences: the published probes draw a new random crop and flip of each image in each epoch; these read cached
-features of the centre crop, so that their numbers are near the published ones and not equal to them. A training set
-smaller than the published batch is the batch, at the published learning rate, and 90 epochs of it are at least 1,000
-steps: by the rule for smaller batches LARS would hardly move from its start on a few thousand images.
+features of the centre crop, so their results are close to the published ones but not equal. A training set smaller
+than the published batch is used as one batch, at the published learning rate, and its 90 epochs are at least 1,000
+steps: under the rule for smaller batches LARS would hardly move from its start on a few thousand images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,9 +30,9 @@ from vitlet.evaluate.probe import ProbeResult, held_out
 from vitlet.units import warmup_cosine
 
 GRID = tuple(10 ** (k / 3) for k in range(-9, 4))
-"""Learning rates tried, 0.001 … 10, each a factor of 2.15 above the one before; with equal scores the first wins."""
+"""Learning rates tried, 0.001 … 10, each 2.15 times the previous; with equal scores the first wins."""
 FALLBACK = GRID[6]
-"""Where no class has a second image to hold out."""
+"""Used if no class has a second image to hold out."""
 BATCH, MOMENTUM = 256, 0.9
 _FEWEST_STEPS, _EPOCHS = 1000, 20
 
@@ -68,17 +68,17 @@ def linear_probe(
 ) -> ProbeResult:
     """Top-1 of the best member of a grid of learning rates and layers; rows labelled -1 are left out.
 
-    SGD with momentum 0.9 from zero weights, batches of 256, cosine to zero over 20 epochs or 1,000 steps, whichever is
-    more, on features standardised by the rows trained on.
+    SGD with momentum 0.9 from zero weights, batches of 256, cosine decay to zero over 20 epochs or 1,000 steps,
+    whichever is more, on features standardised by the rows trained on.
 
     Args:
-        train: Features of the training images, one row a layer.
+        train: Features of the training images, one row per layer.
         train_labels: Their classes, -1 for none.
         test: Features of the test images.
         test_labels: Their classes, -1 for none.
-        seed: Of the split that chooses, and of the order of images.
-        rates: The grid; a single rate of a single layer is trained without a choice.
-        classes: Names for messages.
+        seed: Seed of the selection split and of the order of images.
+        rates: The grid; a single rate for a single layer is trained without selection.
+        classes: Class names for messages.
 
     Raises:
         DataError: as `labels.require`.
@@ -115,7 +115,7 @@ def published_probe(
     seed: int,
     classes: Sequence[str] = (),
 ) -> ProbeResult:
-    """Top-1 of a published probe at its published settings, nothing chosen; rows labelled -1 are left out.
+    """Top-1 of a published probe with its published settings, nothing tuned; rows labelled -1 are left out.
 
     Raises:
         DataError: as `labels.require`.
@@ -146,7 +146,7 @@ def published_probe(
 
 @dataclass(frozen=True)
 class _Grid:
-    """Linear classifiers of L layers and G rates on standardised features."""
+    """Linear classifiers for L layers and G rates on standardised features."""
 
     mean: Float[Tensor, "L 1 D"]
     scale: Float[Tensor, "L 1 D"]
@@ -162,7 +162,7 @@ class _Grid:
 def _fit(
     x: Float[Tensor, "n L D"], y: Int[Tensor, "n"], *, rates: Sequence[float], num_classes: int, seed: int
 ) -> _Grid:
-    """Train all members at once; the gradient of cross-entropy is written out, which saves the graph of each step."""
+    """Train all members at once; the cross-entropy gradient is written out, which avoids building a graph each step."""
     n, depth, width = x.shape
     rows = x.transpose(0, 1)
     mean = rows.mean(dim=1, keepdim=True)
@@ -172,7 +172,7 @@ def _fit(
     batch = min(BATCH, n)
     steps = max(_FEWEST_STEPS, _EPOCHS * (n // batch))
     lr = torch.tensor(rates, dtype=torch.float32).repeat_interleave(num_classes) * (batch / 256)
-    # The bias is a weight of a feature that is always 1: one product serves both.
+    # The bias is the weight of a feature that is always 1, so one product serves both.
     features = F.pad(features, (0, 1), value=1.0)
     weight = torch.zeros(depth, width + 1, len(rates) * num_classes)
     velocity = torch.zeros_like(weight)
@@ -192,7 +192,7 @@ def _accuracy(grid: _Grid, x: Float[Tensor, "n L D"], y: Int[Tensor, "n"]) -> Fl
 
 
 def _order(n: int, *, batch: int, steps: int, seed: int) -> Iterator[Int[Tensor, "b"]]:
-    """Rows of each step: epoch by epoch in a new order, the incomplete last batch of an epoch left out."""
+    """Rows of each step: epoch by epoch in a new order, dropping each epoch's incomplete last batch."""
     an_epoch = n // batch
     for epoch in range(-(-steps // an_epoch)):
         order = torch.from_numpy(rng.permutation(rng.derive(seed, "linear probe", epoch), n))

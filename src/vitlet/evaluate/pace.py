@@ -1,4 +1,4 @@
-"""How fast things are beside each other: they take turns in one process and are timed in CPU seconds.
+"""Relative speed: contenders take turns in one process and are timed in CPU seconds.
 
 So other work on the machine costs all of them the same, and little more than its share of the caches.
 """
@@ -17,10 +17,10 @@ from vitlet.run import environment
 
 @dataclass(frozen=True)
 class Pace:
-    """What one of several took."""
+    """Time taken by one contender."""
 
     cpu_ms: float
-    """Median CPU milliseconds of a turn."""
+    """Median CPU milliseconds per turn."""
     spread: float
     """Largest minus smallest over the median."""
 
@@ -28,7 +28,7 @@ class Pace:
 def take_turns(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 5) -> dict[str, Pace]:
     """Time every contender `repeats` times on one thread, one after the other in each turn.
 
-    One turn before them does not count.
+    A warm-up turn before them is not counted.
     """
     with one_thread():
         turns = [[_cpu_seconds(call) for call in contenders.values()] for _ in range(repeats + 1)]
@@ -49,7 +49,7 @@ def _cpu_seconds(call: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes on one thread."""
+    """Limit torch to one thread inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,7 +59,7 @@ def one_thread() -> Iterator[None]:
 
 
 def conditions(repeats: int) -> dict[str, Any]:
-    """What a ratio of paces depends on besides the programs; stands beside it in the result."""
+    """What a speed ratio depends on besides the programs; stored with the result."""
     return {
         "repeats": repeats,
         "threads": 1,

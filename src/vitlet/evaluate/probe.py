@@ -1,7 +1,7 @@
-"""Probes: how well labels can be read from frozen features, by neighbours and by a linear classifier.
+"""Probes: how well labels can be read from frozen features, by nearest neighbours and by a linear classifier.
 
-The linear probe is scikit-learn's logistic regression on standardised features. Its one setting, the
-regularisation, is chosen on a stratified fifth of the *training* set; the test set is looked at once, at the end.
+The linear probe is scikit-learn's logistic regression on standardised features. Its one setting, the regularisation,
+is chosen on a stratified fifth of the *training* set; the test set is used once, at the end.
 """
 
 import warnings
@@ -23,20 +23,20 @@ from vitlet.evaluate.knn import knn_predict
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C tried, strongest regularisation first; with equal scores the first wins."""
 FALLBACK = 1e-2
-"""C where no class has a second image to hold out."""
+"""C if no class has a second image to hold out."""
 HELD_OUT = 0.2
 MAX_ITERATIONS = 2000
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """An accuracy on labelled test images, image by image, and how it was reached."""
+    """An accuracy on labelled test images, image by image, and how it was obtained."""
 
     protocol: str
     top1: float
-    """Share of right answers, 0 … 1."""
+    """Share of correct answers, 0 … 1."""
     n: int
-    """Test images counted; those without a label are not."""
+    """Number of labelled test images."""
     correct: Bool[np.ndarray, "n"]
     settings: dict[str, Any]
     """Plain values for the result file."""
@@ -81,8 +81,8 @@ def logistic_probe(
         train_labels: Their classes, -1 for none.
         test: Features of the test images.
         test_labels: Their classes, -1 for none.
-        seed: Of the split that chooses C.
-        classes: Names for messages.
+        seed: Seed of the split that chooses C.
+        classes: Class names for messages.
 
     Raises:
         DataError: as `labels.require`.
@@ -107,7 +107,7 @@ def logistic_probe(
 
 
 def held_out(y: Int[np.ndarray, "n"], *, seed: int) -> Bool[np.ndarray, "n"]:
-    """True for a fifth of each class, at least one image and never its last; depends on seed and labels alone."""
+    """True for a fifth of each class, at least one image and never its last; depends only on seed and labels."""
     chosen = np.zeros(len(y), dtype=bool)
     for label in np.unique(y):
         rows = np.flatnonzero(y == label)
@@ -118,7 +118,7 @@ def held_out(y: Int[np.ndarray, "n"], *, seed: int) -> Bool[np.ndarray, "n"]:
 
 
 def _scores(x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n"], held: Bool[np.ndarray, "n"]) -> dict[float, float]:
-    """Top-1 on the held-out rows for every C of the grid, fitted on the others; each fit starts from the last."""
+    """Top-1 on the held-out rows for every C of the grid, fitted on the others; each fit starts from the previous."""
     scaler = StandardScaler().fit(x[~held])
     fit_x, held_x = _standardise(scaler, x[~held]), _standardise(scaler, x[held])
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)

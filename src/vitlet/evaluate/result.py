@@ -1,4 +1,4 @@
-"""One measured number as a file: nothing is printed that does not stand in one."""
+"""One measured number as a file; nothing is printed that is not stored in one."""
 
 import re
 from dataclasses import asdict, dataclass, field
@@ -10,34 +10,34 @@ from vitlet.run import Run, environment
 
 @dataclass(frozen=True)
 class Result:
-    """A number with all that is needed to believe it or to measure it again."""
+    """A number with everything needed to trust or reproduce it."""
 
     metric: str
     """`top1` is a share of 1."""
     value: float
     n: int
-    """Images it was counted on."""
+    """Number of images it was measured on."""
     seed: int
     split: str
     protocol: str
-    """As a sentence part: `fine-tuning, 200 labels`."""
+    """As a phrase: `fine-tuning, 200 labels`."""
     data: dict[str, Any]
     """`name` and `fingerprint`."""
     recipe: str
-    """Fingerprint."""
+    """Fingerprint of the recipe."""
     wall_seconds: float
     cpu_seconds: float
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def write_result(run: Run, name: str, result: Result) -> None:
-    """Write `results/<name>.json`, with the command and the machine."""
+    """Write `results/<name>.json`, including the command and the machine."""
     assert re.fullmatch(r"[a-z0-9_.-]+", name), name
     write_json(run.results / f"{name}.json", with_machine(result))
 
 
 def with_machine(result: Result) -> dict[str, Any]:
-    """The content of a result file."""
+    """Return the content of a result file."""
     machine = environment()
     hardware = {k: machine[k] for k in ("processor", "cores", "platform", "packages")}
     return asdict(result) | {"command": machine["command"], "hardware": hardware}

@@ -1,1 +1,1 @@
-"""One file a method: mathematics and its own state, nothing of devices, files or optimizers."""
+"""One file per method: its mathematics and state, free of devices, files and optimizers."""

@@ -1,8 +1,8 @@
-"""Detection and instance segmentation: Faster or Mask R-CNN on the encoder, learned from boxes and outlines.
+"""Detection and instance segmentation: Faster or Mask R-CNN on the encoder, trained on boxes and outlines.
 
 Papers: Li et al. 2022 (ViTDet), as Wang et al. 2023 (section A.5) fine-tune with it; Ren et al. 2015; He et al. 2017.
 
-Differences: see `nn/detection`. The class token has no part in it and stays as it came.
+Differences: see `nn/detection`. The class token is not used and stays unchanged.
 """
 
 import torch
@@ -16,15 +16,15 @@ from vitlet.nn.encoder import Encoder
 
 
 class Detection(Objective):
-    """The sum of the losses of proposals, classes, boxes and masks, none of them weighted."""
+    """The unweighted sum of the losses of proposals, classes, boxes and masks."""
 
     def __init__(self, encoder: Encoder, shape: DetectorShape, *, seed: int = 0) -> None:
-        """A fresh detector on `encoder`.
+        """Build a new detector on `encoder`.
 
         Args:
-            encoder: A plain ViT for images of the size that is trained on, with or without final norm.
-            shape: Of everything above it.
-            seed: Of the detector's initial weights.
+            encoder: A plain ViT for images of the training size, with or without final norm.
+            shape: Sizes of everything above the encoder.
+            seed: Seed of the detector's initial weights.
         """
         super().__init__()
         self.encoder = encoder

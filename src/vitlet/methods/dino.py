@@ -1,10 +1,10 @@
-"""DINO: a student that sees small parts of an image guesses what its slow copy says about large ones.
+"""DINO: a student that sees small crops of an image predicts what its slow-moving copy says about large ones.
 
-Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", arXiv 2104.14294. Its settings
-for a ViT-Tiny as Wang et al. 2023 trained it are not known.
+Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", arXiv 2104.14294. The settings
+with which Wang et al. 2023 trained a ViT-Tiny are not known.
 
-Differences from the published code: the teacher's temperature rises per step, not per epoch; the prototypes are always
-of unit length (an option there).
+Differences from the published code: the teacher's temperature rises per step, not per epoch; the prototypes always
+have unit length (an option there).
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ from vitlet.nn.mlp import PrototypeHead
 from vitlet.units import cosine
 
 NUM_LARGE = 2
-"""The first views of a batch are large, and the only ones that the teacher sees."""
+"""The first views of a batch are large; only these are shown to the teacher."""
 
 
 class DINO(Objective):
-    """Student and teacher of one architecture; the teacher's answers are centred and sharpened."""
+    """Student and teacher of one architecture; the teacher's outputs are centred and sharpened."""
 
     centre: Tensor
 
@@ -43,17 +43,17 @@ class DINO(Objective):
         momentum: float = 0.996,
         held_steps: int = 0,
     ) -> None:
-        """`head` on `encoder`, and a copy of both.
+        """Put `head` on `encoder` and copy both for the teacher.
 
         Args:
-            encoder: Its class token after the final norm goes into the head; its `drop_path` is the student's.
-            head: To P prototypes.
-            student_temperature: By which cosines are divided before the softmax.
-            teacher_temperature: At the first step and from `warmup_steps` on; linear between.
-            warmup_steps: Of the teacher's temperature.
-            centre_momentum: Of the mean of the teacher's answers, which is taken from each of them.
-            momentum: Of the teacher at the first step; it rises to 1 at the last.
-            held_steps: Steps at the start during which the prototypes stay as they are.
+            encoder: Its class token after the final norm feeds the head; its `drop_path` applies to the student.
+            head: Head with P prototypes.
+            student_temperature: Divides the student's cosines before the softmax.
+            teacher_temperature: At the first step and from `warmup_steps` on; linear in between.
+            warmup_steps: Warm-up of the teacher's temperature.
+            centre_momentum: Momentum of the mean of the teacher's outputs, which is subtracted from each of them.
+            momentum: Teacher momentum at the first step; it rises to 1 at the last.
+            held_steps: Initial steps during which the prototypes stay fixed.
         """
         super().__init__()
         self.encoder, self.head = encoder, head
@@ -67,7 +67,7 @@ class DINO(Objective):
         self._answered = 0
 
     def forward(self, batch: Batch, step: Step) -> Losses:
-        """Cross-entropy between the teacher's answer to each large view and the student's to every other view."""
+        """Cross-entropy between the teacher's output for each large view and the student's for every other view."""
         guesses = self.head(self._student_tokens(batch, step), hold_prototypes=step.index < self.held_steps)
         with torch.no_grad():
             large = torch.cat(batch.views[:NUM_LARGE])
@@ -83,7 +83,7 @@ class DINO(Objective):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
-        """Let the teacher follow the student, and the centre the teacher's answers on all ranks."""
+        """Move the teacher towards the student, and the centre towards the teacher's mean output over all ranks."""
         momentum = cosine(step.index, total=step.total, start=self.momentum, end=1.0)
         ema_update(self.teacher_encoder, self.encoder, momentum=momentum)
         ema_update(self.teacher_head, self.head, momentum=momentum)
@@ -92,7 +92,7 @@ class DINO(Objective):
         self._answers, self._answered = [], 0
 
     def _student_tokens(self, batch: Batch, step: Step) -> Float[Tensor, "X D"]:
-        """Class tokens of all views, view by view; views of one size go through the encoder together."""
+        """Class tokens of all views, view by view; views of the same size are encoded together."""
         tokens: list[Tensor] = []
         for _, same in groupby(range(len(batch.views)), key=lambda view: batch.views[view].shape[-1]):
             views = list(same)
@@ -118,11 +118,11 @@ class DINO(Objective):
 
 
 def self_distillation(guesses: Float[Tensor, "V B P"], answers: Float[Tensor, "L B P"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy over all pairs of an answer and a guess from another view; in nats.
+    """Mean cross-entropy over all pairs of a teacher output and a student output of different views; in nats.
 
     Args:
-        guesses: The student's logits, of all V views.
-        answers: The teacher's probabilities, of the first L views; no gradient reaches them.
+        guesses: The student's logits for all V views.
+        answers: The teacher's probabilities for the first L views; they receive no gradient.
     """
     (num_views, size, _), num_answers = guesses.shape, len(answers)
     log = guesses.log_softmax(dim=-1)

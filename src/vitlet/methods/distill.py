@@ -1,16 +1,16 @@
-"""Attention distillation: a masked autoencoder whose attention follows that of a larger one.
+"""Attention distillation: a masked autoencoder whose attention is trained to match that of a larger one.
 
-The student reconstructs as MAE does. A frozen teacher sees the same patches that the student kept; a learned matrix M
-mixes the student's heads into the teacher's, and their attention before the softmax must agree, class token included.
+The student reconstructs as in MAE. A frozen teacher sees the patches that the student kept. A learned matrix M mixes
+the student's heads into the teacher's, and their attention logits, class token included, must agree.
 
 Paper: Wang et al. 2023, Section 5 (D-MAE, last layer; Figure 7 varies the layers); Gao et al. 2025, arXiv 2404.12210
-(D²-MAE: the decoder reads a middle block, and the attention matched is that of an extra block above the last).
+(D²-MAE: the decoder reads a middle block, and the attention to match is that of an extra block above the last).
 
 Differences: student and teacher may differ in depth, width and number of heads, since layers are given in pairs; the
-teacher's last block computes queries and keys only. The extra block of D²-MAE has no values, projection or MLP, which
-nothing would train, and belongs to the objective, so there is nothing to remove from the encoder afterwards. Beside a
-student in fp32 the teacher takes bf16 where the hardware has it: a target needs no more, and the loss stays the same to
-a hundredth; `teacher_precision` of the recipe asks for fp32.
+teacher's last block computes queries and keys only. The extra block of D²-MAE has no values, projection or MLP, since
+nothing would train them, and belongs to the objective, so nothing has to be removed from the encoder afterwards. Next
+to an fp32 student the teacher uses bf16 where the hardware supports it: a target needs no more, and the loss agrees to
+a hundredth; `teacher_precision` in the recipe asks for fp32.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ Pairs = Sequence[tuple[int, int]]
 
 
 class AttentionDistillation(Objective):
-    """An MAE, a teacher that watches the same patches, and one M for each pair of layers."""
+    """An MAE student, a teacher that sees the same patches, and one matrix M per pair of layers."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class AttentionDistillation(Objective):
         hidden_weight: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """Heads and widths are mapped by bias-free matrices; the sides need not have anything else in common.
+        """Heads and widths are mapped by bias-free matrices; the two sides need nothing else in common.
 
         Args:
             mae: The student.
-            teacher: Of the same image and patch size; it is frozen and stays out of `state_dict()`.
-            layers: (student block, teacher block) whose attention is compared, counted from 1.
-            hidden: (student, teacher) points whose tokens are compared: i is what block i + 1 computes from after its
-                first norm, depth is the final norm.
-            extra_block: Whether the student has one more block of attention alone, number depth + 1.
-            weight: Of the sum over `layers`.
-            hidden_weight: Of the sum over `hidden`.
-            seed: Of M and the extra block.
+            teacher: Teacher with the same image and patch size; it is frozen and stays out of `state_dict()`.
+            layers: (student block, teacher block) pairs whose attention is compared, counted from 1.
+            hidden: (student, teacher) points whose tokens are compared: point i is the input of block i + 1 after its
+                first norm, point depth is the final norm.
+            extra_block: Whether the student has one more block, of attention alone, numbered depth + 1.
+            weight: Weight of the sum over `layers`.
+            hidden_weight: Weight of the sum over `hidden`.
+            seed: Seed of M and the extra block.
 
         Raises:
-            UsageError: if the teacher has another grid, or a pair names what is not there.
+            UsageError: if the teacher has another grid, or a pair names a layer that does not exist.
         """
         super().__init__()
         self.mae = mae
@@ -94,11 +94,11 @@ class AttentionDistillation(Objective):
 
     @property
     def encoder(self) -> Encoder:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The student; a part of the MAE, and of nothing else, so that a checkpoint holds it once."""
+        """The student's encoder; it is registered in the MAE only, so that a checkpoint holds it once."""
         return self.mae.encoder
 
     def forward(self, batch: Batch, step: Step) -> Losses:
-        """Reconstruction + weight · attention (+ hidden_weight · hidden), each a mean over all its elements."""
+        """Reconstruction + weight · attention (+ hidden_weight · hidden), each averaged over all its elements."""
         depth = self.encoder.config.depth
         made = self.mae.reconstruct(
             self.encoder.patchify(batch.images),
@@ -132,7 +132,7 @@ class AttentionDistillation(Objective):
         ]
 
     def provenance(self) -> dict[str, Any]:
-        """Whose attention this encoder learned, and under what licence that is."""
+        """The model whose attention this encoder learned, and its licence."""
         return {"teacher": self.teacher_facts}
 
     def _logits(self, student: Encoded, layer: int) -> Tensor:
@@ -146,7 +146,7 @@ class AttentionDistillation(Objective):
         return tuple(dict.fromkeys([*below, *(f"block.{i}.norm1" for i in hidden if i < depth)]))
 
     def _teach(self, images: Tensor, visible: Float[Tensor, "B K L"], keep: Int[Tensor, "B K"]) -> Encoded:
-        """What the teacher sees in the visible patches; it stops as soon as everything asked for is known."""
+        """Encode the visible patches by the teacher, stopping as soon as all requested intermediates are known."""
         teacher, encoder = self.teacher.network, self.encoder
         points = [t for _, t in self.hidden]
         last = max([*(t - 1 for _, t in self.layers), *points])
@@ -159,10 +159,10 @@ class AttentionDistillation(Objective):
 
 
 class ExtraAttention(nn.Module):
-    """One more block of which nothing is needed but its attention before the softmax."""
+    """An extra block reduced to its attention logits."""
 
     def __init__(self, width: int, *, heads: int) -> None:
-        """Xavier-uniform, as the rest of an MAE."""
+        """Initialise Xavier-uniform, like the rest of an MAE."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.query_key = nn.Linear(width, 2 * width)
@@ -170,7 +170,7 @@ class ExtraAttention(nn.Module):
         self.heads = heads
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B A T T"]:
-        """Scaled products of queries and keys."""
+        """Scaled query-key products."""
         batch, tokens, _ = x.shape
         q, k = self.query_key(self.norm1(x)).view(batch, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return scaled_logits(q, k)
@@ -187,10 +187,10 @@ def attention_loss(
 def precision_of_teacher(
     device: torch.device, asked: Literal["auto", "fp32"]
 ) -> contextlib.AbstractContextManager[object]:
-    """What the teacher computes in.
+    """Return the context that sets the teacher's precision.
 
-    `auto` is bf16 where the hardware is known to compute in it; elsewhere, and where the caller has chosen already,
-    what the student computes in. `fp32` is that whatever the student computes in.
+    `auto` is bf16 where the hardware is known to support it; elsewhere, and under an autocast already in force, the
+    student's precision. `fp32` is fp32 whatever the student uses.
     """
     if asked == "fp32":
         return torch.autocast(device.type, enabled=False)

@@ -3,9 +3,9 @@
 Paper: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377; in the ViT-Tiny form of
 Wang et al. 2023 (decoder of width 96, one block, three heads).
 
-Differences, none of which changes the loss: hidden patches are dropped before they are embedded; the decoder works in
-the order (class, visible, hidden) with positions gathered to match, since attention does not mind the order; pixels
-are predicted for hidden patches only, the others never enter the loss.
+Differences, none of which changes the loss: hidden patches are dropped before the embedding; the decoder works in the
+order (class, visible, hidden) with positions gathered to match, since attention does not depend on the order; pixels
+are predicted for hidden patches only, since the others never enter the loss.
 """
 
 from collections.abc import Sequence
@@ -28,25 +28,25 @@ from vitlet.nn.posembed import sincos_2d
 from vitlet.rng import derive, uniform
 
 _GREY = 0.5
-"""Difference between channels, of 255, up to which a pixel has no colour: they are whole numbers but for rounding."""
+"""Largest difference between channels, of 255, of a colourless pixel: values are integers up to rounding errors."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What MAE makes of a batch, in normalised pixels; L = P·P·3, M hidden patches."""
+    """MAE's output for a batch, in normalised pixels; L = P·P·3, M hidden patches."""
 
     keep: Int[Tensor, "B K"]
     removed: Int[Tensor, "B M"]
     visible: Float[Tensor, "B K L"]
     predicted: Float[Tensor, "B M L"]
-    """As the loss sees it: standardised per patch where `norm_pixels` is on."""
+    """As the loss sees it: standardised per patch if `norm_pixels` is on."""
     target: Float[Tensor, "B M L"]
     encoded: Encoded
-    """Of the visible patches, with the intermediates that were asked for."""
+    """Encoding of the visible patches, with the requested intermediates."""
 
 
 class MAE(Objective):
-    """An encoder that sees few patches, and a small decoder that must guess the rest."""
+    """An encoder that sees few patches, and a small decoder that predicts the rest."""
 
     def __init__(
         self,
@@ -60,21 +60,21 @@ class MAE(Objective):
         read_after: int | None = None,
         seed: int = 0,
     ) -> None:
-        """A decoder of its own around `encoder`.
+        """Add a new decoder to `encoder`.
 
         Args:
             encoder: Usually with fixed sin-cos positions.
-            mask_ratio: Share of patches that is hidden.
+            mask_ratio: Share of patches to hide.
             decoder_width: A multiple of 4 and of `decoder_heads`.
-            decoder_depth: Blocks.
+            decoder_depth: Number of blocks.
             decoder_heads: Heads of each block.
             norm_pixels: Standardise each target patch by its own mean and unbiased variance.
-            read_after: Blocks below the decoder, 1 … depth; None: all of them. Fewer where something else trains the
-                blocks above (D²-MAE).
-            seed: Of the decoder's initial weights.
+            read_after: Number of encoder blocks below the decoder, 1 … depth; None: all. Fewer if something else trains
+                the blocks above (D²-MAE).
+            seed: Seed of the decoder's initial weights.
 
         Raises:
-            UsageError: if the ratio leaves no patch visible or none hidden, or there is no such block.
+            UsageError: if the ratio leaves no patch visible or none hidden, or if `read_after` is out of range.
         """
         super().__init__()
         self.encoder = encoder
@@ -114,7 +114,7 @@ class MAE(Objective):
         )
 
     def _initialise(self) -> None:
-        """Xavier-uniform linears, mask token N(0, 0.02²); the encoder keeps the start it came with."""
+        """Xavier-uniform linears, mask token N(0, 0.02²); the encoder keeps its own initial weights."""
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             part.apply(init_xavier)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -126,14 +126,14 @@ class MAE(Objective):
 
     @untraced
     def noise(self, batch: Batch, step: Step) -> Float[Tensor, "B N"]:
-        """What decides which patches of each image are hidden in this step."""
+        """Random values that decide which patches of each image are hidden in this step."""
         noise = torch.from_numpy(uniform(step.key("mask"), batch.slots.numpy(), self.encoder.num_patches))
         return noise.to(batch.images.device)
 
     def reconstruct(
         self, patches: Shaped[Tensor, "B N L"], noise: Float[Tensor, "B N"], trace: Sequence[str] = ()
     ) -> Reconstruction:
-        """Hide some of `Encoder.patchify`'s patches by `noise`, encode what is left, predict the rest.
+        """Hide some of the patches of `Encoder.patchify` by `noise`, encode the others and predict the hidden ones.
 
         `trace` is as for `Encoder.encode`.
         """
@@ -149,12 +149,12 @@ class MAE(Objective):
     def picture(
         self, images: UInt8[Tensor, "B 3 H W"], noise: Float[Tensor, "B N"]
     ) -> dict[str, UInt8[Tensor, "B H W 3"]]:
-        """`input`, `masked` (hidden patches grey), `reconstruction` (visible patches as they are, hidden as guessed).
+        """`input`, `masked` (hidden patches grey), `reconstruction` (visible patches unchanged, hidden ones predicted).
 
         Standardised predictions get the mean and deviation of the visible patches, weighted by closeness in the grid:
-        nothing of the hidden pixels leaks into the picture. Where no visible pixel has a colour, guesses get none
-        either: channels are normalised differently, so that black is a tint to the network, which a deviation that is
-        guessed too large would blow up.
+        nothing of the hidden pixels leaks into the picture. If no visible pixel has a colour, predictions get none
+        either: channels are normalised differently, so black is a tint to the network, which an overestimated deviation
+        would amplify.
         """
         encoder = self.encoder
         patches = encoder.patchify(images)
@@ -201,7 +201,7 @@ class MAE(Objective):
     def _standardise(self, target: Float[Tensor, "B M L"]) -> Float[Tensor, "B M L"]:
         if not self.norm_pixels:
             return target
-        # A LayerNorm is one pass instead of four, but has the biased variance, which is (L−1)/L of the unbiased one.
+        # A LayerNorm is one pass instead of four, but uses the biased variance, which is (L−1)/L of the unbiased one.
         length = target.shape[-1]
         share = (length - 1) / length
         weight = target.new_full((length,), share**0.5)

@@ -1,10 +1,10 @@
-"""MoCo-v3: two views of an image must find each other among all images of the batch.
+"""MoCo-v3: two views of an image must identify each other among all images of the batch.
 
 Paper: Chen, Xie and He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv 2104.02057;
 in the ViT-Tiny form of Wang et al. 2023, where the patch embedding is trained.
 
-Differences, none of which changes the loss: the encoder sees both views in one pass (batch statistics, which are of
-one view at a time, are in the heads only); the momentum encoder moves after the step and not before the next one.
+Differences, none of which changes the loss: the encoder sees both views in one pass (batch statistics, which are kept
+per view, occur in the heads only); the momentum encoder moves after the step and not before the next one.
 """
 
 import torch
@@ -24,7 +24,7 @@ from vitlet.units import cosine
 
 
 class MoCoV3(Objective):
-    """An encoder with projector and predictor that asks, and a slow copy without predictor that answers."""
+    """An encoder with projector and predictor for the queries, and a slow copy without predictor for the keys."""
 
     def __init__(
         self,
@@ -37,16 +37,16 @@ class MoCoV3(Objective):
         train_patches: bool = True,
         seed: int = 0,
     ) -> None:
-        """Heads of their own around `encoder`, and a copy of it.
+        """Add new heads to `encoder`, and copy it.
 
         Args:
-            encoder: Its class token after the final norm is what is compared.
-            hidden_width: Of projector (two hidden layers) and predictor (one).
-            output_width: Of the space in which views are compared.
+            encoder: Its class token after the final norm is compared.
+            hidden_width: Hidden width of projector (two hidden layers) and predictor (one).
+            output_width: Dimension of the space in which views are compared.
             temperature: τ.
-            momentum: Of the momentum encoder at the first step; it rises to 1 at the last.
-            train_patches: False keeps the random patch embedding as it is, which steadies larger networks.
-            seed: Of the heads' initial weights.
+            momentum: Momentum of the momentum encoder at the first step; it rises to 1 at the last.
+            train_patches: False keeps the random patch embedding fixed, which stabilises larger networks.
+            seed: Seed of the heads' initial weights.
         """
         super().__init__()
         self.encoder = encoder
@@ -59,7 +59,7 @@ class MoCoV3(Objective):
         self.momentum_projector = frozen_copy(self.projector)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
-        """InfoNCE of each view's queries against the keys that all ranks have of the other view."""
+        """InfoNCE of each view's queries against all ranks' keys of the other view."""
         first, second = batch.views
         images = torch.cat([first, second])
         queries = [self.predictor(self.projector(half)) for half in self.encoder.pooled(images, "class").chunk(2)]
@@ -73,7 +73,7 @@ class MoCoV3(Objective):
         return Losses(total=forth + back, statistics={"pairs_found": hits})
 
     def after_step(self, step: Step) -> None:
-        """Let the copy follow, with the momentum of the step that comes."""
+        """Update the momentum copy, with the momentum of the coming step."""
         momentum = cosine(step.index + 1, total=step.total, start=self.momentum, end=1.0)
         ema_update(self.momentum_encoder, self.encoder, momentum=momentum)
         ema_update(self.momentum_projector, self.projector, momentum=momentum)
@@ -82,13 +82,13 @@ class MoCoV3(Objective):
 def info_nce(
     queries: Float[Tensor, "B O"], keys: Float[Tensor, "G O"], *, own: int, temperature: float
 ) -> Float[Tensor, ""]:
-    """2τ times the cross-entropy of recognising each query's own key among all keys by cosine (van den Oord 2018).
+    """2τ times the cross-entropy of identifying each query's own key among all keys by cosine (van den Oord 2018).
 
     Args:
-        queries: Of this rank; need not be of unit length.
-        keys: Of all G images of the global batch.
-        own: The row of the first query's key; the others follow in order.
-        temperature: τ, by which cosines are divided.
+        queries: Queries of this rank; need not have unit length.
+        keys: Keys of all G images of the global batch.
+        own: Row of the first query's key; the others follow in order.
+        temperature: τ, which divides the cosines.
     """
     logits = _cosines(queries, keys) / temperature
     labels = torch.arange(own, own + len(queries), device=queries.device)
@@ -97,7 +97,7 @@ def info_nce(
 
 @torch.no_grad()
 def _found(queries: Tensor, keys: Tensor, *, own: int) -> Float[Tensor, ""]:
-    """The share of queries that are nearest to their own key: 1/G at chance."""
+    """The share of queries nearest to their own key: 1/G at chance."""
     nearest = _cosines(queries, keys).argmax(dim=1)
     return (nearest == torch.arange(own, own + len(queries), device=queries.device)).float().mean()
 

@@ -1,11 +1,11 @@
-"""SEED: a small network learns how a large one sees each image relate to thousands of others.
+"""SEED: a small network learns how similar a large one finds each image to thousands of others.
 
 Paper: Fang et al. 2021, "SEED: Self-supervised Distillation for Visual Representation", arXiv 2101.04731; the run with
 an EfficientNet-B0 that Wang et al. 2023 mention.
 
-Differences: the teacher is any encoder whose features are compared as they are, since files of encoders carry no
-projection head; so the student's head ends in the teacher's width. The queue moves after the optimizer step and is
-ordered by the place in the global batch, so it does not depend on ranks and accumulation.
+Differences: the teacher is any encoder, whose features are compared directly, since encoder files carry no projection
+head; so the student's head ends in the teacher's width. The queue moves after the optimizer step and is ordered by the
+slot in the global batch, so it does not depend on ranks and accumulation.
 """
 
 from typing import Any, cast
@@ -27,7 +27,7 @@ from vitlet.weights.teacher import EncoderTeacher
 
 
 class SEED(Objective):
-    """A student of any kind, a frozen teacher, and the teacher's features of recent images."""
+    """A student of any kind, a frozen teacher, and a queue of the teacher's features of recent images."""
 
     def __init__(
         self,
@@ -40,19 +40,19 @@ class SEED(Objective):
         teacher_temperature: float = 0.01,
         seed: int = 0,
     ) -> None:
-        """A fresh head of two layers on the student and a queue of random directions.
+        """Put a new two-layer head on the student and fill the queue with random directions.
 
         Args:
             encoder: The student: a ViT or a ConvNet.
-            teacher: It is frozen and stays out of `state_dict()`.
-            pool: What stands for an image in a ViT, student or teacher; a ConvNet has the mean of its map.
-            queue: K, the images that each image is compared with.
-            student_temperature: Of the student's similarities.
-            teacher_temperature: Of the teacher's; the lower, the fewer neighbours count.
-            seed: Of head and queue.
+            teacher: Teacher; it is frozen and stays out of `state_dict()`.
+            pool: How to pool a ViT, student or teacher, into one vector; a ConvNet uses the mean of its map.
+            queue: K, the number of images that each image is compared with.
+            student_temperature: Temperature of the student's similarities.
+            teacher_temperature: Temperature of the teacher's; the lower, the fewer neighbours count.
+            seed: Seed of head and queue.
         """
         super().__init__()
-        # Wider than what other methods take: SEED asks for one vector an image, which a ConvNet has too.
+        # Wider than in other methods: SEED needs only one vector per image, which a ConvNet has too.
         self.encoder: AnyEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.teacher, self.facts = Frozen(teacher.encoder), teacher.facts
         self.teacher_pool: Pool = pool
@@ -66,7 +66,7 @@ class SEED(Objective):
         self.register_buffer("queue", directions)
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
         self._seen: tuple[int, list[Tensor]] = (-1, [])
-        """A step, and the teacher's features of the parts of its batch."""
+        """A step, and the teacher's features for the parts of its batch."""
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy between the teacher's and the student's similarities to the same images."""
@@ -87,7 +87,7 @@ class SEED(Objective):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
-        """Put the teacher's features of the whole batch into the queue, in the place of the oldest."""
+        """Enqueue the teacher's features of the whole batch, replacing the oldest."""
         queue, place = cast(Tensor, self.queue), cast(Tensor, self.place)
         rows = across.gather(torch.cat(self._seen[1]))[-len(queue) :]
         self._seen = (-1, [])
@@ -107,12 +107,12 @@ def similarity_loss(
     student_temperature: float,
     teacher_temperature: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Cross-entropy of two softmaxes over K + 1 images: those of the queue, and the image itself, by the teacher.
+    """Cross-entropy of two softmaxes over K + 1 images: the queue, and the image itself as the teacher sees it.
 
     Args:
         student: Unit vectors.
-        teacher: Unit vectors of the same images; no gradient reaches them.
-        queue: Unit vectors of other images, by the teacher.
+        teacher: Unit vectors of the same images; they receive no gradient.
+        queue: The teacher's unit vectors of other images.
         student_temperature: Divides the student's cosines.
         teacher_temperature: Divides the teacher's cosines.
 

@@ -1,12 +1,12 @@
-"""SimMIM: replace masked patches by a token, show the encoder all of them, predict the pixels that were there.
+"""SimMIM: replace masked patches by a token, encode all patches, predict the pixels that were masked.
 
 Paper: Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv 2111.09886.
 
 Differences: the encoder is the plain ViT that every method here uses, with absolute positions; upstream's ViT has
-BEiT's block (relative positions shared over blocks, LayerScale, no key bias) and no absolute positions. So the encoder
-opens in timm as it is; with `encoder.relative_position` it has BEiT's block with positions of each block's own. The
-decoder is one linear layer for each masked patch: upstream's 1×1 convolution and pixel shuffle, without the patches
-that do not enter the loss.
+BEiT's block (relative positions shared over blocks, LayerScale, no key bias) and no absolute positions. So timm opens
+the encoder unchanged; with `encoder.relative_position` it has BEiT's block, with relative positions per block. The
+decoder is one linear layer per masked patch: upstream's 1×1 convolution and pixel shuffle, without the patches that do
+not enter the loss.
 """
 
 import math
@@ -27,19 +27,19 @@ from vitlet.rng import derive, uniform
 
 
 class SimMIM(Objective):
-    """An encoder that sees a token in place of masked patches, and a linear layer that must guess their pixels."""
+    """An encoder that sees a token in place of masked patches, and a linear layer that predicts their pixels."""
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float = 0.6, unit_pixels: int = 32, seed: int = 0) -> None:
-        """A mask token and a linear decoder around `encoder`.
+        """Add a mask token and a linear decoder to `encoder`.
 
         Args:
-            encoder: With positions of any kind.
-            mask_ratio: Share of units that is masked, rounded up to whole units.
-            unit_pixels: Side of the squares that are masked as one; a multiple of the patch that divides the image.
-            seed: Of the decoder and the mask token.
+            encoder: Encoder with positions of any kind.
+            mask_ratio: Share of units to mask, rounded up to whole units.
+            unit_pixels: Side of the squares masked as one; a multiple of the patch size that divides the image size.
+            seed: Seed of the decoder and the mask token.
 
         Raises:
-            UsageError: if units do not tile the image in whole patches, or the ratio masks no unit or all.
+            UsageError: if units do not tile the image in whole patches, or the ratio masks no unit or all of them.
         """
         super().__init__()
         config = encoder.config
@@ -95,5 +95,5 @@ def mask_units(noise: Float[Tensor, "B U"], *, masked: int, unit_patches: int) -
 
 
 def places_of(mask: Bool[Tensor, "B N"], *, count: int) -> Int[Tensor, "B M"]:
-    """Indices of the `count` masked patches of each image, ascending; of a fixed number, so that nothing waits."""
+    """Indices of the `count` masked patches of each image, ascending; the fixed number avoids a device sync."""
     return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -1,11 +1,11 @@
 """Supervised training and fine-tuning: a classifier on the encoder, with mixup, CutMix and label smoothing.
 
 Paper: Touvron et al. 2021 (DeiT) and the recipes of Wang et al. 2023; Zhang et al. 2018 (mixup); Yun et al. 2019
-(CutMix). With a `Tutor`, half of the loss is that of a second head which imitates a teacher.
+(CutMix). With a `Tutor`, half of the loss comes from a second head that imitates a teacher.
 
 Differences from timm's `Mixup`: an image is mixed with its neighbour in the global batch (slots 2i and 2i+1), not
-with the batch read backwards. The order of a batch is random, so the distribution is the same, and the result does not
-depend on how the batch is cut over ranks.
+with the reversed batch. The order of a batch is random, so the distribution is the same, and the result does not
+depend on how the batch is split over ranks.
 """
 
 import random
@@ -42,17 +42,17 @@ class Supervised(Objective):
         tutor: Tutor | None = None,
         seed: int = 0,
     ) -> None:
-        """A fresh classifier on `encoder`; with relative positions it starts a thousand times smaller, as in BEiT.
+        """Put a new classifier on `encoder`; with relative positions it starts a thousand times smaller, as in BEiT.
 
         Args:
-            encoder: A ViT, with its final norm where `pool` is `class` and without where it is `mean`; or a ConvNet.
+            encoder: A ViT, with its final norm if `pool` is `class` and without it if `mean`; or a ConvNet.
             num_classes: C; at least two.
-            pool: What the head of a ViT reads.
+            pool: What a ViT's head reads.
             mixup: α of the Beta distribution; 0 is off.
             cutmix: α of the Beta distribution; 0 is off. With both, one of the two is chosen per step, evenly.
             smoothing: Label smoothing ε.
             tutor: A second head on a ViT with a teacher to imitate.
-            seed: Of the head's initial weights.
+            seed: Seed of the head's initial weights.
         """
         super().__init__()
         if num_classes < 2:
@@ -60,7 +60,7 @@ class Supervised(Objective):
                 f"supervised training needs at least two classes, the data has {num_classes}",
                 fix="give labelled data (class folders or a manifest with a label column)",
             )
-        # Wider than what other methods take: a classifier asks for no patches.
+        # Wider than in other methods: a classifier needs no patches.
         self.encoder: AnyEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.classifier = new_classifier(encoder, num_classes=num_classes, pool=pool, seed=seed)
         if isinstance(encoder, Encoder) and encoder.config.relative_position:
@@ -84,13 +84,13 @@ class Supervised(Objective):
         return Losses(total=total, terms=terms, statistics=statistics)
 
     def logits(self, images: Tensor) -> Float[Tensor, "B C"]:
-        """Scores of the classes, for evaluation; with a tutor the mean of both heads, as in the paper."""
+        """Class scores for evaluation; with a tutor, the mean of both heads, as in the paper."""
         encoded = head_input(self.encoder, images)
         found = self.classifier(encoded)
         return found if self.tutor is None else (found + self.tutor(encoded)) / 2
 
     def first_head(self, images: Tensor) -> Float[Tensor, "B C"]:
-        """Scores of the classifier alone, which is what an exported file has room for."""
+        """Class scores of the first classifier alone, the only head an exported file can hold."""
         return self.classifier(head_input(self.encoder, images))
 
     def provenance(self) -> dict[str, Any]:
@@ -128,12 +128,12 @@ def smooth_one_hot(labels: Int[Tensor, "B"], *, num_classes: int, smoothing: flo
 
 
 def swap_neighbours(x: Tensor) -> Tensor:
-    """Rows 0, 1, 2, 3 … in the order 1, 0, 3, 2 …."""
+    """Reorder rows 0, 1, 2, 3 … as 1, 0, 3, 2 …."""
     return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 def paste_box(images: Tensor, partner: Tensor, *, share: float, draw: random.Random) -> tuple[Tensor, float]:
-    """A box of the partner's pixels with area about 1 − `share`; returns the share that really remains."""
+    """Paste a box of the partner's pixels with area about 1 − `share`; also return the share that really remains."""
     height, width = images.shape[-2:]
     ratio = (1 - share) ** 0.5
     box_height, box_width = int(height * ratio), int(width * ratio)

@@ -1,7 +1,7 @@
-"""Fine-tuning with a supervised teacher: a second head, on the class token, imitates the teacher's answers.
+"""Fine-tuning with a supervised teacher: a second head, on the class token, imitates the teacher's predictions.
 
 Paper: Touvron et al. 2021 (DeiT, hard distillation); Wang et al. 2023, first version, where the class token doubles as
-the distillation token, since the first head pools the patches and leaves it free.
+the distillation token, since the first head pools the patches and leaves it unused.
 """
 
 from typing import Any, cast
@@ -19,16 +19,16 @@ from vitlet.weights.teacher import ClassifierTeacher
 
 
 class Tutor(nn.Module):
-    """The second head and the frozen teacher; the teacher is in no `state_dict()`."""
+    """The second head and the frozen teacher; the teacher is not part of any `state_dict()`."""
 
     def __init__(self, teacher: ClassifierTeacher, *, width: int, alpha: float = 0.5, seed: int = 0) -> None:
         """Tensors are `dist_norm.*` and `head_dist.*`.
 
         Args:
-            teacher: Its classes are the student's.
+            teacher: Classifier with the student's classes.
             width: D of the student.
-            alpha: Weight of the teacher's answers; 1 − alpha is that of the labels.
-            seed: Of the head's initial weights.
+            alpha: Weight of the teacher's predictions; 1 − alpha is that of the labels.
+            seed: Seed of the head's initial weights.
         """
         super().__init__()
         self.teacher, self.alpha = Frozen(teacher.network), alpha
@@ -46,11 +46,11 @@ class Tutor(nn.Module):
         return self.head_dist(self.dist_norm(encoded.class_token))
 
     def loss(self, encoded: Encoded, images: Tensor) -> Float[Tensor, ""]:
-        """Cross-entropy of the second head with the classes that the teacher sees in the same, mixed, images."""
+        """Cross-entropy of the second head with the teacher's predicted classes for the same, mixed, images."""
         return F.cross_entropy(self(encoded).float(), self.answers(images))
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Int[Tensor, "B"]:
-        """The teacher's choice for each image (0 … 255)."""
+        """The teacher's predicted class for each image (0 … 255)."""
         pixels = torch.addcmul(cast(Tensor, self._shift), images.float(), cast(Tensor, self._scale))
         return self.teacher.network(pixels).argmax(dim=1)

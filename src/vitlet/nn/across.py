@@ -1,7 +1,7 @@
-"""A batch that lies on several ranks, seen whole: for losses and norms that couple its samples.
+"""Batches spread over several ranks, treated as one: for losses and norms that couple samples.
 
-Without a process group every function is the identity, so a method is written once. All ranks hold equally many
-samples: the loader sees to it.
+Without a process group every function is the identity, so a method is written once. All ranks hold the same number of
+samples; the loader guarantees it.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """Which of the ranks this is; 0 without a process group."""
+    """The rank of this process; 0 without a process group."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def size() -> int:
-    """How many ranks share the batch; 1 without a process group."""
+    """The number of ranks that share the batch; 1 without a process group."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all ranks in the order of the ranks, which is the order of the global batch; no gradient."""
+    """Concatenate the rows of all ranks in rank order, which is the order of the global batch; no gradient."""
     x = x.detach()
     if size() == 1:
         return x
@@ -32,7 +32,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of `x` over the ranks, elementwise; no gradient."""
+    """Sum `x` over the ranks, elementwise; no gradient."""
     if size() == 1:
         return x
     summed = x.detach().to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
@@ -41,10 +41,10 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of `x` over the ranks, elementwise.
+    """Average `x` over the ranks, elementwise.
 
-    Gradients flow to every rank's `x`: with losses and gradients that are means over ranks, as the loop takes them,
-    they are those of one process with the whole batch.
+    Gradients flow to every rank's `x`. Since the loop averages losses and gradients over ranks, they equal those of one
+    process with the whole batch.
     """
     return x if size() == 1 else _Mean.apply(x)
 
@@ -54,7 +54,7 @@ def _is_distributed() -> bool:
 
 
 class _Mean(torch.autograd.Function):
-    """A mean over ranks is its own derivative: each rank's input has a share 1/R in every rank's output."""
+    """A mean over ranks is its own derivative: each rank's input has weight 1/R in every rank's output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Multi-head self-attention with timm's parameter names, choosing per call how to compute itself.
+"""Multi-head self-attention with timm's parameter names and a kernel chosen per call.
 
-Explicit attention (two matrix products and a softmax) and the fused kernel compute the same; which is faster depends
-on where they run (`vitlet bench attention`). On a CPU the fused kernel is faster in fp32, by a little at 17 tokens and
-more than twice at 197, while in bf16 the explicit form is: its backward several times, and without gradients, a few
-images at a time so that their logits stay in the cache, up to 1.6 times. On a GPU fused is faster throughout. Explicit
-attention is also the only one whose logits can be looked at, for distillation and analysis.
+Explicit attention (two matrix products and a softmax) and the fused kernel compute the same result; which is faster
+depends on the hardware (`vitlet bench attention`). On a CPU the fused kernel is faster in fp32: slightly at 17 tokens,
+more than twice at 197. In bf16 the explicit form is faster: its backward pass several times, and inference up to 1.6
+times, a few images at a time so that their logits stay in the cache. On a GPU the fused kernel is always faster. Only
+explicit attention exposes its logits, which distillation and analysis need.
 
-With `relative_grid` it is the attention of BEiT (Bao et al. 2022), as timm's `Beit` has it: a learned bias on the
-logits for each offset between two patches, biases for queries and values but none for keys.
+With `relative_grid` this is the attention of BEiT (Bao et al. 2022) as in timm's `Beit`: a learned bias on the logits
+for each offset between two patches, and biases for queries and values but not for keys.
 """
 
 import itertools
@@ -23,11 +23,11 @@ from vitlet.nn.kernels import is_routed_to_onednn
 
 Kernel = Literal["explicit", "fused"]
 _CACHE_BYTES = 2 * 2**20
-"""Of logits at a time: a core's share of the second and third level; twice or half as many cost little more."""
+"""Bytes of logits computed at a time: a core's share of the L2 and L3 caches; half or twice as many cost little."""
 
 
 def choose_kernel(*, device: str, low_precision: bool, onednn: bool) -> Kernel:
-    """The faster of the two for one call.
+    """Return the faster kernel for one call.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
@@ -38,13 +38,13 @@ def choose_kernel(*, device: str, low_precision: bool, onednn: bool) -> Kernel:
 
 
 class Attention(nn.Module):
-    """Given to timm as `attn_layer`; the tensors are `qkv.{weight,bias}` and `proj.{weight,bias}`.
+    """Self-attention passed to timm as `attn_layer`; the tensors are `qkv.{weight,bias}` and `proj.{weight,bias}`.
 
-    With relative positions there is no `qkv.bias` but `q_bias`, `v_bias` and `relative_position_bias_table`.
+    With relative positions, `q_bias`, `v_bias` and `relative_position_bias_table` replace `qkv.bias`.
 
     Raises:
-        AssertionError: for timm's options that plain ViTs do not use (dropout, query and key norms), and for a width
-            that the heads do not divide.
+        AssertionError: for timm options that plain ViTs do not use (dropout, query and key norms), or a width that is
+            not divisible by the number of heads.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         relative_grid: int | None = None,
         **inert: object,
     ):
-        """`relative_grid` is the side of the patch grid; `inert` are timm's other arguments, each set to "off"."""
+        """`relative_grid` is the side of the patch grid; `inert` collects timm's other arguments, which must be off."""
         super().__init__()
         in_use = {k: v for k, v in inert.items() if v and k != "norm_layer"}
         assert not in_use, f"attention options that vitlet's plain ViT does not have: {in_use}"
@@ -79,14 +79,14 @@ class Attention(nn.Module):
         *,
         using: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Attend with the kernel that `choose_kernel` names.
+        """Attend with the kernel that `choose_kernel` picks.
 
         Args:
             x: Tokens.
-            places: Which token of the whole image each one is, the class token being 0; None: all of them in order.
-                Looked at with relative positions only.
-            using: From queries, keys and values (B A T E) to the mixed values (B A T E), where positions are not this
-                module's matter.
+            places: Index of each token in the whole image, the class token being 0; None: all tokens in order. Used
+                only with relative positions.
+            using: Replaces the attention product where positions are handled elsewhere: maps queries, keys and values
+                (B A T E) to the mixed values (B A T E).
         """
         q, k, v = self._heads(x)
         if using is not None:
@@ -101,13 +101,13 @@ class Attention(nn.Module):
     def forward_with_logits(
         self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B A T T"]]:
-        """The same result, and what goes into the softmax."""
+        """Return the same result, and the logits that enter the softmax."""
         q, k, v = self._heads(x)
         logits = scaled_logits(q, k, self._bias(places))
         return self._merge(logits.softmax(dim=-1) @ v), logits
 
     def logits(self, x: Float[Tensor, "B T D"], places: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B A T T"]:
-        """What goes into the softmax, q·kᵀ/√E (+ bias), and nothing else: no values are computed."""
+        """Return only the logits that enter the softmax, q·kᵀ/√E (+ bias), without computing values."""
         width = 2 * x.shape[-1]
         bias = self._qkv_bias()
         q, k = self._split(F.linear(x, self.qkv.weight[:width], None if bias is None else bias[:width]), parts=2)
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, kernel: Kernel) -> Tensor:
-    """softmax(q·kᵀ/√E + bias)·v, of (B, A, T, E)."""
+    """softmax(q·kᵀ/√E + bias)·v for tensors of shape (B, A, T, E)."""
     if kernel == "fused":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     size = _images_in_cache(q)
@@ -154,7 +154,7 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _images_in_cache(q: Tensor) -> int:
-    """How many images to attend in at a time; all of them where logits are kept for a backward pass."""
+    """Number of images to attend in at a time; all of them if logits are kept for a backward pass."""
     keeps = torch.is_grad_enabled() and q.requires_grad
     if keeps or q.device.type != "cpu" or torch.compiler.is_compiling():
         return len(q)
@@ -163,15 +163,15 @@ def _images_in_cache(q: Tensor) -> int:
 
 
 def scaled_logits(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """q·kᵀ/√E (+ bias) of (B, A, T, E): what goes into the softmax, (B, A, T, T)."""
+    """Logits q·kᵀ/√E (+ bias) of (B, A, T, E), the input of the softmax: (B, A, T, T)."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return logits if bias is None else logits + bias
 
 
 def relative_offsets(grid: int) -> Int[Tensor, "T T"]:
-    """Row of the bias table for each pair (query, key) of tokens, as timm's `Beit` numbers them.
+    """Row of the bias table for each (query, key) pair of tokens, numbered as in timm's `Beit`.
 
-    (row offset + g − 1)·(2g − 1) + (column offset + g − 1) for two patches; the last three rows are class to patch,
+    Two patches have row (row offset + g − 1)·(2g − 1) + (column offset + g − 1); the last three are class to patch,
     patch to class and class to class.
     """
     place = torch.arange(grid * grid)

@@ -1,8 +1,8 @@
-"""Batch normalisation whose batch is the global one, on any device.
+"""Batch normalisation over the global batch, on any device.
 
 Paper: Ioffe and Szegedy 2015, with the statistics of all ranks as MoCo-v3 and SimCLR need them.
 
-Differences from `torch.nn.SyncBatchNorm`: it also runs on CPUs (gloo), and expects equally many samples on each rank.
+Differences from `torch.nn.SyncBatchNorm`: also runs on CPUs (gloo); expects the same number of samples on each rank.
 """
 
 import torch
@@ -14,17 +14,17 @@ from vitlet.nn import across
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` with the tensors' names and, in one process, its numbers."""
+    """`nn.BatchNorm1d` over the global batch, with the same tensor names and, in one process, the same results."""
 
     def __init__(self, width: int, *, affine: bool = True) -> None:
         """`affine` adds a trainable scale and shift."""
         super().__init__(width, affine=affine)
 
     def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """Normalise each column; in training by the statistics of the samples of all ranks.
+        """Normalise each column; in training, by statistics over the samples of all ranks.
 
         Raises:
-            UsageError: in training, for a global batch of one sample, which has no variance.
+            UsageError: in training, if the global batch is a single sample, which has no variance.
         """
         if self.training and len(input) * across.size() < 2:
             raise UsageError(
@@ -45,7 +45,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
-        """Move the running statistics as torch does: with the unbiased variance."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -1,7 +1,7 @@
-"""A ConvNet of timm as an encoder, for methods that ask for one vector an image and no more.
+"""timm ConvNets as encoders, for methods that need only one vector per image.
 
-It has no patches and no class token: what cuts, hides or looks at patches cannot use it. Keys of saved tensors are
-timm's. Batch normalisation sees the whole batch, however many ranks hold it.
+They have no patches and no class token, so nothing that cuts, hides or inspects patches can use them. Saved tensors
+keep timm's keys. Batch normalisation sees the whole batch, across all ranks.
 """
 
 from typing import Any, cast
@@ -22,7 +22,7 @@ from vitlet.text import did_you_mean
 
 
 class ConvEncoder(nn.Module):
-    """A ConvNet without a head, with the pixel statistics it was made for."""
+    """A ConvNet without a head, together with its pixel statistics."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class ConvEncoder(nn.Module):
         std: Pixels = (0.229, 0.224, 0.225),
         seed: int = 0,
     ) -> None:
-        """A randomly initialised ConvNet; the same seed gives the same weights on every machine.
+        """Initialise a ConvNet randomly; the same seed gives the same weights on every machine.
 
         Args:
             config: Architecture and image size.
             mean: Per channel, in units of 0 … 1.
             std: Per channel, in units of 0 … 1.
-            seed: Of the initial weights.
+            seed: Seed of the initial weights.
 
         Raises:
-            UsageError: if timm has no ConvNet of that name that works on images of this size.
+            UsageError: if timm has no ConvNet of that name that accepts images of this size.
         """
         super().__init__()
         self.config = config
@@ -51,15 +51,15 @@ class ConvEncoder(nn.Module):
         _see_whole_batch(self.net)
         self.width: int = cast(int, self.net.head_hidden_size)
         self.head_name: str = cast(dict[str, Any], self.net.pretrained_cfg)["classifier"]
-        # Not in the state dict: they belong to the preprocessing and are written beside the weights.
+        # Not in the state dict: they belong to the preprocessing and are saved beside the weights.
         self.register_buffer("_mean", torch.tensor(mean)[:, None, None] * 255, persistent=False)
         self.register_buffer("_deviation", torch.tensor(std)[:, None, None] * 255, persistent=False)
 
     def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
-        """One feature vector an image: the mean over the last feature map, as timm's network hands it to its head.
+        """One feature vector per image: the mean over the last feature map, as timm's network passes it to its head.
 
         Raises:
-            UsageError: for the class token, which a ConvNet does not have.
+            UsageError: for the class token, which a ConvNet lacks.
         """
         if pool != "mean":
             raise UsageError("a ConvNet has no class token", fix="--pool mean")
@@ -67,14 +67,14 @@ class ConvEncoder(nn.Module):
 
 
 AnyEncoder = Encoder | ConvEncoder
-"""What probes, features and export take."""
+"""Encoders accepted by probes, features and export."""
 
 
 def require_patches(encoder: AnyEncoder, *, purpose: str) -> Encoder:
-    """`encoder`, if it is a ViT.
+    """Return `encoder` if it is a ViT.
 
     Raises:
-        UsageError: saying that `purpose` (a noun) works on patches.
+        UsageError: otherwise, saying that `purpose` (a noun) works on patches.
     """
     if isinstance(encoder, ConvEncoder):
         raise UsageError(
@@ -124,17 +124,17 @@ def _see_whole_batch(module: nn.Module) -> None:
 
 
 class GlobalBatchNorm2d(GlobalBatchNorm1d):
-    """`GlobalBatchNorm1d` on feature maps, in the place of one of timm's, with the activation that timm puts there."""
+    """`GlobalBatchNorm1d` on feature maps, in place of one of timm's batch norms and including its activation."""
 
     def __init__(self, replaced: nn.BatchNorm2d) -> None:
-        """With the settings and initial weights of `replaced`."""
+        """Take the settings and initial weights of `replaced`."""
         super().__init__(replaced.num_features, affine=replaced.affine)
         self.eps, self.momentum = replaced.eps, replaced.momentum
         self.load_state_dict(replaced.state_dict())
         self.act: nn.Module = getattr(replaced, "act", nn.Identity())
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Normalise each channel; in training by the statistics of the images of all ranks."""
+        """Normalise each channel; in training, by statistics over the images of all ranks."""
         if self.training and across.size() > 1:
             rows = super().forward(input.permute(0, 2, 3, 1).flatten(0, 2))
             normal = rows.view(input.shape[0], *input.shape[2:], input.shape[1]).permute(0, 3, 1, 2)

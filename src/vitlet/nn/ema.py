@@ -13,15 +13,15 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def frozen_copy(module: ModuleT) -> ModuleT:
-    """The same network with weights of its own that no gradient reaches."""
+    """Copy a network, with weights of its own that receive no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, *, momentum: float) -> None:
-    """Move each parameter of `teacher` by a share 1 − `momentum` towards the student's.
+    """Move each parameter of `teacher` towards the student's by a fraction 1 − `momentum`.
 
-    Buffers stay: a teacher's batch statistics follow its own forward passes.
+    Buffers are left alone: a teacher's batch statistics follow its own forward passes.
     """
     for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
         theirs.lerp_(ours, 1 - momentum)

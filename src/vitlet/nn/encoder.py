@@ -1,9 +1,9 @@
-"""The encoder: timm's plain ViT, held and not subclassed, cut at the one seam that every method needs.
+"""The encoder: timm's plain ViT, held rather than subclassed, split at the one seam that every method needs.
 
-`embed(images) → patches` and `encode(patches, keep, trace) → Encoded`. MAE hands `encode` a subset of the patches,
-SimMIM replaces some before it, fine-tuning hands over all; none of them needs a branch in here. Intermediates are
-returned by name on request, so nobody hooks into modules. Images of other sizes than the encoder's own are encoded
-with positions resized to their grid. Keys of saved tensors are timm's.
+`embed(images) → patches` and `encode(patches, keep, trace) → Encoded`. MAE passes `encode` a subset of the patches,
+SimMIM replaces some of them first, fine-tuning passes all; none of them needs a branch in here. Intermediates are
+returned by name on request, so no forward hooks are needed. Images of other sizes are encoded with positions resized
+to their grid. Saved tensors keep timm's keys.
 
 Paper: Dosovitskiy et al. 2021 (ViT), in the ViT-Tiny form of Touvron et al. 2021 with the 12 heads of Wang et al. 2023.
 
@@ -37,12 +37,12 @@ Pixels = tuple[float, float, float]
 _LAYER_SCALE = 0.1
 Pool = Literal["mean", "class"]
 POINTS = ("norm1", "attention_logits", "attention", "norm2", "mlp", "output")
-"""What can be traced inside a block, in the order it is computed: `block.<0-based index>.<point>`."""
+"""Traceable points inside a block, in order of computation: `block.<0-based index>.<point>`."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says about a batch; token 0 is the class token."""
+    """The output of an encoder for a batch; token 0 is the class token."""
 
     tokens: Float[Tensor, "B T D"]
     traced: dict[str, Tensor] = field(default_factory=dict)
@@ -54,16 +54,16 @@ class Encoded:
 
     @property
     def patches(self) -> Float[Tensor, "B N D"]:
-        """The tokens of the patches alone."""
+        """The patch tokens alone."""
         return self.tokens[:, 1:]
 
     def pooled(self, pool: Pool) -> Float[Tensor, "B D"]:
-        """One vector an image: the mean of the patch tokens, or the class token."""
+        """One vector per image: the mean of the patch tokens, or the class token."""
         return self.patches.mean(dim=1) if pool == "mean" else self.class_token
 
 
 class Encoder(nn.Module):
-    """A plain ViT without a head, with the pixel statistics it was made for."""
+    """A plain ViT without a head, together with its pixel statistics."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class Encoder(nn.Module):
         std: Pixels = (0.229, 0.224, 0.225),
         seed: int = 0,
     ) -> None:
-        """A randomly initialised encoder; the same seed gives the same weights on every machine.
+        """Initialise an encoder randomly; the same seed gives the same weights on every machine.
 
         Args:
             config: Size, depth, heads, positions.
             mean: Per channel, in units of 0 … 1.
             std: Per channel, in units of 0 … 1.
-            seed: Of the initial weights.
+            seed: Seed of the initial weights.
         """
         super().__init__()
         self.config = config
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
                 for block in self.blocks:  # timm takes a class and no arguments for it
                     block.attn = Attention(config.width, num_heads=config.heads, relative_grid=config.grid)
             self._initialise()
-        # Not in the state dict: they belong to the preprocessing and are written beside the weights.
+        # Not in the state dict: they belong to the preprocessing and are saved beside the weights.
         scale = 1 / (torch.tensor(std) * 255)
         area = config.patch_size**2
         self.register_buffer("_scale", scale.repeat(area), persistent=False)
@@ -147,9 +147,9 @@ class Encoder(nn.Module):
         return self.normalise(self.patchify(images))
 
     def patchify(self, images: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B N L"]:
-        """Patches in row-major order, channel last inside a patch; L = P·P·3. Values are 0 … 255 and stay.
+        """Split into patches in row-major order, channels last within a patch; L = P·P·3. Values remain 0 … 255.
 
-        Whoever needs some of the patches takes them while they are one byte a value, and normalises those.
+        Callers that need only some of the patches select them at one byte per value, then normalise those.
 
         Raises:
             UsageError: for images that are not square or do not divide into patches.
@@ -167,27 +167,27 @@ class Encoder(nn.Module):
         return tiles.reshape(images.shape[0], grid * grid, patch * patch * 3)
 
     def normalise(self, patches: Shaped[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
-        """Values 0 … 255 of any patches by mean and deviation of their channels."""
+        """Normalise values 0 … 255 of any patches by the mean and standard deviation of their channels."""
         shift, scale = cast(Tensor, self._shift), cast(Tensor, self._scale)
         return torch.addcmul(shift, patches.to(shift.dtype), scale)
 
     def values(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
-        """Normalised patches in 0 … 255 again."""
+        """Undo `normalise`: values in 0 … 255 again."""
         return (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
 
     def to_images(self, pixels: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
-        """The inverse of `pixels`, rounded and clipped, channel last."""
+        """The inverse of `pixels`, rounded and clipped, channels last."""
         grid, patch = math.isqrt(pixels.shape[1]), self.config.patch_size
         tiles = self.values(pixels).round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, grid * patch, grid * patch, 3)
 
     def project(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:
-        """The patch embedding, without positions, of any subset of the patches."""
+        """Embed any subset of the patches, without positions."""
         convolution = cast(nn.Conv2d, self.vit.patch_embed.proj)
         return F.linear(pixels, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
     def embed(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """All patches of the images, embedded, without positions."""
+        """Embed all patches of the images, without positions."""
         return self.project(self.pixels(images))
 
     def encode(
@@ -199,19 +199,18 @@ class Encoder(nn.Module):
         survival: Float[Tensor, "P B"] | None = None,
         until: int | None = None,
     ) -> Encoded:
-        """Positions, class token, blocks, final norm.
+        """Add positions and class token, run the blocks and the final norm.
 
         Args:
             patches: Embedded patches.
-            keep: Which place of the grid of `config.image_size` each patch has; None: all places in order, of a grid
-                as large as the number of patches says, to which the positions are resized.
+            keep: Position of each patch in the grid of `config.image_size`; None: all positions in order, in a grid
+                sized by the number of patches, to which the position embeddings are resized.
             trace: Names of intermediates to return: `block.<i>.<point>` with a point of `POINTS`, or `embedded`.
-            survival: Factors of the residual branches (two a block) for stochastic depth, from `survival`.
-            until: A block of which the attention logits alone are computed, and nothing after them; `tokens` are then
-                what entered it.
+            survival: Factors for the residual branches (two per block) for stochastic depth, from `survival`.
+            until: Stop at this block after computing its attention logits alone; `tokens` are then the block's input.
 
         Raises:
-            UsageError: for a name that is not there, or another grid than that of a table of relative positions.
+            UsageError: for an unknown name, or a grid other than that of a table of relative positions.
         """
         if self.config.relative_position and keep is None and patches.shape[1] != self.num_patches:
             raise UsageError(
@@ -240,17 +239,17 @@ class Encoder(nn.Module):
         return Encoded(tokens=self.vit.norm(x), traced=note.found)
 
     def survival(self, *, key: int, slots: Int[Tensor, "B"]) -> Float[Tensor, "P B"] | None:
-        """What `encode` takes for stochastic depth at this encoder's rate, on its device; None at a rate of 0.
+        """Factors that `encode` takes for stochastic depth at this encoder's rate, on its device; None at a rate of 0.
 
         Args:
-            key: Of this step's draws.
-            slots: Places of the samples in the global batch.
+            key: Key of this step's draws.
+            slots: Slots of the samples in the global batch.
         """
         device = cast(Tensor, self._scale).device
         return survival_table(rate=self.config.drop_path, depth=self.config.depth, key=key, slots=slots, device=device)
 
     def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
-        """One feature vector an image."""
+        """One feature vector per image."""
         return self.encode(self.embed(images)).pooled(pool)
 
     def forward(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T D"]:
@@ -259,10 +258,10 @@ class Encoder(nn.Module):
 
 
 class Trace:
-    """Collects the intermediates that were asked for; passing a value through it returns the value."""
+    """Collects the requested intermediates; passing a value through it returns the value."""
 
     def __init__(self, names: Sequence[str] = (), *, depth: int = 0) -> None:
-        """Raises UsageError for a name that an encoder of this depth does not have."""
+        """Raises UsageError for a name that an encoder of this depth lacks."""
         known = ["embedded", *(f"block.{i}.{p}" for i in range(depth) for p in POINTS)] if names else []
         for name in names:
             if name not in known:
@@ -271,7 +270,7 @@ class Trace:
         self.found: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Keep `value` if its name was asked for."""
+        """Keep `value` if its name was requested."""
         if name in self.names:
             self.found[name] = value
         return value
@@ -287,9 +286,9 @@ def run_block(
     places: Int[Tensor, "B T"] | None = None,
     mix: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "B T D"]:
-    """One of timm's pre-norm blocks with `Attention` inside, noting its intermediates under `name`.
+    """Run one of timm's pre-norm blocks with `Attention` inside, tracing its intermediates under `name`.
 
-    `mix` is called in the place of the block's attention, for tokens that do not all see each other.
+    `mix` is called in place of the block's attention, for tokens that do not all attend to each other.
     """
     note = note or Trace()
     attention = cast(Attention, block.attn)
@@ -311,7 +310,7 @@ def survival_table(
     """Stochastic depth (Huang et al. 2016): 0 for a dropped branch, 1/(1−p) for one that stays; P = 2·depth.
 
     The rate grows linearly from 0 at the first block to `rate` at the last. A draw depends on the key and on the
-    sample's slot in the global batch, not on how the batch is cut.
+    sample's slot in the global batch, not on how the batch is split.
     """
     if rate == 0:
         return None

@@ -1,4 +1,4 @@
-"""A network that another one uses and does not own: a teacher."""
+"""A network that another one uses but does not own: a teacher."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
@@ -11,8 +11,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class Frozen(nn.Module, Generic[ModuleT]):
     """Holds a network in evaluation mode and without gradients, and keeps it out of everything that is saved.
 
-    The network is no submodule: it has no place in `state_dict()`, `parameters()` or `train()`, so neither a
-    checkpoint nor an export nor an optimizer sees it. It follows its owner to a device all the same.
+    The network is not a submodule: `state_dict()`, `parameters()` and `train()` do not reach it, so neither a
+    checkpoint nor an export nor an optimizer sees it. It still follows its owner to a device.
     """
 
     def __init__(self, network: ModuleT) -> None:

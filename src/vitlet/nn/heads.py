@@ -1,4 +1,4 @@
-"""Heads on an encoder: the classifier, in timm's two forms for a ViT and its one for a ConvNet."""
+"""Classification heads: timm's two forms for a ViT and its one for a ConvNet."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ class Classifier(nn.Module):
     """Pool, (norm,) linear. Tensors are timm's `fc_norm.*` and `head.*`."""
 
     def __init__(self, width: int, *, num_classes: int, pool: Literal["mean", "class"], seed: int) -> None:
-        """`mean`: average of the patch tokens, then a LayerNorm of its own; `class`: the class token as it is."""
+        """`mean`: average of the patch tokens, then the head's own LayerNorm; `class`: the class token unchanged."""
         super().__init__()
         self.pool: Pool = pool
         with seeded(derive(seed, "classifier")):
@@ -24,13 +24,13 @@ class Classifier(nn.Module):
             self.head.apply(init_timm)
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
-        """Logits of the classes."""
+        """Class logits."""
         return self.head(self.fc_norm(encoded.pooled(self.pool)))
 
 
 class ConvClassifier(nn.Linear):
-    """A linear on the pooled features of a ConvNet. Tensors are `weight` and `bias`; timm's networks differ in what
-    they call the layer.
+    """A linear layer on the pooled features of a ConvNet. Tensors are `weight` and `bias`, since timm's networks name
+    the layer differently.
     """
 
     pool: Pool = "mean"
@@ -46,7 +46,7 @@ AnyClassifier = Classifier | ConvClassifier
 
 
 def new_classifier(encoder: AnyEncoder, *, num_classes: int, pool: Pool, seed: int) -> AnyClassifier:
-    """A fresh head of the kind that fits `encoder`; a ConvNet has the mean of its map, whatever `pool` says."""
+    """Create a new head that fits `encoder`; for a ConvNet it takes the mean of the map, whatever `pool` says."""
     if isinstance(encoder, ConvEncoder):
         return ConvClassifier(encoder.width, num_classes=num_classes, seed=seed)
     return Classifier(encoder.config.width, num_classes=num_classes, pool=pool, seed=seed)
@@ -58,12 +58,12 @@ def head_input(
     *,
     survival: Float[Tensor, "P B"] | None = None,
 ) -> Encoded | Float[Tensor, "B D"]:
-    """What the head of `new_classifier` reads: all tokens of a ViT, the pooled features of a ConvNet.
+    """Compute what the head of `new_classifier` reads: all tokens of a ViT, the pooled features of a ConvNet.
 
     Args:
-        encoder: In the mode that is wanted.
-        images: With values 0 … 255.
-        survival: For stochastic depth in a ViT, from `Encoder.survival`.
+        encoder: Encoder, already in the desired mode.
+        images: Images with values 0 … 255.
+        survival: Factors for stochastic depth in a ViT, from `Encoder.survival`.
     """
     if isinstance(encoder, ConvEncoder):
         return encoder.pooled(images, "mean")

@@ -1,4 +1,4 @@
-"""Initial weights as a function of a seed: torch's initialisers draw from a global generator, so it is fenced."""
+"""Initial weights as a function of a seed: torch's initialisers use a global generator, so it is isolated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from vitlet.nn.attention import Attention
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Run initialisers inside the block from `key` and leave torch's global generator as it was."""
+    """Run the initialisers inside the block from `key`, leaving torch's global generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key)
         yield
 
 
 def init_timm(module: nn.Module) -> None:
-    """Linears truncated normal 0.02 with zero bias (timm 0.4.12, DeiT); call through `Module.apply`."""
+    """Initialise linears truncated-normal (0.02) with zero bias (timm 0.4.12, DeiT); call through `Module.apply`."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -27,7 +27,7 @@ def init_timm(module: nn.Module) -> None:
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Linears Xavier-uniform with zero bias (MAE); call through `Module.apply`."""
+    """Initialise linears Xavier-uniform with zero bias (MAE); call through `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -35,9 +35,9 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def init_moco(module: nn.Module) -> None:
-    """Xavier-uniform with queries, keys and values as three matrices (MoCo-v3); call through `Module.apply`.
+    """Xavier-uniform, with queries, keys and values as three matrices (MoCo-v3); call through `Module.apply`.
 
-    Torch applies it to the linears inside an attention first, so that the bound of the latter stands.
+    `Module.apply` reaches the linears inside an attention first, so the attention's own bound wins.
     """
     init_xavier(module)
     if isinstance(module, Attention):
@@ -47,5 +47,5 @@ def init_moco(module: nn.Module) -> None:
 
 
 def xavier_patch_embedding(convolution: nn.Conv2d) -> None:
-    """Xavier-uniform on the patch embedding seen as a matrix D × (3·P·P), as MAE does; the bias as torch does."""
+    """Xavier-uniform on the patch embedding seen as a D × (3·P·P) matrix, as in MAE; the bias keeps torch's default."""
     nn.init.xavier_uniform_(convolution.weight.view(convolution.out_channels, -1))

@@ -1,9 +1,9 @@
-"""Matrix products: which precisions the hardware has, and who computes fp32 on a CPU where that is a choice.
+"""Matrix products: which precisions the hardware supports, and which library computes fp32 on a CPU.
 
-torch hands fp32 products to MKL, which keeps to AVX2 on some CPUs that have more. Its precision setting "medium" hands
-them to oneDNN instead where the CPU has AVX-512. There oneDNN may round the factors to bf16 (it does on CPUs with AMX)
-or not. Names of CPUs do not tell; a product with a known result does. Speed is not measured here, since a run must
-choose the same way when it is resumed.
+torch passes fp32 products to MKL, which uses only AVX2 on some CPUs that have more. Its precision setting "medium"
+passes them to oneDNN instead if the CPU has AVX-512. There oneDNN may round the factors to bf16 (it does on CPUs with
+AMX) or not. CPU names do not tell; a product with a known result does. Speed is not measured here, since a resumed
+run must make the same choice.
 """
 
 import platform
@@ -19,7 +19,7 @@ _FP32_ERROR = 2e-6
 
 
 def onednn_is_exact() -> bool:
-    """Whether `routed_to_onednn` would change who computes fp32 products on this CPU, and keep their precision."""
+    """Whether `routed_to_onednn` would change which library computes fp32 products here, and keep their precision."""
     with routed_to_onednn():
         precise, product = keeps_fp32(torch.matmul), torch.matmul(*_factors())
     return precise and not torch.equal(product, torch.matmul(*_factors()))
@@ -35,11 +35,11 @@ def keeps_fp32(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
 
 @torch.compiler.assume_constant_result
 def has_bf16(device: torch.device) -> bool:
-    """Whether `device` has instructions for products in bf16; without, they are emulated and many times slower.
+    """Whether `device` has instructions for bf16 products; without them, bf16 is emulated and many times slower.
 
-    torch.compile asks once and keeps the answer: it cannot look into the questions to the processor.
+    torch.compile evaluates this once and keeps the answer, since it cannot trace queries of the processor.
 
-    Of devices other than CPUs and CUDA's nothing is known, and the answer is yes: who asks for bf16 there gets it.
+    For devices other than CPUs and CUDA nothing is known and the answer is yes: whoever asks for bf16 there gets it.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -52,7 +52,7 @@ def has_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def routed_to_onednn(enabled: bool = True) -> Iterator[None]:
-    """Inside, let oneDNN compute fp32 products on the CPU; for CPU runs only: on a GPU the setting means TF32."""
+    """Inside, let oneDNN compute fp32 products on the CPU. For CPU runs only: on a GPU the setting means TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if enabled else before)
     try:
@@ -68,6 +68,6 @@ def is_routed_to_onednn() -> bool:
 
 
 def _factors() -> tuple[Float[Tensor, "M D"], Float[Tensor, "D M"]]:
-    """Of the size of a ViT-Tiny layer: oneDNN is not asked for small products."""
+    """Factors of the size of a ViT-Tiny layer: small products are not passed to oneDNN."""
     draw = torch.Generator().manual_seed(0)
     return torch.randn(256, 192, generator=draw), torch.randn(192, 256, generator=draw)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def num_kept(num_patches: int, *, mask_ratio: float) -> int:
-    """Patches that stay visible: floor(N · (1 − ratio)); 49 of 196 at 0.75."""
+    """Number of patches that stay visible: floor(N · (1 − ratio)); 49 of 196 at 0.75."""
     return int(num_patches * (1 - mask_ratio) + 1e-9)  # 0.3 · 10 must be 3 in spite of binary fractions
 
 

@@ -1,4 +1,4 @@
-"""Projection heads: the small networks between an encoder and a loss, thrown away after pre-training.
+"""Projection heads: the small networks between an encoder and a loss, discarded after pre-training.
 
 Papers: Chen, Xie and He 2021 (MoCo-v3) for the heads with batch normalisation; Caron et al. 2021 (DINO) for the head
 that ends in prototypes.
@@ -17,10 +17,10 @@ from vitlet.rng import derive
 
 
 def batchnorm_mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linears without bias, each followed by batch norm, and by ReLU except for the last, whose norm has no weights.
+    """Linears without bias, each followed by batch norm and all but the last by ReLU; the last norm has no weights.
 
     Args:
-        widths: Of the input, of each hidden layer, of the output.
+        widths: Widths of the input, of each hidden layer and of the output.
     """
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths), start=1):
@@ -31,20 +31,20 @@ def batchnorm_mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 class PrototypeHead(nn.Module):
-    """Three linears to a bottleneck on the unit sphere, then cosines with P trainable directions."""
+    """Three linear layers to a bottleneck on the unit sphere, then cosines with P trainable directions."""
 
     def __init__(
         self, width: int, *, hidden: int, bottleneck: int, prototypes: int, seed: int, batchnorm: bool = False
     ) -> None:
-        """Random weights, truncated normal 0.02.
+        """Initialise with truncated-normal weights (0.02).
 
         Args:
-            width: D, of the encoder.
-            hidden: Of both hidden layers.
-            bottleneck: Of the unit sphere on which images are compared with prototypes.
+            width: D, the width of the encoder.
+            hidden: Width of both hidden layers.
+            bottleneck: Dimension of the unit sphere on which images are compared with prototypes.
             prototypes: P.
-            seed: Of the weights.
-            batchnorm: Whether both hidden layers are normalised over the batch, before GELU.
+            seed: Seed of the weights.
+            batchnorm: Whether both hidden layers are batch-normalised, before GELU.
         """
         super().__init__()
         norm = GlobalBatchNorm1d if batchnorm else nn.Identity
@@ -62,6 +62,6 @@ class PrototypeHead(nn.Module):
             self.apply(init_timm)
 
     def forward(self, x: Float[Tensor, "B D"], *, hold_prototypes: bool = False) -> Float[Tensor, "B P"]:
-        """Cosines between images and prototypes; `hold_prototypes` keeps gradients from the latter."""
+        """Cosines between images and prototypes; `hold_prototypes` keeps gradients from reaching the prototypes."""
         directions = F.normalize(self.prototypes.weight, dim=1)
         return F.linear(F.normalize(self.mlp(x), dim=1), directions.detach() if hold_prototypes else directions)

@@ -1,7 +1,7 @@
 """Position embeddings of a square grid: the fixed sin-cos table, and resizing of any table.
 
 Paper: Vaswani et al. 2017, in two dimensions as MAE (He et al. 2022) and MoCo-v3 (Chen et al. 2021) use it. The two
-differ in which half encodes the rows; a checkpoint's own tensor is kept and never made anew.
+differ in which half encodes the rows; a checkpoint's own tensor is kept, never recomputed.
 """
 
 import functools
@@ -36,10 +36,10 @@ def _sincos_1d(width: int, position: Tensor) -> Tensor:
 
 
 def resize(table: Float[Tensor, "1 T D"], *, grid: int) -> Float[Tensor, "1 U D"]:
-    """A table for another grid: class row kept, patch rows resized bicubically; the same tensor if nothing changes.
+    """Resize a table to another grid: class row kept, patch rows bicubic; the same tensor if nothing changes.
 
-    Resizing is a product with a constant matrix: its gradient is a product too, which is deterministic on a GPU where
-    that of torch's bicubic kernel is not. It stays in the table's precision under autocast.
+    Resizing is a product with a constant matrix: its gradient is a product too, which is deterministic on a GPU, unlike
+    that of torch's bicubic kernel. It stays in the table's precision under autocast.
     """
     prefix, patches = table[:, :1], table[:, 1:]
     old = round(patches.shape[1] ** 0.5)
@@ -53,7 +53,7 @@ def resize(table: Float[Tensor, "1 T D"], *, grid: int) -> Float[Tensor, "1 U D"
 
 @functools.lru_cache(maxsize=16)
 def _bicubic(old: int, new: int) -> Float[Tensor, "U N"]:
-    """What each place of the old grid gives to each of the new: torch's antialiased bicubic filter of unit images."""
+    """The weight of each old position in each new one: torch's antialiased bicubic filter applied to unit images."""
     unit = torch.eye(old * old).view(old * old, 1, old, old)
     seen = F.interpolate(unit, size=(new, new), mode="bicubic", align_corners=False, antialias=True)
     return seen.flatten(1).T.contiguous()

@@ -1,6 +1,6 @@
 """Recipes: functions without arguments that return a `Recipe`; the function's name is the recipe's name.
 
-A module here is found by standing here. Nothing in it imports torch before `ObjectiveConfig.build` is called.
+Every module in this package is searched. None of them imports torch before `ObjectiveConfig.build` is called.
 """
 
 import functools
@@ -19,7 +19,7 @@ from vitlet.text import did_you_mean
 
 @functools.cache
 def all_recipes() -> dict[str, Callable[[], Recipe]]:
-    """Every recipe by name, in the order of modules and of functions in them."""
+    """Every recipe by name, in the order of modules and of the functions in them."""
     found: dict[str, Callable[[], Recipe]] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
@@ -36,10 +36,10 @@ def _returns_recipe(function: Callable[..., Any]) -> bool:
 
 
 def by_name(name: str) -> Recipe:
-    """The recipe called `name`.
+    """Return the recipe called `name`.
 
     Raises:
-        UsageError: naming the nearest recipe.
+        UsageError: for an unknown name; suggests the nearest recipe.
     """
     recipes = all_recipes()
     if name not in recipes:
@@ -48,12 +48,12 @@ def by_name(name: str) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """A copy with dotted keys replaced and everything checked again."""
+    """Return a copy with dotted keys replaced and everything validated again."""
     return type(recipe).from_json(apply_overrides(recipe.to_json(), overrides))
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """The recipe that `values` (a recipe.json) describe; its name decides the type of the objective.
+    """Build the recipe that `values` (a recipe.json) describe; its name determines the type of the objective.
 
     Raises:
         UsageError: for an unknown recipe, key or value.

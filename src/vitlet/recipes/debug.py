@@ -1,4 +1,4 @@
-"""One recipe a method that ends after twenty steps: for tests, golden losses and a first try of new data."""
+"""One recipe per method that ends after twenty steps: for tests, golden losses and a first try of new data."""
 
 from vitlet.recipe import BudgetConfig, EncoderConfig, OptimizerConfig, Recipe
 from vitlet.recipes.detection import DetectionObjective, detection_micro
@@ -48,7 +48,7 @@ def debug_mocov3() -> Recipe[MoCoV3Objective]:
 
 
 def debug_dino() -> Recipe[DINOObjective]:
-    """Twenty steps of a very small DINO: two small views, prototypes that move at once, a teacher that hardly does."""
+    """Twenty steps of a very small DINO: two small views, prototypes trained from the start, a slow teacher."""
     recipe = dino_micro()
     objective = recipe.objective.changed(
         hidden_width=64,

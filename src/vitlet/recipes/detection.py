@@ -1,4 +1,4 @@
-"""Detection: the values, the paper's COCO recipe, and one for two CPU cores."""
+"""Detection: its config, the paper's COCO recipe, and one for two CPU cores."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -39,34 +39,34 @@ class DetectionObjective(ObjectiveConfig):
     window: Annotated[int, Field(ge=2, le=64)] = 14
     """Side of an attention window in patches."""
     global_blocks: tuple[Annotated[int, Field(ge=0, le=63)], ...] = (2, 5, 8, 11)
-    """Blocks, counted from 0, in which all patches see each other."""
+    """Blocks, counted from 0, in which all patches attend to each other."""
     recompute: bool = False
     """Activation checkpointing: less memory, a third more time."""
     channels: Count = 256
-    """Of the pyramid and the heads."""
+    """Channels of the pyramid and the heads."""
     anchors: tuple[Count, Count, Count, Count, Count] = (32, 64, 128, 256, 512)
-    """Side in pixels of the square anchor on each level of the pyramid."""
+    """Side in pixels of the square anchor on each pyramid level."""
     proposal_convs: _Convs = 2
     proposal_samples: Count = 256
-    """Anchors of an image that are learned from, half of them at most on objects."""
+    """Anchors sampled per image for training, at most half of them on objects."""
     proposals: Count = 1000
-    """Regions of an image that reach the heads."""
+    """Regions per image that reach the heads."""
     box_convs: _Convs = 4
     box_width: Count = 1024
     box_samples: Count = 512
-    """Regions of an image that are learned from, a quarter of them at most on objects."""
+    """Regions sampled per image for training, at most a quarter of them on objects."""
     mask_convs: _Convs = 4
     score_threshold: Fraction = 0.05
-    """Objects below it are not reported."""
+    """Objects with a lower score are not reported."""
     most_detections: Count = 100
-    """Reported on one image."""
+    """Maximum number of objects reported per image."""
 
     def learns_objects(self) -> Literal["boxes", "masks"]:
-        """Outlines with `masks`, boxes without."""
+        """Return `masks` if outlines are needed, else `boxes`."""
         return "masks" if self.masks else "boxes"
 
     def require_fit(self, recipe: Recipe) -> None:
-        """A plain ViT with absolute positions, one view that boxes can follow."""
+        """Require a plain ViT with absolute positions, and one view that boxes can follow."""
         encoder, views = recipe.encoder, recipe.data.views
         if isinstance(encoder, ConvNetConfig) or encoder.relative_position:
             raise UsageError(
@@ -90,13 +90,13 @@ class DetectionObjective(ObjectiveConfig):
             )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "Detection":
-        """The objective with a fresh detector for `num_classes`."""
+        """Build the objective with a new detector for `num_classes`."""
         from vitlet.methods.detection import Detection
 
         return Detection(encoder, self.shape(num_classes=num_classes), seed=seed)
 
     def shape(self, *, num_classes: int) -> "DetectorShape":
-        """Sizes of the detector; the defaults of these values are ViTDet's."""
+        """Sizes of the detector; the defaults are ViTDet's."""
         from vitlet.nn.detection.detector import DetectorShape
 
         return DetectorShape(num_classes=num_classes, **self.model_dump(exclude={"method"}))
@@ -109,8 +109,8 @@ def detection_coco_100ep() -> Recipe[DetectionObjective, EncoderConfig, SteppedO
     """Mask R-CNN on COCO, 100 epochs at 640 px: Wang et al. 2023, Tables 4 and 5.
 
     Published, box and mask AP: 39.9 and 35.4 from MAE, 40.4 and 35.5 from supervised pre-training, 39.7 and 35.1 from
-    MoCo-v3, 42.3 and 37.4 from distilled MAE [R]. Measured here: not run. Values are those of the released configs;
-    biases have no weight decay here, and the falls of the learning rate are shares of the run.
+    MoCo-v3, 42.3 and 37.4 from distilled MAE [R]. Measured here: not run. Values are those of the released configs,
+    except that biases have no weight decay here and the learning-rate drops are shares of the run.
     """
     size = 640
     return DetectionRecipe(

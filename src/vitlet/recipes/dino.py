@@ -1,4 +1,4 @@
-"""DINO: the values, upstream's recipe for ViT-Tiny, and one for two CPU cores."""
+"""DINO: its config, upstream's recipe for ViT-Tiny, and one for two CPU cores."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,7 +36,7 @@ class DINOObjective(ObjectiveConfig):
     hidden_width: Count = 2048
     bottleneck_width: Count = 256
     batchnorm: bool = False
-    """In the hidden layers of the head; an option of the DINO authors' code, off in their recipes for ViTs."""
+    """Batch norm in the hidden layers of the head; an option of the DINO authors' code, off in their ViT recipes."""
     prototypes: Annotated[int, Field(ge=2, le=10**7)] = 65_536
     student_temperature: Positive = 0.1
     teacher_temperature: tuple[Positive, Positive] = (0.04, 0.04)
@@ -44,17 +44,17 @@ class DINOObjective(ObjectiveConfig):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     centre_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
-    """Of the teacher at the first step; it rises to 1 along half a cosine."""
+    """Teacher momentum at the first step; it rises to 1 along half a cosine."""
     held_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps at the start during which the prototypes stay as they are; one epoch in the published recipes."""
+    """Initial steps during which the prototypes stay fixed; one epoch in the published recipes."""
 
     @property
     def couples_samples(self) -> bool:
-        """Batch normalisation does."""
+        """Whether batch normalisation is used, which couples the samples of a batch."""
         return self.batchnorm
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Two large views, and small ones that divide into patches and are no larger."""
+        """Require two large views, and small ones that divide into patches and are no larger."""
         sizes, patch = [view.size for view in recipe.data.views], recipe.encoder.patch_size
         if len(sizes) < 2 or sizes[0] != sizes[1]:
             raise UsageError(
@@ -75,7 +75,7 @@ class DINOObjective(ObjectiveConfig):
                 )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "DINO":
-        """The objective; labels are not looked at."""
+        """Build the objective; labels are not used."""
         from vitlet.methods.dino import DINO
         from vitlet.nn.mlp import PrototypeHead
 
@@ -138,10 +138,10 @@ def dino_tiny_100e() -> Recipe[DINOObjective, EncoderConfig, RisingDecayOptimize
 def dino_micro() -> Recipe[DINOObjective]:
     """DINO for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`. Small batches, mild colours and a teacher that is quick at first, for the reasons of
-    `mocov3_micro`; four small views of 16 pixels cost as much as one large one. The class token of random weights
-    hardly depends on the image, so that all answers are alike and centring leaves nothing of them: batch normalisation
-    in the head spreads them out. A few hundred prototypes are plenty for images of few classes, and are held for the
+    Measured here: `docs/results/`. Small batches, mild colour jitter and a teacher that moves fast at first, for the
+    reasons given in `mocov3_micro`; four small views of 16 pixels cost as much as one large one. With random weights
+    the class token hardly depends on the image, so all outputs are alike and centring cancels them: batch normalisation
+    in the head spreads them out. A few hundred prototypes suffice for images of few classes, and are held fixed for the
     first steps. Chosen on held-out training images of CIFAR-10 with the budget of `vitlet learn`, see `docs/log.md`.
     """
     large = View(size=32, crop=Resample(scale=(0.4, 1.0), interpolation="bilinear"), jitter=MILD)
@@ -151,7 +151,7 @@ def dino_micro() -> Recipe[DINOObjective]:
         data=DataConfig(
             views=(large, large, *(small for _ in range(4))), evaluation=View(size=32, crop=Centre(share=1.0), flip=0)
         ),
-        encoder=mae_micro().encoder,  # methods are compared from one random start
+        encoder=mae_micro().encoder,  # methods are compared from one random initialisation
         objective=DINOObjective(
             hidden_width=512, bottleneck_width=64, batchnorm=True, prototypes=256, momentum=0.99, held_steps=80
         ),

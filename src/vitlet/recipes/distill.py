@@ -1,4 +1,4 @@
-"""Attention distillation: the values, the papers' recipes, and recipes for two CPU cores."""
+"""Attention distillation: its config, the papers' recipes, and recipes for two CPU cores."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,25 +24,25 @@ class DistillObjective(ObjectiveConfig):
     teacher: str = ""
     """A run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a control."""
     layers: tuple[tuple[Block, Block], ...] = ((12, 12),)
-    """(student block, teacher block) whose attention is compared, from 1; their losses are added (Figure 7)."""
+    """(student block, teacher block) pairs whose attention is compared, from 1; their losses are added (Figure 7)."""
     extra_block: bool = False
-    """D²-MAE: block depth + 1 of the student is attention alone and is dropped afterwards."""
+    """D²-MAE: the student has one more block, depth + 1, of attention alone, which is dropped afterwards."""
     hidden: tuple[tuple[Point, Point], ...] = ()
     """(student, teacher) points whose tokens are compared: i is after the first norm of block i + 1, depth is the final
-    norm. Off in the paper's runs, on in its code by option."""
+    norm. Off in the paper's runs, an option in its code."""
     weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     teacher_precision: Literal["auto", "fp32"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, whatever the student's precision; it moves the loss by less than
-    a hundredth. `fp32`: full precision, so that a run in fp32 gives the same numbers on other hardware."""
+    """`auto`: bf16 where the hardware supports it, whatever the student's precision; it changes the loss by less than
+    a hundredth. `fp32`: full precision, so that an fp32 run gives the same numbers on other hardware."""
 
     def require_fit(self, recipe: Recipe) -> None:
-        """What its MAE asks for."""
+        """Require what its MAE requires."""
         super().require_fit(recipe)
         self.mae.require_decoder("objective.mae")
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "AttentionDistillation":
-        """The objective with its teacher read; labels are not looked at."""
+        """Build the objective and load its teacher; labels are not used."""
         from vitlet.methods.distill import AttentionDistillation
         from vitlet.weights.teacher import load_encoder_teacher
 
@@ -64,7 +64,7 @@ def dmae_tiny_400e() -> Recipe[DistillObjective]:
     """D-MAE-Tiny, 400 epochs of ImageNet-1k: Wang et al. 2023, Table 5; last-layer attention of MAE-Base.
 
     Published: 78.4 top-1 after `finetune_tiny_impr_300e` [R]; COCO 42.3 AP box, 37.4 AP mask [R]. Measured here: not
-    run. The teacher is MAE-Base of 1600 epochs, which this recipe does not bring along:
+    run. The teacher is MAE-Base of 1600 epochs, which is not included:
     `--set objective.teacher=timm:vit_base_patch16_224@mae_pretrain_vit_base.pth`.
     """
     recipe = mae_tiny_400e()
@@ -87,10 +87,10 @@ def dmae_small_400e() -> Recipe[DistillObjective]:
 
 
 def d2mae_tiny_400e() -> Recipe[DistillObjective]:
-    """D²-MAE-Tiny: Gao et al. 2025; the decoder reads block 8, the teacher's last attention is block 13's.
+    """D²-MAE-Tiny: Gao et al. 2025; the decoder reads block 8, and block 13 matches the teacher's last attention.
 
     Published: 78.7 top-1 after `finetune_tiny_impr_300e`, 79.4 with relative positions and 1000 epochs [J]. Measured
-    here: not run. The teacher is that of `dmae_tiny_400e`. The final norm is trained on block 8, where the decoder
+    here: not run. The teacher is that of `dmae_tiny_400e`. The final norm is trained on block 8, which the decoder
     reads, and follows block 12 afterwards; fine-tuning with mean pooling does not use it.
     """
     recipe = dmae_tiny_400e()
@@ -100,8 +100,9 @@ def d2mae_tiny_400e() -> Recipe[DistillObjective]:
 def dmae_micro() -> Recipe[DistillObjective]:
     """D-MAE for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`. `mae_micro` in every value, with the last layer's attention of a wider MAE: run
-    `mae_micro_wide` first and give it with `--set objective.teacher=RUN`. Six heads are mixed into its twelve.
+    Measured here: `docs/results/`. `mae_micro` in every value, plus the last layer's attention of a wider MAE: run
+    `mae_micro_wide` first and pass it with `--set objective.teacher=RUN`. The student's six heads are mixed into its
+    twelve.
     """
     recipe = mae_micro()
     depth = recipe.encoder.depth
@@ -116,7 +117,7 @@ def dmae_micro() -> Recipe[DistillObjective]:
 
 
 def d2mae_micro() -> Recipe[DistillObjective]:
-    """`dmae_micro` decoupled: the decoder reads block 3 of 4, the teacher's last attention is block 5's. Ours."""
+    """`dmae_micro` decoupled: the decoder reads block 3 of 4, block 5 matches the teacher's last attention. Ours."""
     recipe = dmae_micro()
     return recipe.changed(
         name="d2mae_micro", objective=_decoupled(recipe.objective, read_after=3, depth=recipe.encoder.depth)

@@ -1,4 +1,4 @@
-"""Masked autoencoding: the values, and the recipes of the paper and of two CPU cores."""
+"""Masked autoencoding: its config, and the recipes of the paper and for two CPU cores."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -40,18 +40,18 @@ class MAEObjective(ObjectiveConfig):
     """Blocks below the decoder; None: all. With fewer, only distillation trains the blocks above (D²-MAE)."""
 
     def require_fit(self, recipe: Recipe) -> None:
-        """One view, and a decoder whose heads divide its width."""
+        """Require one view, and a decoder width divisible by its heads."""
         super().require_fit(recipe)
         self.require_decoder("objective")
 
     def require_decoder(self, at: str) -> None:
-        """Refuse a width that heads or positions do not divide.
+        """Reject a decoder width that heads or positions do not divide.
 
         Args:
-            at: The key of these values in their recipe.
+            at: Key of these values in their recipe.
 
         Raises:
-            UsageError: naming the width or the number of heads that would do.
+            UsageError: suggesting a valid width or number of heads.
         """
         width, heads = self.decoder_width, self.decoder_heads
         step = math.lcm(4, heads)
@@ -69,7 +69,7 @@ class MAEObjective(ObjectiveConfig):
             )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MAE":
-        """The objective; labels are not looked at."""
+        """Build the objective; labels are not used."""
         from vitlet.methods.mae import MAE
 
         return MAE(
@@ -88,8 +88,8 @@ def mae_tiny_400e() -> Recipe[MAEObjective]:
     """MAE-Tiny, 400 epochs of ImageNet-1k: Wang et al. 2023, Table 1, row MAE.
 
     Published: 78.0 top-1 after `finetune_tiny_impr_300e` [R]; linear probe 23.4 [T]. Measured here: not run.
-    Published precision is fp16 with loss scaling; bf16 is the default here. Class and mask tokens decay, as in the
-    authors' code.
+    Published precision is fp16 with loss scaling; bf16 is the default here. Class and mask tokens have weight decay, as
+    in the authors' code.
     """
     return Recipe[MAEObjective](
         name="mae_tiny_400e",
@@ -123,8 +123,8 @@ def mae_micro() -> Recipe[MAEObjective]:
     """MAE for images near 32 pixels and two CPU cores: minutes instead of days. Ours, not the paper's.
 
     Measured here: `docs/results/`. The duration counts images, so that a small set is seen more often than a large one
-    and the cost stays the same. Chosen on held-out training images of digits: half the batch and twice the learning
-    rate of the usual micro setting learn more per image, and four blocks more per second than six.
+    at the same cost. Chosen on held-out training images of digits: half the batch size and twice the learning rate of
+    the usual micro setting learn more per image, and four blocks more per second than six.
     """
     return Recipe[MAEObjective](
         name="mae_micro",
@@ -148,7 +148,7 @@ def mae_micro() -> Recipe[MAEObjective]:
 
 
 def mae_micro_crops() -> Recipe[MAEObjective]:
-    """`mae_micro` with random resized crops: for photographs that are larger than 32 pixels."""
+    """`mae_micro` with random resized crops: for photographs larger than 32 pixels."""
     recipe = mae_micro()
     views = (View(size=32, crop=Resample(scale=(0.2, 1.0))),)
     return recipe.changed(

@@ -1,4 +1,4 @@
-"""MoCo-v3: the values, and the recipes of the paper and of two CPU cores."""
+"""MoCo-v3: its config, and the recipes of the paper and for two CPU cores."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 MILD = Jitter(brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05)
-"""Colours of the micro recipes' views."""
+"""Colour jitter of the micro recipes' views."""
 
 
 class MoCoV3Objective(ObjectiveConfig):
@@ -39,17 +39,17 @@ class MoCoV3Objective(ObjectiveConfig):
     output_width: Count = 256
     temperature: Positive = 0.2
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Of the momentum encoder at the first step; it rises to 1 along half a cosine."""
+    """Momentum of the momentum encoder at the first step; it rises to 1 along half a cosine."""
     train_patches: bool = True
     """The MoCo-v3 paper freezes the random patch embedding; Wang et al. train it."""
 
     @property
     def couples_samples(self) -> bool:
-        """Every image is told from all others of the batch."""
+        """True: every image is contrasted with all others of the batch."""
         return True
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Two views of one size, and more than one image."""
+        """Require two views of one size, and more than one image."""
         sizes = [view.size for view in recipe.data.views]
         if len(sizes) != 2 or sizes[0] != sizes[1]:
             raise UsageError(
@@ -64,7 +64,7 @@ class MoCoV3Objective(ObjectiveConfig):
             )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MoCoV3":
-        """The objective; labels are not looked at."""
+        """Build the objective; labels are not used."""
         from vitlet.methods.mocov3 import MoCoV3
 
         return MoCoV3(
@@ -82,8 +82,8 @@ def mocov3_tiny_400e() -> Recipe[MoCoV3Objective]:
     """MoCov3-Tiny, 400 epochs of ImageNet-1k: Wang et al. 2023, Table 1, row MoCo-v3.
 
     Published: 76.8 top-1 after `finetune_tiny_impr_300e` with layer decay 0.75 [R]. Measured here: not run. Published
-    precision is fp16 with loss scaling; bf16 is the default here. Everything decays, norms, biases and tokens too, and
-    the patch embedding is trained, as in the authors' code.
+    precision is fp16 with loss scaling; bf16 is the default here. Weight decay applies to everything, including norms,
+    biases and tokens, and the patch embedding is trained, as in the authors' code.
     """
     crop, jitter = Resample(interpolation="bilinear"), Jitter()
     return Recipe[MoCoV3Objective](
@@ -114,15 +114,15 @@ def mocov3_micro() -> Recipe[MoCoV3Objective]:
     """MoCo-v3 for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
     Measured here: `docs/results/`. A few hundred steps differ from a hundred thousand: batches of 128 buy steps rather
-    than negatives; a copy with momentum 0.99 would hardly leave its random start, so it begins at 0.9; and colours are
-    changed a little only, since to ignore them is the first thing a network learns and costs more than it brings before
-    shapes are learned. An image is about ten times as dear as in `mae_micro`: two whole views, seen by two networks.
+    than negatives; a copy with momentum 0.99 would hardly leave its random start, so momentum begins at 0.9; and colour
+    jitter is mild, since ignoring colours is the first thing a network learns and costs more than it gains before
+    shapes are learned. An image costs about ten times as much as in `mae_micro`: two whole views, seen by two networks.
     """
     view = View(size=32, crop=Resample(scale=(0.3, 1.0), interpolation="bilinear"), jitter=MILD)
     return Recipe[MoCoV3Objective](
         name="mocov3_micro",
         data=DataConfig(views=(view, view), evaluation=View(size=32, crop=Centre(share=1.0), flip=0)),
-        encoder=mae_micro().encoder,  # methods are compared from one random start
+        encoder=mae_micro().encoder,  # methods are compared from one random initialisation
         objective=MoCoV3Objective(hidden_width=512, output_width=128, momentum=0.9),
         optimizer=OptimizerConfig(base_lr=2e-3, lr_batch=None, warmup=Share(n=0.1), betas=(0.9, 0.999)),
         budget=BudgetConfig(

@@ -1,4 +1,4 @@
-"""SEED: the values, the recipe of an EfficientNet-B0, and one for two CPU cores."""
+"""SEED: its config, the recipe for an EfficientNet-B0, and one for two CPU cores."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,14 +37,14 @@ class SEEDObjective(ObjectiveConfig):
     teacher: str = ""
     """A run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a control."""
     pool: Literal["mean", "class"] = "class"
-    """What stands for an image in a ViT; a ConvNet always has the mean of its map."""
+    """How a ViT is pooled into one vector; a ConvNet always uses the mean of its map."""
     queue: Count = 65_536
-    """Images that each image is compared with."""
+    """Number of images that each image is compared with."""
     student_temperature: Positive = 0.2
     teacher_temperature: Positive = 0.01
 
     def require_fit(self, recipe: Recipe) -> None:
-        """One view; the queue holds a whole batch."""
+        """Require one view, and a queue that holds a whole batch."""
         super().require_fit(recipe)
         if self.queue < recipe.budget.batch_size:
             raise UsageError(
@@ -54,7 +54,7 @@ class SEEDObjective(ObjectiveConfig):
             )
 
     def build(self, encoder: "AnyEncoder", *, num_classes: int, seed: int) -> "SEED":
-        """The objective with its teacher read; labels are not looked at."""
+        """Build the objective and load its teacher; labels are not used."""
         from vitlet.methods.seed import SEED
         from vitlet.nn.encoder import Encoder
         from vitlet.weights.teacher import load_encoder_teacher
@@ -72,16 +72,16 @@ class SEEDObjective(ObjectiveConfig):
 
 
 def _grid(image_size: int) -> EncoderConfig:
-    """The form of an untrained teacher beside a ConvNet, which has no patches to copy the size of."""
+    """Shape of an untrained teacher for a ConvNet student, which has no patch size to copy."""
     return EncoderConfig(image_size=image_size, patch_size=next(p for p in (16, 8, 4, 2, 1) if image_size % p == 0))
 
 
 def seed_effb0() -> Recipe[SEEDObjective, StudentConfig]:
-    """SEED of an EfficientNet-B0, 200 epochs of ImageNet-1k, by the settings of Fang et al. 2021.
+    """SEED with an EfficientNet-B0, 200 epochs of ImageNet-1k, with the settings of Fang et al. 2021.
 
     Published: Wang et al. 2023 report 77.2 top-1 after fine-tuning an EfficientNet-B0 that SEED pre-trained, and 77.7
-    without [T]; their settings and teacher are not documented. Measured here: not run. The teacher is not brought
-    along: `--set objective.teacher=RUN`. The published optimizer has plain momentum, this one Nesterov's.
+    without [T]; their settings and teacher are not documented. Measured here: not run. The teacher is not included:
+    `--set objective.teacher=RUN`. The published optimizer has plain momentum, this one Nesterov's.
     """
     view = View(
         size=224,
@@ -108,11 +108,11 @@ def seed_effb0() -> Recipe[SEEDObjective, StudentConfig]:
 
 
 def seed_micro() -> Recipe[SEEDObjective, StudentConfig]:
-    """SEED of a ConvNet of 0.1 M parameters for images near 32 pixels and two CPU cores. Ours, not the paper's.
+    """SEED with a ConvNet of 0.1 M parameters for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: not yet. The student is timm's smallest EfficientNet with its last stages dilated, so that a map of
-    4 × 4 is left of 32 pixels. The teacher is not brought along: `--set objective.teacher=RUN`, for example a run of
-    `mae_micro_wide`, whose mean over patches says more than its class token.
+    Measured here: not yet. The student is timm's smallest EfficientNet with its last stages dilated, so that 32 pixels
+    give a map of 4 × 4. The teacher is not included: `--set objective.teacher=RUN`, for example a run of
+    `mae_micro_wide`, whose mean over patches is more informative than its class token.
     """
     view = View(size=32, crop=Resample(scale=(0.3, 1.0), interpolation="bilinear"))
     return Recipe[SEEDObjective, StudentConfig](

@@ -1,4 +1,4 @@
-"""SimMIM: the values, upstream's recipe in the size of ViT-Tiny, and one for two CPU cores."""
+"""SimMIM: its config, upstream's recipe at the size of ViT-Tiny, and one for two CPU cores."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +33,7 @@ class SimMIMObjective(ObjectiveConfig):
     """Side of the squares that are masked as one."""
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "SimMIM":
-        """The objective; labels are not looked at."""
+        """Build the objective; labels are not used."""
         from vitlet.methods.simmim import SimMIM
 
         return SimMIM(encoder, mask_ratio=self.mask_ratio, unit_pixels=self.unit_pixels, seed=seed)
@@ -70,10 +70,10 @@ def simmim_tiny() -> Recipe[SimMIMObjective, EncoderConfig, SteppedOptimizerConf
 def simmim_micro() -> Recipe[SimMIMObjective]:
     """SimMIM for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`. Units of 8 px are two patches wide, as 32 px are at full scale, and leave 16 units
-    of which 10 are masked. Same images, encoder and budget of views as `mae_micro`, so that the two can be compared; a
-    step costs about three times as much, since all patches are encoded. The learning rate is lower than MAE's: the
-    loss is an absolute error on raw pixels, and nothing normalises it.
+    Measured here: `docs/results/`. Units of 8 px are two patches wide, like 32 px at full scale, and give 16 units, of
+    which 10 are masked. Same images, encoder and budget of views as `mae_micro`, so that the two can be compared; a
+    step costs about three times as much, since all patches are encoded. The learning rate is lower than MAE's, since
+    the loss is an absolute error on raw pixels, which nothing normalises.
     """
     recipe = mae_micro()
     return Recipe[SimMIMObjective](

@@ -1,4 +1,4 @@
-"""Supervised training and fine-tuning: the values, the paper's ImageNet recipes, and a micro one."""
+"""Supervised training and fine-tuning: its config, the paper's ImageNet recipes, and micro ones."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
@@ -35,15 +35,15 @@ class SupervisedObjective(ObjectiveConfig):
     learns_labels: ClassVar[bool] = True
     method: Literal["supervised"] = "supervised"
     pool: Literal["mean", "class"] = "mean"
-    """`mean` wants an encoder without final norm, `class` one with it."""
+    """`mean` needs an encoder without final norm, `class` one with it."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
     smoothing: Fraction = 0.0
     teacher: str | None = None
     """A classifier to imitate: a folder in timm's format, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as
-    a control. None: labels alone."""
+    a control. None: labels only."""
     alpha: Fraction = 0.5
-    """Weight of the teacher's answers against the labels."""
+    """Weight of the teacher's predictions; the labels have 1 − alpha."""
 
     @model_validator(mode="after")
     def _leaves_the_class_token_free(self) -> "SupervisedObjective":
@@ -53,11 +53,11 @@ class SupervisedObjective(ObjectiveConfig):
 
     @property
     def pairs_samples(self) -> bool:
-        """Mixup and CutMix mix neighbours."""
+        """Whether Mixup or CutMix mixes neighbours."""
         return self.mixup > 0 or self.cutmix > 0
 
     def require_fit(self, recipe: Recipe) -> None:
-        """One view; a ConvNet has no class token, neither to read nor for a second head."""
+        """Require one view; a ConvNet has no class token, neither for pooling nor for a second head."""
         super().require_fit(recipe)
         if isinstance(recipe.encoder, ConvNetConfig) and (self.pool == "class" or self.teacher is not None):
             raise UsageError(
@@ -67,7 +67,7 @@ class SupervisedObjective(ObjectiveConfig):
             )
 
     def build(self, encoder: "AnyEncoder", *, num_classes: int, seed: int) -> "Supervised":
-        """The objective with a fresh head for `num_classes`."""
+        """Build the objective with a new head for `num_classes`."""
         from vitlet.methods.supervised import Supervised
 
         tutor = None
@@ -93,10 +93,10 @@ class SupervisedObjective(ObjectiveConfig):
 
 
 def finetune_tiny_impr_300e() -> Recipe[SupervisedObjective]:
-    """Fine-tuning by the paper's improved recipe, 300 epochs of ImageNet-1k: Wang et al. 2023, Table 1, 'impr.'.
+    """Fine-tuning with the paper's improved recipe, 300 epochs of ImageNet-1k: Wang et al. 2023, Table 1, 'impr.'.
 
     Published: 78.0 from MAE [R], 76.8 from MoCo-v3 with layer decay 0.75 [R], 75.8 from scratch [R]. Measured here: not
-    run. The published list has colour jitter 0.3, which has no effect beside RandAugment and is left out.
+    run. The published list has colour jitter 0.3, which has no effect with RandAugment and is left out.
     """
     view = View(size=224, crop=Resample(), rand_augment=RandAugment(magnitude=10))
     return Recipe[SupervisedObjective](
@@ -126,10 +126,10 @@ def finetune_tiny_impr_1000e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_ori_300e() -> Recipe[SupervisedObjective]:
-    """Fine-tuning by the paper's original, DeiT-like recipe: Wang et al. 2023, Table 1, column 'ori.'.
+    """Fine-tuning with the paper's original, DeiT-like recipe: Wang et al. 2023, Table 1, column 'ori.'.
 
     Published: 74.5 from scratch [T]; 76.1 from MAE [H, an older version]. Measured here: not run. The published colour
-    jitter 0.4 has no effect beside RandAugment and is left out.
+    jitter 0.4 has no effect with RandAugment and is left out.
     """
     recipe = finetune_tiny_impr_300e()
     view = recipe.data.views[0].changed(rand_augment=RandAugment(magnitude=9), erase=0.25)
@@ -151,9 +151,9 @@ def finetune_tiny_impr_300e_moco() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_ori_300e_moco() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_ori_300e` as MoCo-v3 was run with it: the head reads the class token, layer decay 0.75.
+    """`finetune_tiny_ori_300e` as used for MoCo-v3: the head reads the class token, layer decay 0.75.
 
-    Published: no confirmed number; the settings are those of an older version of the repository [H]. Not run here.
+    Published: no confirmed number; the settings are from an older version of the repository [H]. Not run here.
     """
     recipe = finetune_tiny_ori_300e()
     return recipe.changed(
@@ -167,9 +167,9 @@ def finetune_tiny_ori_300e_moco() -> Recipe[SupervisedObjective]:
 def finetune_tiny_impr_rpe_1000e() -> Recipe[SupervisedObjective]:
     """`finetune_tiny_impr_1000e` with relative positions: the paper's best, Table 2.
 
-    Published: 79.0 from MAE [R]. Measured here: not run. 5,825,128 parameters with 1000 classes. As in the paper's code
-    the query and value biases of the pre-trained encoder are dropped (`encoder.inherit_qkv_bias`), and the bias tables
-    are decayed like matrices.
+    Published: 79.0 from MAE [R]. Measured here: not run. 5,825,128 parameters with 1000 classes. As in the paper's
+    code, the query and value biases of the pre-trained encoder are dropped (`encoder.inherit_qkv_bias`), and the bias
+    tables have weight decay like matrices.
     """
     recipe = finetune_tiny_impr_1000e()
     return recipe.changed(name="finetune_tiny_impr_rpe_1000e", encoder=recipe.encoder.changed(relative_position=True))
@@ -179,9 +179,9 @@ def finetune_tiny_taught_300e() -> Recipe[SupervisedObjective]:
     """`finetune_tiny_impr_300e` with a supervised teacher, hard labels: the first version of the paper.
 
     Published: 76.9 from MAE, 75.9 from scratch [H]; 78.4 and 77.8 with 1000 epochs [H]. Measured here: not run.
-    5,910,800 parameters with 1000 classes. The teacher is timm's `regnety_160`, whose weights this recipe does not
-    bring along: `--set objective.teacher=timm:regnety_160@FILE`. Accuracy is that of the mean of both heads; the
-    exported file holds the first, whose accuracy is measured too.
+    5,910,800 parameters with 1000 classes. The teacher is timm's `regnety_160`, whose weights are not included:
+    `--set objective.teacher=timm:regnety_160@FILE`. Accuracy is that of the mean of both heads; the exported file holds
+    the first head, whose accuracy is also measured.
     """
     recipe = finetune_tiny_impr_300e()
     return recipe.changed(name="finetune_tiny_taught_300e", objective=recipe.objective.changed(teacher=""))
@@ -197,13 +197,13 @@ def finetune_small_impr_300e() -> Recipe[SupervisedObjective]:
 
 
 def supervised_small_impr_300e() -> Recipe[SupervisedObjective]:
-    """ViT-Small with 12 heads from scratch. Published: 80.2 [R]. Not run here. Layer decay as for ViT-Tiny: none."""
+    """ViT-Small with 12 heads from scratch. Published: 80.2 [R]. Not run here. No layer decay, as for ViT-Tiny."""
     recipe = supervised_tiny_impr_300e()
     return recipe.changed(name="supervised_small_impr_300e", encoder=recipe.encoder.changed(width=384))
 
 
 def supervised_tiny_ori_300e() -> Recipe[SupervisedObjective]:
-    """ViT-Tiny with 12 heads from scratch by the original recipe: Table 1, column 'ori.'.
+    """ViT-Tiny with 12 heads from scratch with the original recipe: Table 1, column 'ori.'.
 
     Published: 74.5 [T]. Measured here: not run. Its learning rate and layer decay are not documented; they are those
     of `supervised_tiny_impr_300e`.
@@ -219,10 +219,10 @@ def supervised_tiny_3heads_ori_300e() -> Recipe[SupervisedObjective]:
 
 
 def supervised_tiny_impr_300e() -> Recipe[SupervisedObjective]:
-    """Training from scratch by the improved recipe: the paper's DeiT-Tiny baseline with 12 heads, Table 1.
+    """Training from scratch with the improved recipe: the paper's DeiT-Tiny baseline with 12 heads, Table 1.
 
-    Published: 75.8 [R]. Measured here: not run. Layer decay of the baseline is not documented; 1.0 here, as there is
-    nothing in the lower layers to protect.
+    Published: 75.8 [R]. Measured here: not run. The baseline's layer decay is not documented; 1.0 here, since there is
+    nothing to protect in the lower layers.
     """
     recipe = finetune_tiny_impr_300e()
     return recipe.changed(name="supervised_tiny_impr_300e", optimizer=recipe.optimizer.changed(layer_decay=1.0))
@@ -231,7 +231,7 @@ def supervised_tiny_impr_300e() -> Recipe[SupervisedObjective]:
 def finetune_effb0_impr_300e() -> Recipe[SupervisedObjective, ConvNetConfig]:
     """`finetune_tiny_impr_300e` for an EfficientNet-B0, from scratch or after `seed_effb0`: the ConvNet of the text.
 
-    Published: 77.7 from scratch, 77.2 after SEED [T]; with which settings is not documented. Measured here: not run.
+    Published: 77.7 from scratch, 77.2 after SEED [T]; the settings are not documented. Measured here: not run.
     5,288,548 parameters with 1000 classes. There is no layer decay, since a ConvNet has no such layers.
     """
     recipe = finetune_tiny_impr_300e()
@@ -248,7 +248,7 @@ def finetune_effb0_impr_300e() -> Recipe[SupervisedObjective, ConvNetConfig]:
 def finetune_micro() -> Recipe[SupervisedObjective]:
     """Fine-tuning on few labels of images near 32 pixels, on two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`. The same budget from any start, so that starts can be compared.
+    Measured here: `docs/results/`. The budget is the same for any start, so that starts can be compared.
     """
     return Recipe[SupervisedObjective](
         name="finetune_micro",

@@ -1,13 +1,13 @@
-"""Transfer: full fine-tuning on small data sets, by Wang et al. 2023, Tables 4 and 5, and a micro one.
+"""Transfer: full fine-tuning on small data sets, as in Wang et al. 2023, Tables 4 and 5, and a micro recipe.
 
-The machinery (SGD with Nesterov momentum, no weight decay, gradient norm clipped at 1, batch 512, random crops and
-flips and nothing else, plain cross-entropy) is that of the authors' code [C]; so are learning rate 0.03 and layer decay
-0.75, which it takes where nothing is given. The values to choose among, `PAPER_GRIDS`, are recalled from the paper's
-appendix A.4; only CIFAR-100's agree with a published script, the others are unconfirmed.
+The set-up (SGD with Nesterov momentum, no weight decay, gradient norm clipped at 1, batch 512, random crops and flips
+only, plain cross-entropy) is that of the authors' code [C]; so are the defaults of learning rate 0.03 and layer decay
+0.75. The values to choose among, `PAPER_GRIDS`, are recalled from the paper's appendix A.4; only CIFAR-100's agree with
+a published script, the others are unconfirmed.
 
-Differences: a head starts from random weights throughout, while the authors' code takes the last norm from an encoder
-that was trained with labels; and the choice is made on training images (`vitlet.jobs.transferring`), while theirs was
-made on the test images.
+Differences: a head always starts from random weights, while the authors' code takes the last norm from an encoder that
+was trained with labels; and settings are chosen on training images (`vitlet.jobs.transferring`), theirs were chosen on
+the test images.
 """
 
 from typing import Annotated
@@ -38,9 +38,9 @@ class Grid(Config):
     """Values that a transfer chooses among: every combination is one setting."""
 
     lr: Annotated[tuple[_Lr, ...], Field(min_length=1)]
-    """At the recipe's `optimizer.lr_batch`."""
+    """Learning rates at the recipe's `optimizer.lr_batch`."""
     epochs: Annotated[tuple[tuple[_NumEpochs, _NumEpochs], ...], Field(min_length=1)]
-    """Pairs of the whole length and its warm-up."""
+    """Pairs of total length and warm-up."""
     layer_decay: Annotated[tuple[_Decay, ...], Field(min_length=1)] = (1.0, 0.75)
 
     @model_validator(mode="after")
@@ -51,7 +51,7 @@ class Grid(Config):
         return self
 
     def settings(self, recipe: Recipe) -> list[Recipe]:
-        """`recipe` with each combination, in a fixed order: learning rate, length, decay."""
+        """Return `recipe` with each combination, in a fixed order: learning rate, length, decay."""
         return [
             recipe.changed(
                 optimizer=recipe.optimizer.changed(base_lr=lr, warmup=Epochs(n=warmup), layer_decay=decay),
@@ -71,16 +71,16 @@ PAPER_GRIDS = {
     "transfer_cars": Grid(lr=_FINE, epochs=((50, 10), (100, 20))),
     "transfer_cifar100": Grid(lr=(0.03, 0.1, 0.3), epochs=((25, 5), (50, 10))),
 }
-"""By recipe. iNaturalist-18 has none: it is trained as ImageNet is."""
+"""By recipe. iNaturalist-18 has none: it is trained like ImageNet."""
 MICRO_GRID = Grid(lr=(0.03, 0.1), epochs=((10, 2), (20, 4)))
-"""Of `transfer_micro`. Ours."""
+"""For `transfer_micro`. Ours."""
 
 
 def transfer_flowers() -> Recipe[SupervisedObjective]:
     """Fine-tuning on Flowers-102, train and val together: Wang et al. 2023, Tables 4 and 5, first column.
 
-    Published: machinery, learning rate and layer decay where nothing is given [C]; no confirmed score, and the length
-    is unconfirmed. Measured here: not run. Of 2,040 training images an epoch sees 1,536, three whole batches.
+    Published: set-up, default learning rate and default layer decay [C]; no confirmed score, and the length is
+    unconfirmed. Measured here: not run. Of 2,040 training images an epoch uses 1,536, three whole batches.
     """
     return _transfer("transfer_flowers")
 
@@ -88,7 +88,7 @@ def transfer_flowers() -> Recipe[SupervisedObjective]:
 def transfer_pets() -> Recipe[SupervisedObjective]:
     """Fine-tuning on Oxford-IIIT Pets, trainval: Wang et al. 2023, Tables 4 and 5, second column.
 
-    Published: machinery [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
+    Published: set-up [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
     """
     return _transfer("transfer_pets")
 
@@ -96,7 +96,7 @@ def transfer_pets() -> Recipe[SupervisedObjective]:
 def transfer_aircraft() -> Recipe[SupervisedObjective]:
     """Fine-tuning on FGVC-Aircraft, trainval, by variant: Wang et al. 2023, Tables 4 and 5, third column.
 
-    Published: machinery [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
+    Published: set-up [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
     """
     return _transfer("transfer_aircraft")
 
@@ -104,7 +104,7 @@ def transfer_aircraft() -> Recipe[SupervisedObjective]:
 def transfer_cars() -> Recipe[SupervisedObjective]:
     """Fine-tuning on Stanford Cars: Wang et al. 2023, Tables 4 and 5, fourth column.
 
-    Published: machinery [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
+    Published: set-up [C]; no confirmed score, and the length is unconfirmed. Measured here: not run.
     """
     return _transfer("transfer_cars")
 
@@ -112,7 +112,7 @@ def transfer_cars() -> Recipe[SupervisedObjective]:
 def transfer_cifar100() -> Recipe[SupervisedObjective]:
     """Fine-tuning on CIFAR-100, enlarged to 224 pixels: Wang et al. 2023, Tables 4 and 5, fifth column.
 
-    Published: every value, by a script that is the same for DeiT-, MAE- and MoCo-v3-Tiny [C]; no confirmed score.
+    Published: every value, in a script shared by DeiT-, MAE- and MoCo-v3-Tiny [C]; no confirmed score.
     Measured here: not run.
     """
     recipe = _transfer("transfer_cifar100")
@@ -125,7 +125,7 @@ def transfer_cifar100() -> Recipe[SupervisedObjective]:
 def transfer_inat18() -> Recipe[SupervisedObjective]:
     """Fine-tuning on iNaturalist-18, train to val: Wang et al. 2023, Tables 4 and 5, sixth column.
 
-    Published: no confirmed score, and settings unknown; it is said to be trained as ImageNet is, so this is
+    Published: no confirmed score, and unknown settings; it is said to be trained like ImageNet, so this is
     `finetune_tiny_impr_100e`. Measured here: not run.
     """
     return finetune_tiny_impr_100e().changed(name="transfer_inat18")
@@ -149,7 +149,7 @@ def transfer_micro() -> Recipe[SupervisedObjective]:
 
 
 def _transfer(name: str) -> Recipe[SupervisedObjective]:
-    """What all data sets have in common; the length is the shorter one of the grid, where there is one."""
+    """Settings common to all data sets; the length is the grid's first (shorter) one, if there is a grid."""
     grid = PAPER_GRIDS.get(name)
     whole, warmup = grid.epochs[0] if grid else (50, 10)
     return Recipe[SupervisedObjective](

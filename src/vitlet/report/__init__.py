@@ -1,1 +1,1 @@
-"""The page: what was found, drawn from the files of run directories and from nothing else."""
+"""HTML pages of results, drawn from the files of run directories alone."""

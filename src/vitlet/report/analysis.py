@@ -1,7 +1,7 @@
-"""The page about what encoders have learned, layer by layer, and its figures as files of their own.
+"""The page about what encoders have learned, layer by layer; its figures are also saved as separate files.
 
-Everything is drawn from `analysis/*.{json,npz}`; no model is opened. The page keeps the promises of
-`vitlet.report.page`: one file, no script, no network, and text from outside only through the template's escaping.
+Everything is drawn from `analysis/*.{json,npz}`; no model is loaded. The page keeps the guarantees of
+`vitlet.report.page`: one file, no script, no network, and outside text only through the template's escaping.
 """
 
 import re
@@ -32,7 +32,7 @@ from vitlet.report.tables import duration
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: figures in a grid, with what a reader must know to read them."""
+    """A part of the page: a grid of figures, with a note on how to read them."""
 
     key: str
     title: str
@@ -107,7 +107,7 @@ def write_analysis_page(folder: Path) -> Path:
 
 
 def standalone(drawing: str) -> str:
-    """An inline drawing as a file that follows the viewer's theme by itself."""
+    """Turn an inline drawing into a file of its own that follows the viewer's theme."""
     css = resources.files("vitlet.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split(":root")[1:3])
     rules = [_variables(light), f"@media (prefers-color-scheme: dark) {{ {_variables(dark)} }}"]

@@ -1,4 +1,4 @@
-"""Each section's figures from its stored arrays: the numbers that are drawn, and their finding in words."""
+"""Each section's figures, from its stored arrays: the drawing, and its finding in words."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _SIZE = (350, 240)
 
 @dataclass(frozen=True)
 class Picture:
-    """One row of images: a label, what it shows in words, and the data URI."""
+    """One row of images: a label, alternative text, and the data URI."""
 
     label: str
     alt: str
@@ -31,7 +31,7 @@ class Picture:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file of ours.
+    """Read the arrays of a file written by vitlet.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def similarity_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
-    """Heat-maps of each encoder with itself and of the first with each other one, then the diagonals."""
+    """Heat maps of each encoder with itself and of the first with each other one, then the diagonals."""
     models, cka, error = facts["models"], arrays["cka"], arrays["error"]
     first = models[0]
     pairs = [(m, m) for m in models] + [(first, m) for m in models[1:]]
@@ -111,7 +111,7 @@ def spectrum_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
 
 
 def layer_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
-    """Probes, rank, spread, weight and gradient norms over the layers."""
+    """Probes, rank, spread, weight and gradient norms by layer."""
     models = facts["models"]
 
     def lines(key: str) -> list[tuple[str, np.ndarray]]:
@@ -140,7 +140,7 @@ def layer_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
 
 
 def weight_plots(facts: Mapping[str, Any]) -> list[Plot]:
-    """How far each block's weights are from those of the first encoder."""
+    """Distance of each block's weights from the first encoder's."""
     plots = []
     for number, pair in enumerate(facts["pairs"]):
         rows = [("attention", np.array(pair["attention"])), ("MLP", np.array(pair["mlp"]))]
@@ -151,7 +151,7 @@ def weight_plots(facts: Mapping[str, Any]) -> list[Plot]:
 
 
 def pictures(facts: Mapping[str, Any], arrays: Arrays) -> list[Picture]:
-    """The images, and below them what each encoder makes of them."""
+    """The images, and below them each encoder's principal components and attention."""
     images = arrays["images"]
     rows = [Picture("Images", f"{len(images)} images", figures.image_row(images))]
     for k, model in enumerate(facts["models"]):

@@ -1,8 +1,8 @@
-"""The drawing ground of all figures: colours that follow the page, axes without clutter, SVG that repeats.
+"""The common canvas of all figures: colours that follow the page, uncluttered axes, reproducible SVG.
 
-matplotlib is given stand-in colours that become CSS variables of the page; text stays text. Equal numbers give equal
-bytes: no date, no global state, and ids salted with the figure's name, which also keeps them apart when one page holds
-many figures.
+matplotlib gets placeholder colours that are replaced by CSS variables of the page; text stays text. Equal numbers give
+equal bytes: no date, no global state, and ids salted with the figure's name, which also keeps them distinct if one
+page holds many figures.
 """
 
 import io
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Stand-in colour → the page's CSS variable. Any six digits would do as long as no two are the same.
+# Placeholder colour → the page's CSS variable. Any six distinct digits would do.
 INK, MUTED, GRID = "#0a0001", "#0a0002", "#0a0003"
 SERIES = tuple(f"#0b000{i}" for i in range(1, 7))
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
@@ -25,7 +25,7 @@ _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 1.5), (7, 2, 1.5, 
 ROUND = [1, 2, 2.5, 5, 10]  # steps between ticks
 _FONT = 12.0
 
-# One CSS pixel is one point at 72 dots an inch, so every length below is in CSS pixels.
+# One CSS pixel is one point at 72 dpi, so every length below is in CSS pixels.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
 
 
 def canvas(size: tuple[int, int], *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """A figure of `size` CSS pixels with one pair of axes, margins in CSS pixels."""
+    """Create a figure of `size` CSS pixels with one pair of axes and margins in CSS pixels."""
     width, height = size
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
@@ -49,15 +49,15 @@ def canvas(size: tuple[int, int], *, left: float, right: float, top: float, bott
 
 @final
 class Shares(MaxNLocator):
-    """Ticks from 0 to 1 alone: the room above a curve that touches 100 % stands for nothing."""
+    """Ticks from 0 to 1 only: the space above a curve that touches 100 % means nothing."""
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        """Those of the base between the two ends that a share has."""
+        """The base class's ticks between 0 and 1."""
         return [float(tick) for tick in super().tick_values(vmin, vmax) if -1e-9 < tick < 1 + 1e-9]
 
 
 def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
-    """A scale below and grid lines across, nothing else; x from 0 to `right`, y in percent where it holds shares."""
+    """Only a scale below and horizontal grid lines; x from 0 to `right`, y in per cent if it holds shares."""
     axes.set_xlim(0, right if right > 0 else 1)
     axes.margins(y=0.08)
     for side in ("left", "top", "right"):
@@ -75,19 +75,19 @@ def plain_axes(axes: Axes, *, right: float, percent: bool) -> None:
 
 
 def pen(style: int) -> dict[str, Any]:
-    """Colour and dashes of a line; no two of the first twelve are alike without colour and with."""
+    """Colour and dashes of a line; the first twelve combinations are all distinct."""
     dashes = _DASHES[(style + style // len(SERIES)) % len(_DASHES)]
     return {"color": SERIES[style % len(SERIES)]} | ({"dashes": dashes} if dashes else {})
 
 
 def number(value: float, *, percent: bool = False) -> str:
-    """Four digits that count, with a true minus sign."""
+    """Format with four significant digits and a true minus sign."""
     text = f"{100 * value if percent else value:.4g}"
     return "0" if text == "-0" else text.replace("-", "−")
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The drawing as an SVG element to stand inside HTML; a screen reader hears its description instead."""
+    """Convert to an SVG element for embedding in HTML; hidden from screen readers, which get its description."""
     assert re.fullmatch(r"[a-z0-9-]+", name), name
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

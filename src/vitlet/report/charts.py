@@ -1,6 +1,6 @@
-"""Charts of the analyses: heat-maps and box plots, in the style and by the rules of `vitlet.report.figures`.
+"""Charts of the analyses: heat maps and box plots, in the style and by the rules of `vitlet.report.figures`.
 
-A heat-map's scale is one colour from absent to full, so it reads in both themes, in grey and in print.
+A heat map's scale fades one colour from absent to full, so it reads in both themes, in greyscale and in print.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from matplotlib.ticker import MaxNLocator
 from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, to_svg
 
 _BAR = 10.0
-"""Width of the scale beside a heat-map."""
+"""Width of the colour scale beside a heat map."""
 _SHADES = 32
 
 
 def heat_map(
     values: Float[np.ndarray, "r c"], *, name: str, x_label: str, y_label: str, size: tuple[int, int] = (300, 300)
 ) -> str:
-    """Shares 0 … 1 as shades, row 0 at the bottom; values outside are shown as the end they are beyond.
+    """Draw shares 0 … 1 as shades, row 0 at the bottom; values out of range are clipped.
 
     Args:
-        values: Not-finite ones are crossed out.
+        values: Values; non-finite ones are crossed out.
         name: Unique on the page.
-        x_label: Of the columns, numbered from 0.
-        y_label: Of the rows, numbered from 0; stands above the axis, upright.
+        x_label: Label of the columns, which are numbered from 0.
+        y_label: Label of the rows, which are numbered from 0; placed upright above the axis.
         size: Width and height in CSS pixels.
     """
     rows, columns = values.shape
@@ -52,7 +52,7 @@ def heat_map(
         bar.tick_params(axis="y", pad=3)
         figure.text(0, 1 - 12 / height, y_label, color=INK, ha="left", va="baseline")
         figure.text(1 - 52 / width, 6 / height, x_label, color=INK, ha="right", va="baseline")
-        # Neighbouring shades would show hairlines between them where edges are smoothed.
+        # Antialiasing would show hairlines between neighbouring shades.
         return to_svg(figure, name).replace("<svg ", '<svg shape-rendering="crispEdges" ', 1)
 
 
@@ -65,14 +65,14 @@ def boxes(
     y_label: str,
     size: tuple[int, int] = (350, 230),
 ) -> str:
-    """One box a group: quartiles, the median across, whiskers to the extremes, and each value as a dot.
+    """Draw one box per group: quartiles, a line at the median, whiskers to the extremes, and each value as a dot.
 
     Args:
-        groups: Numbered from 1.
+        groups: Values of each group; groups are numbered from 1.
         name: Unique on the page.
-        high: Upper end of the scale, which starts at 0: the same for charts that are compared.
-        x_label: Of the groups.
-        y_label: With its unit.
+        high: Upper end of the scale, which starts at 0; use the same for charts that are compared.
+        x_label: Label of the groups.
+        y_label: Label with its unit.
         size: Width and height in CSS pixels.
     """
     width, height = size

@@ -1,4 +1,4 @@
-"""What was found of the paper's claims, in words: for the page, the terminal and the ledger."""
+"""Findings on the paper's claims, in words: for the page, the terminal and the ledger."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def headline(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def effect(part: Mapping[str, Any]) -> tuple[str, str]:
-    """The effect with its unit, and its interval, as people read them; "not run" and "" without a value."""
+    """The effect with its unit and its interval, formatted for readers; "not run" and "" without a value."""
     if part["mean"] is None:
         return "not run", ""
     scale, digits = (100, 1) if part["unit"] == "points" else (1, 3)

@@ -1,4 +1,4 @@
-"""What a report can know: the files of one run directory, each of them optional except the recipe."""
+"""The contents of a report: the files of one run directory, all optional except the recipe."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from vitlet.text import printable
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Images, what was left of them, and what the model made of that; all sRGB."""
+    """Images, their masked versions, and the model's reconstructions; all sRGB."""
 
     input: UInt8[np.ndarray, "n h w 3"]
     masked: UInt8[np.ndarray, "n h w 3"]
@@ -31,22 +31,22 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Detections:
-    """Images on which a detector did best and worst, with what is there and what was found drawn into them; sRGB."""
+    """Images on which a detector did best and worst, drawn once with ground truth and once with detections; sRGB."""
 
     truth: UInt8[np.ndarray, "n S S 3"]
     found: UInt8[np.ndarray, "n S S 3"]
     files: tuple[str, ...]
     f1: tuple[float, ...]
-    """Falling."""
+    """In descending order."""
     num_best: int
-    """The first so many are the best, the rest the worst."""
+    """The number of best images, which come first; the rest are the worst."""
     num_judged: int
     split: str
 
 
 @dataclass(frozen=True)
 class Contents:
-    """One run, read."""
+    """The files of one run, read."""
 
     name: str
     recipe: dict[str, Any]
@@ -59,33 +59,33 @@ class Contents:
 
     @property
     def seed(self) -> int | None:
-        """Of the recipe's budget."""
+        """The seed in the recipe's budget."""
         return self.recipe.get("budget", {}).get("seed")
 
     @property
     def recipe_hash(self) -> str:
-        """The recipe's fingerprint, as `Recipe.fingerprint` makes it."""
+        """The recipe's fingerprint, as computed by `Recipe.fingerprint`."""
         canonical = json.dumps(self.recipe, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @property
     def probes(self) -> list[dict[str, Any]]:
-        """The rows that carry a look at the frozen features."""
+        """The metric rows with measurements of the frozen features."""
         return [row for row in self.metrics if row.get("probe")]
 
 
 def read(runs: Sequence[Run]) -> list[Contents]:
-    """Every run's files; runs of one name are told apart by as much of their paths as it takes.
+    """Read every run's files; runs of one name are distinguished by as much of their paths as needed.
 
     Raises:
-        CheckpointError: if a file is there and is not what it should be.
+        CheckpointError: if an existing file is not what it should be.
     """
     paths = [run.path.resolve().parts for run in runs]
     return [_read(run, name) for run, name in zip(runs, _told_apart(paths), strict=True)]
 
 
 def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The shortest end of each path that no other has; a path that is given twice gets a number."""
+    """The shortest suffix of each path that no other has; a path that is given twice gets a number."""
 
     def end(path: tuple[str, ...]) -> str:
         others = [other for other in paths if other != path]
@@ -97,7 +97,7 @@ def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The `comparison.json` in a run's folder or in the folder that holds them; None if there is none."""
+    """The `comparison.json` in a run's folder or its parent folder; None if there is none."""
     folders = [folder for run in runs for folder in (run.path, run.path.resolve().parent)]
     found = next((f / "comparison.json" for f in folders if (f / "comparison.json").is_file()), None)
     return read_json(found) if found else None

@@ -1,7 +1,7 @@
-"""The page about accuracies over something that was varied: answers first, then the curves, costs and provenance.
+"""The page about accuracies as a function of a varied setting: answers first, then curves, costs and provenance.
 
-Drawn from the document of `vitlet.evaluate.curves` alone. The page keeps the promises of `vitlet.report.page`: one
-file, no script, no network, and text from outside only through the template's escaping.
+Drawn from the document of `vitlet.evaluate.curves` alone. The page keeps the guarantees of `vitlet.report.page`: one
+file, no script, no network, and outside text only through the template's escaping.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _ANSWERS = ("yes", "no", "undecided")
 
 @dataclass(frozen=True)
 class Counted:
-    """How many questions got an answer."""
+    """The number of questions with a given answer."""
 
     answer: str
     number: int
@@ -37,8 +37,8 @@ def write_curve_page(document: Mapping[str, Any], *, folder: Path) -> Path:
     """Write `report.html` and `figures/*.svg` in `folder`.
 
     Args:
-        document: As `evaluate.curves.document` makes it, with `machine` and `wall_seconds`.
-        folder: Where they go.
+        document: Document from `evaluate.curves.document`, with `machine` and `wall_seconds`.
+        folder: Output folder.
 
     Returns:
         The page.
@@ -64,7 +64,7 @@ def write_curve_page(document: Mapping[str, Any], *, folder: Path) -> Path:
 
 
 def _styles(starts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The first random weights in the second, grey style, as on the page of a run; the others in order around it."""
+    """The second, grey style for the first random weights, as on a run's page; the others take the rest in order."""
     random = next((start["name"] for start in starts if start["source"] is None), None)
     others = [start["name"] for start in starts if start["name"] != random]
     styles = {name: number + (number > 0) for number, name in enumerate(others)}
@@ -118,7 +118,7 @@ def _measured(arm: Mapping[str, Any]) -> Measured:
 
 
 def _accuracies(curve: Mapping[str, Any]) -> Table:
-    """Mean, interval and single values of each arm at each point."""
+    """Mean, interval and individual values of each arm at each point."""
     rows = []
     for point in curve["points"]:
         for arm in (*point["arms"], *curve["references"]):
@@ -132,7 +132,7 @@ def _accuracies(curve: Mapping[str, Any]) -> Table:
 
 
 def _costs(document: Mapping[str, Any]) -> Table:
-    """What each start cost in CPU time: pre-training once, and all fine-tuning here."""
+    """CPU time of each start: its pre-training once, and all fine-tuning in this document."""
     rows = []
     for start in document["starts"]:
         arms = [

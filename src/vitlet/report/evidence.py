@@ -1,4 +1,4 @@
-"""The sections that show what was found: accuracy, loss curves, pictures, health. None of them needs the others."""
+"""The sections with the findings: accuracy, loss curves, pictures, health. Each is independent of the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ _HEALTH = (
     ("feature_std", "Feature spread", "standard deviation", False),
     ("effective_rank", "Effective rank", "dimensions", False),
 )
-# Where the brightness and contrast of a removed patch come from: stands beside the pictures, so that nobody takes the
+# Where the brightness and contrast of a removed patch come from: shown with the pictures, so that nobody mistakes the
 # target's own for a prediction.
 _STATISTICS = {"predicted": "predicted too", "visible": "from the visible patches"}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its title, the finding in words for those who do not see it, and a key."""
+    """A figure with its title, the finding in words for those who cannot see it, and a key."""
 
     title: str
     finding: str
     drawings: tuple[Markup, ...]
-    """One, or a wide and a narrow one of which the page shows what fits."""
+    """One drawing, or a wide and a narrow one, of which the page shows the one that fits."""
     key: tuple[tuple[Markup, str], ...] = ()
     note: str = ""
 
 
 @dataclass(frozen=True)
 class ChartRow:
-    """A row of the accuracy chart: numbers as text and their drawing."""
+    """A row of the accuracy chart: numbers as text, and their drawing."""
 
     title: str
     drawing: Markup
@@ -55,10 +55,10 @@ class Accuracy:
     """The accuracy chart: groups of rows over one axis."""
 
     groups: tuple[tuple[tables.Group, tuple[ChartRow, ...], Markup], ...]
-    """Each with its rows and the axis below them."""
+    """Each group with its rows and the axis below them."""
     chance: str
     note: str
-    """What the arms are, if it needs saying."""
+    """What the arms are, if that needs explaining."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Pictures:
     caption: str
     pixelated: bool
     sets: tuple[tuple[tuple[str, str, str], ...], ...]
-    """Per set three rows: label, alternative text, data URI."""
+    """Three rows per set: label, alternative text, data URI."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the looks at frozen features said while training went on."""
+    """Measurements of frozen features during training."""
 
     verdicts: tuple[tuple[str, str, str], ...]
     """Run, its last verdict, and the reason given."""
@@ -82,7 +82,7 @@ class Health:
 
 
 def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Accuracy | None:
-    """The comparison's arms where there is one, otherwise the runs' own results; None if nothing was measured."""
+    """The comparison's arms if there is one, otherwise the runs' own results; None if nothing was measured."""
     groups = tables.groups_of_comparison(comparison) if comparison else tables.groups_of_results(runs)
     if not groups:
         return None
@@ -103,7 +103,7 @@ def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Acc
 
 
 def difference_plot(mean: float, interval: tuple[float, float] | None, *, title: str) -> Plot:
-    """The difference beside a line at zero."""
+    """The difference next to a line at zero."""
     finding = f"Difference {tables.points(mean)} points; "
     if interval is None:
         finding += "there is no interval."
@@ -134,12 +134,12 @@ def losses(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple
 
 
 def pictures(runs: Sequence[Contents]) -> tuple[Pictures, ...]:
-    """The reconstructions of every run that has some."""
+    """The reconstructions of every run that has any."""
     return tuple(_pictures(run.name, run.reconstructions) for run in runs if run.reconstructions)
 
 
 def health(runs: Sequence[Contents]) -> Health | None:
-    """kNN, feature spread and effective rank over the epochs; None if no run looked."""
+    """kNN, feature spread and effective rank over the epochs; None if no run measured them."""
     members = [run for run in runs if any("held_out_top1" not in row["probe"] for row in run.probes)]
     if not members:
         return None
@@ -181,7 +181,7 @@ def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
 
 
 def _loss(run: Contents) -> tuple[str, str]:
-    """The run's method and what its loss is measured in: only equal pairs share an axis."""
+    """The run's method and the unit of its loss: only equal pairs share an axis."""
     objective = run.recipe.get("objective") or {}
     method = str(objective.get("method", ""))
     pixels = "normalised pixels" if objective.get("norm_pixels", True) else "pixels"
@@ -190,7 +190,7 @@ def _loss(run: Contents) -> tuple[str, str]:
 
 
 def _arms(comparison: dict[str, Any] | None) -> dict[str, tuple[int, str]]:
-    """Run name → style and title of its arm, as far as the comparison names the runs of its arms."""
+    """Map run names to style and title of their arm, as far as the comparison names the runs."""
     if comparison is None:
         return {}
     styles = tables.arm_styles(comparison)
@@ -203,7 +203,7 @@ def _arms(comparison: dict[str, Any] | None) -> dict[str, tuple[int, str]]:
 
 
 def _styles(runs: Sequence[Contents], arms: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Run name → style and the words of its key."""
+    """Map run names to style and key text."""
     rest = [run.name for run in runs if run.name not in arms]
     return {run.name: arms.get(run.name) or (rest.index(run.name), run.name) for run in runs}
 
@@ -219,10 +219,10 @@ def _curves_plot(
     sizes: Sequence[tuple[int, int]],
     percent: bool = False,
 ) -> Plot | None:
-    """`value` of every run's rows over the epochs, or None if there is no finite one."""
+    """Plot `value` of every run's rows over the epochs; None if no value is finite."""
     smooth = not name.startswith("health")
     rows = {run.name: [row for row in run.metrics if value(row) is not None] for run in runs}
-    # Whole epochs on every row of a long epoch would stack the points; steps always spread them.
+    # If rows share whole epochs, as in a long epoch, points would stack; steps always spread them.
     by_epoch = all(len({r.get("epoch") for r in found}) == len(found) for found in rows.values())
     axis, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
     lines = [Curve([r[axis] for r in found], [value(r) for r in found], styles[run][0]) for run, found in rows.items()]

@@ -1,7 +1,7 @@
 """Figures from plain numbers: inline SVG that follows the page's light or dark theme, and PNG data URIs.
 
-No text from outside enters a figure: names stand in the page's HTML beside it, so a figure can only hold digits and
-our own words.
+No outside text enters a figure: names are in the page's HTML next to it, so a figure holds only digits and vitlet's
+own words.
 """
 
 import base64
@@ -19,34 +19,34 @@ from PIL import Image
 
 from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, pen, plain_axes, to_svg
 
-_POINTS = 400  # of a drawn curve: more than a screen resolves, and it bounds the page
-_EDGE = 10.0  # room beside a strip's scale, so that a dot on its end is whole
+_POINTS = 400  # of a drawn curve: more than a screen resolves, and it bounds the page size
+_EDGE = 10.0  # margin beside a strip's scale, so that a dot at its end is not cut off
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: `y` over `x`; values that are not finite (None included) leave a gap."""
+    """One line: `y` over `x`; non-finite values (None included) leave a gap."""
 
     x: Sequence[float | None]
     y: Sequence[float | None]
     style: int = 0
-    """Number of the colour and dash pattern, as `swatch` shows them."""
+    """Index of the colour and dash pattern, as `swatch` shows them."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The accuracy axis that all strips of one chart share."""
+    """The accuracy axis shared by all strips of one chart."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
     chance: float | None = None
-    """Score of guessing, drawn as a dashed line."""
+    """Chance level, drawn as a dashed line."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a dot chart: single values, their mean, and its interval (None where there is none)."""
+    """One row of a dot chart: individual values, their mean, and its interval (None if there is none)."""
 
     points: tuple[float, ...]
     mean: float
@@ -64,16 +64,16 @@ def curves(
     percent: bool = False,
     smooth: bool = False,
 ) -> str:
-    """Lines over a common axis as SVG, or "" when no value is finite.
+    """Draw lines on common axes as SVG; "" if no value is finite.
 
     Args:
-        lines: Drawn in order, the first on top.
+        lines: Curves, the first one on top.
         name: Unique on the page; letters, digits and hyphens.
         size: Width and height in CSS pixels.
-        x_label: With its unit.
-        y_label: With its unit; stands above the axis, upright.
-        percent: Values are shares and shown in percent.
-        smooth: Draw a running mean, with the single values pale behind it.
+        x_label: Label with its unit.
+        y_label: Label with its unit; placed upright above the axis.
+        percent: Whether values are shares, to be shown in per cent.
+        smooth: Draw a running mean, with the individual values in a pale colour behind it.
     """
     arrays = [(_floats(line.x), _floats(line.y), line.style) for line in lines]
     drawn = [a for a in arrays if (np.isfinite(a[0]) & np.isfinite(a[1])).any()]
@@ -97,7 +97,7 @@ def curves(
 
 
 def scale(values: Sequence[float], *, chance: float | None = None) -> Scale:
-    """The axis that holds shares `values` (and `chance`, where given) with some room, on round numbers."""
+    """An axis that fits the shares `values` (and `chance`, if given) with a margin, ending on round numbers."""
     shown = [*values, *([] if chance is None else [chance])]
     low, high = min(shown), max(shown)
     room = max(0.05 * (high - low), 0.01)
@@ -106,7 +106,7 @@ def scale(values: Sequence[float], *, chance: float | None = None) -> Scale:
 
 
 def strip(row: Strip, on: Scale, *, name: str, size: tuple[int, int] = (320, 56)) -> str:
-    """One row of a dot chart as SVG: circles are single values; above them the mean, a stroke, in its interval."""
+    """Draw a row of a dot chart as SVG: single values as circles, above them the mean as a stroke in its interval."""
     colour = SERIES[row.style % len(SERIES)]
     middle = 0.2 if len(row.points) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
@@ -125,7 +125,7 @@ def strip(row: Strip, on: Scale, *, name: str, size: tuple[int, int] = (320, 56)
 
 
 def axis(on: Scale, *, name: str, size: tuple[int, int] = (320, 24)) -> str:
-    """The tick labels under a column of strips, in percent."""
+    """Draw the tick labels below a column of strips, in per cent."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _strip_axes(size, on)
         for tick in on.ticks:
@@ -137,7 +137,7 @@ def axis(on: Scale, *, name: str, size: tuple[int, int] = (320, 24)) -> str:
 def difference(
     mean: float, interval: tuple[float, float] | None, *, name: str, size: tuple[int, int] = (360, 84)
 ) -> str:
-    """A difference of shares, and its interval if there is one, beside a line at zero, in percentage points."""
+    """Draw a difference of shares, with its interval if there is one, next to a line at zero; in percentage points."""
     shown = (mean, 0.0, *(interval or ()))
     low, high = min(shown), max(shown)
     room = max(0.08 * (high - low), 0.005)
@@ -151,7 +151,7 @@ def difference(
             sign = "+" if tick > 1e-9 else ""
             axes.text(tick, -0.95, sign + number(tick, percent=True), ha="center", va="center", clip_on=False)
         axes.plot((0, 0), (-0.6, 0.55), color=INK, linewidth=1.5)
-        # The words stand on the side of zero with more room.
+        # The label goes on the side of zero with more room.
         side = "left" if on.high >= -on.low else "right"
         axes.text(0, 0.82, "no difference", color=INK, ha=side, va="center", clip_on=False)
         if interval is not None:
@@ -161,7 +161,7 @@ def difference(
 
 
 def swatch(style: int, *, name: str) -> str:
-    """The line a key shows for `style`."""
+    """Draw the line that a key shows for `style`."""
     with matplotlib.rc_context(STYLE):
         figure, axes = canvas((28, 12), left=0, right=0, top=0, bottom=0)
         axes.axis("off")
@@ -171,7 +171,7 @@ def swatch(style: int, *, name: str) -> str:
 
 
 def image_row(images: UInt8[np.ndarray, "n h w 3"], *, side: int = 128) -> str:
-    """Images in a row, 1/16 of a width apart, as a PNG data URI with transparent gaps.
+    """Join images in a row, 1/16 of a width apart, as a PNG data URI with transparent gaps.
 
     Args:
         images: sRGB.
@@ -185,7 +185,7 @@ def image_row(images: UInt8[np.ndarray, "n h w 3"], *, side: int = 128) -> str:
     for i, image in enumerate(images):
         row.paste(Image.fromarray(image).resize(tile, Image.Resampling.BOX), (i * (tile[0] + gap), 0))
     buffer = io.BytesIO()
-    row.save(buffer, format="PNG", optimize=True)  # new pixels: nothing of the original file's metadata is left
+    row.save(buffer, format="PNG", optimize=True)  # new pixels: none of the original file's metadata remains
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -197,7 +197,7 @@ def _interval(axes: Axes, interval: tuple[float, float], *, middle: float, half:
 
 
 def _draw_pale(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, z: int) -> None:
-    """The single values behind a running mean: a line, or their range where a screen could not show them apart."""
+    """The individual values behind a running mean: a line, or their range if a screen could not resolve them."""
     colour = pen(style)["color"]
     if len(y) > _POINTS:
         low, high = _thinned(y, np.fmin), _thinned(y, np.fmax)
@@ -213,12 +213,12 @@ def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, *, style: int, width: 
 
 
 def smoothing_window(count: int) -> int:
-    """Values in the running mean over a curve of `count` values: a twentieth, and odd."""
+    """Window of the running mean over a curve of `count` values: a twentieth, and odd."""
     return (count // 20 + 1) // 2 * 2 + 1 if count > 20 else 1
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred mean over `smoothing_window` values, fewer at the ends; gaps stay gaps and do not spread."""
+    """Centred mean over `smoothing_window` values, fewer at the ends; gaps remain gaps and do not spread."""
     half = smoothing_window(len(values)) // 2
     finite = np.isfinite(values)
     ends = np.arange(len(values))
@@ -229,7 +229,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def _thinned(values: np.ndarray, by: np.ufunc) -> np.ndarray:
-    """At most `_POINTS` values, each the least or greatest (`by`) of its stretch."""
+    """At most `_POINTS` values, each the minimum or maximum (`by`) of its stretch."""
     stride = -(-len(values) // _POINTS)
     return by.reduceat(values, np.arange(0, len(values), stride))
 
@@ -255,5 +255,5 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
 
 
 def significant(value: float) -> str:
-    """Three digits that count, without an exponent for large numbers."""
+    """Format with three significant digits, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")

@@ -1,6 +1,6 @@
-"""Accuracies with intervals over something that was varied: one line an arm, level lines for what does not vary.
+"""Accuracies with intervals as a function of a varied setting: one line per arm, level lines for what is constant.
 
-By the rules of `vitlet.report.figures`: no text from outside enters a figure, names stand in the page's key.
+As in `vitlet.report.figures`, no outside text enters a figure; names are in the page's key.
 """
 
 import math
@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from vitlet.report.canvas import INK, ROUND, SERIES, STYLE, Shares, canvas, pen, plain_axes, to_svg
 
 _DODGE = 0.014
-"""Sideways distance of neighbouring arms, as a share of the axis: intervals would cover each other."""
+"""Horizontal offset between arms, as a share of the axis, so that intervals do not overlap."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of one arm at one place: single values, their mean, and its interval where there is one."""
+    """Scores of one arm at one point: individual values, their mean, and its interval if there is one."""
 
     values: tuple[float, ...]
     mean: float
@@ -29,7 +29,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Series:
-    """One arm over all places; `x` and `found` are equally long."""
+    """One arm over all points; `x` and `found` have the same length."""
 
     x: tuple[float, ...]
     found: tuple[Measured, ...]
@@ -38,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """An arm that does not depend on the place: a line across, with its interval as a band."""
+    """An arm that does not depend on the setting: a horizontal line, with its interval as a band."""
 
     found: Measured
     style: int
@@ -54,14 +54,14 @@ def interval_curves(
     levels: Sequence[Level] = (),
     size: tuple[int, int] = (720, 340),
 ) -> str:
-    """Means joined by lines (not between `names`), bars for intervals, hollow dots for single seeds, as SVG.
+    """Draw means joined by lines (not between `names`), bars for intervals and hollow dots for single seeds, as SVG.
 
     Args:
-        series: At least one with a place.
+        series: At least one, with at least one point.
         name: Unique on the page.
-        x_label: Of what was varied.
-        scale: How places lie on the axis.
-        ticks: Place and digits below it; those that would touch are left out.
+        x_label: Label of the varied setting.
+        scale: Scale of the x axis.
+        ticks: Position and label of each tick; those that would touch are left out.
         levels: Drawn behind.
         size: Width and height in CSS pixels.
     """
@@ -89,7 +89,7 @@ def interval_curves(
 
 
 def _apart(ticks: list[tuple[float, str]], *, span: float, pixels: float) -> tuple[list[float], list[str]]:
-    """Ticks from the left, without those whose digits would touch the one before."""
+    """Ticks from the left, skipping those whose labels would touch the previous one."""
     kept: list[tuple[float, str]] = []
     for place, text in sorted(ticks):
         room = 4.0 * (len(text) + len(kept[-1][1])) + 6 if kept else 0.0

@@ -1,8 +1,8 @@
-"""The ledger of results as tables in Markdown, from the JSON files alone.
+"""The ledger of results as Markdown tables, made from the JSON files alone.
 
     python -m vitlet.report.ledger docs/results README.md docs/results/README.md docs/results/replication.md
 
-writes results, the paper's claims and its tables between their marks in the pages.
+writes the results, the paper's claims and its tables between their markers in the pages.
 """
 
 import os
@@ -24,7 +24,7 @@ _MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).
 
 
 def rows(folder: Path, files: Sequence[str] = ("*",)) -> list[tuple[str, str, str, str]]:
-    """(what, measured, n, file) of every figure in the ledger, in the order of `files` and of their names."""
+    """(what, measured, n, file) for every figure in the ledger, ordered by `files` and then by name."""
     return [(*row, path.name) for path, entry in _entries(folder, files) for row in _rows(entry)]
 
 
@@ -150,12 +150,12 @@ def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
-    """The table; the measured column reads "random start → pre-trained" where two starts are compared.
+    """Return the table; the measured column reads "random start → pre-trained" where two starts are compared.
 
     Args:
-        folder: The ledger.
-        files: Names without `.json`, or patterns of them.
-        links: What a link to a file of it begins with.
+        folder: Folder of the ledger.
+        files: File names without `.json`, or patterns.
+        links: Prefix of links to its files.
     """
     lines = ["| what | measured (95 % interval) | n | file |", "|---|---|---|---|"]
     lines += [
@@ -165,7 +165,7 @@ def markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") ->
 
 
 def claims_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
-    """The paper's claims and what each replication of the ledger says of them; one that is not run keeps its place."""
+    """The paper's claims and the answer of each replication in the ledger; claims that were not run are listed too."""
     lines = ["| claim of the paper | scale | answer | effect (95 % interval) | n | file |", "|---|---|---|---|---|---|"]
     for path, entry in _entries(folder, files):
         if entry.get("kind") == "replication":
@@ -174,7 +174,7 @@ def claims_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str =
 
 
 def replication_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
-    """Every table and figure of the paper as the replications of the ledger have it."""
+    """Every table and figure of the paper, as the ledger's replications have them."""
     return "\n\n".join(
         items_markdown(entry, page=f"{links}{path.with_suffix('.html').name}")
         for path, entry in _entries(folder, files)
@@ -185,7 +185,7 @@ def replication_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: 
 def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
     shown, n = "", ""
     if claim["answer"] != "not run":
-        part = next(p for p in claim["parts"] if p["answer"] == claim["answer"])  # the one that decides
+        part = next(p for p in claim["parts"] if p["answer"] == claim["answer"])  # the decisive one
         found, interval = effect(part)
         shown, n = f"{part['title']}: {found} ({interval})", counted(part)
     answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
@@ -194,14 +194,14 @@ def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
 
 
 def fill(text: str, tables: Mapping[str, Callable[[Sequence[str]], str]]) -> str:
-    """`text` with each table anew between its marks, `<!-- NAME:begin of FILES: a remark -->` and `<!-- NAME:end -->`.
+    """Replace each table between its markers, `<!-- NAME:begin of FILES: a remark -->` and `<!-- NAME:end -->`.
 
     Args:
         text: A page in Markdown.
-        tables: For each name what gives the table of FILES, names or patterns in the ledger; `*` where none are given.
+        tables: By name, a function that makes the table for FILES (names or patterns in the ledger; `*` by default).
 
     Raises:
-        UsageError: if there are no marks of any of the names.
+        UsageError: if there are no markers for any of the names.
     """
 
     def filled(found: re.Match[str]) -> str:
@@ -217,7 +217,7 @@ def fill(text: str, tables: Mapping[str, Callable[[Sequence[str]], str]]) -> str
 
 
 def filled(page: Path, folder: Path) -> str:
-    """The text of `page` with every table as the ledger in `folder` has it."""
+    """The text of `page`, with every table filled from the ledger in `folder`."""
     links = os.path.relpath(folder, page.parent)
     links = "" if links == "." else f"{links}/"
     makers = {"results": markdown, "claims": claims_markdown, "replication": replication_markdown}

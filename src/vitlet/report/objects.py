@@ -1,4 +1,4 @@
-"""The section about detection: COCO's numbers, the classes, and the images that went best and worst."""
+"""The detection section: COCO's metrics, the classes, and the best and worst images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class Objects:
     numbers: Table
     classes: Table | None
     pictures: tuple[Pictures, ...]
-    """The best and the worst images; may be empty."""
+    """The best and worst images; may be empty."""
 
 
 def objects(runs: Sequence[Contents]) -> tuple[Objects, ...]:
-    """A part for every run that scored objects."""
+    """A part for every run with detection scores."""
     found = []
     for run in runs:
         scored = {_KINDS[r["metric"]]: r for r in run.results if r["metric"] in _KINDS}
@@ -45,7 +45,7 @@ def _numbers(scored: dict[str, dict[str, Any]]) -> Table:
 
 
 def _classes(scored: dict[str, dict[str, Any]]) -> Table | None:
-    """Classes by the AP of their boxes, highest first; those without an object are left out."""
+    """Classes by box AP, highest first, leaving out those without an object."""
     first = next(iter(scored.values()))["details"]["per_class"]
     names = sorted((n for n, ap in first.items() if ap is not None), key=lambda n: (-first[n], n))
     rows = tuple((name, *(_points(r["details"]["per_class"].get(name)) for r in scored.values())) for name in names)

@@ -1,8 +1,7 @@
-"""One self-contained HTML page about one run or several: verdict first, then the evidence, then how to repeat it.
+"""One self-contained HTML page about one or more runs: verdict first, then the evidence, then how to reproduce it.
 
-The page needs no network and holds no script; its content policy forbids both. Whatever came from outside (names,
-commands, reasons) reaches it through `text.printable` and the template's escaping, and in no other way. Equal files
-give equal bytes.
+The page needs no network and holds no script; its content policy forbids both. Outside text (names, commands, reasons)
+enters it only through `text.printable` and the template's escaping. Equal files give equal bytes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from vitlet.text import plural, printable
 
 @dataclass(frozen=True)
 class Verdict:
-    """The head of a page that compares: the answer, its sentence, and the numbers that carry it."""
+    """The head of a comparing page: the answer, its sentence, and the numbers behind it."""
 
     question: str
     answer: str
@@ -37,9 +36,9 @@ def write_page(runs: Sequence[Run], *, out: Path, comparison: dict[str, Any] | N
     """Write the page about `runs`, side by side, to `out`.
 
     Args:
-        runs: At least one; only files of their folders are read, and a missing file leaves its section out.
-        out: The HTML file; replaced whole.
-        comparison: What the runs were made to decide; by default the `comparison.json` beside them, if any.
+        runs: At least one; only files in their folders are read, and a missing file drops its section.
+        out: The HTML file; replaced atomically.
+        comparison: What the runs were made to decide; by default the `comparison.json` next to them, if any.
 
     Returns:
         `out`.
@@ -104,7 +103,7 @@ def _verdict(comparison: dict[str, Any]) -> Verdict:
             change["mean"], interval, title=f"{protocol['title']}: {metric_title(protocol['metric'])}"
         )
     answer, sentence = verdict["answer"].capitalize(), verdict["sentence"]
-    if sentence.startswith(f"{answer}: "):  # it says the answer itself
+    if sentence.startswith(f"{answer}: "):  # the sentence already includes the answer
         answer, _, sentence = sentence.partition(" ")
     else:
         answer += "."
@@ -112,7 +111,7 @@ def _verdict(comparison: dict[str, Any]) -> Verdict:
 
 
 def _summary(run: Contents) -> str:
-    """A sentence about a run that no comparison speaks for."""
+    """A sentence about a run that is not part of a comparison."""
     words = [f"Recipe {run.recipe.get('name', 'without a name')}"]
     if run.metrics:
         words.append(plural(run.metrics[-1]["step"], "step"))
@@ -128,7 +127,7 @@ def _summary(run: Contents) -> str:
 
 
 def template(name: str) -> Any:
-    """A page's template; whatever it shows is escaped and printable."""
+    """Load a page's template; everything it shows is escaped and printable."""
     environment = Environment(
         loader=PackageLoader("vitlet.report"),
         autoescape=True,
@@ -142,5 +141,5 @@ def template(name: str) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """Every expression of the template passes here before it is escaped; our own markup passes as it is."""
+    """Make every expression of the template printable before it is escaped; vitlet's own markup passes unchanged."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

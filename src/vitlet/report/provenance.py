@@ -1,4 +1,4 @@
-"""The sections that say where the numbers come from: data, recipes, commands, machines, every measured value."""
+"""The sections on provenance: data, recipes, commands, machines, every measured value."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from vitlet.report.contents import Contents
 from vitlet.text import plural
 
 _MOST_ROWS, _EXAMPLES = 50, 5
-# Names of `vitlet check` that need more than their underscores taken out.
+# Names used by `vitlet check` that need more than replacing their underscores.
 _TITLES = {
     "num_images": "images found", "num_good": "usable", "num_bad": "unusable", "num_warnings": "with a remark",
     "bad": "unusable images", "warnings": "remarks of the decoder", "modes": "stored as",
@@ -38,14 +38,14 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Per column but the first, whether all its cells are numbers, to be set flush right."""
+        """Per column, whether all its cells are numbers, to be right-aligned; False for the first."""
         _, *others = zip(*self.rows, strict=True)
         return [False, *(all(_NUMBER.fullmatch(cell) for cell in cells) for cells in others)]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the images were, and what a check of them found."""
+    """The images used, and what a check of them found."""
 
     facts: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
@@ -55,7 +55,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Made:
-    """What was run, and what it takes to run it again."""
+    """What was run, and what is needed to run it again."""
 
     commands: tuple[str, ...]
     runs: Table
@@ -64,7 +64,7 @@ class Made:
 
 
 def data(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Data | None:
-    """The comparison's words about its data and the runs' checks; None if there are neither."""
+    """The comparison's description of its data and the runs' checks; None if there are neither."""
     about = (comparison or {}).get("data") or {}
     titles = {
         "name": "name", "num_train": "training images", "num_labelled": "of them with a label used",
@@ -104,7 +104,7 @@ def results(runs: Sequence[Contents]) -> Table | None:
 
 
 def made(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Made:
-    """Commands, runs, recipes and machines; the recipe is the one file that every run has."""
+    """Commands, runs, recipes and machines; the recipe is the only file that every run has."""
     commands = [*(comparison or {}).get("commands", ())]
     commands += [run.environment["command"] for run in runs if run.environment.get("command")]
     machines: dict[tuple[tuple[str, str], ...], list[str]] = {}
@@ -146,7 +146,7 @@ def _runs_table(runs: Sequence[Contents]) -> Table:
 
 
 def _recipes_table(runs: Sequence[Contents]) -> Table:
-    """One column for each recipe, whatever the seed; rows in which they differ are marked."""
+    """One column per recipe, ignoring the seed; rows in which they differ are marked."""
     columns: dict[str, tuple[dict[str, str], list[Contents]]] = {}
     for run in runs:
         values = {key: text for key, text in tables.flatten(run.recipe).items() if key != "budget.seed"}
@@ -172,7 +172,7 @@ def _machine(environment: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _sort_facts(value: dict[str, Any], facts: list[tuple[str, str]], found: list[Table], prefix: str = "") -> None:
-    """Divide a free-form dict into single facts and tables; what is empty is left out."""
+    """Split a free-form dict into single facts and tables, leaving out what is empty."""
     for key, inner in value.items():
         title = prefix + (_TITLES.get(key) or str(key).replace("_", " "))
         if inner in ({}, []):

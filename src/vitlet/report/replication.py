@@ -1,7 +1,7 @@
-"""The page about the replication: claims, tables and figures, with published, measured and not run kept apart.
+"""The page about the replication: claims, tables and figures, keeping published, measured and not run apart.
 
-It is drawn from the document that `vitlet.reproduce.findings` writes and from nothing else, so the same page can be
-made again from an entry of the ledger. It keeps the promises of `vitlet.report.page`.
+It is drawn from the document of `vitlet.reproduce.findings` alone, so the same page can be rebuilt from an entry of
+the ledger. It keeps the guarantees of `vitlet.report.page`.
 """
 
 import math
@@ -27,7 +27,7 @@ _SIZE = (350, 240)
 
 @dataclass(frozen=True)
 class Line:
-    """One number of a table: what it is of, and its three places."""
+    """One number of a table: its title, and the cells for published, measured and not run."""
 
     title: str
     published: str
@@ -46,10 +46,10 @@ class Shown:
     title: str
     about: str
     rows: tuple[tuple[str, tuple[Line, ...]], ...]
-    """(title, lines), a line a column; where there is one column its line bears the title of the row."""
+    """(title, lines), one line per column; if there is a single column, its line has the title of the row."""
     plots: tuple[Plot, ...]
     remark: str
-    """Why nothing is drawn, or what the drawing is of."""
+    """Why nothing is drawn, or what the drawing shows."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class ShownClaim:
     parts: tuple[tuple[str, ...], ...]
     """(what, effect, interval, n, answer)."""
     beside: tuple[tuple[str, ...], ...]
-    """The same of what has no say in the answer."""
+    """The same for parts that do not affect the answer."""
     runs: tuple[str, ...]
 
 
 def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
-    """Write the page about a document of `vitlet.reproduce.findings` to `out`, replaced whole.
+    """Write the page for a document of `vitlet.reproduce.findings` to `out`, replacing it atomically.
 
     Returns:
         `out`.
@@ -96,11 +96,11 @@ def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
 
 
 def items_markdown(document: Mapping[str, Any], *, page: str) -> str:
-    """Tables and figures of a document in Markdown, with the same three places for every number.
+    """Tables and figures of a document in Markdown, with the same three columns for every number.
 
     Args:
-        document: Of `vitlet.reproduce.findings`.
-        page: Where the page of the same document is, which has the drawings.
+        document: Document of `vitlet.reproduce.findings`.
+        page: Address of the page for the same document, which has the drawings.
     """
     blocks = []
     for item in map(_item, document["items"]):
@@ -161,7 +161,7 @@ def _item(item: Mapping[str, Any]) -> Shown:
 
 
 def label(name: str) -> str:
-    """`table-1` as Table 1, `appendix-a1` as Appendix A.1."""
+    """Turn `table-1` into Table 1, `appendix-a1` into Appendix A.1."""
     kind, number = name.split("-")
     return f"{kind.capitalize()} {number if number.isdigit() else f'{number[0].upper()}.{number[1:]}'}"
 
@@ -190,7 +190,7 @@ def _seen(measured: Mapping[str, Any]) -> str:
 
 
 def _curves(item: Mapping[str, Any]) -> list[Plot]:
-    """Rows as lines over those columns that are numbers; nothing where fewer than two points are measured."""
+    """Rows as lines over the numeric columns; nothing if fewer than two points are measured."""
     places = [(i, float(c)) for i, c in enumerate(item["columns"]) if c.replace(".", "", 1).isdigit()]
     rows = []
     for row in item["rows"]:
@@ -264,7 +264,7 @@ def _over_layers(
 
 
 def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the runs were made on, which need not be where the page is."""
+    """The machines of the runs, which need not be the one that makes the page."""
     runs = document["runs"]
     made = {(run["processor"], run["cores"]): None for run in runs}
     versions = {f"torch {run['torch']}" + f", commit {run['commit']}" * bool(run["commit"]): None for run in runs}

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and the rows of the page's tables."""
+"""Numbers formatted for readers, and the rows of the page's tables."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _DETECTION = {"bbox_ap": "box AP", "segm_ap": "mask AP"}
 
 @dataclass(frozen=True)
 class Row:
-    """One arm of a comparison, or one run: its single values, their mean, and an interval where one can be had."""
+    """One arm of a comparison, or one run: its individual values, their mean, and an interval if possible."""
 
     title: str
     values: tuple[float, ...]
@@ -29,7 +29,7 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return math.fsum(self.values) / len(self.values)
 
 
@@ -55,20 +55,20 @@ def points(difference: float) -> str:
 
 
 def between(interval: tuple[float, float], *, form: Any = percent) -> str:
-    """`57.0 % to 61.3 %`; the unit once where both have it."""
+    """`57.0 % to 61.3 %`; the unit only once."""
     low, high = (form(end) for end in interval)
     return f"{low.removesuffix(SPACE + '%')} to {high}"
 
 
 def between_shares(low: float, high: float) -> str:
-    """`between` of an accuracy, whose interval over few seeds may reach beyond what there is."""
+    """`between` for an accuracy, clipped to 0 … 1, which an interval over few seeds may exceed."""
     return between((max(0.0, low), min(1.0, high)))
 
 
 def interval_of_arm(arm: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The interval over the seeds of an arm of a document, within 0 and 1.
+    """The interval over the seeds of an arm of a document, clipped to 0 … 1.
 
-    None for one value, and for equal ones: older documents repeat for each seed what was measured once.
+    None for a single value, and for equal ones, since older documents repeat a value measured once for each seed.
     """
     if arm["low"] is None or max(arm["values"]) - min(arm["values"]) <= 1e-12:
         return None
@@ -76,7 +76,7 @@ def interval_of_arm(arm: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def without_interval(arm: Mapping[str, Any]) -> str:
-    """Why an arm has none."""
+    """Why an arm has no interval."""
     if arm.get("once"):
         return "one draw: all labels"
     return "one seed" if len(arm["values"]) == 1 else "the same in every seed"
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """`top1` → `top-1 accuracy`; a metric we do not know keeps its name."""
+    """`top1` → `top-1 accuracy`; an unknown metric keeps its name."""
     if metric in _DETECTION:
         return _DETECTION[metric]
     known = re.fullmatch(r"(?:(knn)_)?top(\d+)", metric)
@@ -103,7 +103,7 @@ def metric_title(metric: str) -> str:
 
 
 def is_share(metric: str, value: Any) -> bool:
-    """Whether a value of this metric is a share of right answers, shown in percent; an AP is none."""
+    """Whether a value of this metric is a share of correct answers, shown in per cent; an AP is not."""
     return (
         metric_title(metric) != metric
         and metric not in _DETECTION
@@ -121,7 +121,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def row(title: str, values: Sequence[float], *, seeds: Sequence[int], n: int, style: int, cpu: Any = ()) -> Row:
-    """A row with the interval its values allow: over seeds from two on, over test images for a single one."""
+    """A row with the interval its values allow: over seeds for two or more, over test images for a single one."""
     over_seeds = mean_interval(values)
     interval = None
     if over_seeds.low is not None and over_seeds.high is not None:
@@ -133,7 +133,7 @@ def row(title: str, values: Sequence[float], *, seeds: Sequence[int], n: int, st
 
 
 def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
-    """One group a protocol, one row an arm; the arms keep their style throughout the page."""
+    """One group per protocol, one row per arm; the arms keep their style throughout the page."""
     groups, styles = [], arm_styles(comparison)
     for protocol in comparison["protocols"]:
         n = protocol.get("n", 0)
@@ -153,13 +153,13 @@ def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
 
 
 def arm_styles(comparison: Mapping[str, Any]) -> dict[str, int]:
-    """A style for each arm by its name, in the order in which the protocols have them."""
+    """Map the name of each arm to a style, in order of appearance in the protocols."""
     names = dict.fromkeys(arm["name"] for protocol in comparison["protocols"] for arm in protocol["arms"])
     return {name: style for style, name in enumerate(names)}
 
 
 def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
-    """The measured shares of several runs, those together that measured the same thing on the same images."""
+    """The measured shares of several runs, grouped if they measure the same thing on the same images."""
 
     def measured(pair: tuple[int, dict[str, Any]]) -> tuple[str, ...]:
         result, data = pair[1], pair[1].get("data") or {}
@@ -189,7 +189,7 @@ def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
 
 
 def _over(rows: Sequence[Row]) -> str:
-    """What the intervals of a group are over."""
+    """State what a group's intervals are over."""
     kinds = {"seeds" if len(row.values) > 1 else "images" for row in rows if row.interval}
     return f"; intervals over {' or '.join(sorted(kinds))}" if kinds else ""
 
@@ -209,7 +209,7 @@ def _difference_text(difference: dict[str, Any] | None) -> str:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested JSON as `a.b.0.c` → the value as text."""
+    """Flatten nested JSON to `a.b.0.c` → the value as text."""
     if isinstance(value, dict) and value:
         pairs = value.items()
     elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
@@ -224,6 +224,6 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def without_home(command: str) -> str:
-    """`command` with the reader's home folder written `~`: a page is sent on, a home folder is not."""
+    """Replace the user's home folder in `command` by `~`, since a page is passed on and a home folder is not."""
     home = str(Path.home())
     return command if home == "/" else re.sub(re.escape(home) + r"(?=[/\s'\"]|$)", "~", command)

@@ -1,6 +1,6 @@
-"""The page about a transfer: accuracy on every data set with intervals, the settings chosen, and what was left out.
+"""The page about a transfer: accuracy on every data set with intervals, the chosen settings, and what was left out.
 
-Everything is drawn from `transfer.json`. The promises of `vitlet.report.page` hold: one file, no script, no network.
+Everything is drawn from `transfer.json`. The guarantees of `vitlet.report.page` hold: one file, no script, no network.
 """
 
 from itertools import groupby
@@ -51,7 +51,7 @@ def write_transfer_page(folder: Path) -> Path:
 
 
 def _protocols(done: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """One group of the accuracy chart a data set, one arm an encoder, which keeps its colour throughout."""
+    """One group of the accuracy chart per data set, one arm per encoder, which keeps its colour throughout."""
     protocols = []
     for title, members in groupby(done, key=lambda row: row["data_title"]):
         rows = {row["encoder"]: row for row in members}
@@ -76,7 +76,7 @@ def _protocols(done: list[dict[str, Any]], names: list[str]) -> list[dict[str, A
 
 
 def _overview(rows: list[dict[str, Any]], names: list[str]) -> Table:
-    """Data sets down, encoders across: mean top-1."""
+    """Data sets as rows, encoders as columns: mean top-1."""
     cells = {(row["data_title"], row["encoder"]): _mean(row) for row in rows}
     titles = list(dict.fromkeys(row["data_title"] for row in rows))
     body = tuple((title, *(cells.get((title, name), "–") for name in names)) for title in titles)
@@ -88,13 +88,13 @@ def _mean(row: dict[str, Any]) -> str:
 
 
 def interval_of(row: dict[str, Any]) -> str:
-    """The interval of a row's mean, and how many seeds are not in it because they diverged."""
+    """The interval of a row's mean, and how many seeds are missing from it because they diverged."""
     shown = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
     return shown + _lost(row)
 
 
 def _lost(row: dict[str, Any]) -> str:
-    diverged = len(row.get("diverged", ()))  # not written before it was counted
+    diverged = len(row.get("diverged", ()))  # absent in files from before it was counted
     return f", {diverged} of {plural(diverged + len(row['values']), 'seed')} diverged" if diverged else ""
 
 

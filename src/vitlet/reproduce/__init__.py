@@ -1,1 +1,1 @@
-"""The living replication: the paper's tables, figures and claims as data, run at any scale."""
+"""The living replication: the paper's tables, figures and claims as data, runnable at any scale."""

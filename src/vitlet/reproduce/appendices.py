@@ -1,4 +1,4 @@
-"""The appendices: what is known of each, down to its place where that is all.
+"""The paper's appendices, as far as they are known; of some only the existence is known.
 
 *Paper*: Wang et al. 2023. Most of their contents are recalled or unknown; see `vitlet.reproduce.tables` for the tags.
 """
@@ -122,7 +122,7 @@ APPENDIX_B1 = Table(
 
 
 def _unread(name: str, guess: str) -> Table:
-    """A place for one of the appendices B.2 to B.4, of which no number is known."""
+    """A placeholder for one of the appendices B.2 to B.4, none of whose numbers is known."""
     return Table(
         name,
         "Further analyses",

@@ -1,8 +1,8 @@
-"""What a plan will cost: each kind of training is tried for a few steps, and runs that are finished correct the guess.
+"""Expected cost of a plan: each kind of training is tried for a few steps, and finished runs correct the estimate.
 
-A trial is the real job on a few images of noise in the recipe's size, at most 64 in a batch, in a temporary folder. It
-gives seconds an image and the bytes that a run leaves. They are kept in OUT/calibration.json together with the
-machine they belong to; on another machine they are measured again.
+A trial is the real job on a few images of noise in the recipe's size, at most 64 per batch, in a temporary folder. It
+measures seconds per image and the bytes that a run leaves. The results are kept in OUT/calibration.json together with
+the machine they belong to; on another machine they are measured again.
 """
 
 import tempfile
@@ -30,51 +30,51 @@ from vitlet.train.log import Teller
 
 _STEPS, _BATCH, _IMAGES = 5, 64, 64
 _FORWARD = 1 / 3
-"""Of a training step: what an image costs that is only looked at."""
+"""Cost of a forward pass, as a fraction of a training step."""
 _PROBE_IMAGES = 5000
-"""Features of as many are read at the end of pre-training."""
+"""Number of images whose features are read at the end of pre-training."""
 _ANALYSES = 6.0
-"""A look costs so many times a plain forward pass: explicit attention, CKA of all pairs, probes of each layer."""
+"""Cost of a look in forward passes: explicit attention, CKA of all pairs, probes of each layer."""
 _START_SECONDS = 2.0
-"""Of any job, beside its images."""
+"""Start-up time of any job."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one kind of training costs here."""
+    """Cost of one kind of training on this machine."""
 
     seconds_per_image: float
-    """A training image, both passes: time of the processor on one thread, or of the clock on a GPU."""
+    """Per training image, both passes: CPU time on one thread, or wall-clock time on a GPU."""
     bytes: int
-    """Left on the disk by a run."""
+    """Left on disk by a run."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected cost of each run, by address; runs of unknown cost are left out."""
+    """Expected cost of each run, by address, omitting runs of unknown cost."""
 
     seconds: Mapping[str, float]
     bytes: Mapping[str, int]
     unknown: tuple[str, ...]
-    """Addresses that could not be tried."""
+    """Addresses of runs that could not be tried."""
     processor: str = "one core"
-    """Whose time the seconds are."""
+    """The processor whose time the seconds count."""
 
     def wall_seconds(self, plan: Plan, *, side_by_side: int) -> float:
-        """Of the clock, where so many runs go side by side: no less than the longest chain of runs takes."""
+        """Wall-clock time with `side_by_side` parallel runs; at least that of the longest chain of runs."""
         ends: dict[str, float] = {}
-        for node in plan.nodes.values():  # inputs stand before what needs them
+        for node in plan.nodes.values():  # inputs precede what needs them
             begins = max((ends[address] for address in node.inputs), default=0.0)
             ends[node.address] = begins + self.seconds.get(node.address, 0.0)
         return max(sum(self.seconds.values()) / side_by_side, *ends.values(), 0.0)
 
 
 def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
-    """The cost of every run that can be made.
+    """Estimate the cost of every run that can be made.
 
     Args:
         plan: The runs.
-        teller: Where progress is told.
+        teller: Receives progress messages.
         device: As `Options.device`.
     """
     file = plan.out / "calibration.json"
@@ -116,12 +116,12 @@ def _kept(file: Path, machine: Mapping[str, Any]) -> dict[str, Rate]:
 
 
 def _measured(plan: Plan, clock: str) -> dict[str, float]:
-    """Median seconds an image of finished trainings, by kind; `clock` is a key of node.json."""
+    """Median seconds per image of finished trainings, by kind; `clock` is a key of node.json."""
     ratios: dict[str, list[float]] = {}
     for node in plan.nodes.values():
         if node.recipe and node.is_finished and node.images_seen:
             facts = read_json(node.folder / NODE_FILE)
-            if not facts["is_resumed"]:  # its clock ran for the last part only
+            if not facts["is_resumed"]:  # its clock covered the last part only
                 ratios.setdefault(_key(node), []).append(facts[clock] / node.images_seen)
     return {key: median(values) for key, values in ratios.items()}
 
@@ -146,7 +146,7 @@ def _seconds(node: Node, rates: Mapping[str, Rate], measured: Mapping[str, float
 
 
 def _forward_seconds(node: Node, rates: Mapping[str, Rate], plan: Plan) -> float | None:
-    """An image through one of the encoders that the node looks at; the dearest that is known."""
+    """Seconds per image through one of the node's encoders; the most expensive one known."""
     trained = [plan.nodes[a] for a in node.inputs if a in plan.nodes and plan.nodes[a].recipe]
     known = [rates[_key(n)].seconds_per_image for n in trained if _key(n) in rates and n.kind == "finetune"]
     known = known or [rates[_key(n)].seconds_per_image for n in trained if _key(n) in rates]
@@ -154,7 +154,7 @@ def _forward_seconds(node: Node, rates: Mapping[str, Rate], plan: Plan) -> float
 
 
 def _key(node: Node) -> str:
-    """The same for runs whose images cost the same: the recipe without its length, batch, learning rates and seed."""
+    """Equal for runs with equal cost per image: the recipe without length, batch size, learning rates and seed."""
     return _trial(recipe_of(node)).fingerprint()
 
 
@@ -178,9 +178,9 @@ def _trial(recipe: Recipe) -> Recipe:
 
 
 def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
-    """A few steps on one thread, as runs are made side by side (two that wait for each other's cores would spin).
+    """Run a few steps on one thread, as in parallel runs (two that wait for each other's cores would spin).
 
-    None where they are not possible here, say for want of a teacher or of memory.
+    Return None if that is not possible here, for example for lack of a teacher or of memory.
     """
     recipe = _trial(recipe_of(node))
     data = _noise(folder / f"images-{recipe.data.views[0].size}", recipe.data.views[0].size)
@@ -201,7 +201,7 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
 
 
 def _busy(run: Run, device: str) -> float:
-    """Share of the clock's time that the trial was computing: less than 1 where others use the processor too."""
+    """Share of wall-clock time spent computing: below 1 if other processes use the CPU too."""
     if not is_on_cpu(device):
         return 1.0
     spent = read_json(run.path / "environment.json")
@@ -209,7 +209,7 @@ def _busy(run: Run, device: str) -> float:
 
 
 def _teacher(node: Node, folder: Path, plan: Plan, options: Options) -> Path:
-    """The teacher itself where it is finished, else a trial of it."""
+    """The teacher itself if it is finished, else a trial of it."""
     assert node.teacher is not None
     found = next(n for n in plan.nodes.values() if n.folder == node.teacher)
     if found.is_finished:
@@ -222,7 +222,7 @@ def _teacher(node: Node, folder: Path, plan: Plan, options: Options) -> Path:
 
 
 def _noise(folder: Path, size: int) -> Path:
-    """Images of noise of two classes, a quarter larger than the network sees them."""
+    """Write images of noise in two classes, a quarter larger than the network's input."""
     if not folder.is_dir():
         side = size + size // 4
         draw = np.random.Generator(np.random.Philox(key=0))
@@ -236,7 +236,7 @@ def _noise(folder: Path, size: int) -> Path:
 
 
 def in_words(plan: Plan, cost: Cost, nodes: Sequence[Node]) -> tuple[float, int, str]:
-    """Seconds, bytes and a remark about some runs that wait."""
+    """Seconds, bytes and a remark for those of `nodes` that are not finished."""
     waiting = [n for n in nodes if not n.is_finished]
     unknown = sum(n.address in cost.unknown for n in waiting)
     return (

@@ -1,4 +1,4 @@
-"""Every table, figure and appendix by its name, and the groups that a user can ask for."""
+"""Every table, figure and appendix by name, and the groups that a user can ask for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _BY_WORD = {f"claim-{claim.number}": claim for claim in CLAIMS}
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for, in the paper's order."""
+    """The requested items and claims, in the paper's order."""
 
     items: tuple[Item, ...]
     claims: tuple[Claim, ...]
 
     def stages(self, order: Sequence[Sequence[int]] = ()) -> list[list[Step]]:
-        """Every step that is measured: claims as `order` groups them, then those it does not name, then tables."""
+        """Every step to measure: claims grouped as in `order`, then claims that it does not name, then tables."""
         named = {number for group in order for number in group}
         groups = [*order, [claim.number for claim in self.claims if claim.number not in named]]
         stages: list[list[Step]] = [
@@ -36,10 +36,10 @@ class Choice:
 
 
 def chosen(words: Sequence[str]) -> Choice:
-    """What words like `table-1`, `claim-7`, `claims` and `all` name.
+    """Resolve words like `table-1`, `claim-7`, `claims` and `all`.
 
     Raises:
-        UsageError: for no word, or one that names nothing; with the nearest that does.
+        UsageError: if there is no word, or an unknown one; names the nearest known word.
     """
     known = [*ITEMS, *_BY_WORD, CLAIMS_WORD, ALL_WORD]
     names = f"{', '.join(ITEMS)}, claim-1 to claim-{len(CLAIMS)}, {CLAIMS_WORD} or {ALL_WORD}"

@@ -1,4 +1,4 @@
-"""The chains that several tables share, each written once: the same step in two tables is one run."""
+"""Chains of steps that several tables share, each defined once, since the same step in two tables is one run."""
 
 from vitlet.reproduce.steps import BLOCKS, Finetune, Look, Pretrain, Probe, Start
 
@@ -12,14 +12,14 @@ SUPERVISED = Finetune(None, "scratch-impr")
 MAE_TUNED = Finetune(MAE, "impr")
 MOCOV3_TUNED = Finetune(MOCOV3, "impr-moco")
 MAE_UNTRAINED = Finetune(MAE, "impr", keep=0)
-"""The control of `MAE_TUNED`: initialised alike, positions among it, and not pre-trained (`docs/decisions/0007`)."""
+"""The control of `MAE_TUNED`: same initialisation, positions included, without pre-training (decision 0007)."""
 DMAE_TUNED = Finetune(DMAE, "impr")
 MAE_PROBED = Probe(MAE)
 
 PARTS = ("imagenet-1", "imagenet-10", "imagenet-lt", "imagenet-21k")
-"""The other sets of Table 3 to pre-train on."""
+"""The other pre-training sets of Table 3."""
 SMALLEST, LARGEST = "flowers", "inat18"
-"""Of the sets in Table 4, by training images; what claims about small and large downstream sets speak of."""
+"""The sets in Table 4 with the fewest and most training images; "small" and "large" in the claims."""
 
 LOOK = Look(
     (
@@ -30,17 +30,17 @@ LOOK = Look(
         ("random weights", None),
     )
 )
-"""Of Figures 1, 3 and 5: one pass serves all three."""
+"""For Figures 1, 3 and 5, which share one pass."""
 LOOK_MASKED = Look(tuple(subject for subject in LOOK.subjects if subject[1] != MOCOV3))
-"""For what is said of MAE alone: no waiting for MoCo-v3, which is the dearest to train."""
+"""For statements about MAE alone, so as not to wait for MoCo-v3, the most expensive to train."""
 LOOK_DISTILLED = Look(
     (("DeiT-Tiny", SUPERVISED), ("MAE-Tiny", MAE), ("D-MAE-Tiny", DMAE), ("teacher", TEACHER)),
 )
-"""Of Figure 6."""
+"""For Figure 6."""
 
 
 DISTILLED: tuple[tuple[int, ...], ...] = ((2,), (4,), (6,), (8,), (10,), (12,), tuple(range(1, BLOCKS + 1)))
-"""Points of Figure 7: six single blocks, then all. The paper's list of single ones is not known."""
+"""Points of Figure 7: six single blocks, then all. The paper's list of single blocks is not known."""
 
 
 def pretrained_on(method: str, data: str) -> Pretrain:
@@ -49,13 +49,13 @@ def pretrained_on(method: str, data: str) -> Pretrain:
 
 
 def tuned(start: Pretrain, *, keep: int | None = None) -> Finetune:
-    """Fine-tuning with all labels as Table 3 and Figure 2 do it, which differ in length at the paper's scale."""
+    """Fine-tuning with all labels, as in Table 3 or (with `keep`) Figure 2; at the paper's scale lengths differ."""
     role = "impr-moco" if start.method == "mocov3" else "impr"
     return Finetune(start, role if keep is None else f"{role}-100", keep=keep)
 
 
 def transferred(start: Start, data: str, *, keep: int | None = None) -> Finetune:
-    """A cell of Table 4 or 5, or with `keep` a point of Figure 4."""
+    """A cell of Table 4 or 5 or, with `keep`, a point of Figure 4."""
     return Finetune(start, "transfer", data, keep)
 
 

@@ -1,15 +1,15 @@
-"""What a claim is made of, and how numbers decide it. The rules stand here before any run.
+"""The parts of a claim, and the rules by which numbers decide it. The rules were fixed before any run.
 
-A claim is a set of parts that must all hold. A part is a sum of weighted quantities and a margin; it is computed seed
-by seed, where a seed is a whole chain of runs from pre-training to the number, and its mean gets the paired-t interval
-of `vitlet.evaluate.compare` (95 %, not corrected for the number of claims) and is decided by the rule there.
+A claim is a set of parts that must all hold. A part is a weighted sum of quantities and a margin; it is computed per
+seed, where a seed is a whole chain of runs from pre-training to the number. Its mean gets the paired-t interval of
+`vitlet.evaluate.compare` (95 %, not corrected for the number of claims) and is decided by the rule there.
 
     supported       the interval of every part lies above its margin
     not supported   the interval of some part ends at its margin or below
     undecided       otherwise, and always with a single seed
-    not run         a quantity is missing, of any of the seeds that were planned
+    not run         a quantity is missing for any of the planned seeds
 
-So how many seeds decide is fixed before the runs as well.
+So the number of seeds that decide is fixed before the runs as well.
 """
 
 from collections.abc import Sequence
@@ -34,17 +34,17 @@ Quantity = Literal[
     "embedding-frequencies",
     "patch-frequencies",
 ]
-"""What is read from a step; `vitlet.reproduce.quantities` says how."""
+"""Quantity read from a step, as defined by `vitlet.reproduce.quantities`."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number a seed."""
+    """One number per seed."""
 
     step: Finetune | Probe | Look
     quantity: Quantity = "top1"
     subject: str = ""
-    """Of a look."""
+    """The subject within a look."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Claim:
     number: int
     statement: str
     source: str
-    """The table or figure that carries it."""
+    """The table or figure that supports it."""
     parts: tuple[Part, ...]
     beside: tuple[Part, ...] = ()
-    """Shown with the claim and without a say in it: controls, and what was thought of after the rule was fixed."""
+    """Shown with the claim without affecting the answer: controls, and parts added after the rule was fixed."""
 
     def steps(self) -> list[Finetune | Probe | Look]:
         """Every step that is read, each once."""
@@ -75,12 +75,12 @@ class Claim:
 
 
 def decide_part(interval: compare.Interval, *, margin: float) -> Answer:
-    """Above the margin as a whole, at it or below as a whole, or neither."""
+    """Decide whether the interval lies above the margin, at or below it, or contains it."""
     return _ANSWERS[compare.decide(interval, margin=margin)]
 
 
 def decide(parts: Sequence[Answer]) -> Answer:
-    """A claim from its parts: all must hold, one that fails decides against it, one that is missing leaves it open."""
+    """Decide a claim from its parts: all must hold, one failure decides against it, a missing one leaves it open."""
     if "not run" in parts:
         return "not run"
     if "not supported" in parts:

@@ -1,12 +1,12 @@
-"""The eighteen claims of the paper as statements that numbers decide, by the rules of `vitlet.reproduce.claim`.
+"""The paper's eighteen claims as statements decided by numbers, by the rules of `vitlet.reproduce.claim`.
 
 The first part is the claim's effect; the others are conditions without which it would say less than the paper does.
 Margins other than 0 are ours, since the paper gives no numbers for them, and were fixed before the runs: half of a
 gain or of a gap is "most", a CKA that falls by 0.1 falls. "Small" and "large" are the smallest and the largest of the
 data sets in Table 4, by training images. Two controls keep a statement about one method from being true of any:
-random weights, and fine-tuned MAE, which has learned the labels that the supervised model has.
+random weights, and fine-tuned MAE, which has learned the same labels as the supervised model.
 
-What stands `beside` a claim came after its rule and decides nothing; `docs/decisions/0006` says when and why.
+Parts `beside` a claim were added after its rule and decide nothing; `docs/decisions/0006` says when and why.
 """
 
 import functools
@@ -53,7 +53,7 @@ def _looks(title: str, unit: Literal["CKA", "patches", "nats", "log amplitude"],
 
 
 _masked = functools.partial(_looks, look=LOOK_MASKED)
-"""As `_looks`, in the pass that leaves MoCo-v3 out."""
+"""Like `_looks`, in the pass without MoCo-v3."""
 
 
 def _falls_more(title: str, look: Look, first: str, second: str) -> Part:

@@ -1,6 +1,6 @@
-"""Figures 1 to 7: what each shows, what the paper says of it, and the steps behind it.
+"""Figures 1 to 7: what each shows, what the paper says about it, and the steps behind it.
 
-*Paper*: Wang et al. 2023. Its figures print no numbers but the few that stand here; see `vitlet.reproduce.tables` for
+*Paper*: Wang et al. 2023. Its figures print no numbers except the few given here; see `vitlet.reproduce.tables` for
 the tags.
 """
 
@@ -18,7 +18,7 @@ from vitlet.reproduce.steps import Cell, Drawing, Finetune, Pretrain, Published,
 from vitlet.reproduce.tables import DOWNSTREAM
 
 KEPT = (0, 2, 4, 6, 8, 10, 12)
-"""Blocks kept in Figures 2 and 4; the paper's set is not known."""
+"""Numbers of blocks kept in Figures 2 and 4; the paper's values are not known."""
 
 FIGURE_1 = Drawing(
     "figure-1",

@@ -1,9 +1,9 @@
-"""What stands in the finished runs of a plan, beside what was published: the document that page and ledger are made of.
+"""Results of a plan's finished runs next to the published ones: the document behind page and ledger.
 
     {"kind": "replication", "scale", "about", "data", "seeds", "items": [...], "claims": [...], "runs": [...], …}
 
-Every number keeps three places apart: `published` with its tag, `measured` with its seeds and runs, `not_run` with the
-reason. Accuracies measured here are shares of 1, published figures are as they were printed.
+Every number has three separate fields: `published` with its tag, `measured` with its seeds and runs, `not_run` with
+the reason. Accuracies measured here are shares of 1, published figures are as printed.
 """
 
 import math
@@ -42,16 +42,16 @@ from vitlet.text import plural
 
 UNASKED = "not asked for"
 _DIGITS = 4
-"""Of stored arrays."""
+"""Decimals of stored arrays."""
 
 
 def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
-    """The document about everything in the paper's order; what was not chosen keeps its place as not run.
+    """Build the document, in the paper's order; claims that were not chosen are listed as not run.
 
     Args:
-        plan: With some, all or none of its runs finished.
-        choice: What was asked for.
-        command: That gives the document again.
+        plan: Plan with some, all or none of its runs finished.
+        choice: The requested items and claims.
+        command: Command that reproduces the document.
     """
     reader = _Reader(plan)
     finished = [node for node in plan.nodes.values() if node.is_finished and node.kind not in ("images", "weights")]
@@ -96,22 +96,22 @@ def _made_on(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 @final
 class _Reader:
-    """Values of steps, each file read once."""
+    """Reads the values of steps, each file once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.data, self.origins = plan, data_name(plan), Origins(plan)
         self._looked: dict[str, Looked] = {}
 
     def missing(self, step: Step) -> str:
-        """Why there is no value of `step` for any seed, in words."""
+        """Why `step` has no value for any seed, in words."""
         return self.lost(step) or "not run yet"
 
     def lost(self, step: Step) -> str:
-        """Why some or all seeds of `step` will have no value, in words; "" if all may still have one."""
+        """Why some or all seeds of `step` will have no value, in words; "" if all may still get one."""
         return self.plan.absent.get(step) or self.plan.why_failed(step)
 
     def results(self, step: Measured, metric: Metric = "top1") -> dict[int, dict[str, Any]]:
-        """Result files by seed, of the seeds that are finished."""
+        """Result files by seed, for the finished seeds."""
         found = {}
         for seed in self.plan.scale.seeds:
             node = self.plan.node(step, seed)
@@ -120,7 +120,7 @@ class _Reader:
         return found
 
     def looks(self, step: Look) -> dict[int, tuple[Looked, str]]:
-        """What was seen, and the run's name, by seed."""
+        """Measurements and run name, by seed."""
         found = {}
         for seed in self.plan.scale.seeds:
             node = self.plan.node(step, seed)
@@ -143,7 +143,7 @@ class _Reader:
 
 
 def _with_choice(result: dict[str, Any], node: Node) -> dict[str, Any]:
-    """With what was chosen before, which the final training does not know."""
+    """Add the choice of settings to the protocol, since the final training does not know of it."""
     if not node.settings:
         return result
     chosen = f"the best of {plural(len(node.settings), 'setting')} on held-out training images"
@@ -166,18 +166,18 @@ def _at(cells: Sequence[Cell], column: str) -> Cell | None:
 
 
 def _place(item: Table, row: Row, column: str) -> str:
-    """What another number calls this one."""
+    """The name by which other numbers refer to this one."""
     return f"{label(item.name)}: {row.title}{f', {column}' if len(item.columns) > 1 else ''}"
 
 
 def _stand_in(reader: _Reader, step: Measured) -> str:
-    """What plays the data set that a step is about, where something plays it."""
+    """The stand-in for the step's data set, if there is one."""
     found = reader.plan.scale.sets.get(_set_of(step))
     return found.called(reader.data) if isinstance(found, ImageSet) and not found.folder else ""
 
 
 def _set_of(step: Measured) -> str:
-    """The set that a step is about: the one it is fine-tuned on, or else the one that its start has seen."""
+    """The step's data set: the one it is fine-tuned on, or else the one its start was trained on."""
     if step.data != "imagenet" or step.start is None:
         return step.data
     return step.start.data
@@ -248,12 +248,12 @@ def _drawing(reader: _Reader, item: Drawing) -> dict[str, Any]:
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> list[Any]:
-    """Over seeds, rounded."""
+    """Mean over seeds, rounded."""
     return np.round(np.mean(arrays, axis=0), _DIGITS).tolist()
 
 
 def _ranked_mean(arrays: Sequence[np.ndarray]) -> list[Any]:
-    """[block, head] over seeds: heads are paired by rank within the block, since their numbers mean nothing."""
+    """Mean of [block, head] over seeds; heads are paired by rank within a block, since their indices mean nothing."""
     return _mean([np.sort(a, axis=1) for a in arrays])
 
 
@@ -297,5 +297,5 @@ def _ends(found: Interval) -> Mapping[str, float | None]:
 
 
 def spent(document: Mapping[str, Any]) -> str:
-    """CPU time of all finished runs."""
+    """CPU time of all finished runs, in words."""
     return duration(math.fsum(run["cpu_seconds"] for run in document["runs"]))

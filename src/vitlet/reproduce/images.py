@@ -1,8 +1,8 @@
 """The halves of a user's images that stand in for the paper's data sets: every second class, and the others.
 
-The upstream half is every second class in the order of names, from the first on; it plays ImageNet. The other half has
-other classes and other images and plays the data sets that a model is transferred to. A half is written once as
-Parquet files in the layout of Hugging Face, image bytes unchanged, splits kept.
+The upstream half is every second class in name order, starting with the first; it stands in for ImageNet. The other
+half has other classes and images and stands in for the data sets that a model is transferred to. A half is written
+once as Parquet files in Hugging Face's layout, with image bytes and splits unchanged.
 """
 
 import io
@@ -24,24 +24,24 @@ from vitlet.errors import DataError
 
 Half = Literal["upstream", "downstream"]
 _HELD_OUT, _SEED = 0.2, 0
-"""What a job holds out of data without a test split; see `vitlet.jobs.material.divide`."""
+"""Share and seed of the images held out of data without a test split; see `vitlet.jobs.material.divide`."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What there is of a set."""
+    """Sizes of a data set."""
 
     classes: int
     train: int
-    """To learn from."""
+    """Training images."""
     test: int
-    """To count on."""
+    """Test images."""
     smallest: int
     """Training images of the smallest class."""
 
 
 def rows_of(index: Index, half: Half) -> np.ndarray:
-    """Positions of the half's labelled images, of all splits, sorted.
+    """Positions of the half's labelled images in all splits, sorted.
 
     Raises:
         DataError: if a half would have a single class.
@@ -57,7 +57,7 @@ def rows_of(index: Index, half: Half) -> np.ndarray:
 
 
 def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
-    """Of `rows`, or of all labelled images."""
+    """Count `rows`, or all labelled images."""
     labels, splits = np.asarray(index.labels), np.asarray(index.splits)
     chosen = np.flatnonzero(labels >= 0) if rows is None else rows
     train = chosen[splits[chosen] == SPLITS.index("train")]
@@ -73,10 +73,10 @@ def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
 
 
 def num_chosen(found: Counts, labels: np.ndarray, subset: str) -> int:
-    """How many of the training images with these labels a subset has.
+    """Number of training images with these labels in a subset.
 
     Raises:
-        DataError: if it leaves a class empty.
+        DataError: if the subset leaves a class empty.
     """
     asked = Subset.parse(subset)
     if asked.file is not None:
@@ -88,12 +88,12 @@ def num_chosen(found: Counts, labels: np.ndarray, subset: str) -> int:
 
 
 def labels_of(found: Counts, share: float) -> int:
-    """Equally many labels of every class: `share` of the smallest class, at least one."""
+    """Number of labels, equally many of every class: `share` of the smallest class, at least one."""
     return found.classes * max(1, math.floor(share * found.smallest + 0.5))
 
 
 def write_half(source: Path, half: Half, out: Path, *, note: bytes) -> None:
-    """Write the half as `out/{train,val,test}.parquet`, whole or not at all, with `note` as its node.json."""
+    """Write the half as `out/{train,val,test}.parquet`, completely or not at all, with `note` as its node.json."""
     index = open_index(source)
     rows = rows_of(index, half)
     codes = np.unique(np.asarray(index.labels[rows]))

@@ -1,4 +1,4 @@
-"""What ran behind a number, in words: recipes, images seen, and which number before it is of the same runs."""
+"""Provenance of a number in words: recipes, images seen, and an earlier number from the same runs."""
 
 from pathlib import Path
 from typing import final
@@ -12,7 +12,7 @@ from vitlet.text import plural, printable
 
 @final
 class Origins:
-    """Tells of each group of runs once; what comes later refers to the place where that was."""
+    """Describes each group of runs once; later mentions refer to the place of the first."""
 
     def __init__(self, plan: Plan) -> None:
         self._nodes = {node.folder: node for node in plan.nodes.values()}
@@ -20,11 +20,11 @@ class Origins:
         self._told: dict[tuple[str, ...], str] = {}
 
     def of(self, step: Measured, *, place: str) -> str:
-        """What the finished runs behind `step` were, or where that was said.
+        """Describe the finished runs behind `step`, or refer to an earlier description.
 
         Args:
-            step: With a finished run for one seed at least.
-            place: What a later number calls this one.
+            step: Step with a finished run for at least one seed.
+            place: The name by which later numbers refer to this one.
         """
         found = (self._plan.node(step, seed) for seed in self._plan.scale.seeds)
         nodes = [node for node in found if node is not None and node.is_finished]
@@ -44,7 +44,7 @@ class Origins:
         return [*before, f"{node.protocol} probe" if node.kind == "probe" else self._training(node)]
 
     def _training(self, node: Node) -> str:
-        """Settings that are chosen among may differ in length, so theirs is left out."""
+        """Describe a training; its length is omitted if settings were tried, since they may differ in it."""
         words = node.recipe["name"]
         if not node.settings:
             words += f" ({plural(node.images_seen, 'image')} seen)"
@@ -56,7 +56,7 @@ class Origins:
 
 
 def data_name(plan: Plan) -> str:
-    """What the user's images are called, of which a scale takes parts; `--data` where nothing is planned on them."""
+    """The name of the user's images, from which a scale takes parts; `--data` if no run uses them."""
     halves = [node for node in plan.nodes.values() if node.kind == "images"]
     if not halves:
         return IMAGES

@@ -1,4 +1,4 @@
-"""From steps to runs: which recipe, images, labels and inputs each run has at a scale. Nothing here trains."""
+"""From steps to runs: the recipe, images, labels and inputs of each run at a scale. Nothing is trained here."""
 
 import dataclasses
 import os
@@ -29,36 +29,36 @@ from vitlet.weights.content import file_content, folder_content
 
 @dataclass(frozen=True)
 class _Set:
-    """A data set as the planner found it."""
+    """A data set as found by the planner."""
 
     data: Path
     address: str
     counts: Counts
     node: str | None
-    """Address of the node that writes it."""
+    """Address of the node that writes it, if any."""
     subset: str | None = None
-    """Of its training images, as a job takes it."""
+    """Subset of its training images, as passed to a job."""
     num_chosen: int = 0
-    """Training images with the subset taken."""
+    """Number of training images in the subset."""
 
 
 _FORMS: Mapping[Kind, tuple[str, ...]] = {"look": ("patches",)}
-"""What a kind of run has stored since it was first made: older ones, which lack it, are made again."""
+"""Data that a kind of run has stored since a later version: older runs lack it and are made again."""
 _Role = TypeVar("_Role", Treatment | Given, Treatment | Chosen)
 
 
 class _AbsentError(Exception):
-    """Why a step has no run."""
+    """The reason why a step has no run."""
 
 
 def make_plan(stages: Sequence[Sequence[Step]], scale: Scale, *, data: Path, out: Path) -> Plan:
-    """All runs behind some steps.
+    """Plan all runs behind the given steps.
 
     Args:
-        stages: Steps, those of a stage after all of the one before; see `catalogue.Choice.stages`.
+        stages: Steps by stage, each stage after the previous one; see `catalogue.Choice.stages`.
         scale: What stands in for recipes, data and budgets.
-        data: The user's images, or at the paper's scale the folder with one folder a set.
-        out: Where runs go; finished ones in it count.
+        data: The user's images; at the paper's scale, the folder with one folder per set.
+        out: Folder of the runs; finished ones in it count.
 
     Raises:
         DataError: if the images cannot be read, or have too few classes.
@@ -72,14 +72,14 @@ class _Planner:
     """Resolves steps into nodes, each once."""
 
     def __init__(self, scale: Scale, data: Path, out: Path) -> None:
-        """`data` is opened when the first set is asked for."""
+        """`data` is opened when the first set is requested."""
         self.scale, self.data, self.out = scale, Path(absolute_data(data)), out
         self.nodes: dict[str, Node] = {}
         self._sets: dict[str, _Set] = {}
         self._indices: dict[Path, Index] = {}
 
     def plan(self, stages: Sequence[Sequence[Step]]) -> Plan:
-        """Seed by seed within a stage, so that what is cut short leaves whole chains."""
+        """Go seed by seed within a stage, so that an interruption leaves complete chains."""
         answers: dict[tuple[Step, int], str] = {}
         absent: dict[Step, str] = {}
         for step, seed in ((step, seed) for steps in stages for seed in self.scale.seeds for step in steps):
@@ -237,7 +237,7 @@ class _Planner:
         return self._indices[data]
 
     def _chosen(self, found: _Set, subset: str, labels: np.ndarray) -> _Set:
-        """With the subset taken, if there is one."""
+        """Apply the subset, if there is one."""
         if not subset:
             return dataclasses.replace(found, num_chosen=found.counts.train)
         try:
@@ -247,7 +247,7 @@ class _Planner:
 
     def _add(self, kind: Kind, title: str, seed: int, found: _Set, *, needed: Sequence[Node | None], **what: Any
              ) -> Node:  # fmt: skip
-        """The node of these values, made once."""
+        """Return the node for these values, creating it at most once."""
         inputs = tuple(node.address for node in needed if node is not None)
         decides = {
             "recipe": what.get("recipe"),
@@ -265,7 +265,7 @@ class _Planner:
 
 
 def _of_depth(twelfths: int, depth: int) -> int:
-    """Blocks, counted in twelfths, of an encoder of `depth`; one at least, unless none is asked for."""
+    """Convert twelfths to blocks of an encoder of `depth`; at least one, unless none is requested."""
     return max(min(1, twelfths), round(twelfths * depth / BLOCKS))
 
 
@@ -290,12 +290,12 @@ def _there(roles: Mapping[str, _Role | str], name: str) -> _Role:
 
 
 def _content(weights: Path) -> str:
-    """Of a file, or of a model folder: its head count and pixel statistics too, which no tensor shows."""
+    """Hash of a file, or of a model folder including head count and pixel statistics, which no tensor shows."""
     return folder_content(weights) if weights.is_dir() else file_content(weights)
 
 
 def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *, available: int) -> Recipe:
-    """The role's recipe; a batch is never larger than the images there are, and even where they are mixed in pairs."""
+    """The role's recipe; the batch is limited to the available images, and even if samples are mixed in pairs."""
     recipe = with_overrides(by_name(role.recipe), {**role.changes, **(more or {}), "budget.seed": seed})
     if available < 2:
         raise DataError("fewer than two images to train on", fix="give more images")
@@ -306,7 +306,7 @@ def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *
 
 
 def _digest(subset: str | None) -> str:
-    """A subset without the path of its list."""
+    """Identify a subset without the path of its list."""
     if subset is None:
         return ""
     parsed = Subset.parse(subset)

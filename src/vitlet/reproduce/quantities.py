@@ -1,7 +1,7 @@
 """Numbers that claims compare, read from the files of finished steps.
 
-Layers of CKA are the embedding and what each block puts out, D + 1 of them; attention has D blocks. The lower and the
-higher third hold ⌈n/3⌉ of n each. The reference is the first subject of a look, the supervised model.
+The layers for CKA are the embedding and the output of each block, D + 1 in total; attention has D blocks. The lower
+and the higher third hold ⌈n/3⌉ of n each. The reference is the first subject of a look, the supervised model.
 """
 
 import math
@@ -18,7 +18,7 @@ from vitlet.reproduce.claim import Quantity
 
 @dataclass(frozen=True)
 class Looked:
-    """What one look has stored, by subject's place."""
+    """The stored measurements of one look, by subject."""
 
     names: tuple[str, ...]
     cka: Mapping[str, np.ndarray]
@@ -35,7 +35,7 @@ class Looked:
 
     @classmethod
     def read(cls, folder: Path, names: tuple[str, ...]) -> "Looked":
-        """From `folder/analysis`; `names` are the subjects in the order in which they were given."""
+        """Read from `folder/analysis`; `names` are the subjects in the order in which they were given."""
         analysis = folder / "analysis"
         facts = read_json(analysis / "similarity.json")
         cka = read_arrays(analysis / "similarity.npz")["cka"]
@@ -52,7 +52,7 @@ class Looked:
         )
 
     def value(self, quantity: Quantity, subject: str) -> float:
-        """One number about a subject."""
+        """Return one quantity of a subject."""
         if quantity.startswith("cka"):
             values = _same_depth(self.cka[subject])
             return float(_third(values, higher=quantity == "cka-higher").mean())
@@ -75,7 +75,7 @@ class Looked:
 
 
 def _same_depth(cka: np.ndarray) -> np.ndarray:
-    """CKA of each layer of the reference with the layer of the same relative depth."""
+    """CKA of each layer of the reference with the subject's layer at the same relative depth."""
     rows, columns = cka.shape
     place = np.rint(np.arange(rows) * (columns - 1) / (rows - 1)).astype(int)
     return cka[np.arange(rows), place]

@@ -31,12 +31,12 @@ from vitlet.train.log import Teller
 
 DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"
 _PAGE_SECONDS = 60.0
-"""Between two pages while runs go on: drawing one takes a second or two, in which no run is started."""
+"""Minimum interval between two pages: drawing one takes a second or two, during which no run is started."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a replication."""
+    """The arguments of a replication."""
 
     words: tuple[str, ...]
     """`table-1`, `figure-7`, `claim-12`, `claims`, `all`, …"""
@@ -44,16 +44,16 @@ class Request:
     out: Path
     scale: str = "micro"
     seeds: int | None = None
-    """None: as many as the scale has."""
+    """None: the scale's number."""
     budget_seconds: float | None = None
-    """Of scale `own`: how long all runs may take together on this machine."""
+    """For scale `own`: how long all runs may take in total on this machine."""
     side_by_side: int | None = None
     device: str = "auto"
     retry_failed: bool = False
-    """Whether runs that diverged are made again, from their beginning."""
+    """Whether runs that diverged are repeated from the start."""
 
     def command(self, *, absolute: bool = False) -> list[str]:
-        """Words that ask for the same."""
+        """The command line for this request."""
         data, out = str(self.data), str(self.out)
         if absolute:
             data, out = absolute_data(data), str(self.out.absolute())
@@ -68,19 +68,19 @@ class Request:
 
 
 def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
-    """Make every run that is not there yet, and write what was found as JSON and as a page.
+    """Make every missing run, and write the findings as JSON and as a page.
 
     Args:
-        request: What, on which images, at which scale, where.
-        file: Where the document goes beside `out/replication.json`, say docs/results/replication-micro.json; its page
-            goes beside it.
+        request: What to run, on which images, at which scale, and where.
+        file: Second copy of the document, besides `out/replication.json`, e.g. docs/results/replication-micro.json; its
+            page is written next to it.
 
     Returns:
         The document; see `vitlet.reproduce.findings`.
 
     Raises:
-        VitletError: of the kinds that `vitlet.errors` lists; when everything is written also where a run failed, of the
-            first one's kind.
+        VitletError: of the kinds listed in `vitlet.errors`; if runs failed, of the first one's kind, after everything
+            is written.
     """
     teller = Teller()
     choice, plan = _planned(request, teller)
@@ -105,7 +105,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
 
 
 def _failed(plan: Plan) -> VitletError:
-    """What to say at the end where runs failed."""
+    """Build the final error for failed runs."""
     first, count, needing = plan.failed[0], len(plan.failed), len(plan.waiting) - len(plan.failed)
     others = f"{plural(needing, 'run')} that need{'s' if needing == 1 else ''} {'it' if count == 1 else 'them'}"
     more = f", and {count - 1} more" if count > 1 else ""
@@ -117,14 +117,14 @@ def _failed(plan: Plan) -> VitletError:
 
 
 def _as_recorded(node: Node, what: str, *, why: str) -> VitletError:
-    """An error of the kind that the run's own was."""
+    """Build an error of the same kind as the run's own."""
     assert node.failure is not None
     kind = next(kind for kind in OF_ONE_RUN if kind.exit_code == node.failure["exit_code"])
     return kind(what, where=printable(node.folder), why=why, fix="--retry-failed, which starts failed runs anew")
 
 
 def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
-    """Write document and page from the runs that are finished; nothing is run."""
+    """Write document and page from the finished runs, without running anything."""
     teller = Teller()
     choice, plan = _planned(request, teller)
     return _conclude(_Saver(plan, choice, request), file=file, teller=teller)
@@ -132,7 +132,7 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
 
 @final
 class _Saver:
-    """Document and page in the folder of a replication, from the runs that are finished."""
+    """Writes document and page of a replication from its finished runs."""
 
     def __init__(self, plan: Plan, choice: Choice, request: Request) -> None:
         """Nothing is written yet."""
@@ -140,13 +140,13 @@ class _Saver:
         self._drawn = -math.inf
 
     def save(self) -> None:
-        """The document, and now and then the page."""
+        """Write the document and, from time to time, the page."""
         document = self._document()
         if time.monotonic() - self._drawn >= _PAGE_SECONDS:
             self._draw(document)
 
     def save_all(self) -> dict[str, Any]:
-        """Both; returns the document."""
+        """Write both; return the document."""
         document = self._document()
         self._draw(document)
         return document
@@ -162,7 +162,7 @@ class _Saver:
 
 
 def _conclude(saver: _Saver, *, file: Path | None, teller: Teller) -> dict[str, Any]:
-    """Write everything and say what was found."""
+    """Write everything and print the findings."""
     plan, document = saver.plan, saver.save_all()
     if file:
         write_json(file, document)
@@ -178,7 +178,7 @@ def _conclude(saver: _Saver, *, file: Path | None, teller: Teller) -> dict[str, 
 
 
 def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
-    """For each claim its answer, and effect, interval and n of every part."""
+    """Print each claim's answer, and effect, interval and n of every part."""
     for claim in claims:
         if claim["why"] == UNASKED:
             continue
@@ -196,7 +196,7 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
 
 
 def show_plan(request: Request) -> Plan:
-    """Print what would be run, what is there, and what it will cost."""
+    """Print what would be run, what is finished, and the expected cost."""
     teller = Teller()
     _, plan = _planned(request, teller)
     cost = expected_cost(plan, teller=teller, device=request.device)
@@ -207,7 +207,7 @@ def show_plan(request: Request) -> Plan:
 
 
 def write_slurm(request: Request, folder: Path) -> list[Path]:
-    """Write the plan as job arrays for a cluster; nothing is run."""
+    """Write the plan as job arrays for a cluster, without running anything."""
     teller = Teller()
     _, plan = _planned(request, teller)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
@@ -219,10 +219,10 @@ def write_slurm(request: Request, folder: Path) -> list[Path]:
 
 
 def make_one(request: Request, address: str) -> None:
-    """Make the run with this address: what a task of a job array does.
+    """Make the run with this address, as a task of a job array does.
 
     Raises:
-        UsageError: if there is no such run in the plan, or something it needs is not finished.
+        UsageError: if the plan has no such run, or one of its inputs is not finished.
         VitletError: if it fails, or has diverged before.
     """
     teller = Teller()
@@ -256,7 +256,7 @@ def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
 
 
 def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> Scale:
-    """The scale with durations that fit the budget; decided once in a folder, since it decides the runs."""
+    """Scale the durations to the budget; decided once per folder, since it determines the runs."""
     assert request.budget_seconds is not None
     file = request.out / _BUDGET
     asked = {"seconds": request.budget_seconds, "words": list(request.words), "seeds": list(scale.seeds)}

@@ -1,6 +1,7 @@
-"""Table 2: lightweight networks of others beside the paper's own, quoted and not measured.
+"""Table 2: other authors' lightweight networks next to the paper's own, quoted and not measured.
 
-*Paper*: Wang et al. 2023. What is shown of the others is mostly timm's published lists, see `vitlet.bench.published`.
+*Paper*: Wang et al. 2023. The figures of the others are mostly from timm's published lists; see
+`vitlet.bench.published`.
 """
 
 from vitlet.reproduce.chains import MAE, MAE_TUNED, MOCOV3
@@ -37,7 +38,7 @@ _BORROWED: tuple[tuple[str, str, str, str, str, Published], ...] = (
         _p("76.6", "M?", "1000 epochs; timm: 74.512 [L]"),
     ),
 )
-"""Name, size, speed, ReaL, V2 and top-1. All but the last are timm's published lists, not the paper's cells."""
+"""Name, size, speed, ReaL, V2 and top-1. All but the last are from timm's published lists, not the paper's cells."""
 
 
 def _borrowed(row: tuple[str, str, str, str, str, Published]) -> Row:
@@ -47,13 +48,13 @@ def _borrowed(row: tuple[str, str, str, str, str, Published]) -> Row:
 
 
 def _timed(size: Published, speed: Published | None) -> tuple[Cell, ...]:
-    """What a model costs, which needs no training and is measured apart."""
+    """Size and speed of a model, which need no training and are measured separately."""
     return Cell(_SIZE, size, unmeasured=_APART), Cell(_SPEED, speed, unmeasured=_APART)
 
 
 def _three(top1: Published, real: Published | None, v2: Published | None, step: Finetune | None
            ) -> tuple[Cell, ...]:  # fmt: skip
-    """The same model on ImageNet's images, by ReaL's labels, and on ImageNet-V2; None: quoted, not measured."""
+    """The same model on ImageNet, with ReaL labels, and on ImageNet-V2; without a step, quoted and not measured."""
     if step is None:
         return Cell(_TOP1, top1), Cell(_REAL, real), Cell(_V2, v2)
     return (

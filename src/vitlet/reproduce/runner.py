@@ -1,11 +1,11 @@
-"""Making the runs of a plan: finished ones are skipped, one that was cut short goes on where its checkpoint stands.
+"""Making the runs of a plan: finished ones are skipped, interrupted ones continue from their checkpoint.
 
-A run is finished when its folder holds node.json, which is written last. A kill at any moment therefore costs at most
-the steps since the last checkpoint of the runs in progress. Several runs are made side by side where there are cores,
-one thread each: small networks gain little from a second thread.
+A run is finished when its folder holds node.json, which is written last. So a kill at any moment costs at most the
+steps since the last checkpoint of the runs in progress. If there are enough cores, several runs are made in parallel,
+one thread each, since small networks gain little from a second thread.
 
-A run that diverges, or fails in another way that is its own, leaves failed.json in its folder. What needs it is not
-made; everything else is.
+A run that diverges, or fails for another reason of its own, leaves failed.json in its folder. Runs that need it are
+not made; all others are.
 """
 
 import multiprocessing
@@ -40,15 +40,15 @@ from vitlet.train.log import Teller
 
 _POLL_SECONDS = 0.5
 OF_ONE_RUN: tuple[type[VitletError], ...] = (NonFiniteError, DataError, CheckpointError, WorkerError)
-"""Errors that concern the run they come from. A full disk, a stop and wrong usage concern all of them."""
+"""Errors that concern only the run they come from. A full disk, a stop and wrong usage concern all runs."""
 
 
 def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
-    """Make one run, or finish it. Its inputs must be finished.
+    """Make or resume one run. Its inputs must be finished.
 
     Args:
-        node: From a plan.
-        quiet: Whether its own progress is hidden.
+        node: Node of a plan.
+        quiet: Whether to hide its own progress.
         device: As `Options.device`.
     """
     if node.is_finished:
@@ -82,10 +82,10 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
 
 
 def attempt(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
-    """`make`, except that an error of this run alone is not raised: it is written into the run's folder.
+    """Call `make`, but write an error that concerns only this run into the run's folder instead of raising it.
 
     Raises:
-        VitletError: for what concerns other runs too, as do images that cannot be divided.
+        VitletError: for errors that concern other runs too, such as images that cannot be divided.
     """
     try:
         make(node, quiet=quiet, device=device)
@@ -98,12 +98,12 @@ def attempt(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
 
 
 def forget_failures(nodes: Sequence[Node], *, even_diverged: bool) -> None:
-    """Let failed runs be made again.
+    """Allow failed runs to be made again.
 
     Args:
-        nodes: Of a plan.
-        even_diverged: Whether those count whose numbers diverged, which they would do again; then all begin anew.
-            Otherwise the others alone are given another try, and go on from their checkpoints.
+        nodes: Nodes of a plan.
+        even_diverged: Whether to include runs that diverged, which they would do again; then all failed
+            runs start over. Otherwise only the others are retried, from their checkpoints.
     """
     for node in nodes:
         failure = node.failure
@@ -126,18 +126,18 @@ def _finetune(node: Node, options: Options) -> None:
     except NonFiniteError:
         if not node.hold_out:
             raise
-    if node.hold_out:  # a grid leaves many; the number stays
+    if node.hold_out:  # a grid leaves many; only the number is kept
         remove_folder(Run(node.folder).checkpoints)
 
 
 def _asked(node: Node) -> Recipe:
-    """The recipe to train, with the teacher in its place."""
+    """The recipe to train, with the teacher filled in."""
     recipe = _setting(node)
     return recipe if node.teacher is None else with_overrides(recipe, {"objective.teacher": str(node.teacher)})
 
 
 def _setting(node: Node) -> Recipe:
-    """The node's recipe, or where settings were tried that of the best one."""
+    """The node's recipe or, if settings were tried, that of the best one."""
     if not node.settings:
         return recipe_of(node)
     tried = [(from_json(read_json(place / "recipe.json")), _accuracy(place)) for place in node.settings]
@@ -145,13 +145,13 @@ def _setting(node: Node) -> Recipe:
 
 
 def _accuracy(run: Path) -> float | None:
-    """None where it diverged, which leaves no result."""
+    """Top-1 of a run; None if it diverged, which leaves no result."""
     file = run / "results" / "top1.json"
     return read_json(file)["value"] if file.is_file() else None
 
 
 def _was_moved(node: Node) -> bool:
-    """Whether an unfinished run remembers its images in another place: its checkpoints are tied to paths of old."""
+    """Whether an unfinished run recorded another data path, to which its checkpoints are tied."""
     if not Run(node.folder).recipe_file.is_file():
         return False
     return read_json(node.folder / "environment.json")["launch"]["data"] != str(node.data)
@@ -166,15 +166,15 @@ def run_plan(
     teller: Teller | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make every run of the plan that is not finished and needs none that failed.
+    """Make every unfinished run of the plan that needs no failed one.
 
     Args:
         plan: The runs.
-        seconds: Expected cost by address, for the time that is left.
-        side_by_side: Runs at a time; None: as many as there are cores, on a GPU one.
+        seconds: Expected cost by address, for the estimate of the time left.
+        side_by_side: Number of parallel runs; None: the number of cores, or one on a GPU.
         device: As `Options.device`.
-        teller: Where progress is told.
-        after: Called after each run: results so far are worth showing.
+        teller: Receives progress messages.
+        after: Called after each run, for example to show the results so far.
     """
     teller = teller or Teller()
     workers = min(num_side_by_side(side_by_side, device), len(plan.possible))
@@ -197,9 +197,9 @@ def run_plan(
 
 @contextmanager
 def stopping_at_once(place: str) -> Iterator[None]:
-    """SIGTERM as a StoppedError that names `place`; within a training that saves first, as everywhere.
+    """Turn SIGTERM into a StoppedError that names `place`; a training in progress saves first, as everywhere.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    Outside the main thread, where Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -216,12 +216,12 @@ def stopping_at_once(place: str) -> Iterator[None]:
 
 
 def num_side_by_side(asked: int | None, device: str) -> int:
-    """Runs at a time where there are so many: as asked, or else as many as there are cores, on a GPU one."""
+    """Number of parallel runs: as requested, or else the number of cores, or one on a GPU."""
     return asked or (available_cores() if is_on_cpu(device) else 1)
 
 
 def is_on_cpu(device: str) -> bool:
-    """Whether `Options.device` means the processor here."""
+    """Whether `Options.device` resolves to the CPU here."""
     return pick_device(Options.from_json({"device": device})).type == "cpu"
 
 
@@ -277,7 +277,7 @@ def _side_by_side(
 
 
 def _share_done(node: Node) -> float:
-    """Of a training, from its metrics; 0 of anything else."""
+    """Completed share of a training, from its metrics; 0 for anything else."""
     if node.kind not in ("pretrain", "finetune") or not node.folder.is_dir():
         return 0.0
     rows = Run(node.folder).metrics()
@@ -286,25 +286,25 @@ def _share_done(node: Node) -> float:
 
 
 class _Clock:
-    """Time left from expected seconds, corrected by how long the finished runs took."""
+    """Estimates the time left from expected seconds, corrected by how long the finished runs took."""
 
     def __init__(self, waiting: Sequence[Node], seconds: Mapping[str, float]) -> None:
         self._left = {node.address: seconds.get(node.address, 0.0) for node in waiting}
         self._expected, self._began = 0.0, time.monotonic()
 
     def finished(self, node: Node) -> None:
-        """One run less."""
+        """Remove a run from the estimate."""
         self._expected += self._left.pop(node.address)
 
     def left(self) -> str:
-        """In words."""
+        """The time left, in words."""
         slower = (time.monotonic() - self._began) / self._expected if self._expected > 0 else 1.0
         total = sum(self._left.values())
         return f"about {duration(slower * total)}" if total else "an unknown time"
 
 
 def _facts(node: Node) -> dict[str, Any]:
-    """What stands in node.json."""
+    """The content of node.json."""
     machine = environment()
     return {
         "address": node.address,
@@ -322,5 +322,5 @@ def _facts(node: Node) -> dict[str, Any]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of the files below a folder."""
+    """Total size of the files below a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0

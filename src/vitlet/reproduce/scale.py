@@ -1,8 +1,8 @@
 """Scales: what stands in for the paper's recipes, data and budgets.
 
-A scale gives each role that the tables name a recipe, each data set images, and says how many seeds and how long. It
-changes nothing else: rows, chains, claims and their rules are the same at every scale. Whatever a scale has nothing
-for stays in its place with the reason.
+A scale assigns a recipe to each role that the tables name and images to each data set, and sets the number of seeds
+and the durations. It changes nothing else: rows, chains, claims and their rules are the same at every scale. Whatever
+a scale cannot provide is listed with the reason.
 """
 
 import dataclasses
@@ -14,54 +14,54 @@ from vitlet.jobs.options import ProbeName
 
 SEEDS = (0, 1, 2)
 IMAGES = "--data"
-"""In titles, the user's images; `ImageSet.called` puts their name there."""
+"""Placeholder in titles for the user's images; `ImageSet.called` replaces it by their name."""
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a role is at a scale: a recipe and changes of it."""
+    """A role at a scale: a recipe and changes to it."""
 
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     once: bool = False
-    """One run, of seed 0, that all seeds share: a teacher."""
+    """One run, with seed 0, shared by all seeds: a teacher."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A role with a recipe for each set, whose setting is chosen on training images as `vitlet transfer` does."""
+    """A role with a recipe for each set, whose setting is chosen on training images as in `vitlet transfer`."""
 
     recipes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Given:
-    """In place of a training: weights that others published, which lie below --data."""
+    """Published weights of others that replace a training; they lie below --data."""
 
     file: str
-    """A model folder as `vitlet import` writes it, or a file of timm's weights."""
+    """A model folder as written by `vitlet import`, or a file of timm weights."""
     architecture: str = ""
-    """timm's name for the file; "": the folder says it itself."""
+    """timm's name for the file; "": the folder names it."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What a data set of the paper is at a scale."""
+    """A data set of the paper at a scale."""
 
     title: str
-    """What stands in its place, for the heads of the columns."""
+    """What stands in for it, for column headings."""
     folder: str = ""
-    """Below --data; or else a part of the images at --data is taken."""
+    """Folder below --data; without it, a part of the images at --data is taken."""
     half: Literal["upstream", "downstream"] = "upstream"
-    """Every second class in the order of their names, from the first on; or the others."""
+    """Every second class in name order, starting with the first; or the others."""
     subset: str = ""
-    """Of the training images, as `vitlet.data.choice` reads it; a list stands below --data."""
+    """Subset of the training images, as parsed by `vitlet.data.choice`; a list lies below --data."""
     label_share: float | None = None
-    """Of the training labels of the smallest class, which as many of every class are fine-tuned on; None: all."""
+    """Share of the smallest class's training labels; as many of every class are used for fine-tuning. None: all."""
     budget: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of a recipe that fine-tunes on this set: how long, in which batches."""
+    """Changes to recipes that fine-tune on this set: duration and batch size."""
     public: str = ""
-    """torchvision's name for it: where there is no folder it is looked for below --data, as by `vitlet transfer`."""
+    """torchvision's name for it; without the folder, it is looked for below --data as by `vitlet transfer`."""
 
     def called(self, name: str) -> str:
         """The title, with the name of the user's images."""
@@ -75,25 +75,25 @@ class Scale:
     name: str
     about: str
     sets: Mapping[str, ImageSet | str]
-    """By the names in the tables; a string says why there is none."""
+    """By the names in the tables; a string gives the reason why there is none."""
     methods: Mapping[str, Treatment | Given | str]
     treatments: Mapping[str, Treatment | Chosen | str]
     probes: Mapping[str, tuple[ProbeName, Literal["mean", "class"]]]
     kept: tuple[int, ...]
-    """Numbers of blocks, of twelve, that are kept in Figures 2 and 4."""
+    """Numbers of blocks, of twelve, kept in Figures 2 and 4."""
     seeds: tuple[int, ...] = SEEDS
     order: tuple[tuple[int, ...], ...] = ()
-    """Claims in groups: all seeds of one before the next, so that what is stopped early has decided the first ones."""
+    """Groups of claims: all seeds of one before the next, so that an early stop has decided the first ones."""
     look_images: int = 1024
     is_tried: bool = True
-    """Whether a few steps are tried to tell what all will cost; not where that costs as much as the runs."""
+    """Whether to try a few steps to estimate the cost; not if that costs as much as the runs."""
 
     def with_seeds(self, num: int) -> "Scale":
-        """The same with `num` seeds."""
+        """Return a copy with `num` seeds."""
         return dataclasses.replace(self, seeds=tuple(range(num)))
 
     def within(self, factor: float) -> "Scale":
-        """The same with every duration that counts images times `factor`."""
+        """Return a copy with every duration in images multiplied by `factor`."""
 
         def scaled(changes: Mapping[str, Any]) -> Mapping[str, Any]:
             length = changes.get("budget.duration")
@@ -115,5 +115,5 @@ class Scale:
 
 
 def images(n: int) -> dict[str, Any]:
-    """A duration as a recipe writes it."""
+    """A duration in images, as written in a recipe."""
     return {"unit": "images", "n": n}

@@ -16,7 +16,7 @@ def _share(n: float) -> dict[str, Any]:
 
 
 def _lasting(n: int, **more: Any) -> dict[str, Any]:
-    """So many images, checkpoints at tenths, one look at the features at the end."""
+    """A duration of `n` images with checkpoints at tenths."""
     return {"budget.duration": images(n), "budget.checkpoint_every": _share(0.1), **more}
 
 
@@ -110,7 +110,7 @@ _SMALL = "here the wider network is the teacher"
 
 
 def _halves() -> dict[str, ImageSet | str]:
-    """Stand-ins of the data sets: two halves of the classes of one set, the second at three sizes."""
+    """Stand-ins for the data sets: two halves of the classes of one set, the second at three sizes."""
     half, other = f"{IMAGES}, every second class", f"{IMAGES}, the other classes"
     return {
         "imagenet": ImageSet(half, budget=_lasting(80_000)),
@@ -186,12 +186,12 @@ def _micro() -> Scale:
 
 
 def _own() -> Scale:
-    """`micro` for photographs of any size: random resized crops; label shares for fewer images."""
+    """`micro` for photographs of any size: random resized crops, and larger label shares for fewer images."""
     micro = _micro()
     crop = {"data.views.0.crop": {"kind": "resample", "scale": [0.2, 1.0]}}
 
     def cropped(roles: Mapping[str, Any]) -> dict[str, Any]:
-        """Recipes that shift only; the others crop by themselves."""
+        """Add crops to recipes that only shift; the others crop already."""
         return {
             k: dataclasses.replace(v, changes={**v.changes, **crop})
             if isinstance(v, Treatment) and by_name(v.recipe).data.views[0].crop.kind == "shift"
@@ -213,7 +213,7 @@ def _own() -> Scale:
 
 
 def _of_labels(found: ImageSet | str, share: float) -> ImageSet:
-    """With another share of the labels, and a title that says so."""
+    """Use another share of the labels, and state it in the title."""
     title = f"{IMAGES}, the other classes: {100 * share:g} % of the labels"
     return dataclasses.replace(_image_set(found), label_share=share, title=title)
 
@@ -224,7 +224,7 @@ def _image_set(found: ImageSet | str) -> ImageSet:
 
 
 def _smoke() -> Scale:
-    """`micro` with networks and runs of a fraction of a second: whether everything works, never what is true."""
+    """`micro` with networks and runs of a fraction of a second: tests that everything works, not what is true."""
     micro = _micro()
     steps = {"unit": "steps", "n": 4}
     brief: dict[str, Any] = {
@@ -279,10 +279,10 @@ SCALES = MappingProxyType({"paper": _paper, "micro": _micro, "own": _own, "smoke
 
 
 def scale_by_name(name: str) -> Scale:
-    """The scale called `name`.
+    """Return the scale called `name`.
 
     Raises:
-        UsageError: naming the nearest.
+        UsageError: for an unknown name; suggests the nearest.
     """
     if name not in SCALES:
         raise UsageError(

@@ -1,10 +1,9 @@
-"""A plan as SLURM job arrays: one array for each generation of runs, each waiting for the one before.
+"""A plan as SLURM job arrays: one array per generation of runs, each waiting for the previous one.
 
-Runs of a generation do not need each other. Every task gives the same command with the address of its run, so tasks
-are safe to repeat: a finished run is left alone and one that was cut short goes on. A generation begins when the one
-before has ended, however that was: each task looks itself whether what it needs is finished, and one run that diverged
-does not hold up all later ones. The scripts are those of
-`vitlet.jobs.slurm`.
+Runs of a generation do not depend on each other. Every task runs the same command with the address of its run, so
+tasks are safe to repeat: a finished run is left alone and an interrupted one continues. A generation starts when the
+previous one has ended, successfully or not: each task checks whether its inputs are finished, so one run that diverged
+does not block all later ones. The scripts come from `vitlet.jobs.slurm`.
 """
 
 import dataclasses
@@ -31,10 +30,10 @@ done
 
 
 def generations(plan: Plan) -> list[list[Node]]:
-    """Runs that can be made, so that everything a run needs stands in an earlier generation."""
+    """Group the runs that can be made such that the inputs of each are in earlier generations."""
     level: dict[str, int] = {}
     found: list[list[Node]] = []
-    for node in plan.nodes.values():  # inputs stand before what needs them
+    for node in plan.nodes.values():  # inputs precede what needs them
         if node.is_finished or plan.obstacle(node) is not None:
             continue
         level[node.address] = max((level[i] + 1 for i in node.inputs if i in level), default=0)
@@ -48,9 +47,9 @@ def write_arrays(plan: Plan, folder: Path, *, command: Sequence[str], cluster: C
 
     Args:
         plan: The runs.
-        folder: Where the scripts go, and the logs of the jobs.
-        command: Words that reproduce all of the plan, from the verb on, paths absolute.
-        cluster: What each task asks for; one that meets its time limit goes on when it comes through the queue again.
+        folder: Folder for the scripts and the logs of the jobs.
+        command: Words that reproduce the whole plan, from the verb on, with absolute paths.
+        cluster: Resources of each task; one that hits its time limit continues when it is queued again.
 
     Returns:
         The files, in this order.

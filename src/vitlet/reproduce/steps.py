@@ -1,14 +1,14 @@
-"""The words that the paper's tables and figures are written in: steps of a chain of runs, and what was published.
+"""The vocabulary of the paper's tables and figures: steps of a chain of runs, and published results.
 
-A step says what is done and from which step it starts; it knows no recipe, no folder and no budget. Those are given to
-it by a scale (`vitlet.reproduce.scale`), so that one definition serves ImageNet and two CPU cores.
+A step says what is done and from which step it starts; it knows no recipe, folder or budget. Those come from a scale
+(`vitlet.reproduce.scale`), so that one definition serves both ImageNet and two CPU cores.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Tag = Literal["T", "R", "J", "H", "C", "X", "I", "L", "M+", "M?"]
-"""Where a published figure was read; `MEANINGS` has the words."""
+"""The source of a published figure; explained in `MEANINGS`."""
 
 MEANINGS: dict[str, str] = {
     "T": "the paper's text",
@@ -23,22 +23,22 @@ MEANINGS: dict[str, str] = {
     "M?": "recalled with nothing to check it against; unconfirmed, never a target",
 }
 BLOCKS = 12
-"""Of the paper's encoder. Steps count blocks in twelfths of the depth, whatever depth a scale has."""
+"""Depth of the paper's encoder. Steps count blocks in twelfths of the depth, whatever depth a scale has."""
 SETTING = "a setting, nothing to measure"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of somebody else, or a setting of theirs in words."""
+    """A published figure of other authors, or a setting of theirs in words."""
 
     printed: str
-    """As it was printed, in the unit of its column; accuracies and precisions in per cent."""
+    """As printed, in the unit of its column; accuracies and precisions in per cent."""
     tag: Tag
     note: str = ""
 
     @property
     def value(self) -> float | None:
-        """What was printed, as a number; None for words."""
+        """The printed figure as a number; None for words."""
         try:
             return float(self.printed)
         except ValueError:
@@ -46,7 +46,7 @@ class Published:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether it may be quoted as published; an unconfirmed one is shown as such and is no target."""
+        """Whether it may be quoted as published; an unconfirmed figure is shown as such and is not a target."""
         return not self.tag.startswith("M")
 
 
@@ -55,12 +55,12 @@ class Pretrain:
     """Training without labels."""
 
     method: str
-    """A role that a scale gives a recipe, or weights that others trained: `mae`, `mocov3`, `dmae`, …"""
+    """A role for which a scale has a recipe or weights trained by others: `mae`, `mocov3`, `dmae`, …"""
     data: str = "imagenet"
-    """A set that a scale gives images."""
+    """A set for which a scale has images."""
     teacher: "Pretrain | None" = None
     distil: tuple[int, ...] = ()
-    """Blocks whose attention is distilled, in twelfths of the depth; () is what the recipe has."""
+    """Blocks whose attention is distilled, in twelfths of the depth; (): as in the recipe."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Finetune:
 
     start: "Start"
     treatment: str
-    """A role that a scale gives a recipe: `impr`, `scratch-impr`, `transfer`, …"""
+    """A role for which a scale has a recipe: `impr`, `scratch-impr`, `transfer`, …"""
     data: str = "imagenet"
     keep: int | None = None
-    """Only the patch embedding, the tokens and so many twelfths of the blocks come from `start`, the rest is as it was
-    before that; with 0 all of it. None: everything comes from `start`."""
+    """Only the patch embedding, the tokens and this many twelfths of the blocks come from `start`; the rest is as it
+    was before `start` was trained; with 0, all of it. None: everything comes from `start`."""
     teacher: "Pretrain | None" = None
-    """A classifier whose answers are learned beside the labels."""
+    """A classifier whose predictions are learned in addition to the labels."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ class Look:
     """One pass over held-out images through several encoders: CKA, attention, spectrum."""
 
     subjects: tuple[tuple[str, "Start"], ...]
-    """(name, encoder); the first is the reference, and None stands for random weights in its shape."""
+    """(name, encoder); the first is the reference, and None means random weights of its shape."""
     data: str = "imagenet"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Something that is not there yet; the row keeps its place."""
+    """A missing requirement; the row is listed nevertheless."""
 
     what: str
 
@@ -116,22 +116,22 @@ Start = Pretrain | Finetune | None
 Measured = Finetune | Evaluate | Probe
 Step = Pretrain | Measured | Look
 Metric = Literal["top1", "bbox", "segm"]
-"""Names of result files; COCO's AP of boxes and of masks are those of a detector."""
+"""Names of result files; `bbox` and `segm` are a detector's COCO APs of boxes and of masks."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: what was published and how it is measured here."""
+    """One number of a table: what was published, and how it is measured here."""
 
     column: str
     published: Published | None = None
     """None: not known."""
     step: Measured | Needs | None = None
-    """What measures it; None: nothing does, and `unmeasured` says why."""
+    """The step that measures it; None: nothing does, and `unmeasured` says why."""
     metric: Metric = "top1"
     unmeasured: str = "quoted, not measured here"
     note: str = ""
-    """What is to be known of it beside the note of its published figure."""
+    """A remark besides the note of its published figure."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,12 @@ class Table:
     rows: tuple[Row, ...]
     unit: str = "top-1, %"
     axis: str = ""
-    """What the columns count, where rows are drawn as curves over them; "" draws nothing."""
+    """The quantity on the x axis if rows are drawn as curves over the columns; "" draws nothing."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the paper that is drawn from what a look has stored."""
+    """A figure of the paper that is drawn from the data stored by a look."""
 
     name: str
     title: str
@@ -169,14 +169,14 @@ class Drawing:
     look: Look
     kind: Literal["similarity", "attention", "spectrum"]
     shown: tuple[str, ...] = ()
-    """Names of subjects beside the reference; () shows all."""
+    """Names of subjects to show besides the reference; () shows all."""
 
 
 Item = Table | Drawing
 
 
 def steps_of(item: Item) -> list[Step]:
-    """Every step that the item measures, in its order, each once."""
+    """Every step that the item measures, in order, each once."""
     if isinstance(item, Drawing):
         return [item.look]
     cells = [cell.step for row in item.rows for cell in row.cells]

@@ -1,7 +1,7 @@
-"""Tables 1 and 3 to 5: every row, with what was published of it and the chain that measures it.
+"""Tables 1 and 3 to 5: every row, with what was published about it and the chain that measures it.
 
-*Paper*: Wang et al. 2023. Where a figure was read is its tag, see `steps.MEANINGS`. Figures with an M are recalled and
-unconfirmed; they are shown as such and are no targets. Every row keeps its place until it works. Table 2 is in
+*Paper*: Wang et al. 2023. The tag of a figure is its source, see `steps.MEANINGS`. Figures with an M are recalled and
+unconfirmed; they are shown as such and are not targets. Every row is listed even before it works. Table 2 is in
 `vitlet.reproduce.rivals`.
 """
 
@@ -34,7 +34,7 @@ def _p(printed: str, tag: Tag, note: str = "") -> Published:
 
 
 def _pretraining(data: Published, epochs: Published | None, hours: Published | None = None) -> tuple[Cell, ...]:
-    """The columns of Table 1 about what was done before."""
+    """The columns of Table 1 about pre-training."""
     time = "the time taken here is listed with each run"
     return (
         Cell(_DATA, data, unmeasured=SETTING),
@@ -177,7 +177,7 @@ _BOX, _MASK = "COCO box AP", "COCO mask AP"
 
 
 def detected(start: Start) -> Finetune:
-    """The two columns of COCO: one training, boxes and masks."""
+    """The two COCO columns: one training, boxes and masks."""
     return Finetune(start, "detection", "coco")
 
 

@@ -1,1 +1,1 @@
-"""The one loop, and what keeps its promises: schedules, checkpoints, signals, finite numbers, logs."""
+"""The one training loop, and the parts behind its guarantees: schedules, checkpoints, signals, finite numbers, logs."""

@@ -1,8 +1,8 @@
-"""Checkpoints: everything training needs to go on, in one folder that is whole or not there.
+"""Checkpoints: everything needed to continue training, in one folder that is complete or absent.
 
 `checkpoints/step-00000123/{state.safetensors, manifest.json}`. The manifest carries the SHA-256 of the tensors and
 its own, since neither safetensors nor torch notices a flipped bit. The latest checkpoint is computed, never stored;
-two valid ones are kept, and the older goes only when the newer is on the disk. No pickle is written or read.
+two valid ones are kept, and the older is removed only once the newer is on disk. No pickle is written or read.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ STATE, MANIFEST = "state.safetensors", "manifest.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose bytes are what was written."""
+    """A checkpoint whose bytes have been verified."""
 
     path: Path
     manifest: dict[str, Any]
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Steps that were taken before it was written."""
+        """Number of steps taken before it was written."""
         return self.manifest["step"]
 
 
@@ -50,7 +50,7 @@ def folder_name(step: int) -> str:
 
 
 def folders(run: Run) -> list[Path]:
-    """Checkpoint folders, newest step first; by the step in the name, never by the clock."""
+    """Checkpoint folders, newest step first; sorted by the step in the name, never by the clock."""
     if not run.checkpoints.is_dir():
         return []
     found = [p for p in run.checkpoints.iterdir() if re.fullmatch(r"step-\d{8,}", p.name)]
@@ -61,14 +61,14 @@ def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, fac
     """Write the checkpoint of `step`, then prune.
 
     Args:
-        run: Where.
+        run: Run directory to write to.
         step: Steps taken so far.
-        objective: Its whole state dict is kept: teachers, heads and centres too.
-        optimizer: Made by `build_optimizer`.
+        objective: Its whole state dict is saved, including teachers, heads and centres.
+        optimizer: Optimizer made by `build_optimizer`.
         facts: Further entries of the manifest (recipe, data fingerprint, offset of the metrics, machine).
 
     Raises:
-        ResourceError: if the disk is full or the run's folder gone; the checkpoints that were there still are.
+        ResourceError: if the disk is full or the run's folder is gone; earlier checkpoints remain.
         NonFiniteError: if a weight is NaN or infinite; nothing is written.
     """
     tensors = _tensors(objective, optimizer)
@@ -82,7 +82,7 @@ def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, fac
     }
     path = run.checkpoints / folder_name(step)
     try:
-        run.checkpoints.mkdir(exist_ok=True)  # not its parents: a run that was moved away must not live twice
+        run.checkpoints.mkdir(exist_ok=True)  # not its parents: a run that was moved away must not exist twice
     except OSError as error:
         raise storage_error(error, path, len(state)) from error
     write_folder(path, {STATE: state, MANIFEST: _sealed(manifest)})
@@ -91,7 +91,7 @@ def save(run: Run, *, step: int, objective: nn.Module, optimizer: Optimizer, fac
 
 
 def _prune(run: Run, *, newest: Path) -> None:
-    """Remove all but the newest valid ones; what damaged ones held has been trained again."""
+    """Remove all but the newest valid ones; the steps in damaged ones have been trained again."""
     kept = 0
     for path in folders(run):
         if kept < KEEP and (path == newest or _is_valid(path)):
@@ -120,12 +120,12 @@ def _require_finite(tensors: dict[str, Tensor], *, step: int, where: str) -> Non
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:
-    """JSON of the manifest with the SHA-256 of the JSON without it."""
+    """JSON of the manifest plus the SHA-256 of the JSON without it."""
     return to_json_bytes({**manifest, "sha256": hashlib.sha256(to_json_bytes(manifest)).hexdigest()})
 
 
 def _unsealed(content: bytes) -> dict[str, Any]:
-    """The manifest, if `content` is to the byte what `_sealed` made.
+    """Return the manifest if `content` is byte for byte what `_sealed` made.
 
     Raises:
         ValueError: if it is not.
@@ -173,11 +173,11 @@ def read(path: Path) -> Checkpoint:
 
 
 def latest(run: Run, *, world: World | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest valid checkpoint, and a sentence for each newer one that had to be passed over.
+    """Return the newest valid checkpoint, and one sentence for each newer one that was skipped.
 
     Args:
-        run: Where.
-        world: All of its ranks get what rank 0 finds: another host may not see the folder, or see an older copy of it.
+        run: Run directory to read.
+        world: All its ranks get what rank 0 finds: another host may not see the folder, or see a stale copy of it.
 
     Raises:
         CheckpointError: if there are checkpoints and none is valid.
@@ -213,7 +213,7 @@ def _latest_here(run: Run) -> tuple[Checkpoint | None, list[str]]:
 
 
 def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint's tensors into `objective` and `optimizer`, all of them or none.
+    """Load a checkpoint's tensors into `objective` and `optimizer`, all of them or none.
 
     Raises:
         CheckpointError: naming the first keys, types and shapes that differ.

@@ -1,4 +1,4 @@
-"""What a training costs, over all its ranks and over the processes that it was interrupted in."""
+"""The cost of a training run, summed over its ranks and over all processes of an interrupted run."""
 
 import resource
 import time
@@ -10,21 +10,21 @@ from vitlet.train.ranks import World
 
 @final
 class Clock:
-    """Starts when it is made."""
+    """Measures wall-clock and CPU time from its creation."""
 
     def __init__(self) -> None:
-        """Nothing was spent before, until `before` says otherwise."""
+        """Start at zero; set `before` to add earlier processes."""
         self.before: Mapping[str, float] = {}
-        """What earlier processes of the same training spent, up to the checkpoint that this one goes on from."""
+        """Cost of earlier processes of this run, up to the checkpoint from which this one continues."""
         self._wall, self._cpu, self._others = time.monotonic(), _cpu_seconds(), 0.0
 
     def meet(self, world: World) -> None:
-        """Note what the other ranks have spent; every rank has to call it."""
+        """Record the other ranks' CPU time; every rank has to call it."""
         mine = _cpu_seconds() - self._cpu
         self._others = world.total(mine) - mine
 
     def spent(self) -> dict[str, float]:
-        """`wall_seconds`, and `cpu_seconds` of all ranks (the others' at the last meeting) and ended loader workers."""
+        """`wall_seconds`, and `cpu_seconds` of all ranks (others as of the last `meet`) and ended loader workers."""
         cpu = _cpu_seconds() - self._cpu + self._others
         return {
             "wall_seconds": self.before.get("wall_seconds", 0.0) + time.monotonic() - self._wall,

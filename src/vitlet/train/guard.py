@@ -1,4 +1,4 @@
-"""What may interrupt training: signals, numbers that are not finite, and too little memory."""
+"""Reasons to interrupt training: signals, non-finite numbers and out-of-memory errors."""
 
 import math
 import signal
@@ -14,23 +14,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopFlag:
-    """Set by a signal, read at the step boundary; nothing else happens inside the handler."""
+    """Set by a signal, read at the step boundary; the handler does nothing else."""
 
     def __init__(self) -> None:
         self.signal_number = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Handle the signal."""
         if self.signal_number and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C stops at once; files are safe, the step is lost
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once; files are safe, the step is lost
         self.signal_number = number
 
 
 @contextmanager
 def listening() -> Iterator[StopFlag]:
-    """Catch SIGTERM, SIGINT and SIGUSR1 into a flag; the former handlers come back afterwards.
+    """Catch SIGTERM, SIGINT and SIGUSR1 in a flag; restore the previous handlers afterwards.
 
-    Outside the main thread, where Python allows no handlers, the flag stays down.
+    Outside the main thread, where Python allows no handlers, the flag is never set.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -45,10 +45,10 @@ def listening() -> Iterator[StopFlag]:
 
 
 def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> None:
-    """Refuse a step whose loss or gradient norm is NaN or infinite; nothing has been changed yet.
+    """Reject a step whose loss or gradient norm is NaN or infinite, before anything has changed.
 
     Raises:
-        NonFiniteError: saying which of the two it was and where the images of the batch are listed.
+        NonFiniteError: naming which of the two it was and the file that lists the images of the batch.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -63,7 +63,7 @@ def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> 
 
 @contextmanager
 def memory_errors(*, batch_size: int) -> Iterator[None]:
-    """Say what to do when a step does not fit into memory.
+    """Explain what to do when a step does not fit into memory.
 
     Raises:
         ResourceError: for a failed allocation on a GPU or the CPU.

@@ -1,6 +1,6 @@
-"""What a run says while it goes on: metrics.jsonl, log.txt, TensorBoard and the terminal.
+"""A run's output during training: metrics.jsonl, log.txt, TensorBoard and the terminal.
 
-Metrics are append-only; on resume they are cut back to the length the checkpoint remembers, so no step stands there
+Metrics are append-only; on resume they are truncated to the length recorded in the checkpoint, so no step appears
 twice. A log that cannot be written costs one warning, never the run.
 """
 
@@ -26,7 +26,7 @@ _PLAIN_LINE_SECONDS = 15.0
 
 
 def finite_or_null(value: Any) -> Any:
-    """`value` with every NaN and infinity replaced by None: JSON has no word for them."""
+    """Replace every NaN and infinity in `value` by None, since JSON cannot represent them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -37,12 +37,12 @@ def finite_or_null(value: Any) -> Any:
 
 
 class MetricsLog:
-    """metrics.jsonl, and its copies for TensorBoard and the trackers that were asked for."""
+    """metrics.jsonl, and its copies for TensorBoard and the requested trackers."""
 
     def __init__(self, run: Run, *, offset: int, trackers: Sequence[TrackerName] = ()) -> None:
-        """Cut the file to `offset` bytes (or what there is of them) and append from there.
+        """Truncate the file to `offset` bytes (or to what exists) and append from there.
 
-        `trackers` get every row too; for them the run's recipe must be written.
+        `trackers` receive every row too; they need the run's recipe on disk.
 
         Raises:
             ResourceError: if the file cannot be opened for writing.
@@ -60,7 +60,7 @@ class MetricsLog:
         self._trackers = [open_tracker(name, run) for name in trackers]
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one object; a line that does not fit on the disk is left out whole."""
+        """Append one object; a line that does not fit on the disk is omitted entirely."""
         line = json.dumps(finite_or_null(row), allow_nan=False).encode() + b"\n"
         try:
             if os.write(self._file, line) < len(line):
@@ -75,7 +75,7 @@ class MetricsLog:
             tracker.write(row)
 
     def offset(self) -> int:
-        """Length of the file once everything written is on the disk."""
+        """Flush everything to disk and return the length of the file."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -83,7 +83,7 @@ class MetricsLog:
         return self._length
 
     def close(self) -> None:
-        """Release the file, and end the trackers."""
+        """Close the file and the trackers."""
         os.close(self._file)
         for tracker in self._trackers:
             tracker.close()
@@ -97,15 +97,15 @@ class MetricsLog:
 
 
 class _Board:
-    """A copy of the metrics for TensorBoard, which goes silent for good when it cannot be written.
+    """A copy of the metrics for TensorBoard, which falls silent for good if it cannot be written.
 
-    The records are TensorBoard's own. Its `SummaryWriter` is not used: it starts a thread, in a process that forks
+    The records are TensorBoard's own. Its `SummaryWriter` is not used: it starts a thread in a process that forks
     workers, and prints a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         """Steps from `first_step` on replace those of an earlier attempt."""
-        # Imported here, since only runs that log pay for it. Its classes are made when it is imported.
+        # Imported here, so that only runs that log pay for it. Its classes are created at import.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -117,7 +117,7 @@ class _Board:
         self._put(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """The numbers of one row of metrics."""
+        """Write the numbers of one row of metrics."""
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers_of(row).items()]
         self._put(step=int(row["step"]), summary=self._summary(value=values))
 
@@ -133,15 +133,15 @@ class _Board:
 
 
 class Teller:
-    """Lines for the terminal and log.txt; a progress bar on a terminal, elsewhere a line now and then."""
+    """Lines for the terminal and log.txt; a progress bar on a terminal, occasional lines elsewhere."""
 
     def __init__(self, run: Run | None = None, *, quiet: bool = False) -> None:
-        """`run` receives log.txt; `quiet` keeps the terminal empty (all ranks but the first)."""
+        """`run` receives log.txt; `quiet` silences the terminal (all ranks but the first)."""
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.run = run
 
     def say(self, text: str) -> None:
-        """One line, control characters escaped."""
+        """Print one line, with control characters escaped."""
         with contextlib.suppress(OSError):  # stdout may lead to a full disk
             self.console.print("\n".join(printable(line) for line in text.split("\n")), markup=False)
         if self.run is not None:
@@ -154,7 +154,7 @@ class Teller:
 
     @contextlib.contextmanager
     def progress(self, title: str, *, total: int, done: int = 0) -> Iterator["Ticker"]:
-        """Show how far `title` is, with the time left."""
+        """Show the progress of `title` and the time left."""
         if not self.console.is_terminal:
             yield Ticker(self, title, total=total)
             return
@@ -182,7 +182,7 @@ class Ticker:
         self._first: int | None = None
 
     def __call__(self, done: int, note: str = "") -> None:
-        """`done` of the total, with a few words of news."""
+        """Report `done` of the total, with a short note."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
             return

@@ -1,8 +1,8 @@
 """The loop. It receives everything it uses and fetches nothing: no config, no recipe, no path but the run's.
 
-Promises, each with a test: a kill at any point repeats at most one checkpoint interval and changes no bit of the
-result; a signal loses no step; a step with a loss or gradient that is not finite is not taken; the result depends
-on the global batch and not on how it is cut over ranks and accumulation steps.
+Guarantees, each with a test: a kill at any point repeats at most one checkpoint interval and changes no bit of the
+result; a signal loses no step; a step with a non-finite loss or gradient is not taken; the result depends on the
+global batch and not on how it is split over ranks and accumulation steps.
 """
 
 import contextlib
@@ -35,30 +35,30 @@ from vitlet.train.ranks import World
 
 _MAX_REPLACED_SHARE = 0.01
 _LOWEST_LOSS_SCALE = 2.0**-6
-"""fp16 begins at 2¹⁶ and halves: 22 steps without a finite gradient."""
+"""fp16 starts at 2¹⁶ and halves: 22 steps without a finite gradient."""
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """What the loop asks of a loader."""
+    """The interface that the loop expects of a loader."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the images."""
+        """Steps in one pass over the images."""
         ...
 
     def from_step(self, start: int) -> Generator[Batch]:
-        """The batches of steps start, start + 1, … without end."""
+        """Yield the batches of steps start, start + 1, … without end."""
         ...
 
     def describe(self, batch: Batch) -> list[str]:
-        """Names of the files in a batch, printable."""
+        """Names of the files in a batch, safe to print."""
         ...
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A look at the model from time to time; `look(objective, step)` returns what goes into the metrics."""
+    """A periodic evaluation during training; `look(objective, step)` returns an entry for the metrics."""
 
     every: int
     look: Callable[[Objective, int], dict[str, Any]]
@@ -66,7 +66,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Budget:
-    """Integers only: every duration has become steps."""
+    """Durations of a run, all converted to steps, and how each step is computed."""
 
     total_steps: int
     checkpoint_every: int
@@ -74,25 +74,25 @@ class Budget:
     precision: str = "fp32"
     clip_norm: float | None = None
     micro_batch: int | None = None
-    """Images of one forward and backward pass; None: the whole share of the rank."""
+    """Images per forward and backward pass; None: the rank's whole share."""
     seed: int = 0
     compile: bool = False
 
 
 @dataclass
 class Writer:
-    """Where a run is written, and the facts that go into each of its checkpoints."""
+    """The outputs of a run, and the facts stored in each of its checkpoints."""
 
     run: Run
     metrics: MetricsLog | None
-    """Of the first rank."""
+    """On the first rank only."""
     teller: Teller
     world: World = field(default_factory=World)
     facts: dict[str, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
 
     def save(self, step: int, objective: Objective, optimizer: Optimizer, **facts: Any) -> None:
-        """Checkpoint by the first rank; the others wait until it is durable."""
+        """Write a checkpoint from the first rank; the others wait until it is durable."""
         self.clock.meet(self.world)
         if self.metrics is not None:
             facts |= {
@@ -105,7 +105,7 @@ class Writer:
         self.world.meet()
 
     def log(self, row: dict[str, Any]) -> None:
-        """One row of metrics, from the first rank."""
+        """Write one row of metrics, from the first rank."""
         if self.metrics is not None:
             self.metrics.write(row)
 
@@ -121,12 +121,12 @@ def train(
     probes: Sequence[Probe] = (),
     resumed: Checkpoint | None = None,
 ) -> None:
-    """Take the steps up to `budget.total_steps`, from the first one or from where `resumed` ends.
+    """Train up to step `budget.total_steps`, from the first step or from where `resumed` ends.
 
     Raises:
-        StoppedError: a signal came; the step was finished and saved.
-        NonFiniteError: before a step that would have poisoned the weights.
-        DataError: when more than 1 % of the images seen could not be read any more.
+        StoppedError: after a signal; the step was finished and saved.
+        NonFiniteError: before a step that would have corrupted the weights.
+        DataError: if more than 1 % of the images seen could no longer be read.
         ResourceError: out of memory or disk.
     """
     device, start = next(objective.parameters()).device, resumed.step if resumed else 0
@@ -158,7 +158,7 @@ def train(
 
 
 class _Job:
-    """One training: what happens within a step and after it."""
+    """One training run: what happens within and after a step."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Job:
                 self.taker.scaler.load_state_dict(resumed.manifest["loss_scale"])
 
     def take(self, step: int, batch: Batch) -> tuple[Losses, float, float]:
-        """The step, if its numbers are finite: losses of this rank, mean loss of all ranks, gradient norm."""
+        """Take a step if its numbers are finite; return this rank's losses, the mean loss of all, the gradient norm."""
         at = Step(step, self.budget.total_steps, self.budget.seed)
         with memory_errors(batch_size=self.budget.micro_batch or len(batch)):
             losses, grad_norm = self.taker.gradients(batch, at)
@@ -207,11 +207,11 @@ class _Job:
             "positions": batch.positions.tolist(),
             "terms": finite_or_null({"loss": float(losses.total), "grad_norm": grad_norm, **_scalars(losses)}),
         }
-        with contextlib.suppress(ResourceError):  # a full disk must not hide why the run stops
+        with contextlib.suppress(ResourceError):  # a full disk must not mask why the run stops
             write_json(path, content)
 
     def note_replaced(self, done: int, batch: Batch) -> None:
-        """Nothing is substituted without a record, and not much of it.
+        """Record every substituted image, and limit their number.
 
         Raises:
             DataError: above 1 % of the images seen since the start.
@@ -233,7 +233,7 @@ class _Job:
         self.writer.teller.say(f"warning: another image took the place of one that was lost. {reasons[-1]}")
 
     def look_and_save(self, done: int) -> None:
-        """Probes and checkpoints that are due after `done` steps."""
+        """Run the probes and write the checkpoint due after `done` steps."""
         last = done == self.budget.total_steps
         for probe in self.probes:
             if done % probe.every == 0 or last:
@@ -245,7 +245,7 @@ class _Job:
             self._save(done)
 
     def stop_if_asked(self, stop: StopFlag, done: int) -> None:
-        """Save and leave, on all ranks after the same step, when one of them got a signal."""
+        """If any rank got a signal, save and stop on all ranks after the same step."""
         number = self.writer.world.highest(stop.signal_number)
         if number:
             if self.saved != done:
@@ -260,7 +260,7 @@ class _Job:
 
 
 class _StepTaker:
-    """Forward, backward over the parts of a batch, and the optimizer's step."""
+    """Forward and backward passes over the parts of a batch, and the optimizer step."""
 
     def __init__(self, objective: Objective, optimizer: Optimizer, budget: Budget, world: World) -> None:
         self.objective, self.optimizer, self.budget, self.world = objective, optimizer, budget, world
@@ -292,15 +292,15 @@ class _StepTaker:
         return _sum(means), float(norm)
 
     def is_skipped(self, grad_norm: float) -> bool:
-        """Whether fp16 leaves out this step, since its loss scale was too high; the scale is lowered instead.
+        """Whether fp16 skips this step and lowers its loss scale, which was too high.
 
-        At the lowest scale the gradients themselves are out of range, and no further step would ever be taken.
+        At the lowest scale the gradients themselves overflow, and skipping would never end.
         """
         is_too_large = self.scaler.is_enabled() and not math.isfinite(grad_norm)
         return is_too_large and self.scaler.get_scale() > _LOWEST_LOSS_SCALE
 
     def step(self) -> None:
-        """Move the weights, unless the step is skipped."""
+        """Update the weights, unless the step is skipped."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -1,4 +1,4 @@
-"""How fast a training goes, and how much of the time it waits for images."""
+"""Training throughput, and the share of time spent waiting for images."""
 
 import contextlib
 import time
@@ -8,25 +8,25 @@ from typing import Any, final
 
 @final
 class Meter:
-    """Images a second and the share of time spent waiting for data, since the last row."""
+    """Images per second and the share of time spent waiting for data, since the last row."""
 
     def __init__(self) -> None:
-        """Counts from now on."""
+        """Start counting now."""
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in here is spent waiting for data."""
+        """Count the time inside this block as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     def add(self, images: int) -> None:
-        """So many images of all ranks were learned from."""
+        """Count `images` more, over all ranks."""
         self.images += images
 
     def row(self, step: int, epoch: float, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
-        """One row of metrics; what follows is counted anew."""
+        """Return one row of metrics and reset the counters."""
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         speed, wait = self.images / elapsed, self.waited / elapsed
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()

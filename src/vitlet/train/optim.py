@@ -1,4 +1,4 @@
-"""Optimizers with the paper's parameter groups: layer-wise learning-rate decay, weight decay where it belongs.
+"""Optimizers with the paper's parameter groups: layer-wise learning-rate decay, selective weight decay.
 
 Papers: Loshchilov and Hutter 2019 (AdamW); Clark et al. 2020 and Bao et al. 2022 (layer decay).
 """
@@ -30,8 +30,8 @@ def layer_of(name: str, *, depth: int, encoder: str = "encoder") -> int:
     """0 for tokens, positions and patch embedding of the encoder; i + 1 for its block i; depth + 1 for the rest.
 
     Args:
-        name: Of a parameter, within the objective.
-        depth: Blocks of the encoder.
+        name: Name of a parameter within the objective.
+        depth: Number of encoder blocks.
         encoder: The encoder's name within the objective.
     """
     within = re.escape(f"{encoder}.vit.")
@@ -42,12 +42,12 @@ def layer_of(name: str, *, depth: int, encoder: str = "encoder") -> int:
 
 
 def _name_of_encoder(objective: nn.Module) -> str:
-    """Where the encoder of an objective stands in it: as a part of its own, or of a method that it builds on."""
+    """The name of the encoder within the objective: a submodule of its own, or of a method it builds on."""
     return next(name for name, part in objective.named_modules() if part is objective.encoder)
 
 
 def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
-    """Whether weight decay pulls on this tensor: matrices yes, biases and norms no, tokens as the recipe says."""
+    """Whether weight decay applies to this tensor: matrices yes, biases and norms no, tokens as the recipe says."""
     if name.rsplit(".", 1)[-1] in _TOKENS:
         return config.decay_tokens
     return parameter.ndim > 1 or config.decay_one_dimensional
@@ -112,29 +112,28 @@ def set_rates(optimizer: Optimizer, rates: Rates) -> None:
 
 
 def named_parameters(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
-    """(name, parameter) of everything the optimizer moves."""
+    """Yield (name, parameter) for everything the optimizer updates."""
     for group in optimizer.param_groups:
         yield from zip(group["names"], group["params"], strict=True)
 
 
 def state_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What an optimizer of `build_optimizer` remembers of one parameter, by name.
+    """The state that an optimizer from `build_optimizer` keeps for one parameter, by name.
 
-    Of a parameter that no gradient has reached yet (the prototypes that DINO holds at first) these are the zeros that
-    its first step starts from, and not nothing: so the names are the same at every step, and one that is missing from a
-    checkpoint is missed.
+    A parameter without a gradient so far (such as DINO's prototypes while they are held) gets the zeros that its first
+    step would start from. So the names are the same at every step, and a state missing from a checkpoint is detected.
     """
     kept = optimizer.state.get(parameter, {})
     return {name: kept[name] if name in kept else _start(name, parameter) for name in names_of_state(optimizer)}
 
 
 def _start(name: str, parameter: nn.Parameter) -> Tensor:
-    """Zeros; the count of steps is of fp32 whatever the parameter is, as torch has it."""
+    """Zeros; the step count is fp32 whatever the parameter's type, as in torch."""
     return torch.zeros((), device=parameter.device) if name == "step" else torch.zeros_like(parameter)
 
 
 def names_of_state(optimizer: Optimizer) -> tuple[str, ...]:
-    """What an optimizer of `build_optimizer` remembers of each parameter."""
+    """Names of the state that an optimizer from `build_optimizer` keeps for each parameter."""
     if isinstance(optimizer, torch.optim.AdamW):
         return "step", "exp_avg", "exp_avg_sq"
     assert isinstance(optimizer, torch.optim.SGD)

@@ -1,4 +1,4 @@
-"""The processes of one training run, as torchrun starts them; without it there is one, and no port is opened."""
+"""The processes of one training run, as started by torchrun; without it there is one, and no port is opened."""
 
 import contextlib
 import ctypes
@@ -22,11 +22,11 @@ from torch.distributed.rendezvous import rendezvous
 from vitlet.errors import DataError, UsageError, WorkerError
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
-"""Seconds after which a rank that does not answer is given up; 300 without it."""
+"""Seconds after which a rank that does not respond is given up; 300 by default."""
 
 _TIMEOUT_SECONDS = 300
-# For what one rank does alone while the others wait, such as decoding every image once. A rank that dies is noticed
-# at once by its closed connection, however long this is.
+# For work that one rank does while the others wait, such as decoding every image once. However long this is, a rank
+# that dies is noticed at once by its closed connection.
 _PATIENCE = timedelta(hours=12)
 _PR_SET_PDEATHSIG = 1
 _CPU = torch.device("cpu")
@@ -34,13 +34,13 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Member:
-    """Where a rank runs."""
+    """Host and process of a rank."""
 
     host: str
     process: int
 
     def state(self) -> str:
-        """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that lives, or lives elsewhere."""
+        """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that is alive or elsewhere."""
         if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
             return ""
         try:
@@ -52,25 +52,25 @@ class Member:
 
 @dataclass(frozen=True)
 class World:
-    """Which process this is, of how many. Every method is a no-op for a single process."""
+    """The rank of this process and the number of ranks. Every method is a no-op for a single process."""
 
     rank: int = 0
     size: int = 1
     members: tuple[Member, ...] = field(default=(), compare=False, repr=False)
     """By rank; empty for a single process."""
     _side: Any = field(default=None, compare=False, repr=False)
-    """A group on gloo for what lies on the CPU and may take long."""
+    """A gloo group for CPU tensors and for operations that may take long."""
 
     @classmethod
     def join(cls, device: torch.device = _CPU) -> "World":
-        """Join the group that torchrun's environment describes, or be alone.
+        """Join the group that torchrun's environment describes, or return a single-process world.
 
         Args:
-            device: Of this rank's tensors: NCCL carries those of a GPU, which becomes the current one, gloo all others.
+            device: Device of this rank's tensors. NCCL serves a GPU, which becomes the current one; gloo all others.
 
         Raises:
             WorkerError: if the ranks do not find each other in time.
-            UsageError: for a timeout that is no number of seconds.
+            UsageError: for a timeout that is not a number of seconds.
         """
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls()
@@ -98,7 +98,7 @@ class World:
     @classmethod
     @contextlib.contextmanager
     def joined(cls, device: torch.device = _CPU) -> Iterator["World"]:
-        """`join`, and `leave` in the end."""
+        """`join`, then `leave` on exit."""
         world = cls.join(device)
         try:
             yield world
@@ -107,14 +107,14 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """The process that writes files and talks to the terminal."""
+        """Whether this process writes files and prints to the terminal."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Mean gradient over ranks, in one message.
+        """Average the gradients over ranks, in one message.
 
         A ViT-Tiny's gradients are 23 MB: one flat all-reduce after the last accumulation step costs less than
-        wrapping the objective, works with any number of accumulation steps, and needs no word on unused parameters.
+        wrapping the objective, works with any number of accumulation steps, and needs no flag for unused parameters.
         """
         if self.size == 1:
             return
@@ -127,7 +127,7 @@ class World:
             gradient.copy_(mean.view_as(gradient))
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean of a detached scalar over ranks."""
+        """Mean of a detached scalar over the ranks."""
         if self.size == 1:
             return value
         value = value.clone()
@@ -136,7 +136,7 @@ class World:
         return value / self.size
 
     def highest(self, value: int) -> int:
-        """The largest of the ranks' integers: how one rank's signal or trouble reaches all at the same step."""
+        """The largest of the ranks' integers, so that one rank's signal or failure reaches all at the same step."""
         return int(self._reduced(value, dist.ReduceOp.MAX))
 
     def total(self, value: float) -> float:
@@ -153,18 +153,18 @@ class World:
         return float(tensor)
 
     def meet(self) -> None:
-        """Until all ranks are here; one that does not come before the timeout is given up."""
+        """Wait until all ranks arrive; one that does not before the timeout is given up."""
         self.highest(0)
 
     def wait(self) -> None:
-        """Until all ranks are here, however long it takes: for work that one of them does alone."""
+        """Wait until all ranks arrive, however long it takes: for work that one of them does alone."""
         if self.size > 1:
             with self._together():
                 dist.barrier(group=self._side)
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
-        """One rank of each host does this before the others, who then find it in the cache."""
+        """Let one rank per host run this block before the others, which then find the result in the cache."""
         is_early = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         if not is_early:
             self.wait()
@@ -173,7 +173,7 @@ class World:
             self.wait()
 
     def gather_rows(self, rows: Tensor, *, total: int) -> Tensor:
-        """All rows in order on every rank, on the CPU, where rank r has rows r, r + size, r + 2 size, … of `total`."""
+        """Gather all rows in order, on every rank's CPU; rank r holds rows r, r + size, r + 2 size, … of `total`."""
         if self.size == 1:
             return rows
         share = -(-total // self.size)
@@ -185,7 +185,7 @@ class World:
         return torch.stack(parts, dim=1).flatten(0, 1)[:total]
 
     def share(self, content: bytes | None) -> bytes | None:
-        """What rank 0 has, on every rank; what the others pass is ignored."""
+        """Broadcast rank 0's content to every rank; what the others pass is ignored."""
         if self.size == 1:
             return content
         mine = content if self.is_first else None
@@ -206,11 +206,11 @@ class World:
             return [found.decode() for found in self._gathered(text.encode())]
 
     def require_same(self, what: str, *, of: str) -> None:
-        """Refuse to go on where ranks see different things under one name.
+        """Refuse to continue if ranks see different things under one name.
 
         Args:
             what: What this rank sees, in a few words.
-            of: Of what.
+            of: What is compared, for the message.
 
         Raises:
             DataError: on all ranks, with what each of them sees.
@@ -234,7 +234,7 @@ class World:
             dist.destroy_process_group()
 
     def _gathered(self, text: bytes) -> list[bytes]:
-        """The texts of all ranks. Torch's own way for objects unpickles what arrives."""
+        """The texts of all ranks. torch's own object collectives unpickle what arrives."""
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(lengths, torch.tensor([len(text)]), group=self._side)
         longest = max(int(length) for length in lengths)
@@ -259,23 +259,23 @@ def _timeout() -> timedelta:
 
 
 def is_restart() -> bool:
-    """Whether torchrun has started this process in the place of one that was lost."""
+    """Whether torchrun started this process to replace one that was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _attempt() -> str:
-    """What tells this start of the ranks from those before it.
+    """A key that distinguishes this start of the ranks from earlier ones.
 
-    torchrun keeps one store through its restarts (torch 2.14), and a rank that is quick would find there the address of
-    one that is gone. A change of hosts is no restart to it, but changes the number of ranks.
+    torchrun keeps one store across restarts (torch 2.14), where a fast rank would find the address of one that is gone.
+    A change of hosts does not count as a restart, but changes the number of ranks.
     """
     return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{os.environ['WORLD_SIZE']}"
 
 
 def _end_with_parent() -> None:
-    """Let the kernel send SIGTERM when torchrun is gone: without it nobody would start, stop or watch this rank.
+    """Have the kernel send SIGTERM when torchrun is gone, since nobody would start, stop or watch this rank then.
 
-    All ranks get it at once, finish their step, and rank 0 saves; a rank that cannot is given up after the timeout.
+    All ranks get it at once and finish their step, and rank 0 saves; a rank that cannot is given up after the timeout.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
@@ -283,7 +283,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _together(members: tuple[Member, ...], *, rank: int) -> Iterator[None]:
-    """Say in our words which rank is gone.
+    """Report which rank is gone in vitlet's own words.
 
     Raises:
         WorkerError: when the connection to a rank breaks or it does not answer in time.
@@ -301,17 +301,17 @@ def _together(members: tuple[Member, ...], *, rank: int) -> Iterator[None]:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What the library says, without the place in its sources and its advice."""
+    """The library's message, without its source location and advice."""
     line = re.sub(r"^\[\S+:\d+\]\s*", "", (str(error) or type(error).__name__).splitlines()[0])
     return line.split(". ")[0].rstrip(".")
 
 
 def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
-    """Who is missing, and seen from where: a rank of this host that is not well, else the other hosts."""
+    """Which rank is missing, and who noticed: an unhealthy rank of this host, else the other hosts."""
     here = f"seen by rank {rank} on {os.uname().nodename}"
     others = [(r, member) for r, member in enumerate(members) if r != rank]
     ill: list[tuple[int, Member, str]] = []
-    for _ in range(20):  # a killed process closes its connections a moment before it counts as gone
+    for _ in range(20):  # a killed process closes its connections shortly before it counts as gone
         ill = [(r, member, state) for r, member in others if (state := member.state())]
         if ill or not members:
             break

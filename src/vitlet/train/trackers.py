@@ -1,11 +1,11 @@
-"""The metrics once more, for W&B and MLflow; extras, by flag, and local unless the environment says otherwise.
+"""A copy of the metrics for W&B and MLflow; optional, by flag, and local unless the environment says otherwise.
 
-W&B writes its offline format into RUN/wandb (`wandb sync` sends it, or WANDB_MODE=online does at once); MLflow writes
-into RUN/mlflow, or to MLFLOW_TRACKING_URI. A tracker that fails costs one warning, never the run. Neither may
-report its own use to its makers.
+W&B writes its offline format into RUN/wandb (`wandb sync` uploads it, or WANDB_MODE=online does at once); MLflow
+writes into RUN/mlflow, or to MLFLOW_TRACKING_URI. A tracker that fails costs one warning, never the run. Neither may
+send usage telemetry to its makers.
 
-On resume both go on with the same run. They cannot take back what a killed attempt had written beyond the checkpoint:
-those steps come twice in MLflow and once in W&B. metrics.jsonl is the truth.
+On resume both continue the same run. They cannot remove what a killed attempt wrote beyond the checkpoint: those steps
+appear twice in MLflow and once in W&B. metrics.jsonl is authoritative.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _LONGEST_PARAMETER = 500
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one row of metrics by the names that trackers and TensorBoard show: `train/loss`, `probe/knn`."""
+    """The numbers of one row of metrics, named as in trackers and TensorBoard: `train/loss`, `probe/knn`."""
     flat = {**row, **{f"probe/{k}": v for k, v in row.get("probe", {}).items()}}
     return {
         name if "/" in name else f"train/{name}": value
@@ -38,7 +38,7 @@ def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def require_installed(names: tuple[TrackerName, ...]) -> None:
-    """Refuse a tracker whose package is missing, before anything is trained.
+    """Reject a tracker whose package is missing, before training starts.
 
     Raises:
         UsageError: naming the extra.
@@ -49,21 +49,21 @@ def require_installed(names: tuple[TrackerName, ...]) -> None:
 
 
 class Tracker(ABC):
-    """A copy of the metrics elsewhere, which goes silent for good when it fails."""
+    """A copy of the metrics elsewhere, which falls silent for good when it fails."""
 
     name: str
 
     def __init__(self, run: Run) -> None:
-        """Begin, or go on with what was begun for the same run folder."""
+        """Start, or continue what was started for the same run folder."""
         self._is_silent = False
         self._guarded(lambda: self._begin(run))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """The numbers of one row of metrics."""
+        """Write the numbers of one row of metrics."""
         self._guarded(lambda: self._put(numbers_of(row), int(row["step"])))
 
     def close(self) -> None:
-        """Say that the run has ended."""
+        """Mark the run as ended."""
         self._guarded(self._end)
         self._is_silent = True
 
@@ -73,7 +73,7 @@ class Tracker(ABC):
         try:
             with contextlib.redirect_stdout(None):
                 call()
-        except Exception as error:  # whatever it is, training is worth more than its copy
+        except Exception as error:  # whatever it is, training matters more than its copy
             self._is_silent = True
             text = f"warning: {self.name} stopped: {printable(' '.join(str(error).split())[:300])}. Training goes on."
             with contextlib.suppress(OSError):
@@ -159,12 +159,12 @@ class MLflow(Tracker):
 
 
 def open_tracker(name: TrackerName, run: Run) -> Tracker:
-    """The tracker of that name, for a run whose recipe is written."""
+    """Open the tracker of that name, for a run whose recipe is on disk."""
     return Wandb(run) if name == "wandb" else MLflow(run)
 
 
 def _identity(run: Run) -> str:
-    """The same for the same folder, and for no other; tells nobody its path."""
+    """A name unique to the run's folder that does not reveal its path."""
     return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]
 
 

@@ -1,1 +1,1 @@
-"""What a detector finds, and how much of it is right."""
+"""Detections on images, and how many of them are right."""

@@ -1,4 +1,4 @@
-"""What a detector finds on images, in the pixels of the files."""
+"""Detections of a model on images, in pixels of the files."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -21,10 +21,10 @@ _INSIDE = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """What is on one image, the most certain first."""
+    """Detections on one image, in descending order of score."""
 
     position: int
-    """Of the image, as in `Batch.positions`."""
+    """Position of the image, as in `Batch.positions`."""
     height: int
     width: int
     boxes: np.ndarray
@@ -34,10 +34,10 @@ class Found:
     scores: np.ndarray
     """Float32 [M]."""
     runs: list[dict[str, Any]] | None
-    """Masks as compressed run lengths; None from a detector without masks."""
+    """Masks as compressed run-length encodings; None from a detector without masks."""
 
     def to_coco(self, *, image_id: int, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-        """Entries of a results file."""
+        """Convert to entries of a COCO results file."""
         entries = []
         for k, (left, top, right, bottom) in enumerate(self.boxes.tolist()):
             entry = {
@@ -60,10 +60,10 @@ def find_objects(
     """Run a detector over every image once.
 
     Args:
-        detect: From images as `view` shows them to what is on them, as `Detector.detect` says.
+        detect: Maps images as seen through `view` to detections, as `Detector.detect` does.
         batches: Each image once, seen through `view`.
-        view: With the crop `Fit`.
-        device: Where `detect` wants its images.
+        view: View with the crop `Fit`.
+        device: Device on which `detect` expects its images.
 
     Raises:
         DataError: as `each_once`.
@@ -79,7 +79,7 @@ def _in_file(found: dict[str, Tensor], batch: Batch, k: int, view: View) -> Foun
     at = place(height, width, view, random.Random(0))  # `Fit` draws nothing
     scale = torch.tensor([width / at.width, height / at.height] * 2)
     boxes = (found["boxes"] * scale).clamp(min=torch.zeros(4), max=torch.tensor([width, height] * 2))
-    # What lies in the filled-up part of the square is on no image.
+    # Boxes in the padding of the square lie outside the image.
     keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
     boxes = boxes[keep]
     runs = None

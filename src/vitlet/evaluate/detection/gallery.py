@@ -1,4 +1,4 @@
-"""Pictures of what was found beside what is there, and how well a single image went."""
+"""Pictures of detections next to the ground truth, and a score for a single image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from vitlet.data.detection.outlines import require_coco
 from vitlet.evaluate.detection.find import Found
 from vitlet.text import printable
 
-# Okabe and Ito 2008, without black: eight people in a hundred cannot tell red from green.
+# Okabe and Ito 2008, without black: eight people in a hundred cannot distinguish red from green.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _OPACITY = 0.45
 _SURE = 0.5
@@ -29,13 +29,13 @@ class Drawn:
     """Float [M, 4]: left, top, right, bottom."""
     names: Sequence[str]
     masks: Sequence[UInt8[np.ndarray, "H W"]] = ()
-    """None, or one an object."""
+    """Empty, or one per object."""
     certainties: Sequence[float] = ()
-    """None, or one an object, written behind its name in percent."""
+    """Empty, or one per object, shown after its name in per cent."""
 
 
 def drawable(found: Found, classes: Sequence[str], *, at_least: float = _SURE) -> Drawn:
-    """What a detector is sure enough of."""
+    """Select the detections with a score of `at_least`."""
     sure = [k for k in range(len(found.scores)) if found.scores[k] >= at_least]
     names = [printable(classes[int(found.labels[k])]) for k in sure]
     masks = [] if found.runs is None else [require_coco().decode(found.runs[k]) for k in sure]
@@ -43,9 +43,9 @@ def drawable(found: Found, classes: Sequence[str], *, at_least: float = _SURE) -
 
 
 def draw(image: UInt8[Tensor, "3 H W"], objects: Drawn, *, side: int | None = None) -> Image.Image:
-    """The image with coloured masks, boxes and names; its longer side `side` pixels, if given.
+    """Draw coloured masks, boxes and names; resize the longer side to `side` pixels, if given.
 
-    Objects of one class have one colour within a picture.
+    Objects of one class share a colour within a picture.
     """
     pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
     order = sorted(set(objects.names))
@@ -68,10 +68,10 @@ def draw(image: UInt8[Tensor, "3 H W"], objects: Drawn, *, side: int | None = No
 
 
 def quality(found: Found, boxes: np.ndarray, labels: np.ndarray) -> float | None:
-    """F1 of one image: what was found with a certainty of ½ or more, against `boxes` (M 4) of `labels` (M).
+    """F1 of one image: detections with a score of ½ or more against `boxes` (M 4) of `labels` (M).
 
-    The most certain choose first; an object is found when class and box (an overlap of ½) are right. None where there
-    is nothing, and nothing was found.
+    Detections are matched in descending order of score; a match needs the right class and an overlap of ½. None if
+    there are neither objects nor detections.
     """
     sure = np.flatnonzero(found.scores >= _SURE)
     if not len(sure) and not len(boxes):
@@ -87,7 +87,7 @@ def quality(found: Found, boxes: np.ndarray, labels: np.ndarray) -> float | None
 
 
 def squares(pictures: Sequence[Image.Image], *, side: int) -> UInt8[np.ndarray, "n S S 3"]:
-    """Pictures of any shape, none longer than `side`, in the middle of grey squares."""
+    """Centre pictures of any shape, none longer than `side`, in grey squares."""
     found = np.full((len(pictures), side, side, 3), 128, dtype=np.uint8)
     for square, picture in zip(found, pictures, strict=True):
         pixels = np.asarray(picture)

@@ -1,6 +1,6 @@
-"""COCO's twelve numbers, over all classes and for each, computed by faster-coco-eval (extra `detection`).
+"""COCO's twelve metrics, over all classes and per class, computed by faster-coco-eval (extra `detection`).
 
-The tests hold them equal to pycocotools'. Source: https://cocodataset.org/#detection-eval
+The tests verify that they equal pycocotools'. Source: https://cocodataset.org/#detection-eval
 """
 
 import copy
@@ -12,35 +12,35 @@ import numpy as np
 from vitlet.data.detection.outlines import require_coco
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""In COCO's order. AP is the mean over ten thresholds of overlap from 0.50 to 0.95; s, m and l are small, medium and
-large objects, of up to 32², up to 96² and more pixels; AR is recall with at most so many detections an image."""
+"""In COCO's order. AP is the mean over ten overlap thresholds from 0.50 to 0.95; s, m and l are small, medium and large
+objects, of up to 32², up to 96² and more pixels; AR is recall with at most that many detections per image."""
 
 Kind = Literal["bbox", "segm"]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares of 1; None where there is no object to count on."""
+    """Shares of 1; None if there is no object to count."""
 
     kind: Kind
     numbers: dict[str, float | None]
     """By the names of `NAMES`."""
     per_class: dict[str, float | None]
-    """AP by the name of the class."""
+    """AP by class name."""
     num_images: int
 
 
 def score(truth: dict[str, Any], found: list[dict[str, Any]], *, kind: Kind) -> Scores:
-    """How much of `found` is right.
+    """Score detections against the ground truth.
 
     Args:
-        truth: The content of a COCO file.
-        found: Detections as COCO writes results: `image_id`, `category_id`, `score`, and `bbox` or `segmentation`.
-        kind: Overlap of boxes or of masks. Where an object has no outline its box counts as a crowd for masks: to find
-            it is neither right nor wrong.
+        truth: Content of a COCO file.
+        found: Detections in COCO's results format: `image_id`, `category_id`, `score`, and `bbox` or `segmentation`.
+        kind: Overlap of boxes or of masks. For masks, the box of an object without outline counts as a crowd:
+            finding it is neither right nor wrong.
 
     Raises:
-        UsageError: where faster-coco-eval is not installed.
+        UsageError: if faster-coco-eval is not installed.
     """
     require_coco()
     from faster_coco_eval import COCO, COCOeval_faster
@@ -52,7 +52,7 @@ def score(truth: dict[str, Any], found: list[dict[str, Any]], *, kind: Kind) -> 
             x, y, width, height = entry["bbox"]
             corners = [x, y, x + width, y, x + width, y + height, x, y + height]
             entry |= {"segmentation": [corners], "iscrowd": 1}
-    # With boxes beside the masks the reference counts a mask's size by its box; detectron2 removes them too.
+    # If results have boxes beside masks, the reference takes a mask's size from its box; detectron2 drops them too.
     wanted = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
     reference = COCO(truth, print_function=_silent)
     results = reference.loadRes([{k: copy.deepcopy(entry[k]) for k in wanted} for entry in found])
@@ -60,7 +60,7 @@ def score(truth: dict[str, Any], found: list[dict[str, Any]], *, kind: Kind) -> 
     run.evaluate()
     run.accumulate()
     run.summarize()
-    # Axes: threshold of overlap, recall, class, size of object, number of detections.
+    # Axes: overlap threshold, recall, class, object size, number of detections.
     precision = np.asarray(run.eval["precision"]).reshape([int(n) for n in run.eval["counts"]])
     by_class = {known[number]: _mean(precision[:, :, k, 0, -1]) for k, number in enumerate(run.params.catIds)}
     numbers = {name: None if v < 0 else float(v) for name, v in zip(NAMES, run.stats, strict=False)}

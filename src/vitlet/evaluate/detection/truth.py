@@ -1,4 +1,4 @@
-"""What is really on the images, in COCO's format."""
+"""Ground truth of images, in COCO's format."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from vitlet.text import printable
 
 
 def ground_truth(index: Index, annotations: Annotations, ids: Sequence[int] | np.ndarray) -> dict[str, Any]:
-    """The images `ids` of the index as the content of a COCO file.
+    """Convert the images `ids` of the index to the content of a COCO file.
 
-    Objects are numbered anew, from 1, since the files of some tools number them twice.
+    Objects are renumbered from 1, since the files of some tools use a number twice.
     """
     columns = annotations.columns
     images, objects = [], []

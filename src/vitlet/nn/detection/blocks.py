@@ -1,10 +1,10 @@
-"""The blocks of an encoder on large images: attention in windows, except in a few global blocks.
+"""An encoder's blocks on large images: windowed attention, except in a few global blocks.
 
 Paper: Li et al. 2022 (ViTDet), with the decomposed relative positions of Li et al. 2022 (MViTv2): a table for rows and
 one for columns, multiplied with the query, starting at zero.
 
-There is no class token. With every block global and all tables zero, the result is that of the plain ViT without one.
-The tables stand here and not in the encoder, so that the encoder's tensors stay those that timm opens.
+There is no class token. With every block global and all tables zero, the result equals that of the plain ViT without
+one. The tables live here and not in the encoder, so that timm can still open the encoder's tensors.
 """
 
 import math
@@ -23,10 +23,10 @@ from vitlet.nn.encoder import Encoder, run_block
 
 
 class RelativePositions(nn.Module):
-    """Attention with a bias that depends on the query and on the offset to the key, rows and columns apart."""
+    """Attention with a bias that depends on the query and its offset to the key, separately for rows and columns."""
 
     def __init__(self, side: int, *, head_width: int) -> None:
-        """`side` is that of the square in which tokens see each other, in patches; both tables start at zero."""
+        """`side`, in patches, is that of the square within which tokens attend; both tables start at zero."""
         super().__init__()
         self.rows = nn.Parameter(torch.zeros(2 * side - 1, head_width))
         self.columns = nn.Parameter(torch.zeros(2 * side - 1, head_width))
@@ -41,9 +41,9 @@ class RelativePositions(nn.Module):
     ) -> Float[Tensor, "B A T E"]:
         """softmax(q·kᵀ/√E + q·R(row offset) + q·R(column offset))·v; the query in the bias is not scaled.
 
-        The bias is made within the product of queries and keys, of which both are lengthened: queries by what they
-        say about each row and each column, keys by which row and column is theirs. So no matrix of all pairs is ever
-        kept, and a training step of it takes 0.6 of the time (16 windows of 14 × 14 patches, one core).
+        The bias is computed within the product of queries and keys by extending both: queries by their scores for each
+        row and column, keys by a one-hot code of their row and column. So no matrix of all pairs is ever stored, and a
+        training step takes 0.6 of the time (16 windows of 14 × 14 patches, one core).
         """
         offsets = cast(Tensor, self._offsets)
         side, width = offsets.shape[0], q.shape[-1]
@@ -57,20 +57,20 @@ class RelativePositions(nn.Module):
 
 
 class WindowedBlocks(nn.Module):
-    """From images to one feature map; the encoder is given with each call, since it is not a part of this."""
+    """Images to one feature map; the encoder is passed with each call, since it is not a submodule."""
 
     def __init__(
         self, *, grid: int, depth: int, head_width: int, window: int, global_blocks: Sequence[int], recompute: bool
     ) -> None:
-        """What the encoder's blocks need beside their own tensors.
+        """Create what the encoder's blocks need besides their own tensors.
 
         Args:
             grid: Patches along a side of the image.
             depth: Blocks of the encoder.
             head_width: E.
-            window: Side of a window in patches; a grid that is no multiple is padded with zeros.
-            global_blocks: Blocks, counted from 0, in which all patches see each other.
-            recompute: Keep only what enters each block and compute it again in the backward pass: less memory, more
+            window: Side of a window in patches; a grid that is not a multiple is padded with zeros.
+            global_blocks: Blocks, counted from 0, in which all patches attend to each other.
+            recompute: Keep only each block's input and recompute the rest in the backward pass: less memory, more
                 time.
         """
         super().__init__()
@@ -86,7 +86,7 @@ class WindowedBlocks(nn.Module):
         *,
         survival: Float[Tensor, "P B"] | None = None,
     ) -> Float[Tensor, "B D G G"]:
-        """Positions, blocks, and the final norm if the encoder has one; `survival` as for `Encoder.encode`."""
+        """Apply positions, blocks and the final norm, if the encoder has one; `survival` as for `Encoder.encode`."""
         position = encoder.vit.pos_embed
         assert position is not None
         x = encoder.embed(images) + position[:, 1:]
@@ -105,7 +105,7 @@ class WindowedBlocks(nn.Module):
 
 
 def in_windows(mix: Callable[[Tensor], Tensor], tokens: Float[Tensor, "B N D"], *, side: int) -> Float[Tensor, "B N D"]:
-    """Apply `mix` within windows of `side` × `side` patches of a square grid, padded with zeros to full windows."""
+    """Apply `mix` within `side` × `side` windows of a square grid of patches, zero-padded to full windows."""
     grid = math.isqrt(tokens.shape[1])
     count = -(-grid // side)
     pad = count * side - grid

@@ -1,9 +1,9 @@
-"""Faster and Mask R-CNN on the encoder, put together from torchvision's detection parts.
+"""Faster and Mask R-CNN on the encoder, built from torchvision's detection parts.
 
-Papers: Ren et al. 2015, He et al. 2017, in the sizes of Li et al. 2022 (ViTDet).
+Papers: Ren et al. 2015, He et al. 2017, with the sizes of Li et al. 2022 (ViTDet).
 
-Differences from ViTDet as detectron2 runs it: regions are aligned with two samples a bin (torchvision's default) and
-without its half-pixel shift; box offsets are learned by smooth L1 instead of L1; the losses are those of `regions`.
+Differences from ViTDet as run by detectron2: regions are aligned with two samples per bin (torchvision's default) and
+without the half-pixel shift; box offsets are trained with smooth L1 instead of L1; the losses are those of `regions`.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class DetectorShape:
-    """Sizes of everything above the encoder; which ones are usual stands in `recipes.detection`."""
+    """Sizes of everything above the encoder; `recipes.detection` has the usual values."""
 
     num_classes: int
     masks: bool
@@ -40,13 +40,13 @@ class DetectorShape:
     global_blocks: tuple[int, ...]
     recompute: bool
     channels: int
-    """Of the pyramid and the convolutions of the heads."""
+    """Channels of the pyramid and of the heads' convolutions."""
     anchors: tuple[int, ...]
-    """Side of the square anchor in pixels, one a level of the pyramid."""
+    """Side of the square anchor in pixels, one per pyramid level."""
     proposal_convs: int
     proposal_samples: int
     proposals: int
-    """Regions an image that reach the heads, chosen from twice as many a level in training, as many in use."""
+    """Regions per image that reach the heads; chosen from twice as many per level in training, from as many in use."""
     box_convs: int
     box_width: int
     box_samples: int
@@ -56,10 +56,10 @@ class DetectorShape:
 
 
 class Detector(nn.Module):
-    """Everything above the encoder, which is given with each call."""
+    """Everything above the encoder; the encoder is passed with each call."""
 
     def __init__(self, encoder: Encoder, shape: DetectorShape, *, seed: int) -> None:
-        """Random weights on an encoder of the shape of `encoder`; the same seed gives the same ones."""
+        """Random weights for an encoder shaped like `encoder`; the same seed gives the same weights."""
         super().__init__()
         self.shape, config = shape, encoder.config
         with seeded(derive(seed, "detector")):
@@ -84,15 +84,15 @@ class Detector(nn.Module):
         slots: Int[Tensor, "B"],
         survival: Float[Tensor, "P B"] | None = None,
     ) -> dict[str, Tensor]:
-        """`objectness`, `proposal`, `class`, `box` and, with masks, `mask`: means over the images.
+        """Compute `objectness`, `proposal`, `class`, `box` and, with masks, `mask`: means over the images.
 
         Args:
-            encoder: Whose blocks are run.
+            encoder: Encoder whose blocks are run.
             images: Values 0 … 255, of the encoder's image size.
-            targets: What is on them.
-            key: Of the step: decides which anchors and regions are learned from.
-            slots: Of the images in the global batch.
-            survival: For stochastic depth.
+            targets: Objects on the images.
+            key: Key of the step; decides which anchors and regions are sampled.
+            slots: Slots of the images in the global batch.
+            survival: Factors for stochastic depth.
         """
         for sampler in (self.proposals.fg_bg_sampler, self.regions.fg_bg_sampler):
             cast(KeyedSampler, sampler).begin(key, slots)
@@ -102,8 +102,8 @@ class Detector(nn.Module):
         return first | self.regions.losses(features, proposals, whole, targets)
 
     def detect(self, encoder: Encoder, images: UInt8[Tensor, "B 3 H W"]) -> list[dict[str, Tensor]]:
-        """Per image `boxes` (M 4, pixels), `labels` (M, from 0), `scores` (M), falling, and with a mask head `masks`
-        (M 28 28, of the box, in 0 … 1). Only in evaluation mode.
+        """Per image: `boxes` (M 4, pixels), `labels` (M, from 0), `scores` (M, descending) and, with a mask head,
+        `masks` (M 28 28, relative to the box, in 0 … 1). Only in evaluation mode.
         """
         assert not self.training
         features, whole = self._features(encoder, images, None)
@@ -144,7 +144,7 @@ def _regions(shape: DetectorShape) -> Regions:
     levels: list[str] = list(LEVELS[:4])
     outputs = shape.num_classes + 1
     predictor = FastRCNNPredictor(shape.box_width, outputs)
-    # Small, as detectron2 starts them: the first losses are those of guessing, and the first boxes the proposals.
+    # Small, as in detectron2: the first losses are those of guessing, and the first boxes are the proposals.
     for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, std=std)
         nn.init.zeros_(layer.bias)

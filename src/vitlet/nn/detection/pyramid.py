@@ -1,4 +1,4 @@
-"""A feature pyramid from the last feature map of a plain ViT alone.
+"""A feature pyramid built from a plain ViT's last feature map alone.
 
 Paper: Li et al. 2022 (ViTDet), "simple feature pyramid": levels of stride 4, 8, 16 and 32 by deconvolution or pooling,
 each through a 1×1 and a 3×3 convolution with LayerNorm, and a fifth by subsampling the fourth.
@@ -13,10 +13,10 @@ LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """One map in, five out, by name."""
+    """Turn one feature map into five, by name."""
 
     def __init__(self, width: int, *, channels: int) -> None:
-        """`width` is that of the encoder, `channels` that of every level."""
+        """`width` is the encoder's, `channels` that of every level."""
         super().__init__()
         resized: list[tuple[nn.Module, int]] = [
             (

@@ -1,12 +1,12 @@
-"""torchvision's proposal network and region heads, with losses that do not depend on how a batch is cut.
+"""torchvision's proposal network and region heads, with losses that do not depend on how a batch is split.
 
 Papers: Ren et al. 2015 (Faster R-CNN), He et al. 2017 (Mask R-CNN).
 
 Differences from torchvision's own losses:
   * Anchors and regions are sampled by a hash of (step, slot of the image) instead of the global generator.
-  * Every loss is a mean over images of what the image alone gives, so that ranks and accumulation change nothing:
-    proposals divide by the fixed number of samples an image (as detectron2 does), regions by the image's own
-    count. In torchvision an image with many regions weighs more than one with few.
+  * Every loss is a mean of per-image losses, so that ranks and accumulation change nothing: proposals divide by the
+    fixed number of samples per image (as detectron2 does), regions by the image's own count. In torchvision an image
+    with many regions weighs more than one with few.
 """
 
 from collections.abc import Sequence
@@ -28,20 +28,20 @@ Targets = list[dict[str, Tensor]]
 
 
 class KeyedSampler(BalancedPositiveNegativeSampler):
-    """Which anchors or regions of an image are learned from, in the form that torchvision's heads call."""
+    """Samples the anchors or regions of an image to learn from, with the interface torchvision's heads call."""
 
     def __init__(self, count: int, *, positive_share: float, purpose: str) -> None:
-        """At most `count` an image, at most `positive_share` of them positive."""
+        """Sample at most `count` per image, at most `positive_share` of them positive."""
         super().__init__(count, positive_share)
         self.count, self.most_positive, self.purpose = count, int(count * positive_share), purpose
         self._key, self._slots = 0, np.zeros(0, dtype=np.int64)
 
     def begin(self, key: int, slots: Int[Tensor, "B"]) -> None:
-        """Set what the draws of the next call depend on."""
+        """Set the key and slots that determine the draws of the next call."""
         self._key, self._slots = derive(key, self.purpose), slots.numpy()
 
     def __call__(self, matched_idxs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Masks of the chosen positives (label ≥ 1) and negatives (label 0) of each image."""
+        """Masks of the sampled positives (label ≥ 1) and negatives (label 0) of each image."""
         assert len(matched_idxs) == len(self._slots), "`begin` was not called for this batch"
         chosen = [self._choose(values, self._slots[i : i + 1]) for i, values in enumerate(matched_idxs)]
         return [positive for positive, _ in chosen], [negative for _, negative in chosen]
@@ -85,7 +85,7 @@ class Proposals(RegionProposalNetwork):
 
 
 class Regions(RoIHeads):
-    """torchvision's box and mask heads, with losses as means over images."""
+    """torchvision's box and mask heads, with losses averaged over images."""
 
     def losses(
         self,
@@ -94,7 +94,7 @@ class Regions(RoIHeads):
         images: ImageList,
         targets: Targets,
     ) -> dict[str, Tensor]:
-        """`class`, `box` and, with a mask head, `mask`; scalars."""
+        """Compute `class`, `box` and, with a mask head, `mask`; scalars."""
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, images.image_sizes))
         counts = [len(values) for values in labels]
