@@ -104,19 +104,26 @@ class Shared:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Looking:
-    """What every command takes that looks at images and trains no network on them."""
+class Reading:
+    """What every command takes that reads images, wherever it computes."""
 
     workers: Whole | None = None
     """Loader processes; by default as many as help."""
-    device: Device = "auto"
-    """Where to compute."""
     max_bad: Share = 0.01
     """Share of unreadable images that is accepted."""
 
     def options(self) -> Any:
         """The values as the jobs take them."""
-        return _options(self, "workers", "device", "max_bad")
+        return _options(self, *(value.name for value in fields(self)))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Looking(Reading):
+    """What every command takes that looks at images with a network and has no `Shared`."""
+
+    device: Device = "auto"
+    """Where to compute."""
 
 
 @Parameter(name="*")

@@ -14,12 +14,14 @@ import pytest
 import torch
 from small_runs import CLASSES, QUIET, SHORT, SMALLER, TIMING, interrupted, losses, rows, stands, weights, write_image
 
+from vitlet.cli import main
 from vitlet.data.index import open_index
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import material
-from vitlet.jobs.material import Launch, gather_material
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import gather_material
 from vitlet.jobs.options import Options
-from vitlet.jobs.training import finetune, pretrain, resolved
+from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -165,6 +167,23 @@ class TestBadImages:
         with pytest.raises(DataError, match=r"19 of 63 images cannot be used.*accepted 1.0%.*--max-bad 0\.31"):
             shortly(corrupt, tmp_path / "run")
         assert stands(tmp_path / "run") == {}, "what was refused may be tried again"
+
+    def test_a_run_that_accepted_them_is_gone_on_with(self, corrupt: Path, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(shortly(corrupt, tmp_path / "run", options=QUIET.changed(max_bad=0.31)), tmp_path / "begun")
+        again = shutil.copytree(begun.path, tmp_path / "again")
+        assert weights(resume(begun.path, options=QUIET)) == weights(short)
+        assert weights(shortly(corrupt, again, options=QUIET.changed(max_bad=0.5))) == weights(short), "the same run"
+
+    def test_control_more_than_it_accepted_has_to_be_asked_for(self, corrupt: Path, short: Run, tmp_path: Path) -> None:
+        run = shortly(corrupt, tmp_path / "run", options=QUIET.changed(max_bad=0.31))
+        begun = interrupted(run, tmp_path / "begun")
+        about = json.loads((begun.path / "environment.json").read_text())
+        about["launch"]["max_bad"] = 0.1
+        (begun.path / "environment.json").write_text(json.dumps(about))
+        with pytest.raises(DataError, match=r"accepted 10.0%.*--max-bad 0\.31"):
+            resume(begun.path, options=QUIET)
+        assert main(["resume", str(begun.path), "--max-bad", "0.31", "--workers", "0"]) == 0
+        assert weights(begun) == weights(short)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from vitlet.data.views import Normalisation
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.detecting import finish_detection
+from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import (
-    Launch,
     Material,
     classes_of,
     describe,

@@ -48,7 +48,12 @@ _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
 
 
 def demo(
-    *, data: Path | None = None, out: Path = Path("demo-run"), seeds: int = 3, num_labels: int | None = None
+    *,
+    data: Path | None = None,
+    out: Path = Path("demo-run"),
+    seeds: int = 3,
+    num_labels: int | None = None,
+    options: Options | None = None,
 ) -> Path:
     """Run the story and return the page.
 
@@ -57,18 +62,18 @@ def demo(
         out: Folder of the runs, `comparison.json` and `report.html`; finished parts in it are not done again.
         seeds: Fine-tuning runs of each start.
         num_labels: Training labels of the comparison; None: twenty a class.
+        options: Workers, device, tolerance for unreadable images.
 
     Raises:
         VitletError: as the jobs it is made of.
     """
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
-    began = time.monotonic()
-    teller = Teller()
+    began, teller, options = time.monotonic(), Teller(), options or Options()
     source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
     index = open_index(source)
-    verdicts = judge(index, Options(), teller)
+    verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts)
     labels = few_labels(np.asarray(index.labels[train]))
     if labels and len(test):
@@ -77,14 +82,17 @@ def demo(
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
-    run = pretrain(pretraining, data=source, out=out / "pretrained", set=long)
+    run = pretrain(pretraining, data=source, out=out / "pretrained", options=options, set=long)
     num_labels = num_labels if labels and num_labels is not None else labels
     if not num_labels or not len(test):
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
         return _page([run], out, teller, began, found_out)
 
-    teller.say(f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch")
-    terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
+    teller.say(
+        f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch"
+    )
+    repetitions = tuple(range(seeds))
+    terms = Terms(data=source, out=out, seeds=repetitions, num_labels=num_labels, settings=short, options=options)
     trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
     before = replace(untrained([trained])[trained.name], name="untrained", title="the same network, not pre-trained")
     scratch = Start("scratch", f"from scratch ({terms.recipe})", None)

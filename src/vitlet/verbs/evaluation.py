@@ -100,6 +100,7 @@ def study(
     labels: tuple[AtLeastOne, ...] = (),
     seeds: AtLeastOne = 3,
     json: Path | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Are the suggestions of `analyse` right? Each beside what fine-tuning on so many labels then shows.
 
@@ -118,7 +119,8 @@ def study(
     from vitlet.jobs.studying import LABELS
     from vitlet.jobs.studying import study as job
 
-    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json)
+    options = (looking or Looking()).options()
+    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json, options=options)
 
 
 def bench(

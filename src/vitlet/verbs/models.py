@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, Pool, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing, existing_data, existing_source
 from vitlet.errors import UsageError
 
 
@@ -48,6 +48,7 @@ def export(
     images: Path | None = None,
     int8: Annotated[bool, Parameter(negative="")] = False,
     embed_preprocessing: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading | None = None,
 ) -> None:
     """Write the finished model for another library, and prove on images that it computes the same there.
 
@@ -68,7 +69,8 @@ def export(
     require_no_detector(start)
     from vitlet.jobs.exporting import export as job
 
-    job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing)
+    options = (reading or Reading()).options()
+    job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing, options=options)
 
 
 def push(
@@ -77,6 +79,7 @@ def push(
     *,
     images: Path | None = None,
     private: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading | None = None,
 ) -> None:
     """Upload the finished model, as timm opens it, to a hub. Nothing is uploaded by any other command.
 
@@ -96,7 +99,7 @@ def push(
     require_no_detector(start)
     from vitlet.jobs.pushing import push as job
 
-    job(start, to=to, images=images, private=private)
+    job(start, to=to, images=images, private=private, options=(reading or Reading()).options())
 
 
 def import_(
