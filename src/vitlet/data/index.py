@@ -197,6 +197,12 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     source = Path(os.path.abspath(data))
     if not source.exists():
         raise _missing(source)
+    if not (source.is_file() or source.is_dir()):  # opened, a pipe or device might never answer
+        raise DataError(
+            f"{printable(source)} is neither a file nor a folder",
+            why="It is a pipe, a socket or a device",
+            fix="give an existing folder, .csv or .parquet file",
+        )
     name = printable(source.name or str(source))
     annotated = find_annotations(source)
     packed = None if annotated else _open_packed(source, cache=cache, name=name)
