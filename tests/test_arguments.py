@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.arguments import Shared, chosen_recipe, existing, refuse_empty
+from vitlet.arguments import Shared, chosen_recipe, refuse_empty
 from vitlet.cli import app
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 
@@ -50,6 +51,16 @@ def test_existing(tmp_path: Path):
     for path in (tmp_path / "nowhere", tmp_path / "dangling", Path("a" * 300), Path("a\ud800")):
         with pytest.raises(UsageError, match="no file or folder"):
             existing(path)
+
+
+def test_what_is_not_there_is_answered_with_a_near_name(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for wrong in ("photo", "phtos", "photso/train"):
+        with pytest.raises(UsageError, match=r"holds no pho?t.*Did you mean photos\?"):
+            existing(tmp_path / wrong)
+    with pytest.raises(UsageError) as caught:
+        existing(tmp_path / "zebra")
+    assert "Did you mean" not in str(caught.value), "the control: nothing is near"
 
 
 COMMANDS = (

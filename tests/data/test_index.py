@@ -72,7 +72,7 @@ def test_special_files_with_the_name_of_a_table_never_block(name: str, kind: str
             server.bind(os.path.relpath(special))
         else:
             special.symlink_to("/dev/zero")
-        with pytest.raises(DataError, match="is neither a file nor a folder.*Fix: "):
+        with pytest.raises(DataError, match=r"is neither a file nor a folder.*Fix: "):
             open_index(special)
 
 

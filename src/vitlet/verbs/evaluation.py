@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing_data, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 

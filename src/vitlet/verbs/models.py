@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing_data, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 
@@ -33,7 +34,7 @@ def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None)
         data: Images.
         out: The CSV file.
     """
-    existing(run)
+    existing_source(str(run))
     existing_data(data)
     from vitlet.jobs.evaluation import predict as job
 
@@ -62,7 +63,7 @@ def export(
     """
     start = existing_source(run)
     if images is not None:
-        existing(images)
+        existing_data(images)
     from vitlet.weights.form import Form, require_no_detector
 
     Form(to, int8, embed_preprocessing).require_possible()
@@ -91,7 +92,7 @@ def push(
     """
     start = existing_source(run)
     if images is not None:
-        existing(images)
+        existing_data(images)
     from vitlet.weights.form import require_no_detector
     from vitlet.weights.hub import HubName
 

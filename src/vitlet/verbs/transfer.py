@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, existing, existing_source
+from vitlet.arguments import AtLeastOne, Looking, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 
