@@ -13,6 +13,7 @@ from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import divide, gather_material, judge, pick_device, start_content, start_encoder
+from vitlet.jobs.options import Options
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -101,6 +102,13 @@ def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UsageError, match=r"rank 2 of this host has no GPU.*There are 2.*--device cpu"):
         pick_device(QUIET)
+
+
+def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("bus", "train"):
+        write_image(tmp_path / name / "1.png", len(name), light=True)
+    judge(open_index(tmp_path), Options(), Teller())
+    assert "note: train is taken for a class like bus" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

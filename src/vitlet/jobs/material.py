@@ -220,6 +220,8 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
     Raises:
         DataError: if more is bad than the options accept.
     """
+    for note in index.notes:
+        teller.say(f"note: {note}")
     with teller.progress("checking images", total=len(index)) as tick:
         verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)
