@@ -187,6 +187,18 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (with_changes(TRAIN, data="{model}x"), "Did you mean model?"),
     ((*TRAIN, "--init", "{model}x"), "Did you mean model?"),
     (("check", "{model}/confg.json"), "Did you mean config.json?"),
+    # the file that is written
+    (("embed", "{model}", "--data", "{data}", "--out", "{out}/photo.png"), "photo.parquet"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{out}/classes.parquet"), "classes.csv"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{table}"), "of something else"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{table}/classes.csv"), "is no folder"),
+    (("report", "{run}", "--out", "{data}"), "does not end in .html"),
+    (("report", "{run}", "--out", "{run}/"), "does not end in .html"),
+    (("report", "{run}", "--out", "{page}"), "of something else"),
+    (("detect", "{run}", "--data", "{data}", "--out", "{nameless}"), "of something else"),
+    (("bench", "step", "--json", "{list}"), "of something else"),
+    (("bench", "step", "--json", "{data}"), "does not end in .json"),
+    (("evaluate", "{model}", "--data", "{data}", "--json", "{extra}"), "of something else"),
     # files of another kind
     (with_changes(TRAIN, data="{picture}"), "one image"),
     (with_changes(FINE, data="{weights}"), "no data set"),
@@ -271,6 +283,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for file in (folder / "model/config.json", folder / "photo.PNG", folder / "weights.pt"):
         file.write_text("{}")
     os.mkfifo(folder / "pipe.json")
+    (folder / "run").mkdir()
+    (folder / "run/recipe.json").write_text("{}")
+    (folder / "labels.csv").write_text("path,label\n1.png,cat\n")
+    (folder / "mine.html").write_text("<title>mine</title>")
+    named |= {"run": str(folder / "run"), "table": str(folder / "labels.csv"), "page": str(folder / "mine.html")}
     return {"data": str(folder / "images"), "out": str(folder / "new"), **named}
 
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing_data, existing_source
 from vitlet.disk import existing
 from vitlet.errors import UsageError
+from vitlet.verbs.files import require_free
 
 
 def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
@@ -21,6 +22,7 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Look
     """
     start = existing_source(run)
     existing_data(data)
+    require_free("features", out)
     from vitlet.jobs.evaluation import embed as job
 
     job(start, data=data, out=out, pool=pool, options=(looking or Looking()).options())
@@ -36,6 +38,7 @@ def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None)
     """
     existing_source(str(run))
     existing_data(data)
+    require_free("predictions", out)
     from vitlet.jobs.evaluation import predict as job
 
     job(run, data=data, out=out, options=(looking or Looking()).options())
@@ -141,6 +144,7 @@ def report(*runs: Path, out: Path) -> None:
 
     if not runs:
         raise UsageError("no run given", fix="vitlet report RUN --out FILE.html")
+    require_free("page", out)
     if len(runs) == 1 and runs[0].suffix == ".json":
         existing(runs[0])
         from vitlet.jobs.output import report_replication
@@ -167,6 +171,7 @@ def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, lo
 
     Run.open(run)
     existing_data(data)
+    require_free("objects", out)
     from vitlet.jobs.detecting import detect as job
 
     job(run, data=data, out=out, pictures=pictures, options=(looking or Looking()).options())

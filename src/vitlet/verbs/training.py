@@ -19,6 +19,7 @@ from vitlet.arguments import (
     subset_words,
 )
 from vitlet.text import printable
+from vitlet.verbs.files import require_free
 
 
 def demo(
@@ -173,6 +174,7 @@ def learn(
     existing_data(data)
     for name in methods:
         by_name(name)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.learning import METHODS, VIEWS
     from vitlet.jobs.learning import learn as job
 
@@ -212,6 +214,7 @@ def overfit(
     """
     existing_data(data)
     start = None if init is None else existing_source(init)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.overfitting import STEPS
     from vitlet.jobs.overfitting import overfit as job
 
