@@ -19,7 +19,7 @@ from vitlet.data.index import open_index
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import material
 from vitlet.jobs.launch import Launch
-from vitlet.jobs.material import gather_material
+from vitlet.jobs.material import gather_material, start_encoder
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
@@ -279,6 +279,21 @@ class TestSmallData:
         with pytest.raises(UsageError, match=r"batch size 33 is larger than the 32 training images.*--batch-size 32"):
             shortly(data, tmp_path / "run", batch_size=33)
         assert shortly(data, tmp_path / "run", batch_size=32).metrics()[0]["epoch"] == 1.0
+
+
+def test_a_run_of_no_length_says_so_and_leaves_the_encoder_as_it_began(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instant = SHORT | {"budget.duration": {"unit": "steps", "n": 6}, "optimizer.warmup": {"unit": "share", "n": 0.1}}
+    loud = Options(workers=0)
+    run = shortly(data, tmp_path / "none", set=instant, epochs=0, options=loud)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing is trained, and the encoder is as it began" in said
+    saved = load_encoder(run.path).encoder
+    began = start_encoder(from_json(run.recipe_json(), where=""), Launch("pretrain", "", str(data)))[0].state_dict()
+    assert all(torch.equal(began[name], tensor) for name, tensor in saved.state_dict().items())
+    shortly(data, tmp_path / "some", set=instant, options=loud)
+    assert "nothing is trained" not in capsys.readouterr().out, "the control"
 
 
 class TestRefuses:
