@@ -43,7 +43,11 @@ class PublicData:
             return None
         name, at, root = word.removeprefix(_SCHEME).partition("@")
         if name not in TITLES:
-            raise UsageError(f"no public data set {printable(name)!r}", why=did_you_mean(name, TITLES))
+            raise UsageError(
+                f"no public data set {printable(name)!r}",
+                why=did_you_mean(name, TITLES),
+                fix=f"{_SCHEME}NAME@ROOT, NAME one of {', '.join(TITLES)}",
+            )
         if not (at and root):
             raise UsageError(
                 f"{printable(word)} does not name a folder",

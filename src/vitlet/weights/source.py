@@ -66,6 +66,7 @@ def _from_timm(source: Source, architecture: str) -> Saved:
         raise CheckpointError(
             f"{printable(source.path)} is not {architecture}",
             why="Patch size, width and depth are {}, {}, {} there and {}, {}, {} in timm".format(*there, *wanted),
+            fix="timm:NAME@FILE with the name of the model that the file is of",
         )
     view = evaluation_view(config.image_size)
     classes = tuple(str(i) for i in range(found.classifier.head.out_features)) if found.classifier else ()
