@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.arguments import Shared, chosen_recipe, existing, refuse_empty
+from vitlet.arguments import Shared, chosen_recipe, refuse_empty
 from vitlet.cli import app
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 
@@ -52,11 +53,38 @@ def test_existing(tmp_path: Path):
             existing(path)
 
 
-@pytest.mark.parametrize("verb", ["probe", "evaluate", "analyse", "embed", "predict", "detect"])
-def test_commands_that_look_at_images_take_the_share_of_bad_ones(verb: str) -> None:
+def test_what_is_not_there_is_answered_with_a_near_name(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for wrong in ("photo", "phtos", "photso/train"):
+        with pytest.raises(UsageError, match=r"holds no pho?t.*Did you mean photos\?"):
+            existing(tmp_path / wrong)
+    with pytest.raises(UsageError) as caught:
+        existing(tmp_path / "zebra")
+    assert "Did you mean" not in str(caught.value), "the control: nothing is near"
+
+
+COMMANDS = (
+    "demo --data images",
+    *(f"{verb} run --data images" for verb in ("probe", "evaluate", "resume")),
+    *(f"{verb} run --data images --out out" for verb in ("analyse", "embed", "predict", "detect", "compare", "study")),
+    "sweep keep-blocks run --data images --out out",
+    "sweep distill-layers recipe --data images --teacher run --layers [[1,1]] --out out",
+    *(f"{verb} --data images --out out" for verb in ("learn", "overfit")),
+    "transfer run --suite paper --out out",
+    "export run --out out --images images",
+    "push run hf://user/name --images images",
+    *(f"{verb} images --out out" for verb in ("check", "pack")),
+    "pretrain recipe --data images --out out",
+    "finetune recipe --init none --data images --out out",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_that_judge_images_take_the_share_of_bad_ones(command: str) -> None:
     """As the error about bad images advises."""
-    words = [verb, "run", "--data", "images", "--max-bad", "0.1", "--workers", "2", "--device", "cpu"]
-    words += [] if verb in ("probe", "evaluate") else ["--out", "file"]
-    _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    options = bound.arguments["looking"].options()
-    assert (options.max_bad, options.workers, options.device) == (0.1, 2, "cpu")
+    _, bound, _ = app.parse_args([*command.split(), "--max-bad", "0.1"], exit_on_error=False, print_error=False)
+    given = bound.arguments
+    groups = [given[name].options() for name in ("looking", "reading", "shared") if name in given]
+    assert [group.max_bad for group in groups] or [given["max_bad"]] == [0.1]
+    _, bound, _ = app.parse_args(command.split(), exit_on_error=False, print_error=False)
+    assert bound.arguments.keys() & {"max_bad", "looking", "shared"} == set(), "the control"

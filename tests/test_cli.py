@@ -35,8 +35,8 @@ def with_changes(words: tuple[str, ...], **changes: str) -> tuple[str, ...]:
     return tuple(result)
 
 
-COMPARE = ("compare", "{data}", "--data", "{data}", "--out", "{out}")
-LAYERS = ("sweep", "distill-layers", "dmae_micro", "--data", "{data}", "--teacher", "{data}", "--out", "{out}")
+COMPARE = ("compare", "{model}", "--data", "{data}", "--out", "{out}")
+LAYERS = ("sweep", "distill-layers", "dmae_micro", "--data", "{data}", "--teacher", "{model}", "--out", "{out}")
 
 # (words, what the answer has to name)
 REFUSED: list[tuple[tuple[str, ...], str]] = [
@@ -55,16 +55,16 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("finetune", "finetune_micro", "--data", "{data}", "--out", "{out}"), "--init"),
     (("check",), "data"),
     (("resume",), "run"),
-    (("probe", "{data}"), "--data"),
-    (("embed", "{data}", "--data", "{data}"), "--out"),
+    (("probe", "{model}"), "--data"),
+    (("embed", "{model}", "--data", "{data}"), "--out"),
     (("predict", "{data}", "--out", "{out}"), "--data"),
-    (("export", "{data}"), "--out"),
-    (("export", "{data}", "--out", "x", "--to", "onx"), '"onnx"'),
-    (("export", "{data}", "--out", "x", "--int8"), "--to onnx or --to openvino"),
-    (("export", "{data}", "--out", "x", "--embed-preprocessing"), "torch-export"),
-    (("export", "{data}", "--out", "x", "--images", "{out}"), "no file or folder"),
-    (("push", "{data}"), "to"),
-    (("push", "{data}", "someone/digits"), "hf://USER/NAME"),
+    (("export", "{model}"), "--out"),
+    (("export", "{model}", "--out", "x", "--to", "onx"), '"onnx"'),
+    (("export", "{model}", "--out", "x", "--int8"), "--to onnx or --to openvino"),
+    (("export", "{model}", "--out", "x", "--embed-preprocessing"), "torch-export"),
+    (("export", "{model}", "--out", "x", "--images", "{out}"), "no file or folder"),
+    (("push", "{model}"), "to"),
+    (("push", "{model}", "someone/digits"), "hf://USER/NAME"),
     (("push", "{out}", "hf://someone/digits"), "no file or folder"),
     (("report", "{data}"), "--out"),
     (("report", "--out", "{out}"), "no run"),
@@ -114,8 +114,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("check", "{data}", "--max-bad", "-0.1"), "--max-bad"),
     (("demo", "--seeds", "0"), "--seeds"),
     (("demo", "--seeds", "three"), "--seeds"),
-    (("probe", "{data}", "--data", "{data}", "--protocol", "knm"), '"knn"'),
-    (("probe", "{data}", "--data", "{data}", "--pool", "men"), '"mean"'),
+    (("probe", "{model}", "--data", "{data}", "--protocol", "knm"), '"knn"'),
+    (("probe", "{model}", "--data", "{data}", "--pool", "men"), '"mean"'),
     (("bench", "stpe"), '"step"'),
     (("bench", "step", "--device", "cuda"), "--device with bench step"),
     (("bench", "input", "--precision", "bf16"), "--precision with bench input"),
@@ -129,7 +129,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*COMPARE, "--recipe", "mae_micro"), "not a recipe to finetune with"),
     ((*COMPARE, "--set", "optimizer.lr=1"), "optimizer."),
     (("sweep", "keep-blocks", "--data", "{data}", "--out", "{out}"), "no run given"),
-    (("sweep", "keep-blocks", "{data}", "--data", "{data}", "--out", "{out}", "--blocks", "0,1.5"), "whole number"),
+    (("sweep", "keep-blocks", "{model}", "--data", "{data}", "--out", "{out}", "--blocks", "0,1.5"), "whole number"),
     (("sweep", "keep-block"), '"keep-blocks"'),
     ((*LAYERS, "--layers", "12"), "no lists of layers"),
     ((*LAYERS, "--layers", "[[0,1]]"), "from 1"),
@@ -181,20 +181,52 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("check", "{out}"), "no file or folder"),
     (("demo", "--data", "{out}"), "no file or folder"),
     (("probe", "{out}", "--data", "{data}"), "no file or folder"),
-    (("embed", "{data}", "--data", "{out}", "--out", "x.parquet"), "no file or folder"),
+    (("embed", "{model}", "--data", "{out}", "--out", "x.parquet"), "no file or folder"),
     (("predict", "{out}", "--data", "{data}", "--out", "x.csv"), "no file or folder"),
     (("export", "{out}", "--out", "x"), "no file or folder"),
+    (with_changes(TRAIN, data="{model}x"), "Did you mean model?"),
+    ((*TRAIN, "--init", "{model}x"), "Did you mean model?"),
+    (("check", "{model}/confg.json"), "Did you mean config.json?"),
+    # the file that is written
+    (("embed", "{model}", "--data", "{data}", "--out", "{out}/photo.png"), "photo.parquet"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{out}/classes.parquet"), "classes.csv"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{table}"), "of something else"),
+    (("predict", "{model}", "--data", "{data}", "--out", "{table}/classes.csv"), "is no folder"),
+    (("report", "{run}", "--out", "{data}"), "does not end in .html"),
+    (("report", "{run}", "--out", "{run}/"), "does not end in .html"),
+    (("report", "{run}", "--out", "{page}"), "of something else"),
+    (("detect", "{run}", "--data", "{data}", "--out", "{nameless}"), "of something else"),
+    (("bench", "step", "--json", "{list}"), "of something else"),
+    (("bench", "step", "--json", "{data}"), "does not end in .json"),
+    (("evaluate", "{model}", "--data", "{data}", "--json", "{extra}"), "of something else"),
+    # files of another kind
+    (with_changes(TRAIN, data="{picture}"), "one image"),
+    (with_changes(FINE, data="{weights}"), "no data set"),
+    (("check", "{weights}"), "no data set"),
+    (("demo", "--data", "{picture}"), "one image"),
+    (("export", "{model}", "--out", "x", "--images", "{picture}"), "one image"),
+    (("embed", "{model}", "--data", "{picture}", "--out", "x.parquet"), "one image"),
+    ((*TRAIN, "--init", "{weights}"), "vitlet import"),
+    (with_changes(FINE, init="{picture}"), "vitlet import"),
+    (with_changes(TRAIN, data="{pipe}"), "a pipe"),
+    ((*TRAIN, "--init", "{pipe}"), "a pipe"),
+    (("pretrain", "{pipe}", *TRAIN[2:]), "a pipe"),
+    (("import", "{pipe}", "--out", "x"), "a pipe"),
 ]
-# No run there: exit 4, as for every other thing that is not the run it should be.
+# No run or model there: exit 4, as for every other thing that is not the run it should be.
 NO_RUN: list[tuple[tuple[str, ...], str]] = [
     (("resume", "{out}"), "no run at"),
     (("resume", "{data}"), "recipe.json"),
     (("report", "{data}", "--out", "x.html"), "recipe.json"),
+    ((*TRAIN, "--init", "{data}"), "no finished encoder"),
+    (with_changes(FINE, init="{data}"), "no finished encoder"),
+    (("predict", "{data}", "--data", "{data}", "--out", "x.csv"), "no finished encoder"),
+    (("compare", "{model}", "{data}", "--data", "{data}", "--out", "{out}"), "no finished encoder"),
 ]
 HELP: list[tuple[str, ...]] = [
     ("--help",), ("-h",), (), *((verb, "--help") for verb in VERBS), ("--version",), ("recipes",), ("recipes", "debug"),
 ]  # fmt: skip
-HEAVY = ("export", "{data}", "--out", "{out}")
+HEAVY = ("export", "{model}", "--out", "{out}")
 """Nothing is wrong with the words, so it goes on to look for a model."""
 
 
@@ -245,6 +277,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, content in {**files, "extra": json.dumps(extra)}.items():
         (folder / f"{name}.json").write_text(content)
     named = {name: str(folder / f"{name}.json") for name in (*files, "extra")}
+    (folder / "model").mkdir()
+    named |= {"model": str(folder / "model"), "picture": str(folder / "photo.PNG")}
+    named |= {"weights": str(folder / "weights.pt"), "pipe": str(folder / "pipe.json")}
+    for file in (folder / "model/config.json", folder / "photo.PNG", folder / "weights.pt"):
+        file.write_text("{}")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "run").mkdir()
+    (folder / "run/recipe.json").write_text("{}")
+    (folder / "labels.csv").write_text("path,label\n1.png,cat\n")
+    (folder / "mine.html").write_text("<title>mine</title>")
+    named |= {"run": str(folder / "run"), "table": str(folder / "labels.csv"), "page": str(folder / "mine.html")}
     return {"data": str(folder / "images"), "out": str(folder / "new"), **named}
 
 

@@ -55,7 +55,7 @@ def test_another_name_would_be_seen() -> None:
     def compare(runs: list[str], *, data: Path, out: Path, fractions: list[float], supervised: str) -> None: ...
 
     assert words_of("compare") - parameters_of(compare) == {
-        "label_fractions", "recipe", "seeds", "epochs", "batch_size", "set",
+        "label_fractions", "recipe", "seeds", "epochs", "batch_size", "set", "workers", "device", "max_bad",
     }  # fmt: skip
 
 

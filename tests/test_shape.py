@@ -6,7 +6,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "vitlet"
 LINES, FUNCTION_LINES, PARAMETERS = 350, 90, 8
-COMMANDS = ("verbs/", "jobs/training.py", "jobs/overfitting.py")
+COMMANDS = ("verbs/", "jobs/training.py", "jobs/overfitting.py", "jobs/learning.py", "jobs/studying.py")
 """A command and the function behind it have a parameter for each flag."""
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError
 from cyclopts.validators import Number
 
+from vitlet.disk import existing, read_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import did_you_mean, printable
 
@@ -35,6 +36,8 @@ Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Pool = Literal["mean", "class"]
 _GENERAL = ("--help", "--version", "--debug")
+_TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
+"""Files that hold data sets by their names, and tars that are told how to be read."""
 
 
 def _options(given: object, *names: str) -> Any:
@@ -105,19 +108,26 @@ class Shared:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Looking:
-    """What every command takes that looks at images and trains no network on them."""
+class Reading:
+    """What every command takes that reads images, wherever it computes."""
 
     workers: Whole | None = None
     """Loader processes; by default as many as help."""
-    device: Device = "auto"
-    """Where to compute."""
     max_bad: Share = 0.01
     """Share of unreadable images that is accepted."""
 
     def options(self) -> Any:
         """The values as the jobs take them."""
-        return _options(self, "workers", "device", "max_bad")
+        return _options(self, *(value.name for value in fields(self)))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Looking(Reading):
+    """What every command takes that looks at images with a network and has no `Shared`."""
+
+    device: Device = "auto"
+    """Where to compute."""
 
 
 @Parameter(name="*")
@@ -168,30 +178,17 @@ def chosen_recipe(name: str, shared: Shared, *, verb: Literal["pretrain", "finet
 
 
 def _recipe_file(path: Path) -> Any:
-    from vitlet.disk import read_json
-
     try:
         return read_json(existing(path))
     except CheckpointError as error:
         raise UsageError(error.what, why=error.why, fix="give the recipe.json of a run") from None
 
 
-def existing(path: Path) -> Path:
-    """`path`, if something is there.
-
-    Raises:
-        UsageError: else, also for a name that no file system takes.
-    """
-    if not os.path.exists(path):
-        raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
-    return path
-
-
 def existing_data(data: Path) -> Path:
     """`data`, if something is there (of `torchvision:NAME@ROOT`, at its root), or it is an address in an object store.
 
     Raises:
-        UsageError: else.
+        UsageError: else, and for a file of a kind that holds no data set.
     """
     if os.fspath(data).startswith("torchvision:"):
         from vitlet.data.names import PublicData
@@ -204,18 +201,26 @@ def existing_data(data: Path) -> Path:
 
         if remote_address(data) is not None:
             return data
-    return existing(data)
+    if existing(data).is_file() and data.suffix.lower() not in _TABLES:
+        from vitlet.data.folders import SUFFIXES
+
+        is_image = os.fsencode(data.suffix.lower()) in SUFFIXES
+        fix = f"give the folder: {printable(data.parent)}" if is_image else "give a folder, .csv, .parquet or .tar file"
+        raise UsageError(f"{printable(data)} is {'one image' if is_image else 'no data set'}", fix=fix)
+    return data
 
 
 def existing_source(text: str) -> str:
     """`text`, if it names something to start from that is there.
 
     Raises:
-        UsageError: else.
+        UsageError, CheckpointError: else.
     """
     from vitlet.weights.names import Source
 
-    return str(Source.parse(text))
+    source = Source.parse(text)
+    source.require_model()
+    return str(source)
 
 
 def subset_words(text: str | None) -> str | None:

@@ -6,6 +6,7 @@ after a kill or a loss of power a name refers to either the old content or the n
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -13,12 +14,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitlet.errors import CheckpointError, ResourceError
-from vitlet.text import printable
+from vitlet.errors import CheckpointError, ResourceError, UsageError
+from vitlet.text import did_you_mean, printable
 
+_LISTED = 10_000
+"""Names of a folder that are looked through for a near one: millions would take minutes."""
 TEMPORARY = ".tmp-"
 DELETED = ".del-"
 REPLACED = ".old-"
+
+
+def existing(path: Path) -> Path:
+    """`path`, if a file or folder is there.
+
+    Raises:
+        UsageError: else, naming a near one; also for a name that no file system takes, and for pipes and devices, which
+            might never answer.
+    """
+    if not os.path.exists(path):
+        raise UsageError(f"no file or folder {printable(path)}", why=nearest(path), fix="check the path")
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UsageError(f"{printable(path)} is a pipe, a socket or a device", fix="give a file or a folder")
+    return path
+
+
+def nearest(path: Path) -> str:
+    """The sentence that says what of a path is missing, and which name is near; empty where nothing can be said."""
+    try:
+        full = path.absolute()
+        parent = next(folder for folder in full.parents if folder.is_dir())
+        lost = full.relative_to(parent).parts[0]
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _LISTED) if entry.name[:1] != "."]
+        near = did_you_mean(lost, names)
+    except (OSError, ValueError, StopIteration):
+        return ""
+    missing = f"{printable(parent)} holds no {printable(lost)}"
+    return f"{missing}. {printable(near)}" if near.startswith("Did you mean") else missing
 
 
 def read_json(path: Path) -> Any:

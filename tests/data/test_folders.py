@@ -89,8 +89,27 @@ class TestLayoutsThatAreNotClear:
         assert "train has no images of: kine; only train has: cow" in message
         message = problem(tree(tmp_path / "m", "train/cat/1.png", "val/cat/1.png", "extra/1.png"))
         assert "extra beside train, val" in message
+        for number, other in enumerate(("eval/cat/1.png", "unlabeled/1.png", "cover.png")):
+            message = problem(tree(tmp_path / f"m{number}", "train/cat/1.png", "train/cow/1.png", other))
+            assert f"{other.split('/')[0]} beside train" in message
+        message = problem(tree(tmp_path / "flat", "train/1.png", "unlabelled/1.png"))
+        assert "unlabelled beside train" in message
         message = problem(tree(tmp_path / "d", "train/cat/1.png", "val/cat/1.png", "valid/cat/1.png"))
         assert "2 folders for the split val: val, valid" in message
+
+    def test_a_class_may_be_called_train_and_that_is_said(self, tmp_path, tree):
+        index = open_index(tree(tmp_path / "vehicles", "bus/1.png", "car/1.png", "train/1.png"))
+        assert index.classes == ("bus", "car", "train")
+        assert index.notes == ("train is taken for a class like bus, car, not for a split",)
+        assert not open_index(tree(tmp_path / "control", "bus/1.png", "car/1.png")).notes
+
+    @pytest.mark.parametrize(("train", "val", "test"), [
+        ("train", "valid", "testing"), ("training", "validation", "test"), ("Train", "VAL", "Test"),
+    ])  # fmt: skip
+    def test_the_usual_names_of_splits(self, train, val, test, tmp_path, tree):
+        index = open_index(tree(tmp_path, f"{train}/cat/1.png", f"{val}/cat/1.png", f"{test}/cat/1.png"))
+        assert sorted(index.splits.tolist()) == [0, 1, 2]
+        assert index.classes == ("cat",)
 
     def test_missing_and_wrong_sources(self, tmp_path, tree, problem):
         tree(tmp_path / "photos", "1.png")

@@ -1,11 +1,14 @@
 import multiprocessing
 import os
 import pickle
+import socket
+from pathlib import Path
 
 import pytest
 
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
+from vitlet.errors import DataError
 
 
 def test_fingerprint_changes_with_path_size_label_and_split_only(tmp_path, tree, png):
@@ -56,3 +59,26 @@ def test_crosses_processes_as_the_name_of_a_folder(tmp_path, method, tree, png):
         again = pickle.loads(pickle.dumps(index))
         assert pool.apply(Index.path, (again, 1)) == "b/2.png"
         assert pool.apply(Index.read, (again, 1)) == png(1)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.tar", "x.json", "x"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_special_files_with_the_name_of_a_table_never_block(name: str, kind: str, tmp_path: Path) -> None:
+    special = tmp_path / name
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "pipe":
+            os.mkfifo(special)
+        elif kind == "socket":
+            server.bind(os.path.relpath(special))
+        else:
+            special.symlink_to("/dev/zero")
+        with pytest.raises(DataError, match=r"is neither a file nor a folder.*Fix: "):
+            open_index(special)
+
+
+def test_special_files_among_annotations_and_tables_never_block(tmp_path, tree, paths):
+    root = tree(tmp_path, "1.png", "train/1.png")
+    (root / "annotations").mkdir()
+    for name in ("annotations/instances_train.json", "train/_annotations.coco.json", "x.parquet", "x.tar"):
+        os.mkfifo(root / name)
+    assert paths(open_index(root)) == ["1.png", "train/1.png"]

@@ -107,33 +107,37 @@ def three_classes(root: Path) -> Path:
     return root
 
 
-def transferred(encoder: Path, data: Path, out: Path) -> None:
+def transferred(encoder: Path, data: Path, out: Path, options: Options) -> None:
     """A data set that cannot be used is a row that says so, while others go on."""
     suite = Suite.from_json({"recipe": "debug_supervised", "data": [{"name": "ours", "data": str(data)}]})
-    (row,) = vitlet.transfer([encoder], suite=suite, out=out, seeds=1, options=QUIET)["rows"]
+    (row,) = vitlet.transfer([encoder], suite=suite, out=out, seeds=1, options=options)["rows"]
     raise DataError(row["why"])
 
 
-VERBS: dict[str, Callable[[Path, Path, Path], Any]] = {
-    "finetune": lambda encoder, data, out: vitlet.finetune(
-        "debug_supervised", init=encoder, data=data, out=out, options=QUIET, set=SMALLER
+VERBS: dict[str, Callable[[Path, Path, Path, Options], Any]] = {
+    "finetune": lambda encoder, data, out, options: vitlet.finetune(
+        "debug_supervised", init=encoder, data=data, out=out, options=options, set=SMALLER
     ),
-    "probe knn": lambda encoder, data, out: vitlet.probe(encoder, data=data, options=QUIET),
-    "probe linear": lambda encoder, data, out: vitlet.probe(
-        encoder, data=data, protocol="linear", layers="all", options=QUIET
+    "probe knn": lambda encoder, data, out, options: vitlet.probe(encoder, data=data, options=options),
+    "probe linear": lambda encoder, data, out, options: vitlet.probe(
+        encoder, data=data, protocol="linear", layers="all", options=options
     ),
-    "compare": lambda encoder, data, out: vitlet.compare([encoder], data=data, out=out, label_fractions=[1], **TUNING),
-    "sweep keep-blocks": lambda encoder, data, out: vitlet.sweep_keep_blocks([encoder], data=data, out=out, **TUNING),
-    "sweep distill-layers": lambda encoder, data, out: vitlet.sweep_distill_layers(
+    "compare": lambda encoder, data, out, options: vitlet.compare(
+        [encoder], data=data, out=out, label_fractions=[1], options=options, **TUNING
+    ),
+    "sweep keep-blocks": lambda encoder, data, out, options: vitlet.sweep_keep_blocks(
+        [encoder], data=data, out=out, options=options, **TUNING
+    ),
+    "sweep distill-layers": lambda encoder, data, out, options: vitlet.sweep_distill_layers(
         "debug_distill", data=data, teacher=str(encoder), layers=[((3, 2),)], out=out, set=QUICK,
-        finetune="debug_supervised", seeds=1, finetune_set=QUICK,
+        finetune="debug_supervised", seeds=1, finetune_set=QUICK, options=options,
     ),
     "transfer": transferred,
-    "study": lambda encoder, data, out: study(
-        [encoder, encoder], data=data, out=out, labels=(8,), seeds=1, settings=QUICK, num_images=8
+    "study": lambda encoder, data, out, options: study(
+        [encoder, encoder], data=data, out=out, labels=(8,), seeds=1, settings=QUICK, num_images=8, options=options
     ),
-    "learn": lambda encoder, data, out: vitlet.learn(
-        data=data, out=out, views=64, num_labels=8, seeds=1, methods=("mae_micro",), settings=QUICK
+    "learn": lambda encoder, data, out, options: vitlet.learn(
+        data=data, out=out, views=64, num_labels=8, seeds=1, methods=("mae_micro",), settings=QUICK, options=options
     ),
 }  # fmt: skip
 
@@ -163,14 +167,23 @@ class TestLabels:
         if verb == "finetune" and case is nothing_to_count:
             pytest.skip("training without a number at the end is possible, and said")
         with pytest.raises(DataError, match=CASES[case]) as caught:
-            VERBS[verb](encoder, case(tmp_path / "images"), tmp_path / "out")
+            VERBS[verb](encoder, case(tmp_path / "images"), tmp_path / "out", QUIET)
         assert caught.value.exit_code == 3
         assert "Fix: " in str(caught.value)
 
     def test_control_of_data_that_fit_images_are_read(self, verb: str, encoder: Path, tmp_path: Path) -> None:
         data = write_images(tmp_path / "images", train=40, test=8)
         with pytest.raises(AssertionError, match="images were read"):
-            VERBS[verb](encoder, data, tmp_path / "out")
+            VERBS[verb](encoder, data, tmp_path / "out", QUIET)
+
+    def test_so_many_bad_images_are_accepted_as_was_said(self, verb: str, encoder: Path, tmp_path: Path) -> None:
+        data = write_images(tmp_path / "images", train=40, test=8)
+        for i in range(5):
+            (data / f"train/dark/broken-{i}.png").write_bytes(b"")
+        with pytest.raises(DataError, match=r"5 of 101 images cannot be used.*--max-bad 0\.05"):
+            VERBS[verb](encoder, data, tmp_path / "out", QUIET)
+        with pytest.raises(AssertionError, match="images were read"):
+            VERBS[verb](encoder, data, tmp_path / "out", QUIET.changed(max_bad=0.1))
 
 
 def test_an_analysis_says_why_layers_are_not_probed(
@@ -210,7 +223,7 @@ class TestEncoders:
     )
     def test_of_another_image_size(self, verb: str, message: str, data: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message) as caught:
-            VERBS[verb](save(tmp_path / "encoder-16", OTHER_SIZE), data, tmp_path / "out")
+            VERBS[verb](save(tmp_path / "encoder-16", OTHER_SIZE), data, tmp_path / "out", QUIET)
         assert caught.value.exit_code == 2
 
     def test_of_another_patch_size_where_patches_must_be_the_same(self, data: Path, tmp_path: Path) -> None:
@@ -218,14 +231,14 @@ class TestEncoders:
         with pytest.raises(UsageError, match=r"have different shapes.*a sweep for each"):
             vitlet.sweep_keep_blocks([first, second], data=data, out=tmp_path / "out", **TUNING)
         with pytest.raises(UsageError, match=r"in patches of 8, the student 32 px in patches of 4.*patches of 4 px"):
-            VERBS["sweep distill-layers"](second, data, tmp_path / "out")
+            VERBS["sweep distill-layers"](second, data, tmp_path / "out", QUIET)
         with pytest.raises(CheckpointError, match=r"is not vit_tiny_patch16_224.*Patch size, width and depth are 8"):
             vitlet.probe(f"timm:vit_tiny_patch16_224@{second / 'model.safetensors'}", data=data, options=QUIET)
 
     def test_of_another_patch_size_bring_their_own_elsewhere(self, data: Path, tmp_path: Path) -> None:
         for verb in ("finetune", "probe knn", "compare"):
             with pytest.raises(AssertionError, match="images were read"):
-                VERBS[verb](save(tmp_path / "eight", OTHER_PATCHES), data, tmp_path / verb)
+                VERBS[verb](save(tmp_path / "eight", OTHER_PATCHES), data, tmp_path / verb, QUIET)
 
     @pytest.mark.parametrize(
         ("classes", "case", "error", "message"),

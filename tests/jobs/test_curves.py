@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Here, stands
+from small_runs import QUIET, Here, stands
 
 from vitlet.disk import read_json
 from vitlet.errors import DataError, UsageError
@@ -169,7 +169,7 @@ class TestRefused:
         assert not any(tmp_path.iterdir())
 
     def test_the_fraction_that_is_proposed_is_enough(self, data: Path) -> None:
-        assert label_count(Labelled.open(data, Teller(quiet=True)), 0.0625) == 2
+        assert label_count(Labelled.open(data, QUIET, Teller(quiet=True)), 0.0625) == 2
 
     def test_a_batch_larger_than_the_labels(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"batch size 8 is larger than the 4 training images.*--batch-size 4"):
@@ -179,7 +179,7 @@ class TestRefused:
     @pytest.mark.parametrize(("fraction", "words"), [(0, "label fraction 0"), (1.5, r"label fraction 1\.5")])
     def test_what_is_no_share(self, data: Path, fraction: float, words: str) -> None:
         with pytest.raises(UsageError, match=words):
-            label_count(Labelled.open(data, Teller(quiet=True)), fraction)
+            label_count(Labelled.open(data, QUIET, Teller(quiet=True)), fraction)
 
     def test_no_run_and_no_seed(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no run to compare"):

@@ -2,15 +2,16 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import SHORT, SMALLER, pixels, stands, write_image, write_images
+from small_runs import SHORT, SMALLER, Here, pixels, stands, write_image, write_images
 
-from vitlet.errors import UsageError
+from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm, Protocol, verdict
 from vitlet.jobs import comparing
 from vitlet.jobs import demo as module
@@ -36,6 +37,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def pretrained(out: Path) -> Path:
+    """The one folder of pre-training."""
+    (found,) = (path for path in out.glob("pretrained-*") if "-seed" not in path.name)
+    return found
+
+
 def runs(out: Path) -> list[str]:
     """The folders of fine-tuning, by start and seed."""
     names = sorted(p.name for p in out.glob("*-seed*"))
@@ -57,7 +64,7 @@ def recomputed(protocol: dict[str, Any]) -> dict[str, str]:
 
 def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
     assert sorted(p.name for p in told.iterdir()) == sorted(
-        ["comparison.json", "digits", "pretrained", "report.html", *runs(told)]
+        ["comparison.json", "digits", pretrained(told).name, "report.html", *runs(told)]
     )
     document = found(told)
     assert document["question"] == "Did pre-training help?"
@@ -101,9 +108,9 @@ def test_all_starts_have_the_same_terms(told: Path) -> None:
         recipes = [run.recipe_json() for run in three]
         assert recipes[0] == recipes[1] == recipes[2]
         launches = [json.loads((run.path / "environment.json").read_text())["launch"] for run in three]
-        pretrained, scratch, untrained = launches
-        assert pretrained["init"].endswith("/pretrained")
-        assert pretrained.pop("init") == untrained.pop("init")
+        first, scratch, untrained = launches
+        assert first["init"] == str(pretrained(told))
+        assert first.pop("init") == untrained.pop("init")
         assert scratch.pop("init") is None
         assert [launch.pop("keep_blocks") for launch in launches] == [None, None, 0]
         assert [launch.pop("start") == "random" for launch in launches] == [False, True, False]
@@ -127,7 +134,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
     for name, value in zip(runs(told), (0.25, 0.35, 0.1, 0.1, 0.85, 0.9), strict=True):
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
-    before = {name: stands(told / name) for name in ("pretrained", *runs(told))}
+    before = {name: stands(told / name) for name in (pretrained(told).name, *runs(told))}
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", None)  # none is started where nothing is to be done
     demo(out=told, seeds=2, num_labels=8)
     assert {name: stands(told / name) for name in before} == before, "nothing was trained again"
@@ -149,20 +156,75 @@ def test_without_labels_the_page_shows_the_health(tmp_path: Path, capsys: pytest
     assert "Health during pre-training" in page
     assert "Did pre-training help?" not in page
     assert not (tmp_path / "out/comparison.json").exists()
-    assert [p.name for p in (tmp_path / "out").iterdir() if (p / "recipe.json").is_file()] == ["pretrained"]
+    runs = [p for p in (tmp_path / "out").iterdir() if (p / "recipe.json").is_file()]
+    assert runs == [pretrained(tmp_path / "out")]
 
 
 @pytest.mark.parametrize(("scale", "recipe"), [(1, "mae_micro"), (2, "mae_micro_crops")])
 def test_the_size_of_the_users_images_decides_the_recipe(
-    scale: int, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scale: int, recipe: str, tmp_path: Path, pretrainings: list[dict[str, Any]]
 ) -> None:
-    """Ended early: the recipe's batch is larger than four images."""
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.fromarray(np.tile(pixels(i, light=True), (scale, scale, 1))).save(tmp_path / f"images/{i}.png")
-    with pytest.raises(UsageError, match="is larger than the 4 training images"):
+    with pytest.raises(_Stopped):
         demo(data=tmp_path / "images", out=tmp_path / "out")
-    assert f"Pre-training {recipe} on all" in capsys.readouterr().out
+    (asked,) = pretrainings
+    assert (asked["recipe"], asked["set"]) == (recipe, {"budget.batch_size": 4}), "no more than there are images"
+
+
+class _Stopped(Exception):
+    """Where pre-training would begin."""
+
+
+@pytest.fixture
+def pretrainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What pre-training was asked for; it does not begin."""
+    asked: list[dict[str, Any]] = []
+
+    def stop(recipe: str, **words: Any) -> None:
+        asked.append({"recipe": recipe, **words})
+        raise _Stopped
+
+    monkeypatch.setattr(module, "pretrain", stop)
+    return asked
+
+
+class TestBeforeAnythingIsTrained:
+    def test_more_labels_than_there_are_are_refused(self, tmp_path: Path, pretrainings: list[dict[str, Any]]) -> None:
+        data = write_images(tmp_path / "images", train=8, test=4)
+        with pytest.raises(DataError, match=r"has 8 images, 9 are wanted.*--num-labels 16 or less"):
+            demo(data=data, out=tmp_path / "out", num_labels=18)
+        assert not pretrainings
+        with pytest.raises(_Stopped):
+            demo(data=data, out=tmp_path / "control", num_labels=16)
+
+    def test_a_batch_is_no_larger_than_the_labels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two labels, of which a class has two images; the recipe's own batch of 8 would be refused, so the control."""
+        write_images(tmp_path / "out/digits", train=12, test=6)
+        for path in sorted((tmp_path / "out/digits/train/light").iterdir())[2:]:
+            path.unlink()
+        monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+        demo(out=tmp_path / "out", seeds=1)
+        assert found(tmp_path / "out")["data"]["num_labelled"] == 2
+        sizes = {Run(path).recipe_json()["budget"]["batch_size"] for path in (tmp_path / "out").glob("*-seed0-*")}
+        assert sizes == {2}
+        monkeypatch.setattr(module, "_filled", lambda recipe, changes, *_: changes)
+        with pytest.raises(UsageError, match="batch size 8 is larger than the 2 training images"):
+            demo(out=tmp_path / "out", seeds=1)
+
+
+def test_other_images_in_the_same_folder_leave_the_first_ones_runs(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(told, tmp_path / "out"))
+    before = {name: stands(out / name) for name in (pretrained(told).name, *runs(told))}
+    write_image(out / "digits/train/dark/new.png", 99, light=False)
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    demo(out=out, seeds=1, num_labels=8)
+    assert {name: stands(out / name) for name in before} == before
+    assert len([path for path in out.glob("pretrained-*") if "-seed" not in path.name]) == 2
+    assert found(out)["data"]["num_train"] == 25
 
 
 def test_no_seed_is_no_comparison(tmp_path: Path) -> None:

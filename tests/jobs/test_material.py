@@ -11,7 +11,9 @@ from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 from vitlet.cli import app
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
-from vitlet.jobs.material import Launch, divide, gather_material, judge, pick_device, start_content, start_encoder
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import divide, gather_material, judge, pick_device, start_content, start_encoder
+from vitlet.jobs.options import Options
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -102,6 +104,13 @@ def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatc
         pick_device(QUIET)
 
 
+def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("bus", "train"):
+        write_image(tmp_path / name / "1.png", len(name), light=True)
+    judge(open_index(tmp_path), Options(), Teller())
+    assert "note: train is taken for a class like bus" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("launch", "words"),
     [
@@ -110,6 +119,7 @@ def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatc
         (Launch("finetune", "", "/d/images"), ("--init", "none")),
         (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "before", "--num-labels", "20")),
         (Launch("pretrain", "", "/d/images", subset="0.1"), ("--subset", "0.1")),
+        (Launch("pretrain", "", "/d/images", max_bad=0.125), ("--max-bad", "0.125")),
     ],
 )
 def test_the_command_of_a_run_is_one_that_the_command_line_takes(
@@ -121,7 +131,7 @@ def test_the_command_of_a_run_is_one_that_the_command_line_takes(
     monkeypatch.chdir(tmp_path / "r")
     rooted = Launch(
         launch.verb, launch.recipe, str(tmp_path) + launch.data, launch.init and str(tmp_path) + launch.init,
-        launch.num_labels, subset=launch.subset,
+        launch.num_labels, subset=launch.subset, max_bad=launch.max_bad,
     )  # fmt: skip
     command = rooted.command(Path("run"))
     assert command == ["vitlet", launch.verb, "run/recipe.json", "--data", "../d/images", *words, "--out", "NEW"]

@@ -8,7 +8,8 @@ import pytest
 from small_runs import QUIET, SHORT, write_image, write_images
 
 from vitlet.data.index import open_index
-from vitlet.jobs.material import Launch, gather_material
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import gather_material
 from vitlet.jobs.probes import pretraining_probe
 from vitlet.jobs.training import resolved
 from vitlet.methods.objective import Objective

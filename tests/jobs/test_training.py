@@ -14,12 +14,14 @@ import pytest
 import torch
 from small_runs import CLASSES, QUIET, SHORT, SMALLER, TIMING, interrupted, losses, rows, stands, weights, write_image
 
+from vitlet.cli import main
 from vitlet.data.index import open_index
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import material
-from vitlet.jobs.material import Launch, gather_material
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import gather_material, start_encoder
 from vitlet.jobs.options import Options
-from vitlet.jobs.training import finetune, pretrain, resolved
+from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -166,6 +168,23 @@ class TestBadImages:
             shortly(corrupt, tmp_path / "run")
         assert stands(tmp_path / "run") == {}, "what was refused may be tried again"
 
+    def test_a_run_that_accepted_them_is_gone_on_with(self, corrupt: Path, short: Run, tmp_path: Path) -> None:
+        begun = interrupted(shortly(corrupt, tmp_path / "run", options=QUIET.changed(max_bad=0.31)), tmp_path / "begun")
+        again = shutil.copytree(begun.path, tmp_path / "again")
+        assert weights(resume(begun.path, options=QUIET)) == weights(short)
+        assert weights(shortly(corrupt, again, options=QUIET.changed(max_bad=0.5))) == weights(short), "the same run"
+
+    def test_control_more_than_it_accepted_has_to_be_asked_for(self, corrupt: Path, short: Run, tmp_path: Path) -> None:
+        run = shortly(corrupt, tmp_path / "run", options=QUIET.changed(max_bad=0.31))
+        begun = interrupted(run, tmp_path / "begun")
+        about = json.loads((begun.path / "environment.json").read_text())
+        about["launch"]["max_bad"] = 0.1
+        (begun.path / "environment.json").write_text(json.dumps(about))
+        with pytest.raises(DataError, match=r"accepted 10.0%.*--max-bad 0\.31"):
+            resume(begun.path, options=QUIET)
+        assert main(["resume", str(begun.path), "--max-bad", "0.31", "--workers", "0"]) == 0
+        assert weights(begun) == weights(short)
+
 
 @pytest.fixture(scope="module")
 def tables(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -260,6 +279,21 @@ class TestSmallData:
         with pytest.raises(UsageError, match=r"batch size 33 is larger than the 32 training images.*--batch-size 32"):
             shortly(data, tmp_path / "run", batch_size=33)
         assert shortly(data, tmp_path / "run", batch_size=32).metrics()[0]["epoch"] == 1.0
+
+
+def test_a_run_of_no_length_says_so_and_leaves_the_encoder_as_it_began(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instant = SHORT | {"budget.duration": {"unit": "steps", "n": 6}, "optimizer.warmup": {"unit": "share", "n": 0.1}}
+    loud = Options(workers=0)
+    run = shortly(data, tmp_path / "none", set=instant, epochs=0, options=loud)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing is trained, and the encoder is as it began" in said
+    saved = load_encoder(run.path).encoder
+    began = start_encoder(from_json(run.recipe_json(), where=""), Launch("pretrain", "", str(data)))[0].state_dict()
+    assert all(torch.equal(began[name], tensor) for name, tensor in saved.state_dict().items())
+    shortly(data, tmp_path / "some", set=instant, options=loud)
+    assert "nothing is trained" not in capsys.readouterr().out, "the control"
 
 
 class TestRefuses:

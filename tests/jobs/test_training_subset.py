@@ -10,7 +10,8 @@ from small_runs import QUIET, SHORT, SMALLER, interrupted, losses, stands, weigh
 
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
-from vitlet.jobs.material import Launch, gather_material
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import gather_material
 from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.run import Run
 from vitlet.train.log import Teller

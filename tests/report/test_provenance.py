@@ -1,8 +1,9 @@
 """Where the numbers come from."""
 
-from vitlet.disk import write_json
+from vitlet.disk import read_json, write_json
 from vitlet.report import provenance
 from vitlet.report.contents import read
+from vitlet.report.page import write_page
 
 
 def test_runs_that_differ_in_the_seed_share_a_recipe(tmp_path, run_maker):
@@ -32,7 +33,8 @@ def test_commands_are_given_once_and_the_comparisons_first(tmp_path, run_maker):
 
 
 def test_what_a_check_found(tmp_path, run_maker):
-    found = provenance.data(read([run_maker(tmp_path / "a"), run_maker(tmp_path / "b")]), None)
+    (found,) = provenance.data(read([run_maker(tmp_path / "a"), run_maker(tmp_path / "b")]), None)
+    assert found.title == "digits: a, b"
     assert dict(found.checked)["unusable"] == "2"
     assert dict(found.checked)["equal files"] == "1"
     tables = {table.caption: table for table in found.tables}
@@ -46,7 +48,7 @@ def test_free_form_findings_are_shown_and_long_ones_cut(tmp_path, run_maker):
     run = run_maker(tmp_path / "a", full=False)
     check = {"odd": {"deep": {"x": [1]}}, "rows": [{"path": "a", "n": 1}], "many": [f"f{i}" for i in range(80)]}
     write_json(run.path / "data_check.json", check)
-    found = provenance.data(read([run]), None)
+    (found,) = provenance.data(read([run]), None)
     tables = {table.caption: table for table in found.tables}
     assert tables["rows"].columns == ("path", "n")
     assert len(tables["many"].rows) == 50
@@ -55,4 +57,25 @@ def test_free_form_findings_are_shown_and_long_ones_cut(tmp_path, run_maker):
 
 
 def test_without_a_check_or_a_comparison_there_is_no_data_section(tmp_path, run_maker):
-    assert provenance.data(read([run_maker(tmp_path / "a", full=False)]), None) is None
+    assert provenance.data(read([run_maker(tmp_path / "a", full=False)]), None) == ()
+
+
+def test_each_data_set_has_its_own_facts(tmp_path, run_maker, comparison_maker):
+    first, second = run_maker(tmp_path / "a"), run_maker(tmp_path / "b")
+    check = read_json(second.path / "data_check.json")
+    write_json(second.path / "data_check.json", check | {"name": "gauges", "num_bad": 7})
+    about = comparison_maker()
+    digits, gauges = provenance.data(read([first, second]), about)
+    assert (digits.title, gauges.title) == ("digits: a", "gauges: b")
+    assert (dict(digits.checked)["unusable"], dict(gauges.checked)["unusable"]) == ("2", "7")
+    assert dict(digits.facts)["training images"] == "4,000"
+    assert (gauges.facts, gauges.classes) == ((), ()), "the comparison is about digits"
+    about["data"]["name"] = "others"
+    others, *rest = provenance.data(read([first, second]), about)
+    assert others.title == "others"
+    assert others.facts
+    assert not any(data.facts for data in rest)
+    page = write_page([first, second], out=tmp_path / "page.html").read_text()
+    assert "<h3>digits: a</h3>" in page
+    assert "<h3>gauges: b</h3>" in page
+    assert "<h3>digits: a</h3>" not in write_page([first], out=tmp_path / "one.html").read_text(), "the control"

@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
 _SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
+_NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
+"""Parts of a data set that are no split here, and hardly classes."""
 
 
 def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
@@ -79,6 +81,10 @@ class _Walk:
     def names(self, folder: bytes) -> list[bytes]:
         """Sorted names in `folder`, without reports."""
         return self._enter(folder, set(), False)
+
+    def holds_folders(self, folder: bytes) -> bool:
+        """Whether there are folders in `folder`."""
+        return any(name.endswith(b"/") for name in self.names(folder))
 
     def _enter(self, folder: bytes, seen: set[tuple[int, int]], report: bool) -> list[bytes]:
         place = os.path.join(self.root, folder)
@@ -161,13 +167,18 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
                     fix="keep one of them, or write a CSV manifest with path, label and split",
                 )
         return splits
-    if 0 in splits.values() and len(set(splits.values())) > 1:
+    # A lone `train` may be a class (of vehicles); with folders in it, or beside a part like `eval`, it is none.
+    parts = len(set(splits.values())) > 1 or any(_NO_CLASS.fullmatch(name) for name in others)
+    if 0 in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
         raise DataError(
             f"{_list(others)} beside {_list(splits)}",
             where=_show(walk.root),
             why="Beside train, val and test there may be no other images: their split is not clear",
-            fix="move them away or into a split, or write a CSV manifest with path, label and split",
+            fix="move them away or into a split (val and valid, test and testing are taken), or write a CSV manifest "
+            "with path, label and split",
         )
+    if splits and all(name.endswith(b"/") for name in others):
+        walk.writer.notes.append(f"{_list(splits)} is taken for a class like {_list(others)}, not for a split")
     return {b"": 0}
 
 

@@ -32,8 +32,9 @@ from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files
 from vitlet.data.shards import add_shards, find_shards
 from vitlet.data.stores import Store, key_of, read_regular, remote_address
+from vitlet.disk import nearest
 from vitlet.errors import DataError
-from vitlet.text import did_you_mean, plural, printable
+from vitlet.text import plural, printable
 
 __all__ = ["SPLITS", "Index", "open_index"]
 
@@ -197,6 +198,12 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     source = Path(os.path.abspath(data))
     if not source.exists():
         raise _missing(source)
+    if not (source.is_file() or source.is_dir()):  # opened, a pipe or device might never answer
+        raise DataError(
+            f"{printable(source)} is neither a file nor a folder",
+            why="It is a pipe, a socket or a device",
+            fix="give an existing folder, .csv or .parquet file",
+        )
     name = printable(source.name or str(source))
     annotated = find_annotations(source)
     packed = None if annotated else _open_packed(source, cache=cache, name=name)
@@ -248,17 +255,8 @@ def _nothing_packed(address: str) -> DataError:
 
 
 def _missing(source: Path) -> DataError:
-    parent = next(folder for folder in source.parents if folder.is_dir())
-    lost = source.relative_to(parent).parts[0]
-    try:
-        near = did_you_mean(lost, [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")])
-    except OSError:
-        near = ""
-    near = printable(near) if near.startswith("Did you mean") else ""
     return DataError(
-        f"there is no {printable(source)}",
-        why=f"{printable(parent)} holds no {printable(lost)}",
-        fix=near or "give an existing folder, .csv or .parquet file",
+        f"there is no {printable(source)}", why=nearest(source), fix="give an existing folder, .csv or .parquet file"
     )
 
 

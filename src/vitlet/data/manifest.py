@@ -168,7 +168,9 @@ def _csv_rows(file: Path, problems: _Problems) -> Iterator[_Row]:
                 elif cells:
                     yield _Row(reader.line_num + 1, *(cells[p] if p is not None else "" for p in places))
     except OSError as error:
-        raise DataError(f"cannot read {printable(file)}", why=error.strerror or str(error)) from error
+        raise DataError(
+            f"cannot read {printable(file)}", why=error.strerror or str(error), fix="make the file readable"
+        ) from error
 
 
 def _places(header: list[str], file: Path) -> list[int | None]:
@@ -201,4 +203,8 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
                 yield _Row(line, path or "", label or "", split or "")
                 line += 1
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read {printable(file)} as Parquet", why=printable(str(error)[:200])) from error
+        raise DataError(
+            f"cannot read {printable(file)} as Parquet",
+            why=printable(str(error)[:200]),
+            fix="write or copy the table again, or give it as .csv",
+        ) from error

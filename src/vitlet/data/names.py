@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 from vitlet.run import spelled_out
 from vitlet.text import did_you_mean, printable
@@ -42,7 +43,11 @@ class PublicData:
             return None
         name, at, root = word.removeprefix(_SCHEME).partition("@")
         if name not in TITLES:
-            raise UsageError(f"no public data set {printable(name)!r}", why=did_you_mean(name, TITLES))
+            raise UsageError(
+                f"no public data set {printable(name)!r}",
+                why=did_you_mean(name, TITLES),
+                fix=f"{_SCHEME}NAME@ROOT, NAME one of {', '.join(TITLES)}",
+            )
         if not (at and root):
             raise UsageError(
                 f"{printable(word)} does not name a folder",
@@ -70,10 +75,8 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
     if (address := remote_address(data)) is not None:
         return address
     named = PublicData.parse(data)
-    full = spelled_out(named.root if named else Path(data).expanduser())
-    if not os.path.exists(full):
-        raise UsageError(f"no file or folder {printable(named.root if named else data)}", fix="check the path")
-    return str(named.absolute() if named else full)
+    place = existing(named.root if named else Path(data).expanduser())
+    return str(named.absolute() if named else spelled_out(place))
 
 
 def relative_data(data: str) -> str:

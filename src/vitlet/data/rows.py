@@ -52,7 +52,12 @@ def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(store, entry, "", error) from error
     if not len(writer):
-        raise DataError("no images", where=printable(store.root), why="The Parquet files have no rows")
+        raise DataError(
+            "no images",
+            where=printable(store.root),
+            why="The Parquet files have no rows",
+            fix="give files with rows in them",
+        )
 
 
 def _add_file(store: Store, entry: Entry, *, split: int, writer: Writer) -> None:

@@ -94,7 +94,12 @@ def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
     else:
         _add_scanned(store, tars, writer)
     if not len(writer):
-        raise DataError("no images", where=printable(store.root), why="The shards hold none that can be read")
+        raise DataError(
+            "no images",
+            where=printable(store.root),
+            why="The shards hold none that can be read",
+            fix="vitlet pack DATA --out SHARDS, and give that folder",
+        )
 
 
 def _add_indexed(store: Store, tars: dict[str, Entry], writer: Writer) -> None:
@@ -174,7 +179,10 @@ def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
                     _add_sample(sample, entry, code, splits[names[code]], store, writer)
         except OSError as error:
             raise DataError(
-                f"cannot read {printable(entry.name)}", where=printable(store.root), why=error.strerror or str(error)
+                f"cannot read {printable(entry.name)}",
+                where=printable(store.root),
+                why=error.strerror or str(error),
+                fix="make the shard readable, or copy it again",
             ) from error
 
 

@@ -227,7 +227,11 @@ def subset_ids(index: Index, ids: np.ndarray, subset: Subset, *, seed: int) -> n
 def _several_classes(labels: np.ndarray) -> np.ndarray:
     classes = np.unique(labels[labels >= 0])
     if len(classes) < 2:
-        raise DataError(f"labels of {len(classes)} classes", why="Choosing among classes needs two or more")
+        raise DataError(
+            f"labels of {len(classes)} classes",
+            why="Choosing among classes needs two or more",
+            fix="give class folders, or a manifest with a label column, of two classes",
+        )
     return classes
 
 

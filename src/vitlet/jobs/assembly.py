@@ -11,8 +11,8 @@ from vitlet.data.views import Normalisation
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.detecting import finish_detection
+from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import (
-    Launch,
     Material,
     classes_of,
     describe,
@@ -123,6 +123,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
+    if not budget.total_steps:
+        teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")
     schedule = schedule_of(
         recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
     )

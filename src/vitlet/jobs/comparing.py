@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
 from vitlet.host import available_cores
 from vitlet.jobs.evaluation import Probing, probe_encoder
-from vitlet.jobs.material import RANDOM_START, chosen_ids, open_labelled, pick_device, start_content
+from vitlet.jobs.launch import RANDOM_START
+from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
@@ -99,6 +100,8 @@ class Terms:
     """Of fine-tuning."""
     subset: str | None = None
     """Of the training images, as `finetune` takes it; `num_labels` are taken from it."""
+    options: Options = field(default_factory=Options)
+    """What changes no number."""
 
     def resolved(self, seed: int) -> Recipe:
         """The recipe of one repetition."""
@@ -133,13 +136,13 @@ class Labelled:
     """What the test images are called."""
 
     @classmethod
-    def open(cls, data: Path, teller: Teller) -> "Labelled":
+    def open(cls, data: Path, options: Options, teller: Teller) -> "Labelled":
         """Checked and divided.
 
         Raises:
             DataError: as `open_labelled`.
         """
-        return cls(*open_labelled(data, Options(), teller))
+        return cls(*open_labelled(data, options, teller))
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
     Raises:
         VitletError: before the first run begins, where one of them could not.
     """
-    images = Labelled.open(cells[0][1].data, teller)
+    images = Labelled.open(cells[0][1].data, cells[0][1].options, teller)
     places: dict[str, Run] = {}
     contents = {start: start_content(start.source, start.keep_blocks) for start, _ in cells}
     objectives = [terms.resolved(terms.seeds[0]).objective for _, terms in cells]
@@ -192,7 +195,7 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
 
 def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -> None:
     """After a failure nothing more is begun; what runs meanwhile is finished, and used again the next time."""
-    on_cpu = pick_device(Options()).type == "cpu"
+    on_cpu = pick_device(every[0].terms.options).type == "cpu"
     workers = min(available_cores(), len(pending)) if on_cpu else 1
     threads = max(1, available_cores() // workers)
     with (
@@ -279,7 +282,7 @@ def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
         num_labels=terms.num_labels,
         keep_blocks=start.keep_blocks,
         subset=terms.subset,
-        options=Options(quiet=True, fresh=moved),
+        options=terms.options.changed(quiet=True, fresh=moved),
         seed=seed,
         set=terms.settings,
     )
@@ -331,5 +334,5 @@ def _probed(
     encoder: AnyEncoder, terms: Terms, images: Labelled, seed: int, *, view: View, protocol: Literal["knn", "logistic"]
 ) -> float:
     few = terms.chosen(images, seed)
-    found = probe_encoder(encoder, images.index, few, images.test, view=view, how=Probing(protocol), options=Options())
-    return found.top1
+    how = Probing(protocol)
+    return probe_encoder(encoder, images.index, few, images.test, view=view, how=how, options=terms.options).top1

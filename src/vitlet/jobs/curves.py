@@ -22,6 +22,7 @@ from vitlet.jobs.judging import (
     require_startable,
     start_facts,
 )
+from vitlet.jobs.options import Options
 from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
@@ -36,6 +37,7 @@ def compare(
     out: str | os.PathLike[str],
     label_fractions: Sequence[float] = FRACTIONS,
     supervised: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
     **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
@@ -46,6 +48,7 @@ def compare(
         out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are used again.
         label_fractions: Shares of the labelled training images, each drawn evenly over classes.
         supervised: An encoder trained with labels, to compare with.
+        options: Workers, device, tolerance for unreadable images.
         **tuning: `recipe`, `seeds`, `epochs`, `batch_size`, and `set` for dotted keys.
 
     Returns:
@@ -55,12 +58,12 @@ def compare(
         DataError: if a fraction has fewer labels than there are classes, or the images cannot be compared on.
         UsageError: if a start does not fit the recipe; before anything is trained.
     """
-    judging, teller, began = Judging.of(tuning), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
     data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")
     starts, counterpart = _line_up(runs, supervised, judging.terms(data=data, out=out))
-    images = Labelled.open(data, teller)
+    images = Labelled.open(data, judging.options, teller)
     terms = {
         label_count(images, fraction): judging.terms(
             data=data, out=out, subset=None if fraction == 1 else repr(fraction)

@@ -15,16 +15,19 @@ from typing import Any, Literal
 import numpy as np
 
 from vitlet.data.digits import write_digits
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.names import absolute_data
+from vitlet.data.subsets import training_ids
 from vitlet.disk import write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options
-from vitlet.jobs.training import pretrain
+from vitlet.jobs.training import pretrain, resolved
+from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
-from vitlet.run import Run, environment
+from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.units import Images
@@ -52,51 +55,61 @@ _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
 
 
 def demo(
-    *, data: Path | None = None, out: Path = Path("demo-run"), seeds: int = 3, num_labels: int | None = None
+    *,
+    data: Path | None = None,
+    out: Path = Path("demo-run"),
+    seeds: int = 3,
+    num_labels: int | None = None,
+    options: Options | None = None,
 ) -> Path:
     """Run the story and return the page.
 
     Args:
         data: Images; None takes the embedded digits.
-        out: Folder of the runs, `comparison.json` and `report.html`; finished parts in it are not done again.
+        out: Folder of the runs, `comparison.json` and `report.html`; finished parts in it are not done again,
+            and those of other images or settings stand beside them.
         seeds: Fine-tuning runs of each start.
         num_labels: Training labels of the comparison; None: twenty a class.
+        options: Workers, device, tolerance for unreadable images.
 
     Raises:
         VitletError: as the jobs it is made of.
     """
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
-    began = time.monotonic()
-    teller = Teller()
+    began, teller, options = time.monotonic(), Teller(), options or Options()
     source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
     index = open_index(source)
-    verdicts = judge(index, Options(), teller)
+    verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts)
-    labels = few_labels(np.asarray(index.labels[train]))
-    if labels and len(test):
-        require_labels(index, verdicts, train, test, split)
+    labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
+    num_labels = num_labels if labels and num_labels is not None else labels
     long, short = (_DIGITS | _LONG, _DIGITS | _SHORT) if data is None else ({}, {})
+    terms = Terms(source, out, tuple(range(seeds)), num_labels=num_labels, settings=short, options=options)
+    can_compare = bool(num_labels and len(test))
+    if can_compare:  # what cannot be fine-tuned is refused before minutes of pre-training
+        require_labels(index, verdicts, train, test, split)
+        terms = replace(terms, settings=_filled(terms.recipe, short, num_labels, teller))
+        terms.steps(images, seed=0)
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
+    long = _filled(pretraining, long, len(training_ids(index, verdicts.good)), teller)
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
-    run = pretrain(pretraining, data=source, out=out / "pretrained", set=long)
-    num_labels = num_labels if labels and num_labels is not None else labels
-    if not num_labels or not len(test):
+    place = _place(out, resolved(pretraining, {"set": long}), index, data=source)
+    run = pretrain(pretraining, data=source, out=place, options=options, set=long)
+    if not can_compare:
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
         return _page([run], out, teller, began, found_out)
 
     teller.say(
         f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch"
     )
-    terms = Terms(data=source, out=out, seeds=tuple(range(seeds)), num_labels=num_labels, settings=short)
     trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
     before = replace(untrained([trained])[trained.name], name="untrained", title="not pre-trained")
     scratch = Start("scratch", "from scratch", None)
     tuned = finetune_arms((trained, before, scratch), terms, teller)
     teller.say("4. Nearest neighbours and logistic regression on the frozen features of both")
-    images = Labelled(index, train, test, split)
     title, what = f"Fine-tuning with {num_labels} labels", {"n": len(test), "split": split}
     protocols = [
         Protocol("finetune", title, (tuned[0], tuned[1]), **what),
@@ -130,6 +143,21 @@ def few_labels(labels: np.ndarray) -> int:
     if len(present) < 2:
         return 0
     return len(present) * min(_LABELS_PER_CLASS, max(1, int(present.min()) // 2))
+
+
+def _filled(recipe: str, changes: dict[str, Any], num_images: int, teller: Teller) -> dict[str, Any]:
+    """The changes, and with them a batch that so many images fill."""
+    usual = resolved(recipe, {"set": changes}).budget.batch_size
+    if not 0 < num_images < usual:
+        return changes
+    teller.say(f"note: {recipe} takes {plural(num_images, 'image')} a step instead of {usual}; there are no more")
+    return changes | {"budget.batch_size": num_images}
+
+
+def _place(out: Path, recipe: Recipe, index: Index, *, data: Path) -> Path:
+    """A folder's name that changes with recipe and images, so that those of other data may stand beside it."""
+    decides = [recipe.fingerprint(), index.fingerprint, absolute_data(data)]
+    return out / f"pretrained-{address_of(decides)[:12]}"
 
 
 def _page(

@@ -14,7 +14,7 @@ from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.comparing import Labelled, Start, Terms
-from vitlet.jobs.options import Flags, overrides, require_known, require_verb
+from vitlet.jobs.options import Flags, Options, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment
@@ -49,9 +49,11 @@ class Judging:
     """Repetitions; each draws labels, order and fresh weights anew."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the recipe, by dotted key."""
+    options: Options = field(default_factory=Options)
+    """What changes no number."""
 
     @classmethod
-    def of(cls, tuning: Tuning) -> "Judging":
+    def of(cls, tuning: Tuning, options: Options | None = None) -> "Judging":
         """By the words of the command line.
 
         Raises:
@@ -59,7 +61,8 @@ class Judging:
         """
         require_known(tuning, Tuning)
         plain = {key: tuning.get(key) for key in ("epochs", "batch_size", "set")}
-        return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), overrides(cast(Flags, plain)))
+        settings = overrides(cast(Flags, plain))
+        return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), settings, options or Options())
 
     def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
         """As the engine wants them; the runs go to `out/runs`.
@@ -77,6 +80,7 @@ class Judging:
             settings=self.settings,
             recipe=self.recipe,
             subset=subset,
+            options=self.options,
         )
         require_verb(terms.resolved(0), "finetune")
         return terms

@@ -18,6 +18,7 @@ from rich.table import Table
 from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
+from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain
 from vitlet.recipes import by_name
 from vitlet.run import environment
@@ -46,6 +47,7 @@ def learn(
     seeds: int = 3,
     methods: Sequence[str] = METHODS,
     settings: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     json: Path | None = None,
 ) -> dict[str, Any]:
     """Pre-train by every method, judge them, and write the table.
@@ -59,15 +61,21 @@ def learn(
         seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
         methods: Recipes.
         settings: Changes of the fine-tuning recipes.
+        options: Workers, device, tolerance for unreadable images.
         json: Where the table goes beside `out/learning.json`.
 
     Returns:
         The table: for each method and protocol mean, interval, and difference to the same network before it.
     """
-    teller, began = Teller(), time.monotonic()
-    images = Labelled.open(data, teller)
+    teller, began, options = Teller(), time.monotonic(), options or Options()
+    images = Labelled.open(data, options, teller)
     terms = Terms(
-        data=data, out=out / "finetuned", seeds=tuple(range(seeds)), num_labels=num_labels, settings=settings or {}
+        data=data,
+        out=out / "finetuned",
+        seeds=tuple(range(seeds)),
+        num_labels=num_labels,
+        settings=settings or {},
+        options=options,
     )
     terms.steps(images, seed=0)  # refuses more labels than there are, before anything is pre-trained
     runs = {
@@ -75,7 +83,8 @@ def learn(
             method,
             data=data,
             out=out / method,
-            set=_length(method, views) | _teacher(method, data=data, out=out, views=views),
+            options=options,
+            set=_length(method, views) | _teacher(method, data=data, out=out, views=views, options=options),
         )
         for method in methods
     }
@@ -119,11 +128,11 @@ def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller)
     }
 
 
-def _teacher(method: str, *, data: Path, out: Path, views: int) -> dict[str, Any]:
+def _teacher(method: str, *, data: Path, out: Path, views: int, options: Options) -> dict[str, Any]:
     """The setting that names a teacher, trained first, where the method needs one."""
     if method not in _NEEDS_TEACHER:
         return {}
-    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, set=_length(TEACHER, views))
+    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, set=_length(TEACHER, views))
     return {"objective.teacher": str(teacher.path.absolute())}
 
 

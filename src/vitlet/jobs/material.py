@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import SPLITS, Index, open_index
-from vitlet.data.names import relative_data
 from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate import labels
 from vitlet.evaluate.features import encoder_digest
 from vitlet.host import available_cores
+from vitlet.jobs.launch import RANDOM_START, Launch
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
@@ -29,53 +28,14 @@ from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
-from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
-RANDOM_START = "random"
 _HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 _SHAPE = {
     *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
     *("architecture", "output_stride"),
 }
 _BEGINNING = {"init", "position", "sincos_order"}
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What a run was started on; with the recipe, all that resuming needs."""
-
-    verb: str
-    recipe: str
-    """Fingerprint of the recipe as it was asked for, before an initial encoder gave it its shape."""
-    data: str
-    init: str | None = None
-    num_labels: int | None = None
-    keep_blocks: int | None = None
-    """Of the initial encoder, counted from the lowest; None: all."""
-    subset: str | None = None
-    """Of the training images, as `Subset` writes itself; None: all."""
-    hold_out: bool = False
-    """Count on a part of the training images, for choices, and leave the test images alone."""
-    start: str = RANDOM_START
-    """What is taken from `init`, by content: another encoder may stand there by now."""
-    teacher: str = ""
-    """The recipe's teacher, by content; empty without one, and in runs from before it was written down."""
-
-    def command(self, run: Path) -> list[str]:
-        """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
-        words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
-        if self.verb == "finetune" or self.init:
-            words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
-        if self.num_labels is not None:
-            words += ["--num-labels", str(self.num_labels)]
-        if self.keep_blocks is not None:
-            words += ["--keep-blocks", str(self.keep_blocks)]
-        if self.subset is not None:
-            words += ["--subset", Subset.parse(self.subset).words()]
-        if self.hold_out:
-            words.append("--hold-out")
-        return [*words, "--out", "NEW"]
 
 
 @dataclass(frozen=True)
@@ -260,6 +220,8 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
     Raises:
         DataError: if more is bad than the options accept.
     """
+    for note in index.notes:
+        teller.say(f"note: {note}")
     with teller.progress("checking images", total=len(index)) as tick:
         verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)

@@ -110,7 +110,11 @@ def _score(
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
     n, first, fifth = (round(shared.total(count)) for count in mine)
     if not n:
-        raise DataError("none of these images has a label that counts", where=index.name)
+        raise DataError(
+            "none of these images has a label that counts",
+            where=index.name,
+            fix="give images of classes that the model knows, or another --protocol",
+        )
     result = Result(
         metric="top1",
         value=first / n,

@@ -61,6 +61,7 @@ def study(
     seeds: int = 3,
     settings: Mapping[str, Any] | None = None,
     num_images: int = 1024,
+    options: Options | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
     """Diagnose every encoder, fine-tune what the diagnoses claim, and write how often they were right.
@@ -73,6 +74,7 @@ def study(
         seeds: Repetitions of fine-tuning.
         settings: Changes of the fine-tuning recipe.
         num_images: How many each analysis looks at.
+        options: Workers, device, tolerance for unreadable images.
         file: Where the document goes beside `out/study.json`.
 
     Returns:
@@ -81,21 +83,12 @@ def study(
     Raises:
         DataError, UsageError: before anything is analysed, if the images or an encoder could not be fine-tuned on.
     """
-    teller, began = Teller(), time.monotonic()
+    teller, began, options = Teller(), time.monotonic(), options or Options()
     sources = [str(source) for source in encoders]
     names = dict(zip(sources, arm_names(sources), strict=True))
-    terms = {
-        count: Terms(
-            data=data,
-            out=out / "finetuned",
-            seeds=tuple(range(seeds)),
-            num_labels=count,
-            settings=settings or {},
-            recipe=_RECIPE,
-        )
-        for count in labels
-    }
-    images = _require_tunable(sources, data, terms.values(), teller)
+    shared = Terms(data, out / "finetuned", tuple(range(seeds)), None, settings or {}, recipe=_RECIPE, options=options)
+    terms = {count: replace(shared, num_labels=count) for count in labels}
+    images = _require_tunable(sources, data, terms.values(), options, teller)
     contents = {source: start_content(source) for source in sources}
     cases = [
         Case(names[source], count, suggestion)
@@ -108,6 +101,7 @@ def study(
             data=data,
             out=out / "analyses",
             look=Look(images=num_images, num_labels=count),
+            options=options.changed(quiet=True),
         )
     ]
     wanted = {
@@ -148,18 +142,20 @@ def outcome(difference: Difference | None) -> Outcome:
     return "not judged" if difference is None else _OUTCOMES[decide(difference)]
 
 
-def _require_tunable(sources: Sequence[str], data: Path, terms: Collection[Terms], teller: Teller) -> Labelled:
+def _require_tunable(
+    sources: Sequence[str], data: Path, terms: Collection[Terms], options: Options, teller: Teller
+) -> Labelled:
     """The images, where every encoder can be fine-tuned on every number of labels: analyses take minutes."""
     for source in sources:
         require_startable(load_encoder(source), by_name(_RECIPE), source)
-    images = Labelled.open(data, teller)
+    images = Labelled.open(data, options, teller)
     for asked in terms:
         asked.steps(images, seed=0)  # refuses more labels than there are, or fewer than a batch
     return images
 
 
 def _diagnosed(
-    name: str, contents: Mapping[str, str], index: Index, *, data: Path, out: Path, look: Look
+    name: str, contents: Mapping[str, str], index: Index, *, data: Path, out: Path, look: Look, options: Options
 ) -> list[Suggestion]:
     """The suggestions about the first of the encoders in `contents`.
 
@@ -169,7 +165,7 @@ def _diagnosed(
     decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
     folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"
     if not (folder / "analysis/about.json").is_file():
-        analyse([*contents, RANDOM], data=data, out=folder, look=look, options=Options(quiet=True))
+        analyse([*contents, RANDOM], data=data, out=folder, look=look, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 
 

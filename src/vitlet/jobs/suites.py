@@ -137,10 +137,16 @@ def read_suite(suite: str | os.PathLike[str] | Suite, **part: Unpack[Part]) -> S
     names = [entry.name for entry in found.data]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
-        raise UsageError(f"two data sets called {', '.join(sorted(doubled))}", where=where)
+        raise UsageError(
+            f"two data sets called {', '.join(sorted(doubled))}", where=where, fix="give each a name of its own"
+        )
     for name in only:
         if name not in names:
-            raise UsageError(f"no data set {printable(name)!r} in the suite", why=did_you_mean(name, names))
+            raise UsageError(
+                f"no data set {printable(name)!r} in the suite",
+                why=did_you_mean(name, names),
+                fix="--only NAME of the suite, or leave it out",
+            )
     found = found.changed(data=[entry for entry in found.data if not only or entry.name in only])
     for entry in found.data:
         found.settings_of(entry)
@@ -154,7 +160,11 @@ def _from_toml(file: Path) -> Suite:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{printable(file)} is not TOML", why=printable(str(error))) from None
+        raise UsageError(
+            f"{printable(file)} is not TOML",
+            why=printable(str(error)),
+            fix="correct that place of the file",
+        ) from None
     suite = Suite.from_json({"name": _fit(file.stem), **values}, where=printable(file))
     return suite.changed(data=[entry.changed(data=_beside(file, entry.data)) for entry in suite.data])
 

@@ -27,7 +27,7 @@ from vitlet.jobs.judging import (
     start_facts,
 )
 from vitlet.jobs.material import shape_of
-from vitlet.jobs.options import require_known
+from vitlet.jobs.options import Options, require_known
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
@@ -66,6 +66,7 @@ def sweep_keep_blocks(
     out: str | os.PathLike[str],
     blocks: Sequence[int] | None = None,
     num_labels: int | None = None,
+    options: Options | None = None,
     **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from the lowest K blocks of encoders, the rest drawn anew: Wang et al. 2023, Figures 2 and 4.
@@ -76,6 +77,7 @@ def sweep_keep_blocks(
         out: Folder, as of `compare`.
         blocks: Values of K; None: every one. K = 0 keeps nothing and is the reference.
         num_labels: Training labels, evenly over classes; None: all.
+        options: As for `compare`.
         **tuning: As for `compare`.
 
     Returns:
@@ -84,7 +86,7 @@ def sweep_keep_blocks(
     Raises:
         UsageError: for more blocks than there are, or encoders that cannot be cut.
     """
-    judging, teller, began = Judging.of(tuning), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
     data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to cut", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
@@ -92,7 +94,7 @@ def sweep_keep_blocks(
     sources = [os.fspath(run) for run in runs]
     trained = [Start(name, name, source) for name, source in zip(arm_names(sources), sources, strict=True)]
     counts = _block_counts(trained, terms, blocks)
-    images = Labelled.open(data, teller)
+    images = Labelled.open(data, judging.options, teller)
     counterpart = untrained(trained)
     randoms = list(dict.fromkeys(counterpart.values()))
     cells = [replace(start, keep_blocks=count) for count in counts for start in trained]
@@ -170,6 +172,7 @@ def sweep_distill_layers(
     layers: Sequence[LayerPairs],
     out: str | os.PathLike[str],
     num_labels: int | None = None,
+    options: Options | None = None,
     **tuning: Unpack[LayerTuning],
 ) -> dict[str, Any]:
     """Distil different layers, and judge the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
@@ -183,6 +186,7 @@ def sweep_distill_layers(
         layers: Lists of pairs of blocks.
         out: Folder of `pretrained/` and what `compare` leaves; finished runs are used again.
         num_labels: Of probes and fine-tuning; None: all.
+        options: As for `compare`.
         **tuning: `set` for dotted keys of the recipe, `seeds`, and `finetune` and `finetune_set` for the fine-tuning.
 
     Returns:
@@ -192,19 +196,18 @@ def sweep_distill_layers(
         UsageError: for a recipe that does not distil attention, or blocks that are not there; before training.
     """
     teller, began, data, out = Teller(), time.monotonic(), Path(data), Path(out)
-    terms = _judged(tuning).terms(data=data, out=out, num_labels=num_labels)
+    terms = _judged(tuning, options).terms(data=data, out=out, num_labels=num_labels)
     base = {**(tuning.get("set") or {}), "objective.teacher": _absolute_teacher(teacher)}
     lists: list[LayerPairs] = [(), *dict.fromkeys(layers)]
     _require_layers(recipe, teacher, lists, base)
-    images = Labelled.open(data, teller)
+    images = Labelled.open(data, terms.options, teller)
     changes = [base | _distilled(pairs) for pairs in lists]
     starts = []
     for pairs, change in zip(lists, changes, strict=True):
         teller.say(f"pre-training {recipe}: {layer_words(pairs)}")
         path = out / "pretrained" / _place(recipe, change, data=data, teacher=teacher)
-        starts.append(
-            Start("distilled", layer_words(pairs), str(pretrain(recipe, data=data, out=path, set=change).path))
-        )
+        run = pretrain(recipe, data=data, out=path, options=terms.options, set=change)
+        starts.append(Start("distilled", layer_words(pairs), str(run.path)))
     random = untrained(starts)[starts[0].name]
     everyone = [random, *starts]
     judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}
@@ -237,10 +240,11 @@ def sweep_distill_layers(
     return publish(found, out, teller, began)
 
 
-def _judged(tuning: LayerTuning) -> Judging:
+def _judged(tuning: LayerTuning, options: Options | None) -> Judging:
     require_known(tuning, LayerTuning)
     words = {"seeds": tuning.get("seeds"), "recipe": tuning.get("finetune"), "set": tuning.get("finetune_set")}
-    return Judging.of(cast(Tuning, {name: value for name, value in words.items() if value is not None}))
+    given = {name: value for name, value in words.items() if value is not None}
+    return Judging.of(cast(Tuning, given), options)
 
 
 def layer_words(pairs: LayerPairs) -> str:

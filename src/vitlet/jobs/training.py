@@ -11,7 +11,8 @@ from vitlet.data.stores import is_remote
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs.assembly import execute
-from vitlet.jobs.material import Launch, pick_device, start_content
+from vitlet.jobs.launch import Launch
+from vitlet.jobs.material import pick_device, start_content
 from vitlet.jobs.options import Flags, Options, overrides, require_start, require_verb
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import Recipe
@@ -54,10 +55,18 @@ def pretrain(
     require_verb(asked, "pretrain")
     part = None if subset is None else str(Subset.parse(subset))
     where, start, teacher = _place_of(init), start_content(init), teacher_content(asked.objective)
+    options = options or Options()
     launch = Launch(
-        "pretrain", asked.fingerprint(), absolute_data(data), where, subset=part, start=start, teacher=teacher
+        verb="pretrain",
+        recipe=asked.fingerprint(),
+        data=absolute_data(data),
+        init=where,
+        subset=part,
+        start=start,
+        teacher=teacher,
+        max_bad=options.max_bad,
     )
-    return _start(asked, launch, Run(Path(out)), options or Options())
+    return _start(asked, launch, Run(Path(out)), options)
 
 
 def finetune(
@@ -97,6 +106,7 @@ def finetune(
     require_start(init, keep_blocks)
     part = None if subset is None else str(Subset.parse(subset))
     where, start = _place_of(init), start_content(init, keep_blocks)
+    options = options or Options()
     launch = Launch(
         verb="finetune",
         recipe=asked.fingerprint(),
@@ -108,8 +118,9 @@ def finetune(
         hold_out=hold_out,
         start=start,
         teacher=teacher_content(asked.objective),
+        max_bad=options.max_bad,
     )
-    return _start(asked, launch, Run(Path(out)), options or Options())
+    return _start(asked, launch, Run(Path(out)), options)
 
 
 def resume(
@@ -121,7 +132,8 @@ def resume(
         run: The run directory.
         data: The data that it was begun on, once more. Needed only where that is an address: one that stands in a
             file, which may be somebody else's, is not connected to.
-        options: What does not change the numbers.
+        options: What does not change the numbers. Of bad images the run accepts what it accepted when it was begun,
+            and more with a larger `max_bad`.
 
     Returns:
         The finished run.
@@ -134,7 +146,8 @@ def resume(
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
     launch = _launch_of(found)
     _require_repeated(found, launch.data, None if data is None else absolute_data(data))
-    return execute(recipe, launch, found, options or Options())
+    options = options or Options()
+    return execute(recipe, launch, found, options.changed(max_bad=max(options.max_bad, launch.max_bad)))
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
@@ -186,7 +199,7 @@ def _require_repeated(run: Run, there: str, given: str | None) -> None:
 
 def _require_same(run: Run, launch: Launch) -> None:
     here, there = dataclasses.asdict(launch), dataclasses.asdict(_launch_of(run))
-    changed = [key for key in here if there[key] != here[key]]
+    changed = [key for key in here if key != "max_bad" and there[key] != here[key]]
     if not there["teacher"] and "teacher" in changed:
         changed.remove("teacher")  # begun before it was written down
     named = [key for key in changed if key not in ("start", "teacher")]  # they follow from where, and how much of it

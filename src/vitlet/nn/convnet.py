@@ -90,7 +90,10 @@ def _make(config: ConvNetConfig) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"{name[:5]}*") or ["efficientnet_b0"]
         raise UsageError(
-            f"timm has no architecture {name!r}", where="encoder.architecture", why=did_you_mean(name, near)
+            f"timm has no architecture {name!r}",
+            where="encoder.architecture",
+            why=did_you_mean(name, near),
+            fix="encoder.architecture=NAME of timm",
         )
     dilation: dict[str, Any] = {} if config.output_stride == 32 else {"output_stride": config.output_stride}
     try:

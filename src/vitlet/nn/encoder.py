@@ -265,7 +265,11 @@ class Trace:
         known = ["embedded", *(f"block.{i}.{p}" for i in range(depth) for p in POINTS)] if names else []
         for name in names:
             if name not in known:
-                raise UsageError(f"no intermediate {name!r} in this encoder", why=did_you_mean(name, known))
+                raise UsageError(
+                    f"no intermediate {name!r} in this encoder",
+                    why=did_you_mean(name, known),
+                    fix=f"embedded, or block.I.POINT with I below {depth}",
+                )
         self.names = frozenset(names)
         self.found: dict[str, Tensor] = {}
 

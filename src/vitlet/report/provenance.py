@@ -45,8 +45,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Data:
-    """The images used, and what a check of them found."""
+    """The images of one data set, and what a check of them found."""
 
+    title: str
+    """Its name, and the runs on it."""
     facts: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
     checked: tuple[tuple[str, str], ...]
@@ -63,24 +65,31 @@ class Made:
     machines: tuple[tuple[tuple[str, str], ...], ...]
 
 
-def data(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Data | None:
-    """The comparison's description of its data and the runs' checks; None if there are neither."""
+def data(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple[Data, ...]:
+    """For each data set the comparison's description, if it concerns it, and the check; empty if there are neither."""
     about = (comparison or {}).get("data") or {}
     titles = {
         "name": "name", "num_train": "training images", "num_labelled": "of them with a label used",
         "num_test": "test images", "fingerprint": "fingerprint",
     }  # fmt: skip
     facts = tuple((title, _text(about[key])) for key, title in titles.items() if about.get(key) is not None)
-    checks = []
+    classes = tuple(map(str, about.get("classes") or ()))
+    checks: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for run in runs:
-        checks += [run.check] if run.check and run.check not in checks else []
-    if not facts and not checks:
-        return None
-    checked: list[tuple[str, str]] = []
-    found: list[Table] = []
-    for check in checks:
-        _sort_facts(check, checked, found)
-    return Data(facts, tuple(map(str, about.get("classes") or ())), tuple(checked), tuple(found))
+        if run.check:
+            checks.setdefault(json.dumps(run.check, sort_keys=True), (run.check, []))[1].append(run.name)
+    found = []
+    for check, names in checks.values():
+        is_about = facts and (len(checks) == 1 or check.get("name") == about.get("name"))
+        checked: list[tuple[str, str]] = []
+        tables_: list[Table] = []
+        _sort_facts(check, checked, tables_)
+        title = f"{check.get('name', _NONE)}: {', '.join(names)}"
+        told = (facts, classes) if is_about else ((), ())
+        found.append(Data(title, *told, tuple(checked), tuple(tables_)))
+    if facts and not any(data.facts for data in found):
+        found.insert(0, Data(_text(about.get("name")), facts, classes, (), ()))
+    return tuple(found)
 
 
 def results(runs: Sequence[Contents]) -> Table | None:

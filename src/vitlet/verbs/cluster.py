@@ -7,6 +7,7 @@ from rich.console import Console
 from vitlet.arguments import AtLeastOne, Shared, Whole, chosen_recipe
 from vitlet.errors import UsageError
 from vitlet.text import printable
+from vitlet.verbs.files import require_free
 
 
 def slurm(
@@ -45,6 +46,7 @@ def slurm(
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared)
+    require_free("script", out)
     from vitlet.disk import write_file
     from vitlet.jobs.options import require_verb
     from vitlet.jobs.slurm import Cluster, batch_script, require_divisible

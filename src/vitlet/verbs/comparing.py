@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from vitlet.arguments import AtLeastOne, Tuning, existing_data, existing_source, layer_lists, numbers
+from vitlet.arguments import AtLeastOne, Looking, Tuning, existing_data, existing_source, layer_lists, numbers
 from vitlet.errors import UsageError
 
 Settings = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -18,6 +18,7 @@ def compare(
     label_fractions: str = "0.01,0.1,1",
     supervised: str | None = None,
     tuning: Tuning | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Did pre-training help? Runs, random weights and a supervised encoder over growing shares of the labels.
 
@@ -34,10 +35,10 @@ def compare(
     taught = None if supervised is None else existing_source(supervised)
     existing_data(data)
     fractions = numbers("--label-fractions", label_fractions, low=1e-9, high=1)
-    flags = (tuning or Tuning()).flags()
+    flags, options = (tuning or Tuning()).flags(), (looking or Looking()).options()
     from vitlet.jobs.curves import compare as job
 
-    job(sources, data=data, out=out, label_fractions=fractions, supervised=taught, **flags)
+    job(sources, data=data, out=out, label_fractions=fractions, supervised=taught, options=options, **flags)
 
 
 sweep = App(name="sweep", help="Vary one thing, fine-tune from each, and draw the curve.", help_format="plaintext")
@@ -51,6 +52,7 @@ def keep_blocks(
     blocks: str | None = None,
     num_labels: AtLeastOne | None = None,
     tuning: Tuning | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """How many pre-trained blocks are worth keeping? The lowest come from the encoder, the others are drawn anew.
 
@@ -66,10 +68,10 @@ def keep_blocks(
     sources = [existing_source(run) for run in runs]
     existing_data(data)
     counts = None if blocks is None else [int(n) for n in numbers("--blocks", blocks, low=0, high=64, whole=True)]
-    flags = (tuning or Tuning()).flags()
+    flags, options = (tuning or Tuning()).flags(), (looking or Looking()).options()
     from vitlet.jobs.sweeping import sweep_keep_blocks as job
 
-    job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, **flags)
+    job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, options=options, **flags)
 
 
 @sweep.command(name="distill-layers")
@@ -85,6 +87,7 @@ def distill_layers(
     set: Settings = (),
     finetune: str = "finetune_micro",
     finetune_set: Settings = (),
+    looking: Looking | None = None,
 ) -> None:
     """Which layers are worth distilling? Pre-trains once for each list, and judges by probes and fine-tuning.
 
@@ -123,4 +126,5 @@ def distill_layers(
         seeds=seeds,
         finetune=finetune,
         finetune_set=judged["set"],
+        options=(looking or Looking()).options(),
     )

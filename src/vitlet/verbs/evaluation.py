@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing_data, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
+from vitlet.verbs.files import require_free
 
 
 def probe(
@@ -58,6 +60,7 @@ def evaluate(
     """
     start = existing_source(run)
     existing_data(data)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.scoring import score as job
 
     job(start, data=data, protocol=protocol, json=json, options=(looking or Looking()).options())
@@ -100,6 +103,7 @@ def study(
     labels: tuple[AtLeastOne, ...] = (),
     seeds: AtLeastOne = 3,
     json: Path | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Are the suggestions of `analyse` right? Each beside what fine-tuning on so many labels then shows.
 
@@ -115,10 +119,12 @@ def study(
         raise UsageError("a study needs two encoders", fix="vitlet study RUN RUN --data DATA --out DIR")
     sources = [existing_source(encoder) for encoder in encoders]
     existing_data(data)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.studying import LABELS
     from vitlet.jobs.studying import study as job
 
-    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json)
+    options = (looking or Looking()).options()
+    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json, options=options)
 
 
 def bench(
@@ -150,6 +156,7 @@ def bench(
         device: With `models`: where to compute.
         json: Where to write the figures.
     """
+    require_free("figures", json, option="--json")
     if what == "models":
         if results is not None:
             existing(results)

@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, Pool, existing, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing_data, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
+from vitlet.verbs.files import require_free
 
 
 def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
@@ -20,6 +22,7 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Look
     """
     start = existing_source(run)
     existing_data(data)
+    require_free("features", out)
     from vitlet.jobs.evaluation import embed as job
 
     job(start, data=data, out=out, pool=pool, options=(looking or Looking()).options())
@@ -33,8 +36,9 @@ def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None)
         data: Images.
         out: The CSV file.
     """
-    existing(run)
+    existing_source(str(run))
     existing_data(data)
+    require_free("predictions", out)
     from vitlet.jobs.evaluation import predict as job
 
     job(run, data=data, out=out, options=(looking or Looking()).options())
@@ -48,6 +52,7 @@ def export(
     images: Path | None = None,
     int8: Annotated[bool, Parameter(negative="")] = False,
     embed_preprocessing: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading | None = None,
 ) -> None:
     """Write the finished model for another library, and prove on images that it computes the same there.
 
@@ -61,14 +66,15 @@ def export(
     """
     start = existing_source(run)
     if images is not None:
-        existing(images)
+        existing_data(images)
     from vitlet.weights.form import Form, require_no_detector
 
     Form(to, int8, embed_preprocessing).require_possible()
     require_no_detector(start)
     from vitlet.jobs.exporting import export as job
 
-    job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing)
+    options = (reading or Reading()).options()
+    job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing, options=options)
 
 
 def push(
@@ -77,6 +83,7 @@ def push(
     *,
     images: Path | None = None,
     private: Annotated[bool, Parameter(negative="")] = False,
+    reading: Reading | None = None,
 ) -> None:
     """Upload the finished model, as timm opens it, to a hub. Nothing is uploaded by any other command.
 
@@ -88,7 +95,7 @@ def push(
     """
     start = existing_source(run)
     if images is not None:
-        existing(images)
+        existing_data(images)
     from vitlet.weights.form import require_no_detector
     from vitlet.weights.hub import HubName
 
@@ -96,7 +103,7 @@ def push(
     require_no_detector(start)
     from vitlet.jobs.pushing import push as job
 
-    job(start, to=to, images=images, private=private)
+    job(start, to=to, images=images, private=private, options=(reading or Reading()).options())
 
 
 def import_(
@@ -137,6 +144,7 @@ def report(*runs: Path, out: Path) -> None:
 
     if not runs:
         raise UsageError("no run given", fix="vitlet report RUN --out FILE.html")
+    require_free("page", out)
     if len(runs) == 1 and runs[0].suffix == ".json":
         existing(runs[0])
         from vitlet.jobs.output import report_replication
@@ -163,6 +171,7 @@ def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, lo
 
     Run.open(run)
     existing_data(data)
+    require_free("objects", out)
     from vitlet.jobs.detecting import detect as job
 
     job(run, data=data, out=out, pictures=pictures, options=(looking or Looking()).options())

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from vitlet.arguments import AtLeastOne, Device, existing_data
 from vitlet.errors import UsageError
 from vitlet.text import printable
+from vitlet.verbs.files import require_free
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -60,6 +61,7 @@ def reproduce(
         raise UsageError(
             f"--budget with --scale {scale}", why="Its lengths are fixed", fix="--scale own, or no --budget"
         )
+    require_free("figures", json, option="--json")
     from vitlet.reproduce import replicate
 
     request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, device, retry_failed)

@@ -9,6 +9,8 @@ from rich.console import Console
 from vitlet.arguments import (
     AtLeastOne,
     Device,
+    Looking,
+    Share,
     Shared,
     Whole,
     chosen_recipe,
@@ -17,6 +19,7 @@ from vitlet.arguments import (
     subset_words,
 )
 from vitlet.text import printable
+from vitlet.verbs.files import require_free
 
 
 def demo(
@@ -25,6 +28,7 @@ def demo(
     out: Path = Path("demo-run"),
     seeds: AtLeastOne = 3,
     num_labels: AtLeastOne | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Show the whole job: pre-train on images, fine-tune with few labels from there and from scratch, write a page.
 
@@ -37,7 +41,7 @@ def demo(
     source = None if data is None else existing_data(data)
     from vitlet.jobs.demo import demo as job
 
-    job(data=source, out=out, seeds=seeds, num_labels=num_labels)
+    job(data=source, out=out, seeds=seeds, num_labels=num_labels, options=(looking or Looking()).options())
 
 
 def pretrain(
@@ -119,7 +123,7 @@ def finetune(
 
 
 def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None, device: Device = "auto",
-           accept_data_change: bool = False) -> None:  # fmt: skip
+           max_bad: Share = 0.0, accept_data_change: bool = False) -> None:  # fmt: skip
     """Go on with an interrupted run from its latest valid checkpoint.
 
     Args:
@@ -127,6 +131,7 @@ def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None,
         data: The data that it was begun on, once more; needed only for an address like s3://…
         workers: Loader processes.
         device: Where to compute.
+        max_bad: Share of unreadable images that is accepted, where that is more than when the run was begun.
         accept_data_change: Go on although images were added, removed or changed.
     """
     from vitlet.run import Run
@@ -137,9 +142,8 @@ def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None,
     from vitlet.jobs.options import Options
     from vitlet.jobs.training import resume as job
 
-    finished = job(
-        run, data=data, options=Options(workers=workers, device=device, accept_data_change=accept_data_change)
-    )
+    options = Options(workers=workers, device=device, max_bad=max_bad, accept_data_change=accept_data_change)
+    finished = job(run, data=data, options=options)
     _done(finished.path, f"vitlet report {run} --out {run}/report.html")
 
 
@@ -152,6 +156,7 @@ def learn(
     seeds: AtLeastOne = 3,
     methods: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     json: Path | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Pre-train by every method on one budget of image views, and judge each beside random weights.
 
@@ -169,6 +174,7 @@ def learn(
     existing_data(data)
     for name in methods:
         by_name(name)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.learning import METHODS, VIEWS
     from vitlet.jobs.learning import learn as job
 
@@ -179,6 +185,7 @@ def learn(
         num_labels=num_labels,
         seeds=seeds,
         methods=methods or METHODS,
+        options=(looking or Looking()).options(),
         json=json,
     )
 
@@ -192,6 +199,7 @@ def overfit(
     init: str | None = None,
     seeds: AtLeastOne = 1,
     json: Path | None = None,
+    looking: Looking | None = None,
 ) -> None:
     """Let a small detector learn a few images by heart: the quickest sign that boxes and masks are well.
 
@@ -206,10 +214,20 @@ def overfit(
     """
     existing_data(data)
     start = None if init is None else existing_source(init)
+    require_free("figures", json, option="--json")
     from vitlet.jobs.overfitting import STEPS
     from vitlet.jobs.overfitting import overfit as job
 
-    job(data=data, out=out, images=images, steps=steps or STEPS, init=start, seeds=seeds, file=json)
+    job(
+        data=data,
+        out=out,
+        images=images,
+        steps=steps or STEPS,
+        init=start,
+        seeds=seeds,
+        file=json,
+        options=(looking or Looking()).options(),
+    )
 
 
 def _done(path: Path, then: str) -> None:

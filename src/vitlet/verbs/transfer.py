@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Whole, existing, existing_source
+from vitlet.arguments import AtLeastOne, Looking, existing_source
+from vitlet.disk import existing
 from vitlet.errors import UsageError
 
 
@@ -18,8 +19,7 @@ def transfer(
     seeds: AtLeastOne = 3,
     select_on_test: Annotated[bool, Parameter(negative="")] = False,
     download: Annotated[bool, Parameter(negative="")] = False,
-    workers: Whole | None = None,
-    device: Device = "auto",
+    looking: Looking | None = None,
 ) -> None:
     """Fine-tune encoders on a suite of data sets, settings chosen on training images; finished trainings are re-used.
 
@@ -32,8 +32,6 @@ def transfer(
         seeds: Repetitions of the chosen setting.
         select_on_test: Choose the setting on the test split, as the paper's code does; the results are labelled so.
         download: Let torchvision fetch public data sets that are missing below --root.
-        workers: Loader processes; by default as many as help.
-        device: Where to compute.
     """
     from vitlet.jobs.suites import read_suite
 
@@ -43,7 +41,6 @@ def transfer(
     if root is not None and not download:
         existing(root)
     starts = [run if run == "none" else existing_source(run) for run in runs]
-    from vitlet.jobs.options import Options
     from vitlet.jobs.transferring import transfer as job
 
     job(
@@ -53,5 +50,5 @@ def transfer(
         seeds=seeds,
         select_on_test=select_on_test,
         download=download,
-        options=Options(workers=workers, device=device),
+        options=(looking or Looking()).options(),
     )

@@ -8,8 +8,7 @@ from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.recipe import ObjectiveConfig
 from vitlet.text import printable
-from vitlet.weights.folder import CONFIG, model_folder
-from vitlet.weights.names import Source
+from vitlet.weights.names import CONFIG, Source, model_folder
 from vitlet.weights.teacher import UNTRAINED
 
 _TENSORS = (".safetensors", ".bin")

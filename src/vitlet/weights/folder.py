@@ -7,7 +7,6 @@ section that timm ignores holds what is needed to train on.
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
 
-import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 from vitlet.weights.card import card
+from vitlet.weights.names import CONFIG
 from vitlet.weights.tensors import require_same, sealed, unsealed
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
 """Beside an exported model."""
 
@@ -203,22 +203,6 @@ def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
             why="Nothing in it was changed",
             fix="give --out a new folder",
         )
-
-
-def model_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder with weights in a run or in itself.
-
-    Raises:
-        CheckpointError: if there is none; never falls back to random weights.
-    """
-    for folder in (Path(path) / "encoder", Path(path)):
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(
-        f"no finished encoder at {printable(path)}",
-        why="neither encoder/config.json nor config.json is there",
-        fix="give a finished run (vitlet resume RUN finishes it) or a model folder",
-    )
 
 
 def read_model(path: Path) -> Saved:

@@ -86,6 +86,7 @@ def import_file(
         raise CheckpointError(
             f"{printable(path)} has the activation {beside.activation}",
             why="A plain ViT has the exact GELU, and the encoder would compute something else",
+            fix="give a model with exact GELU",
         )
     shape = _shape(layout, path)
     width = shape["width"]
@@ -156,7 +157,9 @@ def _shape(layout: Layout, path: Path) -> dict[str, Any]:
     if reason or first is None or position is None:
         lost = sorted(set(layout.lost.values()))
         also = f"; it also has {', '.join(lost)}" if lost else ""
-        raise CheckpointError(f"{printable(path)} is not a plain ViT", why=f"{reason}{also}")
+        raise CheckpointError(
+            f"{printable(path)} is not a plain ViT", why=f"{reason}{also}", fix="give a file of a plain ViT"
+        )
     side, width = patch.shape[2], patch.shape[0]
     grid = round((position.shape[1] - 1) ** 0.5)
     ratio = first.shape[0] / width
@@ -182,7 +185,10 @@ def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], he
     for name, tensor in file.tensors.items():
         if name.endswith("relative_position_index") and not torch.equal(tensor.long(), ours):
             raise CheckpointError(
-                f"{printable(path)} numbers relative positions in another way", where=printable(name), why="Not BEiT's"
+                f"{printable(path)} numbers relative positions in another way",
+                where=printable(name),
+                why="Not BEiT's",
+                fix="give a file of BEiT's code or of timm",
             )
     table = next(t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table"))
     if table.shape[1] != heads:
@@ -201,9 +207,14 @@ def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
                 where=printable(name),
                 why=f"its shape is {tuple(tensor.shape)}; with these other tensors it should be "
                 f"{tuple(wanted[name].shape)}",
+                fix="give a file of a plain ViT",
             )
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{printable(path)} has NaN or infinite weights", where=printable(name))
+            raise CheckpointError(
+                f"{printable(path)} has NaN or infinite weights",
+                where=printable(name),
+                fix="give a checkpoint from before the training diverged",
+            )
     for name in layout.tensors.keys() - wanted.keys():
         layout.lost[layout.prefix + name] = "not part of a plain ViT"
     encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)

@@ -131,7 +131,9 @@ def _choose_prefix(names: Iterable[str], wanted: str | None) -> str:
     if not found:
         shown = ", ".join(printable(name) for name in list(names)[:5])
         raise CheckpointError(
-            "no vision transformer in this file", why=f"No tensor is called {_STEMS[0]}; it has {shown}"
+            "no vision transformer in this file",
+            why=f"No tensor is called {_STEMS[0]}; it has {shown}",
+            fix="give a file of timm, MAE, MAE-Lite, MoCo-v3, DINO or Hugging Face",
         )
     if wanted is not None:
         matching = [prefix for prefix in found if prefix.rstrip(".") == wanted.rstrip(".")]

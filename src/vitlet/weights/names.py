@@ -4,11 +4,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitlet.errors import UsageError
+from vitlet.disk import existing
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.run import spelled_out
 from vitlet.text import printable
 
 _SCHEME = "timm:"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,26 @@ class Source:
                     why="Nothing is downloaded, so the weights must be on the disk",
                     fix="timm:NAME@FILE, for example timm:vit_tiny_patch16_224@model.safetensors",
                 )
-        found = Path(path).expanduser()
-        if not os.path.exists(found):
-            raise UsageError(f"no file or folder {printable(path)}", fix="check the path")
-        return cls(found, architecture)
+        return cls(existing(Path(path).expanduser()), architecture)
+
+    def require_model(self) -> None:
+        """Refuse what cannot be a model, from names alone.
+
+        Raises:
+            UsageError: for a file without its architecture, and a folder with one.
+            CheckpointError: as `model_folder`.
+        """
+        is_file, shown = self.path.is_file(), printable(self.path)
+        if self.architecture is None and is_file:
+            raise UsageError(
+                f"{shown} is a file",
+                why="Tensors alone do not tell the number of heads and the normalisation of pixels",
+                fix=f"vitlet import {shown} --out DIR and give DIR; or timm:NAME@{shown}",
+            )
+        if self.architecture is None:
+            model_folder(self.path)
+        elif not is_file:
+            raise UsageError(f"{shown} is a folder", why="timm:NAME@FILE names a file", fix=f"{shown} without timm:")
 
     def absolute(self) -> "Source":
         """The same, wherever the process stands."""
@@ -51,3 +69,19 @@ class Source:
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.architecture}@{self.path}" if self.architecture else str(self.path)
+
+
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder with weights in a run or in itself.
+
+    Raises:
+        CheckpointError: if there is none; never falls back to random weights.
+    """
+    for folder in (Path(path) / "encoder", Path(path)):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise CheckpointError(
+        f"no finished encoder at {printable(path)}",
+        why="neither encoder/config.json nor config.json is there",
+        fix="give a finished run (vitlet resume RUN finishes it) or a model folder",
+    )

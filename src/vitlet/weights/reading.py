@@ -58,7 +58,9 @@ def read_weights(path: Path) -> WeightsFile:
             stream.seek(0)
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"cannot read {printable(path)}", why=error.strerror or str(error)) from None
+        raise CheckpointError(
+            f"cannot read {printable(path)}", why=error.strerror or str(error), fix="give a file that may be read"
+        ) from None
     if _is_safetensors(start):
         return WeightsFile(_load_safetensors(path), "", (), sha256)
     is_zip = start.startswith(b"PK\x03\x04")
@@ -66,6 +68,7 @@ def read_weights(path: Path) -> WeightsFile:
         raise CheckpointError(
             f"{printable(path)} is not a weights file",
             why="Its first bytes are neither those of safetensors nor of torch.save, whatever its name says",
+            fix="give a .safetensors, .pth, .pt or .bin file",
         )
     if path.suffix == ".safetensors":
         raise CheckpointError(
@@ -151,6 +154,7 @@ def _unwrapped(content: Any, path: Path, sha256: str) -> WeightsFile:
     raise CheckpointError(
         f"no weights in {printable(path)}",
         why=f"It holds {plural(len(content), 'entry', 'entries')}: {keys}" if keys else "It is not a table of tensors",
+        fix="give the file that holds the model's state_dict",
     )
 
 

@@ -13,9 +13,9 @@ from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Pixels
 from vitlet.recipe import Centre, View
 from vitlet.text import did_you_mean, printable
-from vitlet.weights.folder import CONFIG, Saved, model_folder, read_model
+from vitlet.weights.folder import Saved, read_model
 from vitlet.weights.foreign import import_file
-from vitlet.weights.names import Source
+from vitlet.weights.names import CONFIG, Source, model_folder
 
 _SMALL_PIXELS = 64
 
@@ -28,15 +28,9 @@ def load_encoder(source: str | os.PathLike[str] | Source) -> Saved:
         CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
     """
     named = source if isinstance(source, Source) else Source.parse(source)
+    named.require_model()
     if named.architecture is not None:
         return _from_timm(named, named.architecture)
-    if named.path.is_file():
-        shown = printable(named.path)
-        raise UsageError(
-            f"{shown} is a file",
-            why="Tensors alone do not tell the number of heads and the normalisation of pixels",
-            fix=f"vitlet import {shown} --out DIR and give DIR; or timm:NAME@{shown}",
-        )
     return read_model(model_folder(named.path))
 
 
@@ -72,6 +66,7 @@ def _from_timm(source: Source, architecture: str) -> Saved:
         raise CheckpointError(
             f"{printable(source.path)} is not {architecture}",
             why="Patch size, width and depth are {}, {}, {} there and {}, {}, {} in timm".format(*there, *wanted),
+            fix="timm:NAME@FILE with the name of the model that the file is of",
         )
     view = evaluation_view(config.image_size)
     classes = tuple(str(i) for i in range(found.classifier.head.out_features)) if found.classifier else ()

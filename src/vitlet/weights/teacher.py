@@ -16,8 +16,7 @@ from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
 from vitlet.text import did_you_mean, printable
-from vitlet.weights.folder import model_folder
-from vitlet.weights.names import Source
+from vitlet.weights.names import Source, model_folder
 from vitlet.weights.reading import read_weights
 from vitlet.weights.source import load_encoder, plain_vit
 from vitlet.weights.tensors import require_same

@@ -30,7 +30,9 @@ def unsealed(file: Path, *, sha256: str) -> dict[str, Tensor]:
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(
-            f"{printable(file)} is missing or damaged", why="its SHA-256 is not the one in config.json"
+            f"{printable(file)} is missing or damaged",
+            why="its SHA-256 is not the one in config.json",
+            fix="restore the folder from a copy, or train or import the model again",
         )
     return safetensors.torch.load(content)
 

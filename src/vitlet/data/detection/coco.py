@@ -132,7 +132,11 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read {printable(file)} as JSON", why=printable(str(error))[:200]) from None
+        raise DataError(
+            f"cannot read {printable(file)} as JSON",
+            why=printable(str(error))[:200],
+            fix="export or copy the annotations again",
+        ) from None
     lists = ("images", "categories", "annotations")
     if isinstance(content, dict) and content.get("annotations") is None:
         content["annotations"] = []  # images that are to be predicted on have none

@@ -64,7 +64,7 @@ def _roboflow(source: Path) -> list[AnnotationFile]:
 
 
 def _coco(source: Path) -> list[AnnotationFile]:
-    files = sorted((source / "annotations").glob("*.json"))
+    files = sorted(file for file in (source / "annotations").glob("*.json") if file.is_file())
     instances = [file for file in files if file.stem.startswith("instances_")]
     found = []
     for file in instances or files:
