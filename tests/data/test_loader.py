@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vitlet.augmentation import Centre, Jitter, RandAugment, Resample, Shift, View
 from vitlet.data import loader
 from vitlet.data.batch import Batch
 from vitlet.data.check import check
@@ -22,7 +23,6 @@ from vitlet.data.loader import Samples, TrainingBatches, evaluation_batches
 from vitlet.data.subsets import training_ids
 from vitlet.data.views import Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.recipe import Centre, Jitter, RandAugment, Resample, Shift, View
 
 # Three workers on two cores are slow, not wrong.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -12,12 +12,12 @@ import torch
 import webdataset
 from PIL import Image
 
+from vitlet.augmentation import Resample, View
 from vitlet.data import packing
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack
 from vitlet.errors import ResourceError, UsageError
-from vitlet.recipe import Resample, View
 
 NUM_TRAIN, NUM_VAL = 45, 6
 

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from vitlet.augmentation import Shift, View
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack
 from vitlet.data.stores import Store, is_remote, read_regular, remote_address
 from vitlet.errors import DataError, UsageError
-from vitlet.recipe import Shift, View
 
 
 @pytest.fixture(scope="module")

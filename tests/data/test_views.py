@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from vitlet import rng
+from vitlet.augmentation import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
 from vitlet.data.views import IMAGENET, Normalisation, apply_view, random_box
-from vitlet.recipe import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
 
 EVERYTHING = View(
     size=32,

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from vitlet.augmentation import Centre, View
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index, open_index
 from vitlet.errors import DataError, NonFiniteError
 from vitlet.evaluate import features
 from vitlet.evaluate.features import Reading, cached_features, encoder_digest, extract
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import EncoderConfig
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
 VIEW = View(size=16, crop=Centre(share=1.0), flip=0.0)

@@ -27,13 +27,14 @@ import tensorboard.summary.writer.record_writer  # noqa: F401 (children find it 
 import torch
 from PIL import Image
 
+from vitlet.augmentation import Shift, View
 from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
 from vitlet.errors import StoppedError, VitletError
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import EncoderConfig, OptimizerConfig, Shift, View
+from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vitlet.augmentation import Centre, View
 from vitlet.errors import DataError, NonFiniteError, UsageError
 from vitlet.jobs import analysing
 from vitlet.jobs.analysing import Look, analyse
@@ -18,7 +19,7 @@ from vitlet.jobs.options import Options
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
+from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import write_model
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)

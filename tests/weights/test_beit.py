@@ -7,11 +7,12 @@ import timm
 import torch
 from torch import Tensor
 
+from vitlet.augmentation import Centre, View
 from vitlet.errors import UsageError
 from vitlet.nn.attention import Attention
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import EncoderConfig
 from vitlet.weights.folder import initialised_from, read_model, write_model
 
 PLAIN = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)

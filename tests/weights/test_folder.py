@@ -10,11 +10,12 @@ import timm
 import torch
 from torch import Tensor
 
+from vitlet.augmentation import Centre, View
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier, ConvClassifier, head_input, new_classifier
-from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
+from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, initialised_from, load_exactly, read_model, write_model
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=4)

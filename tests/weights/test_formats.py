@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vitlet.augmentation import Centre, View
 from vitlet.errors import UsageError
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import EncoderConfig
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
 from vitlet.weights.formats import TORCH, open_graph, optional, quiet, require_packages, write_graph
@@ -64,7 +65,8 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.augmentation import Centre, View
+from vitlet.recipe import EncoderConfig
 from vitlet.weights import formats, int8
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from vitlet.augmentation import Centre, View
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import head_input, new_classifier
-from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
+from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import Saved
 from vitlet.weights.portable import INPUT, Portable, described
 

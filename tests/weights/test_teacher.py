@@ -7,10 +7,11 @@ import safetensors.torch
 import timm
 import torch
 
+from vitlet.augmentation import Centre, View
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import EncoderConfig
 from vitlet.weights.folder import write_model
 from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher
 

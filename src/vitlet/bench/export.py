@@ -14,12 +14,13 @@ import timm
 import torch
 from torch import Tensor
 
+from vitlet.augmentation import Centre, View
 from vitlet.bench.products import counted_flops, gemm_gflops
 from vitlet.evaluate.agreement import relative_error
 from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.kernels import has_bf16
-from vitlet.recipe import Centre, EncoderConfig, View
+from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
 from vitlet.weights.folder import Saved, write_model
 from vitlet.weights.form import Form

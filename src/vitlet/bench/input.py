@@ -39,6 +39,7 @@ from torchvision.transforms import (
     ToTensor,
 )
 
+from vitlet.augmentation import Resample, View
 from vitlet.data.decode import decode
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import collate
@@ -46,7 +47,7 @@ from vitlet.data.packing import Form, pack
 from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
 from vitlet.evaluate.pace import one_thread
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import EncoderConfig, Resample, View
+from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
 from vitlet.run import environment
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from vitlet.augmentation import View
 from vitlet.data.batch import Batch
 from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
@@ -27,7 +28,6 @@ from vitlet.data.index import Index
 from vitlet.data.views import IMAGENET, Normalisation, apply_view
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import ranks_here
-from vitlet.recipe import View
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch

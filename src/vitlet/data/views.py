@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitlet import rng
-from vitlet.recipe import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
+from vitlet.augmentation import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vitlet.augmentation import View
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
@@ -27,7 +28,6 @@ from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
 from vitlet.nn.convnet import AnyEncoder, require_patches
 from vitlet.nn.encoder import Encoded, Encoder, Pool
-from vitlet.recipe import View
 from vitlet.train.ranks import World
 
 Precision = Literal["fp32", "bf16"]

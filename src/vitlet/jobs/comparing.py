@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vitlet.augmentation import View
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
@@ -29,7 +30,7 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
-from vitlet.recipe import Recipe, View
+from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
 from vitlet.units import steps_per_epoch, to_steps

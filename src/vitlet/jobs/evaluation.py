@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vitlet.augmentation import View
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
@@ -29,7 +30,6 @@ from vitlet.jobs.material import describe, divide, judge, pick_device, require_l
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
-from vitlet.recipe import View
 from vitlet.run import Run
 from vitlet.text import csv_cell, plural, printable
 from vitlet.train.log import Teller

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from vitlet.augmentation import Resample, View
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import SPLITS, open_index
 from vitlet.data.loader import TrainingBatches
@@ -16,7 +17,6 @@ from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
-from vitlet.recipe import Resample, View
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller

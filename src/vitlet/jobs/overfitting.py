@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.augmentation import Fit
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index, open_index
 from vitlet.disk import read_json, write_file, write_json
@@ -21,7 +22,6 @@ from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import finetune
-from vitlet.recipe import Fit
 from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
 from vitlet.train.log import Teller

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitlet.analyse.diagnosis import RANDOM
 from vitlet.analyse.survey import Subject
+from vitlet.augmentation import View
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import pick_device, start_content
@@ -12,7 +13,6 @@ from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.recipe import View
 from vitlet.text import printable
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from vitlet.augmentation import Fit, LargeScaleJitter, View
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
@@ -11,14 +12,11 @@ from vitlet.recipe import (
     Count,
     DataConfig,
     EncoderConfig,
-    Fit,
     Fraction,
-    LargeScaleJitter,
     ObjectiveConfig,
     OptimizerConfig,
     Recipe,
     SteppedOptimizerConfig,
-    View,
 )
 from vitlet.units import Epochs, Share, Steps
 

@@ -5,20 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.augmentation import Centre, Resample, Shift, View
 from vitlet.errors import UsageError
-from vitlet.recipe import (
-    BudgetConfig,
-    Centre,
-    Count,
-    DataConfig,
-    EncoderConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    Recipe,
-    Resample,
-    Shift,
-    View,
-)
+from vitlet.recipe import BudgetConfig, Count, DataConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig, Recipe
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:

@@ -4,20 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.augmentation import Centre, Jitter, Resample, View
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
-    Centre,
     Count,
     DataConfig,
     EncoderConfig,
-    Jitter,
     ObjectiveConfig,
     OptimizerConfig,
     Positive,
     Recipe,
-    Resample,
-    View,
 )
 from vitlet.recipes.mae import mae_micro
 from vitlet.units import Epochs, Images, Share

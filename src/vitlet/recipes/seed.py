@@ -4,21 +4,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.augmentation import Centre, Jitter, Resample, View
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
-    Centre,
     ConvNetConfig,
     Count,
     DataConfig,
     EncoderConfig,
-    Jitter,
     ObjectiveConfig,
     OptimizerConfig,
     Positive,
     Recipe,
-    Resample,
-    View,
 )
 from vitlet.units import Epochs, Images, Share
 

@@ -4,17 +4,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.augmentation import Centre, Resample, View
 from vitlet.recipe import (
     BudgetConfig,
-    Centre,
     Count,
     DataConfig,
     EncoderConfig,
     ObjectiveConfig,
     Recipe,
-    Resample,
     SteppedOptimizerConfig,
-    View,
 )
 from vitlet.recipes.mae import mae_micro
 from vitlet.units import Epochs

@@ -4,21 +4,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
+from vitlet.augmentation import Centre, RandAugment, Resample, Shift, View
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
-    Centre,
     ConvNetConfig,
     DataConfig,
     EncoderConfig,
     Fraction,
     ObjectiveConfig,
     OptimizerConfig,
-    RandAugment,
     Recipe,
-    Resample,
-    Shift,
-    View,
 )
 from vitlet.units import Epochs, Images, Share
 

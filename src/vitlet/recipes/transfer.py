@@ -14,18 +14,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from vitlet.augmentation import Centre, Resample, Shift, View
 from vitlet.config import Config
-from vitlet.recipe import (
-    BudgetConfig,
-    Centre,
-    DataConfig,
-    EncoderConfig,
-    OptimizerConfig,
-    Recipe,
-    Resample,
-    Shift,
-    View,
-)
+from vitlet.recipe import BudgetConfig, DataConfig, EncoderConfig, OptimizerConfig, Recipe
 from vitlet.recipes.supervised import SupervisedObjective, finetune_tiny_impr_100e
 from vitlet.units import Epochs, Share
 

@@ -57,9 +57,9 @@ def _protocols(done: list[dict[str, Any]], names: list[str]) -> list[dict[str, A
         rows = {row["encoder"]: row for row in members}
         first = next(iter(rows.values()))
         arms = [
-            {"title": name, "values": row["values"], "seeds": row["seeds"], "runs": row["runs"]}
+            {"name": name, "title": name, "values": row["values"], "seeds": row["seeds"], "runs": row["runs"]}
             if (row := rows.get(name))
-            else {"title": name, "values": []}
+            else {"name": name, "title": name, "values": []}
             for name in names
         ]
         protocols.append(

@@ -81,7 +81,7 @@ _DEIT, _MAE, _MOCO, _FINE, _RANDOM, _DMAE = (
 )
 _PATCHES: Quantity = "patch-frequencies"
 _SCRATCH_100 = Finetune(None, "impr-100")
-_A_THIRD = 4
+_THIRD, _WHOLE = tuned(MAE, keep=4), tuned(MAE, keep=12)
 
 
 def _gap(start: tuple[Finetune, Finetune], sign: float) -> tuple[tuple[float, Measure], ...]:
@@ -192,21 +192,12 @@ CLAIMS = (
         "A few lower blocks carry most of MAE's gain when labels abound",
         "Figure 2",
         (
-            _keeps_half(
-                "gain with a third of the blocks − half the gain with all",
-                tuned(MAE, keep=_A_THIRD),
-                tuned(MAE, keep=12),
-                _SCRATCH_100,
-            ),
-            _above("all blocks − none", tuned(MAE, keep=12), _SCRATCH_100),
+            _keeps_half("gain with a third of the blocks − half the gain with all", _THIRD, _WHOLE, _SCRATCH_100),
+            _above("all blocks − none", _WHOLE, _SCRATCH_100),
         ),
         beside=(
-            _keeps_half(
-                "gain with a third of the blocks − half the gain with all, over MAE before its pre-training",
-                tuned(MAE, keep=_A_THIRD),
-                tuned(MAE, keep=12),
-                tuned(MAE, keep=0),
-            ),
+            _keeps_half("the same over MAE before its pre-training", _THIRD, _WHOLE, tuned(MAE, keep=0)),
+            _above("all blocks − MAE before its pre-training", _WHOLE, tuned(MAE, keep=0)),
         ),
     ),
     Claim(
@@ -334,7 +325,7 @@ CLAIMS = (
                 for other in DISTILLED
                 if other != _LAST
             ),
-            _above("last block − no distillation", _distilled(_LAST), tuned(MAE, keep=12)),
+            _above("last block − no distillation", _distilled(_LAST), _WHOLE),
         ),
     ),
     Claim(

@@ -15,13 +15,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import AnyClassifier, ConvClassifier, new_classifier
 from vitlet.nn.posembed import resize
-from vitlet.recipe import Centre, ConvNetConfig, EncoderConfig, View
+from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions

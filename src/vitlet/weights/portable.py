@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitlet.augmentation import Centre, View
 from vitlet.nn.convnet import ConvEncoder
-from vitlet.recipe import Centre, View
 from vitlet.weights.folder import Saved
 
 INPUT = "images"

@@ -8,10 +8,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Pixels
-from vitlet.recipe import Centre, View
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.folder import Saved, read_model
 from vitlet.weights.foreign import import_file

@@ -7,6 +7,7 @@ import torch
 from pycocotools import mask as reference
 from torch import Tensor
 
+from vitlet.augmentation import Fit, LargeScaleJitter, View
 from vitlet.data.batch import Targets
 from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.annotations import Annotations, annotations_of
@@ -14,7 +15,6 @@ from vitlet.data.detection.following import Objects, look_with_objects
 from vitlet.data.detection.outlines import from_masks, to_mask
 from vitlet.data.index import Index, open_index
 from vitlet.data.views import Normalisation, apply_view
-from vitlet.recipe import Fit, LargeScaleJitter, View
 
 JITTER = View(size=48, crop=LargeScaleJitter(scale=(0.5, 2.0)))
 

@@ -14,12 +14,12 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as v2
 
+from vitlet.augmentation import View
 from vitlet.data.batch import Targets
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.annotations import Annotations
 from vitlet.data.detection.outlines import to_mask
 from vitlet.data.views import IMAGENET, Normalisation, Placement, look
-from vitlet.recipe import View
 
 _SMALLEST_PIXELS = 1.0
 

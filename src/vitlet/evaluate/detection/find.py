@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from vitlet.augmentation import View
 from vitlet.data.batch import Batch
 from vitlet.data.detection.outlines import from_masks
 from vitlet.data.views import place
 from vitlet.evaluate.images import each_once
-from vitlet.recipe import View
 
 _INSIDE = 0.5
 
