@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,11 @@ def test_relative_positions(tmp_path: Path) -> None:
         import_file(saved({"model": tensors, "start_epoch": 1000}, tmp_path))
 
 
-def hugging_face(kind: str) -> Any:
+def hugging_face(kind: str, depth: int = 2) -> Any:
     from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
     values: dict[str, Any] = {
-        "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 2 * WIDTH,
+        "hidden_size": WIDTH, "num_hidden_layers": depth, "num_attention_heads": HEADS, "intermediate_size": 2 * WIDTH,
         "image_size": SIZE, "patch_size": PATCH, "layer_norm_eps": 1e-6,
     }  # fmt: skip
     if kind == "vit":
@@ -246,6 +247,54 @@ def test_less_than_the_whole_is_refused_unless_asked_for(lost: str, message: str
     assert "--allow-partial" in str(caught.value)
     found = import_file(file, heads=HEADS, allow_partial=True)
     assert found.missing
+    assert found.facts["missing"] == list(found.missing)
+
+
+def relative(**arguments: Any) -> Any:
+    values = {"num_heads": 3, "init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": True} | arguments
+    return scramble(Beit(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=3, num_classes=0, **values))
+
+
+def with_separate_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of queries and values alone, as in BEiT's files, in plain blocks."""
+    made = {}
+    for name, tensor in tensors.items():
+        if name.endswith("qkv.bias"):
+            stem = name.removesuffix("qkv.bias")
+            made[f"{stem}q_bias"], _, made[f"{stem}v_bias"] = tensor.chunk(3)
+        else:
+            made[name] = tensor
+    return made
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        *(("plain", part) for part in ("attn.qkv.bias", "norm1.weight", "norm2.bias", "attn.proj.bias", "mlp.fc1.w")),
+        ("scaled", "ls1.gamma"), ("scaled", "ls2.gamma"), ("separate", "attn.q_bias"), ("separate", "attn.v_bias"),
+        ("hugging face", r"attention.*(query|key|value|[qkv]_proj)\.bias"),
+        *(("relative", part) for part in ("gamma_1", "attn.q_bias", "attn.relative_position_bias_table")),
+    ],
+)  # fmt: skip
+def test_what_one_block_lacks_and_others_have_is_missing(kind: str, lost: str, block: int, tmp_path: Path) -> None:
+    """A bias, a norm or a scale that no block has is another network, which `test_a_missing_bias…` reads."""
+    tensors = {
+        "plain": lambda: plain(depth=3).state_dict(),
+        "scaled": lambda: plain(depth=3, init_values=0.5).state_dict(),
+        "separate": lambda: with_separate_biases(plain(depth=3).state_dict()),
+        "hugging face": lambda: hugging_face("vit", depth=3).state_dict(),
+        "relative": lambda: relative().state_dict(),
+    }[kind]()
+    whole = saved(tensors, tmp_path)
+    assert not import_file(whole, heads=HEADS).missing
+    fewer = {k: v for k, v in tensors.items() if not re.search(rf"(blocks|layers?)\.{block}\..*{lost}", k)}
+    assert len(fewer) < len(tensors)
+    file = saved(fewer, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"missing: blocks\.{block}\..*--allow-partial"):
+        import_file(file, heads=HEADS)
+    found = import_file(file, heads=HEADS, allow_partial=True)
+    assert all(name.startswith(f"blocks.{block}.") for name in found.missing)
     assert found.facts["missing"] == list(found.missing)
 
 

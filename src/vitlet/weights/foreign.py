@@ -40,7 +40,7 @@ class Imported:
     kind: Kind
     layout: Layout
     missing: tuple[str, ...]
-    """Tensors (timm's names) that the file does not have; they hold random numbers."""
+    """Tensors (timm's names) that the file does not have; they hold random numbers, a LayerScale ones."""
     notes: tuple[str, ...]
     """Sentences that a user should read."""
     facts: dict[str, Any]
@@ -139,7 +139,7 @@ def _shape(layout: Layout, path: Path) -> dict[str, Any]:
     """Everything about the network that its tensors show."""
     tensors, depth = layout.tensors, layout.depth
     patch, position = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
-    first = tensors.get("blocks.0.mlp.fc1.weight")
+    first = next((t for name, t in tensors.items() if name.endswith(".mlp.fc1.weight") and t.ndim == 2), None)
     reason = ""
     if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3]:
         reason = f"its patch embedding has the shape {tuple(patch.shape)}; square patches of three colours are known"
@@ -207,7 +207,7 @@ def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
     for name in layout.tensors.keys() - wanted.keys():
         layout.lost[layout.prefix + name] = "not part of a plain ViT"
     encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)
-    return tuple(name for name in wanted if name not in layout.tensors)
+    return (*(name for name in wanted if name not in layout.tensors), *layout.unscaled)
 
 
 def _classifier(layout: Layout, width: int) -> Classifier | None:
