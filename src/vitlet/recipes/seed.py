@@ -20,6 +20,7 @@ from vitlet.recipe import (
     Resample,
     View,
 )
+from vitlet.recipes.supervised import require_normed_token
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class SEEDObjective(ObjectiveConfig):
     teacher_temperature: Positive = 0.01
 
     def require_fit(self, recipe: Recipe) -> None:
-        """One view; the queue holds a whole batch."""
+        """One view; a class token that is normalised; the queue holds a whole batch."""
         super().require_fit(recipe)
+        require_normed_token(recipe, self.pool)
         if self.queue < recipe.budget.batch_size:
             raise UsageError(
                 f"a queue of {self.queue} images for batches of {recipe.budget.batch_size}",
