@@ -36,7 +36,8 @@ class SEEDObjective(ObjectiveConfig):
 
     method: Literal["seed"] = "seed"
     teacher: str = ""
-    """A run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a control."""
+    """A ViT or a ConvNet: a run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a
+    control."""
     pool: Literal["mean", "class"] = "class"
     """What stands for an image in a ViT; a ConvNet always has the mean of its map."""
     queue: Count = 65_536
@@ -59,12 +60,12 @@ class SEEDObjective(ObjectiveConfig):
         """The objective with its teacher read; labels are not looked at."""
         from vitlet.methods.seed import SEED
         from vitlet.nn.encoder import Encoder
-        from vitlet.weights.teacher import load_encoder_teacher
+        from vitlet.weights.teacher import load_feature_teacher
 
         like = encoder.config if isinstance(encoder, Encoder) else _grid(encoder.config.image_size)
         return SEED(
             encoder,
-            load_encoder_teacher(self.teacher, like=like),
+            load_feature_teacher(self.teacher, like=like),
             pool=self.pool,
             queue=self.queue,
             student_temperature=self.student_temperature,
