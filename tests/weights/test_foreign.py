@@ -375,6 +375,59 @@ def test_pixels_come_from_beside_the_file_or_are_asked_for(tmp_path: Path) -> No
         import_file(file)
 
 
+ODD = "preprocessor_config.json beside the file is not followed"
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        ({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}, ODD),
+        ({"image_mean": ["0.5", "0.5", "0.5"], "image_std": [0.5, 0.5, 0.5]}, ODD),
+        ({"image_mean": "imagenet", "image_std": "imagenet"}, ODD),
+        ({"image_mean": 0.5, "image_std": 0.5}, ODD),
+        ({"image_std": [0.5, 0.5, 0.5]}, ODD),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}, ODD),
+        ({"image_mean": [0.5, 0.5, float("nan")], "image_std": [0.5, 0.5, float("inf")]}, ODD),
+        ({"image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]}, ODD),
+        ({"image_mean": [10**400, 0, 0], "image_std": [1, 1, 1]}, ODD),
+        ([0.5, 0.5, 0.5], "preprocessor_config.json beside the file is no JSON object"),
+        (None, "preprocessor_config.json beside the file is no JSON object"),
+        ({"size": 224}, ""),
+        ({"image_mean": [0, 0.5, 0.5], "image_std": [1, 0.5, 0.5]}, "followed as it is"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_a_remark(content: object, remark: str, tmp_path: Path) -> None:
+    """The last two are the controls: nothing about pixels, and whole numbers that are sound."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    file = saved(plain().state_dict(), tmp_path)
+    found = import_file(file, heads=HEADS)
+    if remark == "followed as it is":
+        assert (found.encoder.mean, found.encoder.std) == ((0.0, 0.5, 0.5), (1.0, 0.5, 0.5))
+        return
+    assert (found.encoder.mean, found.encoder.std) == IMAGENET
+    assert any("ImageNet's mean and deviation are assumed" in note for note in found.notes)
+    remarks = [note for note in found.notes if "beside the file" in note]
+    assert len(remarks) == bool(remark)
+    assert all(note.startswith(remark) for note in remarks)
+    assert import_file(file, heads=HEADS, pixels=HALF).encoder.mean == HALF[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "{", "[" * 100_000, "\xff",
+        '{"pretrained_cfg": "resnet", "model_args": [3]}', '{"num_attention_heads": true, "hidden_act": null}',
+    ],
+    ids=["list", "cut short", "deep", "no text", "no tables", "no numbers"],
+)  # fmt: skip
+def test_a_config_that_is_none_says_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    file = saved(plain().state_dict(), tmp_path)
+    assert import_file(file, heads=HEADS).encoder.mean == IMAGENET[0]
+    with pytest.raises(UsageError, match="does not tell its number of heads"):
+        import_file(file)
+
+
 def test_of_several_networks_one_is_named(tmp_path: Path) -> None:
     first, second = plain(seed=1), plain(seed=2)
     file = saved(prefixed(first.state_dict(), "a.") | prefixed(second.state_dict(), "b."), tmp_path)

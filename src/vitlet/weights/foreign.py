@@ -7,7 +7,6 @@ are (MAE's and MoCo-v3's sin-cos tables differ) and resized on request only.
 Differences: LayerNorm's ε is 1e-6 here, as in timm; Hugging Face's default is 1e-12, which trained weights do not feel.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import resize
 from vitlet.recipe import EncoderConfig
 from vitlet.text import plural, printable
+from vitlet.weights.beside import Beside, read_beside
 from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, kind_of, sincos_order
 from vitlet.weights.layouts import Layout, arrange
 from vitlet.weights.reading import WeightsFile, read_weights
@@ -45,15 +45,6 @@ class Imported:
     """Sentences that a user should read."""
     facts: dict[str, Any]
     """Provenance for the model folder."""
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """What the `config.json` and `preprocessor_config.json` beside a file say."""
-
-    heads: int | None = None
-    pixels: tuple[Pixels, Pixels] | None = None
-    activation: str = "gelu"
 
 
 def import_file(
@@ -81,10 +72,10 @@ def import_file(
     """
     file = read_weights(path)
     layout = arrange(file.tensors, prefix=prefix)
-    kind, beside = kind_of(file, layout), _read_beside(path)
+    kind, beside = kind_of(file, layout), read_beside(path)
     if beside.activation != "gelu":
         raise CheckpointError(
-            f"{printable(path)} has the activation {beside.activation}",
+            f"{printable(path)} has the activation {printable(beside.activation)}",
             why="A plain ViT has the exact GELU, and the encoder would compute something else",
         )
     shape = _shape(layout, path)
@@ -102,7 +93,7 @@ def import_file(
     classifier = _classifier(layout, width)
     if image_size is not None:
         encoder = resized(encoder, image_size)
-    notes = _notes(kind, asked_pixels=pixels is not None or beside.pixels is not None)
+    notes = _notes(kind, beside, asked_pixels=pixels is not None)
     facts = _facts(path, file, layout, kind, missing, count)
     return Imported(encoder, classifier, kind, layout, missing, notes, facts)
 
@@ -111,28 +102,6 @@ def _positions(layout: Layout, grid: int) -> dict[str, Any]:
     order = sincos_order(layout.tensors["pos_embed"]) if grid > 1 else ""
     found: dict[str, Any] = {"position": "sincos", "sincos_order": order} if order else {}
     return found | {"final_norm": "norm.weight" in layout.tensors, "relative_position": layout.relative}
-
-
-def _read_beside(path: Path) -> _Beside:
-    """Hugging Face's and timm's own description of a file, where one lies beside it."""
-    config, preprocessing = (_json(path.parent / name) for name in ("config.json", "preprocessor_config.json"))
-    timm_pixels = config.get("pretrained_cfg") or {}
-    mean = timm_pixels.get("mean") or preprocessing.get("image_mean")
-    std = timm_pixels.get("std") or preprocessing.get("image_std")
-    heads = config.get("num_attention_heads") or (config.get("model_args") or {}).get("num_heads")
-    return _Beside(
-        heads=heads if isinstance(heads, int) and heads > 0 else None,
-        pixels=(cast(Pixels, tuple(mean)), cast(Pixels, tuple(std))) if mean and std else None,
-        activation=str(config.get("hidden_act", "gelu")),
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # the file is not ours: what cannot be read says nothing
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _shape(layout: Layout, path: Path) -> dict[str, Any]:
@@ -251,8 +220,8 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     return other
 
 
-def _notes(kind: Kind, *, asked_pixels: bool) -> tuple[str, ...]:
-    notes = []
+def _notes(kind: Kind, beside: Beside, *, asked_pixels: bool) -> tuple[str, ...]:
+    notes = [*beside.remarks]
     if kind.licence == NON_COMMERCIAL:
         notes.append(
             f"LICENCE: the {kind.name} weights that facebookresearch released are {NON_COMMERCIAL}: not for "
@@ -260,7 +229,7 @@ def _notes(kind: Kind, *, asked_pixels: bool) -> tuple[str, ...]:
         )
     elif kind.licence == UNKNOWN:
         notes.append("the file does not say under which licence it may be used; ask where it came from")
-    if not asked_pixels and not kind.imagenet_pixels:
+    if not asked_pixels and beside.pixels is None and (beside.remarks or not kind.imagenet_pixels):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
             "--pixels half for weights that were trained on -1 … 1 (many of timm's and Google's)"
