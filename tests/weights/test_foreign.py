@@ -428,6 +428,16 @@ def test_a_config_that_is_none_says_nothing(content: str, tmp_path: Path) -> Non
         import_file(file)
 
 
+def test_a_table_of_relative_positions_tells_the_heads(tmp_path: Path) -> None:
+    """Whatever a config beside it says; in plain blocks nothing tells, which is the control."""
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    file = saved(relative(num_heads=6).state_dict(), tmp_path)
+    assert import_file(file).encoder.config.heads == import_file(file, heads=6).encoder.config.heads == 6
+    with pytest.raises(UsageError, match=r"--heads 3 for .*a column for each of 6 heads.*Fix: --heads 6"):
+        import_file(file, heads=3)
+    assert import_file(saved(plain().state_dict(), tmp_path)).encoder.config.heads == 2
+
+
 def test_of_several_networks_one_is_named(tmp_path: Path) -> None:
     first, second = plain(seed=1), plain(seed=2)
     file = saved(prefixed(first.state_dict(), "a.") | prefixed(second.state_dict(), "b."), tmp_path)

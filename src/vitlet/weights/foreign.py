@@ -80,10 +80,11 @@ def import_file(
         )
     shape = _shape(layout, path)
     width = shape["width"]
-    count = heads or beside.heads or kind.heads.get(width) or _ask_for_heads(width, kind, path)
+    count = _heads_of_table(layout, heads, path) or heads or beside.heads or kind.heads.get(width)
+    count = count or _ask_for_heads(width, kind, path)
     if width % count:
         raise UsageError(f"width {width} cannot be split into {count} heads", fix="--heads N with N a divisor of it")
-    _check_relative(file, layout, shape, count, path)
+    _check_relative(file, layout, shape, path)
     values = {**shape, "heads": count, **_positions(layout, shape["image_size"] // shape["patch_size"])}
     config = EncoderConfig.from_json(values, where=printable(path))
     mean, std = pixels or beside.pixels or IMAGENET
@@ -142,22 +143,29 @@ def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
     )
 
 
-def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], heads: int, path: Path) -> None:
-    """Offsets must be numbered as ours are, and the table must have a column a head."""
+def _heads_of_table(layout: Layout, asked: int | None, path: Path) -> int | None:
+    """The columns of the tables of relative positions, one a head; None without a table."""
+    tables = (t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table") and t.ndim == 2)
+    columns = next((table.shape[1] for table in tables), None)
+    if columns and asked not in (None, columns):
+        raise UsageError(
+            f"--heads {asked} for {printable(path)}",
+            why=f"Its tables of relative positions have a column for each of {plural(columns, 'head')}",
+            fix=f"--heads {columns}, or none",
+        )
+    return columns
+
+
+def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], path: Path) -> None:
+    """Offsets must be numbered as ours are."""
     if not layout.relative:
         return
-    grid = shape["image_size"] // shape["patch_size"]
-    ours = relative_offsets(grid)
+    ours = relative_offsets(shape["image_size"] // shape["patch_size"])
     for name, tensor in file.tensors.items():
         if name.endswith("relative_position_index") and not torch.equal(tensor.long(), ours):
             raise CheckpointError(
                 f"{printable(path)} numbers relative positions in another way", where=printable(name), why="Not BEiT's"
             )
-    table = next(t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table"))
-    if table.shape[1] != heads:
-        raise UsageError(
-            f"the table of relative positions is for {table.shape[1]} heads", fix=f"--heads {table.shape[1]}"
-        )
 
 
 def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
