@@ -438,6 +438,40 @@ def test_a_table_of_relative_positions_tells_the_heads(tmp_path: Path) -> None:
     assert import_file(saved(plain().state_dict(), tmp_path)).encoder.config.heads == 2
 
 
+@pytest.mark.parametrize(("first", "second"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_of_weights_and_their_average_one_is_taken_and_the_other_named(first: str, second: str, tmp_path: Path) -> None:
+    """Alone, either is taken without a word."""
+    raw, averaged = plain(seed=1), plain(seed=2)
+    content = {first: raw.state_dict(), second: prefixed(averaged.state_dict(), "module."), "optimizer": {"state": {}}}
+    file = saved(content, tmp_path)
+    found = import_file(file, heads=HEADS)
+    require_equal(found, raw)
+    (note,) = [note for note in found.notes if "--entry" in note]
+    assert note.startswith(f"the weights under {first} were taken")
+    assert note.endswith(f"under {second} too, an average over training by its name: --entry {second} takes that")
+    other = import_file(file, heads=HEADS, entry=second)
+    require_equal(other, averaged)
+    assert other.facts["source"]["entry"] == second
+    assert any(f"--entry {first} takes that" in note for note in other.notes)
+    with pytest.raises(UsageError, match=f"no weights under ema .*--entry {first} or {second}"):
+        import_file(file, heads=HEADS, entry="ema")
+    for name, model in ((first, raw), (second, averaged)):
+        alone = import_file(saved({name: content[name]}, tmp_path), heads=HEADS)
+        require_equal(alone, model)
+        assert not any("--entry" in note for note in alone.notes)
+
+
+def test_an_entry_is_asked_for_where_none_is_known(tmp_path: Path) -> None:
+    model = plain()
+    file = saved({"backbone": model.state_dict()}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"no weights in .*Fix: --entry backbone"):
+        import_file(file, heads=HEADS)
+    require_equal(import_file(file, heads=HEADS, entry="backbone"), model)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="has no entries"):
+        import_file(tmp_path / "model.safetensors", heads=HEADS, entry="model")
+
+
 def test_of_several_networks_one_is_named(tmp_path: Path) -> None:
     first, second = plain(seed=1), plain(seed=2)
     file = saved(prefixed(first.state_dict(), "a.") | prefixed(second.state_dict(), "b."), tmp_path)

@@ -55,6 +55,7 @@ def import_file(
     allow_partial: bool = False,
     prefix: str | None = None,
     pixels: tuple[Pixels, Pixels] | None = None,
+    entry: str | None = None,
 ) -> Imported:
     """Read the encoder in a weights file of another library.
 
@@ -65,12 +66,13 @@ def import_file(
         allow_partial: Accept an encoder that is not whole, or that computes something else than in its home.
         prefix: Which network, where the file has several.
         pixels: Mean and deviation of its pixels, where the kind of file does not decide.
+        entry: Under which of its entries, where the file has several; None takes the one that was trained.
 
     Raises:
         CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
         UsageError: if something has to be asked for.
     """
-    file = read_weights(path)
+    file = read_weights(path, entry=entry)
     layout = arrange(file.tensors, prefix=prefix)
     kind, beside = kind_of(file, layout), read_beside(path)
     if beside.activation != "gelu":
@@ -94,7 +96,7 @@ def import_file(
     classifier = _classifier(layout, width)
     if image_size is not None:
         encoder = resized(encoder, image_size)
-    notes = _notes(kind, beside, asked_pixels=pixels is not None)
+    notes = _notes(kind, file, beside, asked_pixels=pixels is not None)
     facts = _facts(path, file, layout, kind, missing, count)
     return Imported(encoder, classifier, kind, layout, missing, notes, facts)
 
@@ -228,8 +230,14 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     return other
 
 
-def _notes(kind: Kind, beside: Beside, *, asked_pixels: bool) -> tuple[str, ...]:
+def _notes(kind: Kind, file: WeightsFile, beside: Beside, *, asked_pixels: bool) -> tuple[str, ...]:
     notes = [*beside.remarks]
+    for other in map(printable, file.siblings):
+        average = ", an average over training by its name" if "ema" in other.lower() else ""
+        notes.append(
+            f"the weights under {printable(file.wrapper)} were taken; the same network stands under {other} too"
+            f"{average}: --entry {other} takes that"
+        )
     if kind.licence == NON_COMMERCIAL:
         notes.append(
             f"LICENCE: the {kind.name} weights that facebookresearch released are {NON_COMMERCIAL}: not for "
