@@ -324,6 +324,9 @@ def odd_files() -> Iterator[tuple[str, dict[str, Tensor], str]]:
     yield "stranger", tensors | {"blocks.0.gate.weight": torch.ones(3)}, "not part of a plain ViT"
     yield "nan", tensors | {"cls_token": tensors["cls_token"] * float("nan")}, "NaN or infinite"
     yield "shape", tensors | {"blocks.0.attn.qkv.weight": torch.zeros(5, 24)}, r"its shape is \(5, 24\)"
+    scales = {f"blocks.{i}.ls1.gamma": torch.ones(5) for i in range(2)}
+    yield "scales", tensors | scales, r"blocks\.0\.ls1\.gamma"
+    yield "head", tensors | {"head.weight": torch.zeros(5, 7), "head.bias": torch.zeros(5)}, "does not fit its encoder"
     yield "grey", tensors | {"patch_embed.proj.weight": torch.zeros(24, 1, 4, 4)}, "three colours"
     yield "oblong", tensors | {"pos_embed": torch.zeros(1, 13, 24)}, "no class token and a square"
 

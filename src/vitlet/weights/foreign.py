@@ -25,6 +25,7 @@ from vitlet.weights.beside import Beside, read_beside
 from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, kind_of, sincos_order
 from vitlet.weights.layouts import Layout, arrange
 from vitlet.weights.reading import WeightsFile, read_weights
+from vitlet.weights.tensors import require_same
 
 IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Pixels, Pixels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -183,7 +184,7 @@ def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
             )
         if not tensor.isfinite().all():
             raise CheckpointError(f"{printable(path)} has NaN or infinite weights", where=printable(name))
-    for name in layout.tensors.keys() - wanted.keys():
+    for name in sorted(layout.tensors.keys() - wanted.keys()):
         layout.lost[layout.prefix + name] = "not part of a plain ViT"
     encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)
     return (*(name for name in wanted if name not in layout.tensors), *layout.unscaled)
@@ -195,6 +196,7 @@ def _classifier(layout: Layout, width: int) -> Classifier | None:
     pool = "mean" if "fc_norm.weight" in layout.classifier else "class"
     num_classes = len(layout.classifier["head.weight"])
     classifier = Classifier(width, num_classes=num_classes, pool=pool, seed=0)
+    require_same(layout.classifier, classifier.state_dict(), what="the classifier does not fit its encoder")
     classifier.load_state_dict(layout.classifier)
     return classifier
 

@@ -285,7 +285,7 @@ def _as_plain(layout: Layout, block: str, somewhere: set[str]) -> set[str]:
         names = [f"{block}.{layer}.weight", f"{block}.{layer}.bias"]
         if scale is None and gamma in somewhere:
             layout.unscaled.append(f"{block}.{gamma}")
-        elif scale is not None and all(name in tensors for name in names):
+        elif scale is not None and all(name in tensors and tensors[name].shape[:1] == scale.shape for name in names):
             tensors[names[0]] = tensors[names[0]] * scale[:, None]
             tensors[names[1]] = tensors[names[1]] * scale
             del tensors[f"{block}.{gamma}"]
