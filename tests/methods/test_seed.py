@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,10 @@ from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.recipes import all_recipes, with_overrides
-from vitlet.recipes.seed import seed_micro
-from vitlet.weights.teacher import EncoderTeacher
+from vitlet.recipes.seed import SEEDObjective, seed_micro
+from vitlet.weights.folder import write_model
+from vitlet.weights.source import evaluation_view
+from vitlet.weights.teacher import FeatureTeacher, load_encoder_teacher
 
 SMALL = ConvNetConfig(architecture="test_efficientnet", image_size=32, output_stride=8)
 TEACHER = EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=3)
@@ -24,7 +28,7 @@ def batch(count: int = 6, *, key: int = 0) -> Batch:
 
 
 def objective(queue: int = 16) -> SEED:
-    teacher = EncoderTeacher(Encoder(TEACHER, seed=9), {"source": "there"})
+    teacher = FeatureTeacher(Encoder(TEACHER, seed=9), {"source": "there"})
     return SEED(ConvEncoder(SMALL), teacher, pool="mean", queue=queue)
 
 
@@ -101,6 +105,34 @@ def test_the_loss_of_a_convnet_falls() -> None:
         made.after_step(step(index))
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("student", [SMALL, TEACHER], ids=["convnet", "vit"])
+def test_a_convnet_teaches_by_the_mean_of_its_map(student: ConvNetConfig | EncoderConfig, tmp_path: Path) -> None:
+    """Also where a ViT beside it is read at its class token; the control is distillation, which looks at attention."""
+    network = ConvEncoder(SMALL, seed=9)
+    write_model(tmp_path / "net", encoder=network, evaluation=evaluation_view(32), facts={"licence": "none"})
+    encoder = ConvEncoder(SMALL) if isinstance(student, ConvNetConfig) else Encoder(student)
+    values = SEEDObjective(teacher=str(tmp_path / "net"), queue=16)
+    made = values.build(encoder, num_classes=0, seed=0)
+    assert (made.teacher_pool, made.student_pool) == ("mean", "mean" if student is SMALL else "class")
+    images = batch()
+    made(images, step()).total.backward()
+    made.after_step(step())
+    with torch.no_grad():
+        known = F.normalize(network.eval().pooled(images.images, "mean"), dim=1)
+    torch.testing.assert_close(made.queue[:6], known)
+    assert made.provenance()["teacher"]["licence"] == "none"
+    assert not made.teacher.network.training
+    with pytest.raises(UsageError, match=r"is a ConvNet.*attention is wanted"):
+        load_encoder_teacher(str(tmp_path / "net"), like=TEACHER)
+
+
+def test_the_class_token_of_a_teacher_without_a_final_norm_is_refused() -> None:
+    teacher = FeatureTeacher(Encoder(TEACHER.changed(final_norm=False), seed=9), {})
+    assert SEED(ConvEncoder(SMALL), teacher, pool="mean", queue=16).teacher_pool == "mean"
+    with pytest.raises(UsageError, match=r"no final norm.*Fix: objective\.pool=mean"):
+        SEED(ConvEncoder(SMALL), teacher, pool="class", queue=16)
 
 
 def test_recipes_that_need_patches_refuse_a_convnet_and_seed_takes_both() -> None:

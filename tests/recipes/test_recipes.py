@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from vitlet.errors import UsageError
-from vitlet.recipe import Recipe
+from vitlet.recipe import EncoderConfig, Recipe
 from vitlet.recipes import all_recipes, by_name, from_json, with_overrides
+from vitlet.recipes.seed import seed_micro
 from vitlet.reproduce.steps import MEANINGS
 from vitlet.units import Epochs, Images, to_steps
 
@@ -184,3 +185,33 @@ def test_a_published_figure_says_where_it_was_read_in_words_that_are_explained(n
     tags = set(re.findall(r"\[([A-Z])(?: #\d+|, [^\]]+)?\]", all_recipes()[name].__doc__ or ""))
     assert tags <= set(MEANINGS)
     assert tags <= set(re.findall(r"^\| ([A-Z]) \| ", conventions, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fix"),
+    [
+        ("finetune_micro", {"objective.pool": "class"}, "encoder.final_norm=true, or objective.pool=mean"),
+        ("finetune_micro", {"encoder.final_norm": True}, "encoder.final_norm=false, or objective.pool=class"),
+        (
+            "finetune_tiny_ori_300e_moco",
+            {"encoder.final_norm": False},
+            "encoder.final_norm=true, or objective.pool=mean",
+        ),
+    ],
+)
+def test_a_head_reads_what_one_norm_has_seen(name: str, change: dict[str, object], fix: str) -> None:
+    """The controls are the two forms that timm has."""
+    with pytest.raises(UsageError, match=rf"Fix: {re.escape(fix)}"):
+        with_overrides(by_name(name), change)
+    for final_norm, pool in ((True, "class"), (False, "mean")):
+        with_overrides(by_name(name), {"encoder.final_norm": final_norm, "objective.pool": pool})
+
+
+def test_seed_reads_no_class_token_without_a_norm() -> None:
+    """Its head has no norm, so a mean of anything is as good as a ConvNet's."""
+    recipe, vit = seed_micro(), EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=3)
+    token = recipe.objective.changed(pool="class")
+    recipe.changed(encoder=vit, objective=token)
+    recipe.changed(encoder=vit.changed(final_norm=False))
+    with pytest.raises(UsageError, match=r"without a final norm.*objective\.pool=mean"):
+        recipe.changed(encoder=vit.changed(final_norm=False), objective=token)

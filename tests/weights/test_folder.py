@@ -65,10 +65,28 @@ def test_timm_computes_the_same_features(tmp_path: Path, heads: int, final_norm:
     model, images = _in_timm(_write(tmp_path / "encoder", encoder))
     torch.testing.assert_close(model.forward_features(images), encoder(_images()), rtol=1e-5, atol=1e-5)
     assert {block.attn.num_heads for block in model.blocks} == {heads}
-    # Without a head, calling the model gives one vector an image.
-    pooled = encoder(_images())
-    pooled = pooled[:, 0] if final_norm else pooled[:, 1:].mean(dim=1)
-    torch.testing.assert_close(model(images), pooled, rtol=1e-5, atol=1e-5)
+    # Without a head, calling the model gives one vector an image, which is ours.
+    torch.testing.assert_close(model(images), encoder.pooled(_images(), "mean"), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@torch.no_grad()
+def test_timm_must_be_told_that_no_norm_follows_the_mean(tmp_path: Path, relative: bool) -> None:
+    """The controls: the pooling that once stood there is another vector, and a mean alone lacks a tensor of timm's."""
+    encoder = _encoder(SMALL.changed(relative_position=relative))
+    path = _write(tmp_path / "encoder", encoder)
+    ours = encoder.pooled(_images(), "mean")
+    model, images = _in_timm(path)
+    torch.testing.assert_close(model(images), ours, rtol=1e-5, atol=1e-5)
+    assert torch.equal(read_model(path).encoder.pooled(_images(), "mean"), ours)
+    told = json.loads((path / CONFIG).read_text())
+    del told["model_args"]["use_fc_norm" if relative else "fc_norm"]
+    (path / CONFIG).write_text(json.dumps(told))
+    with pytest.raises(RuntimeError, match=r"fc_norm\.weight"):
+        _in_timm(path)
+    told["global_pool"] = told["model_args"]["global_pool"] = "token"
+    (path / CONFIG).write_text(json.dumps(told))
+    assert (_in_timm(path)[0](images) - ours).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("pool", "final_norm"), [("mean", False), ("class", True)])

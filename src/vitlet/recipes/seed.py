@@ -17,6 +17,7 @@ from vitlet.recipe import (
     Positive,
     Recipe,
 )
+from vitlet.recipes.supervised import require_normed_token
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class SEEDObjective(ObjectiveConfig):
 
     method: Literal["seed"] = "seed"
     teacher: str = ""
-    """A run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a control."""
+    """A ViT or a ConvNet: a run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a
+    control."""
     pool: Literal["mean", "class"] = "class"
     """How a ViT is pooled into one vector; a ConvNet always uses the mean of its map."""
     queue: Count = 65_536
@@ -41,8 +43,9 @@ class SEEDObjective(ObjectiveConfig):
     teacher_temperature: Positive = 0.01
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require one view, and a queue that holds a whole batch."""
+        """Require one view, a normalised class token if one is read, and a queue that holds a whole batch."""
         super().require_fit(recipe)
+        require_normed_token(recipe, self.pool)
         if self.queue < recipe.budget.batch_size:
             raise UsageError(
                 f"a queue of {self.queue} images for batches of {recipe.budget.batch_size}",
@@ -54,12 +57,12 @@ class SEEDObjective(ObjectiveConfig):
         """Build the objective and load its teacher; labels are not used."""
         from vitlet.methods.seed import SEED
         from vitlet.nn.encoder import Encoder
-        from vitlet.weights.teacher import load_encoder_teacher
+        from vitlet.weights.teacher import load_feature_teacher
 
         like = encoder.config if isinstance(encoder, Encoder) else _grid(encoder.config.image_size)
         return SEED(
             encoder,
-            load_encoder_teacher(self.teacher, like=like),
+            load_feature_teacher(self.teacher, like=like),
             pool=self.pool,
             queue=self.queue,
             student_temperature=self.student_temperature,

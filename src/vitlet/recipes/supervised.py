@@ -53,13 +53,22 @@ class SupervisedObjective(ObjectiveConfig):
         return self.mixup > 0 or self.cutmix > 0
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require one view; a ConvNet has no class token, neither for pooling nor for a second head."""
+        """Require one view and one norm before the head; a ConvNet has no class token for pooling or a second head."""
         super().require_fit(recipe)
-        if isinstance(recipe.encoder, ConvNetConfig) and (self.pool == "class" or self.teacher is not None):
+        if isinstance(recipe.encoder, ConvNetConfig):
+            if self.pool == "class" or self.teacher is not None:
+                raise UsageError(
+                    f"{recipe.encoder.architecture} is a ConvNet and has no class token",
+                    why="The head reads it" if self.pool == "class" else "The head that imitates the teacher reads it",
+                    fix="objective.pool=mean and objective.teacher=null",
+                )
+            return
+        require_normed_token(recipe, self.pool)
+        if self.pool == "mean" and recipe.encoder.final_norm:
             raise UsageError(
-                f"{recipe.encoder.architecture} is a ConvNet and has no class token",
-                why="The head reads it" if self.pool == "class" else "The head that imitates the teacher reads it",
-                fix="objective.pool=mean and objective.teacher=null",
+                f"{recipe.name} takes the mean of tokens that have been normalised, and normalises it again",
+                why="The head that takes the mean has a norm of its own, and timm's networks have one of the two",
+                fix="encoder.final_norm=false, or objective.pool=class",
             )
 
     def build(self, encoder: "AnyEncoder", *, num_classes: int, seed: int) -> "Supervised":
@@ -86,6 +95,20 @@ class SupervisedObjective(ObjectiveConfig):
 
         teacher = load_classifier_teacher(source, num_classes=num_classes)
         return Tutor(teacher, width=encoder.config.width, alpha=self.alpha, seed=seed)
+
+
+def require_normed_token(recipe: Recipe, pool: Literal["mean", "class"]) -> None:
+    """Refuse the class token of an encoder without a final norm: nothing would ever normalise it.
+
+    Raises:
+        UsageError: naming the key that mends it.
+    """
+    if pool == "class" and isinstance(recipe.encoder, EncoderConfig) and not recipe.encoder.final_norm:
+        raise UsageError(
+            f"{recipe.name} reads the class token of an encoder without a final norm",
+            why="Nothing would normalise it, and timm has no such network",
+            fix="encoder.final_norm=true, or objective.pool=mean",
+        )
 
 
 def finetune_tiny_impr_300e() -> Recipe[SupervisedObjective]:

@@ -115,6 +115,7 @@ def import_(
     allow_partial: Annotated[bool, Parameter(negative="")] = False,
     prefix: str | None = None,
     pixels: Literal["imagenet", "half"] | None = None,
+    entry: str | None = None,
 ) -> None:
     """Make a model folder of a vision transformer from elsewhere, and say what became of every tensor.
 
@@ -126,11 +127,21 @@ def import_(
         allow_partial: Accept less than the whole encoder.
         prefix: Which network, where the file has several.
         pixels: Normalisation of pixels, where the file does not tell: ImageNet's, or 0.5 and 0.5.
+        entry: Which weights, where the file has several of one network, such as model_ema.
     """
     existing(file)
     from vitlet.jobs.importing import import_weights as job
 
-    job(file, out=out, heads=heads, image_size=image_size, allow_partial=allow_partial, prefix=prefix, pixels=pixels)
+    job(
+        file,
+        out=out,
+        heads=heads,
+        image_size=image_size,
+        allow_partial=allow_partial,
+        prefix=prefix,
+        pixels=pixels,
+        entry=entry,
+    )
 
 
 def report(*runs: Path, out: Path) -> None:

@@ -43,7 +43,8 @@ def beit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, A
             why="Its Beit always has one of the two norms",
             fix="encoder.final_norm=true",
         )
-    return {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": True}
+    arguments: dict[str, Any] = {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": True}
+    return arguments if has_classifier else arguments | {"use_fc_norm": False}
 
 
 def with_relative_positions(

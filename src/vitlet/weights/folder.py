@@ -19,7 +19,7 @@ from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.encoder import Encoder, Pool
 from vitlet.nn.heads import AnyClassifier, ConvClassifier, new_classifier
 from vitlet.nn.posembed import resize
 from vitlet.recipe import ConvNetConfig, EncoderConfig
@@ -111,7 +111,7 @@ def _timm_config(
         stride = encoder.config.output_stride
         named["model_args"] = {} if stride == 32 else {"output_stride": stride}
     else:
-        named = _vit_arguments(encoder.config, has_classifier=classifier is not None)
+        named = _vit_arguments(encoder.config, pool=classifier.pool if classifier else None)
     return {
         **named,
         "num_classes": num_classes,
@@ -131,8 +131,11 @@ def _timm_config(
     }
 
 
-def _vit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, Any]:
-    pool = "token" if shape.final_norm else "avg"
+def _vit_arguments(shape: EncoderConfig, *, pool: Pool | None) -> dict[str, Any]:
+    """Without a head (`pool` None) timm's features are those of `vitlet embed`: the mean of the patch tokens. timm puts
+    the norm behind a mean unless it is told that there is none.
+    """
+    global_pool = "token" if pool == "class" else "avg"
     arguments = {
         "img_size": shape.image_size,
         "patch_size": shape.patch_size,
@@ -140,16 +143,16 @@ def _vit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, A
         "depth": shape.depth,
         "num_heads": shape.heads,
         "mlp_ratio": shape.mlp_ratio,
-        "global_pool": pool,
+        "global_pool": global_pool,
     }
     if shape.relative_position:
-        arguments |= beit_arguments(shape, has_classifier=has_classifier)
-    elif not shape.final_norm and not has_classifier:
-        arguments["final_norm"] = False  # without a head an encoder trained for mean pooling has no final norm at all
+        arguments |= beit_arguments(shape, has_classifier=pool is not None)
+    elif pool is None:
+        arguments |= {"fc_norm": False} if shape.final_norm else {"final_norm": False}
     return {
         "architecture": BEIT if shape.relative_position else "vit_tiny_patch16_224",
         "num_features": shape.width,
-        "global_pool": pool,
+        "global_pool": global_pool,
         "model_args": arguments,
     }
 

@@ -7,7 +7,6 @@ are (MAE's and MoCo-v3's sin-cos tables differ) and resized on request only.
 Differences: LayerNorm's ε is 1e-6 here, as in timm; Hugging Face's default is 1e-12, which trained weights do not feel.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +21,11 @@ from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import resize
 from vitlet.recipe import EncoderConfig
 from vitlet.text import plural, printable
+from vitlet.weights.beside import Beside, read_beside
 from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, kind_of, sincos_order
 from vitlet.weights.layouts import Layout, arrange
 from vitlet.weights.reading import WeightsFile, read_weights
+from vitlet.weights.tensors import require_same
 
 IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Pixels, Pixels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,20 +41,11 @@ class Imported:
     kind: Kind
     layout: Layout
     missing: tuple[str, ...]
-    """Tensors (timm's names) that the file does not have; they hold random numbers."""
+    """Tensors (timm's names) that the file does not have; they hold random numbers, a LayerScale ones."""
     notes: tuple[str, ...]
     """Sentences that a user should read."""
     facts: dict[str, Any]
     """Provenance for the model folder."""
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """What the `config.json` and `preprocessor_config.json` beside a file say."""
-
-    heads: int | None = None
-    pixels: tuple[Pixels, Pixels] | None = None
-    activation: str = "gelu"
 
 
 def import_file(
@@ -64,6 +56,7 @@ def import_file(
     allow_partial: bool = False,
     prefix: str | None = None,
     pixels: tuple[Pixels, Pixels] | None = None,
+    entry: str | None = None,
 ) -> Imported:
     """Read the encoder in a weights file of another library.
 
@@ -74,26 +67,28 @@ def import_file(
         allow_partial: Accept an encoder that is not whole, or that computes something else than in its home.
         prefix: Which network, where the file has several.
         pixels: Mean and deviation of its pixels, where the kind of file does not decide.
+        entry: Under which of its entries, where the file has several; None takes the one that was trained.
 
     Raises:
         CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
         UsageError: if something has to be asked for.
     """
-    file = read_weights(path)
+    file = read_weights(path, entry=entry)
     layout = arrange(file.tensors, prefix=prefix)
-    kind, beside = kind_of(file, layout), _read_beside(path)
+    kind, beside = kind_of(file, layout), read_beside(path)
     if beside.activation != "gelu":
         raise CheckpointError(
-            f"{printable(path)} has the activation {beside.activation}",
+            f"{printable(path)} has the activation {printable(beside.activation)}",
             why="A plain ViT has the exact GELU, and the encoder would compute something else",
             fix="give a model with exact GELU",
         )
     shape = _shape(layout, path)
     width = shape["width"]
-    count = heads or beside.heads or kind.heads.get(width) or _ask_for_heads(width, kind, path)
+    count = _heads_of_table(layout, heads, path) or heads or beside.heads or kind.heads.get(width)
+    count = count or _ask_for_heads(width, kind, path)
     if width % count:
         raise UsageError(f"width {width} cannot be split into {count} heads", fix="--heads N with N a divisor of it")
-    _check_relative(file, layout, shape, count, path)
+    _check_relative(file, layout, shape, path)
     values = {**shape, "heads": count, **_positions(layout, shape["image_size"] // shape["patch_size"])}
     config = EncoderConfig.from_json(values, where=printable(path))
     mean, std = pixels or beside.pixels or IMAGENET
@@ -103,7 +98,7 @@ def import_file(
     classifier = _classifier(layout, width)
     if image_size is not None:
         encoder = resized(encoder, image_size)
-    notes = _notes(kind, asked_pixels=pixels is not None or beside.pixels is not None)
+    notes = _notes(kind, file, beside, asked_pixels=pixels is not None)
     facts = _facts(path, file, layout, kind, missing, count)
     return Imported(encoder, classifier, kind, layout, missing, notes, facts)
 
@@ -114,33 +109,11 @@ def _positions(layout: Layout, grid: int) -> dict[str, Any]:
     return found | {"final_norm": "norm.weight" in layout.tensors, "relative_position": layout.relative}
 
 
-def _read_beside(path: Path) -> _Beside:
-    """Hugging Face's and timm's own description of a file, where one lies beside it."""
-    config, preprocessing = (_json(path.parent / name) for name in ("config.json", "preprocessor_config.json"))
-    timm_pixels = config.get("pretrained_cfg") or {}
-    mean = timm_pixels.get("mean") or preprocessing.get("image_mean")
-    std = timm_pixels.get("std") or preprocessing.get("image_std")
-    heads = config.get("num_attention_heads") or (config.get("model_args") or {}).get("num_heads")
-    return _Beside(
-        heads=heads if isinstance(heads, int) and heads > 0 else None,
-        pixels=(cast(Pixels, tuple(mean)), cast(Pixels, tuple(std))) if mean and std else None,
-        activation=str(config.get("hidden_act", "gelu")),
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # the file is not ours: what cannot be read says nothing
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _shape(layout: Layout, path: Path) -> dict[str, Any]:
     """Everything about the network that its tensors show."""
     tensors, depth = layout.tensors, layout.depth
     patch, position = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
-    first = tensors.get("blocks.0.mlp.fc1.weight")
+    first = next((t for name, t in tensors.items() if name.endswith(".mlp.fc1.weight") and t.ndim == 2), None)
     reason = ""
     if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3]:
         reason = f"its patch embedding has the shape {tuple(patch.shape)}; square patches of three colours are known"
@@ -176,12 +149,24 @@ def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
     )
 
 
-def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], heads: int, path: Path) -> None:
-    """Offsets must be numbered as ours are, and the table must have a column a head."""
+def _heads_of_table(layout: Layout, asked: int | None, path: Path) -> int | None:
+    """The columns of the tables of relative positions, one a head; None without a table."""
+    tables = (t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table") and t.ndim == 2)
+    columns = next((table.shape[1] for table in tables), None)
+    if columns and asked not in (None, columns):
+        raise UsageError(
+            f"--heads {asked} for {printable(path)}",
+            why=f"Its tables of relative positions have a column for each of {plural(columns, 'head')}",
+            fix=f"--heads {columns}, or none",
+        )
+    return columns
+
+
+def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], path: Path) -> None:
+    """Offsets must be numbered as ours are."""
     if not layout.relative:
         return
-    grid = shape["image_size"] // shape["patch_size"]
-    ours = relative_offsets(grid)
+    ours = relative_offsets(shape["image_size"] // shape["patch_size"])
     for name, tensor in file.tensors.items():
         if name.endswith("relative_position_index") and not torch.equal(tensor.long(), ours):
             raise CheckpointError(
@@ -190,11 +175,6 @@ def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], he
                 why="Not BEiT's",
                 fix="give a file of BEiT's code or of timm",
             )
-    table = next(t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table"))
-    if table.shape[1] != heads:
-        raise UsageError(
-            f"the table of relative positions is for {table.shape[1]} heads", fix=f"--heads {table.shape[1]}"
-        )
 
 
 def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
@@ -215,10 +195,10 @@ def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
                 where=printable(name),
                 fix="give a checkpoint from before the training diverged",
             )
-    for name in layout.tensors.keys() - wanted.keys():
+    for name in sorted(layout.tensors.keys() - wanted.keys()):
         layout.lost[layout.prefix + name] = "not part of a plain ViT"
     encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)
-    return tuple(name for name in wanted if name not in layout.tensors)
+    return (*(name for name in wanted if name not in layout.tensors), *layout.unscaled)
 
 
 def _classifier(layout: Layout, width: int) -> Classifier | None:
@@ -227,6 +207,7 @@ def _classifier(layout: Layout, width: int) -> Classifier | None:
     pool = "mean" if "fc_norm.weight" in layout.classifier else "class"
     num_classes = len(layout.classifier["head.weight"])
     classifier = Classifier(width, num_classes=num_classes, pool=pool, seed=0)
+    require_same(layout.classifier, classifier.state_dict(), what="the classifier does not fit its encoder")
     classifier.load_state_dict(layout.classifier)
     return classifier
 
@@ -262,8 +243,14 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     return other
 
 
-def _notes(kind: Kind, *, asked_pixels: bool) -> tuple[str, ...]:
-    notes = []
+def _notes(kind: Kind, file: WeightsFile, beside: Beside, *, asked_pixels: bool) -> tuple[str, ...]:
+    notes = [*beside.remarks]
+    for other in map(printable, file.siblings):
+        average = ", an average over training by its name" if "ema" in other.lower() else ""
+        notes.append(
+            f"the weights under {printable(file.wrapper)} were taken; the same network stands under {other} too"
+            f"{average}: --entry {other} takes that"
+        )
     if kind.licence == NON_COMMERCIAL:
         notes.append(
             f"LICENCE: the {kind.name} weights that facebookresearch released are {NON_COMMERCIAL}: not for "
@@ -271,7 +258,7 @@ def _notes(kind: Kind, *, asked_pixels: bool) -> tuple[str, ...]:
         )
     elif kind.licence == UNKNOWN:
         notes.append("the file does not say under which licence it may be used; ask where it came from")
-    if not asked_pixels and not kind.imagenet_pixels:
+    if not asked_pixels and beside.pixels is None and (beside.remarks or not kind.imagenet_pixels):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
             "--pixels half for weights that were trained on -1 … 1 (many of timm's and Google's)"

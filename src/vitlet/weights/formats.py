@@ -168,7 +168,8 @@ def _open_timm(model: Portable, folder: Path) -> Runner:
         with torch.inference_mode():
             if model.classifier is not None or isinstance(model.encoder, ConvEncoder):
                 return model.named((network(images).numpy(),))
-            tokens = cast(VisionTransformer, network).forward_features(images)
-            return model.named((tokens.numpy(), tokens[:, 1:].mean(dim=1).numpy()))
+            vit = cast(VisionTransformer, network)
+            tokens = vit.forward_features(images)
+            return model.named((tokens.numpy(), vit.forward_head(tokens).numpy()))
 
     return run

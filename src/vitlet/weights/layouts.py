@@ -68,6 +68,9 @@ _HUGGING_FACE = (
     (r"\.layernorm_after\.", ".norm2."),
 )
 _LOGITS_ALONE = {"norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias"}
+_ATTENTION_BIASES = {"attn.qkv.bias", "attn.q_bias", "attn.v_bias"}
+_SCALED = (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2"))
+"""A LayerScale, and the layer whose output it multiplies."""
 
 
 @dataclass
@@ -83,6 +86,8 @@ class Layout:
     """Name in the file → what it was; without it the encoder computes something else."""
     rewritten: list[str] = field(default_factory=list)
     """Sentences about exact changes of form."""
+    unscaled: list[str] = field(default_factory=list)
+    """LayerScales that one block lacks and another has; their layers stay as they are, which is a guess."""
     classifier: dict[str, Tensor] = field(default_factory=dict)
     """`head.*`, and `fc_norm.*` where it pools first; empty without a classifier."""
 
@@ -246,35 +251,43 @@ def is_square(number: int) -> bool:
 
 
 def _rewrite_blocks(layout: Layout) -> None:
+    """Bring every block to one form. What no block has is left out on purpose; what one lacks and others have is lost,
+    and nothing takes its place.
+    """
     tensors, relative = layout.tensors, layout.relative
     shared = tensors.pop("rel_pos_bias.relative_position_bias_table", None)
     done: set[str] = set()
-    for block in _blocks(tensors):
+    blocks = _blocks(tensors)
+    for block in blocks:
         for i in "12":
             if f"{block}.gamma_{i}" in tensors:
                 tensors[f"{block}.ls{i}.gamma"] = tensors.pop(f"{block}.gamma_{i}")
+    somewhere = {name.split(".", 2)[2] for block in blocks for name in tensors if name.startswith(f"{block}.")}
+    for block in blocks:
         if shared is not None:
             tensors[f"{block}.attn.relative_position_bias_table"] = shared.clone()
             done.add("the table of relative positions that all blocks share was copied into each")
-        done |= _as_relative(tensors, block) if relative else _as_plain(tensors, block)
+        done |= _as_relative(tensors, block, somewhere) if relative else _as_plain(layout, block, somewhere)
     layout.rewritten += sorted(done)
 
 
-def _as_plain(tensors: dict[str, Tensor], block: str) -> set[str]:
-    """Fold what a plain block has no place for; returns sentences about it."""
-    done: set[str] = set()
+def _as_plain(layout: Layout, block: str, somewhere: set[str]) -> set[str]:
+    """Fold what a plain block has no place for; returns sentences about it. `somewhere`: what any block has."""
+    tensors, done = layout.tensors, set[str]()
     weight = tensors.get(f"{block}.attn.qkv.weight")
     q, v = (tensors.pop(f"{block}.attn.{part}_bias", None) for part in "qv")
     if q is not None and v is not None:
         tensors[f"{block}.attn.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
         done.add("biases of queries and values were joined, with zeros for the keys")
-    elif weight is not None and f"{block}.attn.qkv.bias" not in tensors:
+    elif weight is not None and not somewhere & _ATTENTION_BIASES:
         tensors[f"{block}.attn.qkv.bias"] = weight.new_zeros(weight.shape[0])
         done.add("queries, keys and values have no bias, which zeros say as well")
-    for gamma, layer in (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2")):
+    for gamma, layer in _SCALED:
         scale = tensors.get(f"{block}.{gamma}")
         names = [f"{block}.{layer}.weight", f"{block}.{layer}.bias"]
-        if scale is not None and all(name in tensors for name in names):
+        if scale is None and gamma in somewhere:
+            layout.unscaled.append(f"{block}.{gamma}")
+        elif scale is not None and all(name in tensors and tensors[name].shape[:1] == scale.shape for name in names):
             tensors[names[0]] = tensors[names[0]] * scale[:, None]
             tensors[names[1]] = tensors[names[1]] * scale
             del tensors[f"{block}.{gamma}"]
@@ -282,7 +295,7 @@ def _as_plain(tensors: dict[str, Tensor], block: str) -> set[str]:
     return done
 
 
-def _as_relative(tensors: dict[str, Tensor], block: str) -> set[str]:
+def _as_relative(tensors: dict[str, Tensor], block: str, somewhere: set[str]) -> set[str]:
     """Bring a block with relative positions to BEiT's form: no key bias, LayerScale on both branches."""
     done: set[str] = set()
     bias = tensors.pop(f"{block}.attn.qkv.bias", None)
@@ -290,9 +303,9 @@ def _as_relative(tensors: dict[str, Tensor], block: str) -> set[str]:
         third = len(bias) // 3
         tensors[f"{block}.attn.q_bias"], tensors[f"{block}.attn.v_bias"] = bias[:third], bias[2 * third :]
         done.add("the key bias was left out, which no softmax feels")
-    for gamma, layer in (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2")):
+    for gamma, layer in _SCALED:
         weight = tensors.get(f"{block}.{layer}.weight")
-        if weight is not None and f"{block}.{gamma}" not in tensors:
+        if weight is not None and gamma not in somewhere:
             tensors[f"{block}.{gamma}"] = weight.new_ones(weight.shape[0])
             done.add("LayerScale of one was added, which changes nothing")
     return done

@@ -108,8 +108,8 @@ def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) ->
         ]
     shapes = {
         "logits": ["batch", len(classes)],
-        "features": ["batch", _width(model)],
-        "tokens": ["batch", _tokens(model), _width(model)],
+        "features": ["batch", model.encoder.width],
+        "tokens": ["batch", _tokens(model), model.encoder.width],
     }
     return {
         "input": {
@@ -122,11 +122,6 @@ def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) ->
         "outputs": {name: {"shape": shapes[name]} for name in model.outputs},
         "classes": list(classes),
     }
-
-
-def _width(model: Portable) -> int:
-    encoder = model.encoder
-    return encoder.width if isinstance(encoder, ConvEncoder) else encoder.config.width
 
 
 def _tokens(model: Portable) -> int:

@@ -20,13 +20,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitlet.errors import CheckpointError
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import plural, printable
 
 _LARGEST_HEADER = 100_000_000
 _PLAIN: list[Any] = [argparse.Namespace]
-_WRAPPERS = ("model", "state_dict", "teacher", "student")
-"""Where training scripts put their weights; of DINO's two networks the teacher, which is the one its authors use."""
+_WRAPPERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema")
+"""Where training scripts put their weights, the one to take first; of DINO's two networks the teacher, which is the one
+its authors use, and of weights and their average over training the weights."""
 # What the unpickler raises over bytes that were cut, swapped or made up.
 _BROKEN = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError, KeyError,
@@ -44,12 +45,19 @@ class WeightsFile:
     beside: tuple[str, ...]
     """Names of the other entries: which script wrote the file shows in them."""
     sha256: str
+    siblings: tuple[str, ...] = ()
+    """Entries among them that hold tensors of the same names: a moving average, a student."""
 
 
-def read_weights(path: Path) -> WeightsFile:
+def read_weights(path: Path, *, entry: str | None = None) -> WeightsFile:
     """All tensors of a `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` file.
 
+    Args:
+        path: The file.
+        entry: Under which of its entries; None takes the first of those where training scripts put weights.
+
     Raises:
+        UsageError: if there is no such entry.
         CheckpointError: if it is missing, cut short, of another format, holds no tensors, or would run code.
     """
     try:
@@ -62,6 +70,8 @@ def read_weights(path: Path) -> WeightsFile:
             f"cannot read {printable(path)}", why=error.strerror or str(error), fix="give a file that may be read"
         ) from None
     if _is_safetensors(start):
+        if entry is not None:
+            raise UsageError(f"{printable(path)} has no entries", why="safetensors hold one table", fix="no --entry")
         return WeightsFile(_load_safetensors(path), "", (), sha256)
     is_zip = start.startswith(b"PK\x03\x04")
     if not is_zip and not start.startswith(b"\x80"):
@@ -77,7 +87,7 @@ def read_weights(path: Path) -> WeightsFile:
             fix="if you expected a pickle, give it a name that ends in .pth",
         )
     content = _load_pickle(path, is_zip=is_zip)
-    return _unwrapped(content, path, sha256)
+    return _unwrapped(content, path, sha256, entry=entry)
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -140,13 +150,21 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _unwrapped(content: Any, path: Path, sha256: str) -> WeightsFile:
+def _unwrapped(content: Any, path: Path, sha256: str, *, entry: str | None) -> WeightsFile:
+    tables: dict[str, dict[str, Tensor]] = {}
     if isinstance(content, dict):
-        for wrapper in _WRAPPERS:
-            tensors = _tensors(content.get(wrapper))
-            if tensors:
-                beside = tuple(str(key) for key in content if key != wrapper)
-                return WeightsFile(tensors, wrapper, beside, sha256)
+        tables = {str(key): found for key, value in content.items() if (found := _tensors(value))}
+        if entry is not None and entry not in tables:
+            raise UsageError(
+                f"no weights under {printable(entry)} in {printable(path)}",
+                fix=f"--entry {' or '.join(map(printable, tables))}" if tables else "no --entry",
+            )
+        wrapper = entry or next((name for name in _WRAPPERS if name in tables), None)
+        if wrapper is not None:
+            tensors = tables.pop(wrapper)
+            beside = tuple(str(key) for key in content if key != wrapper)
+            siblings = tuple(name for name, others in tables.items() if _alike(tensors, others))
+            return WeightsFile(tensors, wrapper, beside, sha256, siblings)
         tensors = _tensors(content)
         if tensors:
             return WeightsFile(tensors, "", tuple(str(key) for key in content if key not in tensors), sha256)
@@ -154,7 +172,7 @@ def _unwrapped(content: Any, path: Path, sha256: str) -> WeightsFile:
     raise CheckpointError(
         f"no weights in {printable(path)}",
         why=f"It holds {plural(len(content), 'entry', 'entries')}: {keys}" if keys else "It is not a table of tensors",
-        fix="give the file that holds the model's state_dict",
+        fix=f"--entry {' or '.join(map(printable, tables))}" if tables else "give the file that holds a state_dict",
     )
 
 
@@ -162,3 +180,9 @@ def _tensors(value: Any) -> dict[str, Tensor]:
     if not isinstance(value, dict):
         return {}
     return {key: entry for key, entry in value.items() if isinstance(key, str) and isinstance(entry, Tensor)}
+
+
+def _alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two tables hold one network, as far as most of their names say."""
+    one, other = ({name.removeprefix("module.") for name in table} for table in (first, second))
+    return 2 * len(one & other) > len(one)

@@ -11,17 +11,22 @@ from torch import nn
 from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, UsageError
+from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Pixels
+from vitlet.nn.heads import new_classifier
+from vitlet.recipe import ConvNetConfig
 from vitlet.text import did_you_mean, printable
-from vitlet.weights.folder import Saved, read_model
+from vitlet.weights.folder import Saved, load_exactly, read_model
 from vitlet.weights.foreign import import_file
+from vitlet.weights.kinds import UNKNOWN
 from vitlet.weights.names import CONFIG, Source, model_folder
+from vitlet.weights.reading import read_weights
 
 _SMALL_PIXELS = 64
 
 
 def load_encoder(source: str | os.PathLike[str] | Source) -> Saved:
-    """The model in a run, a model folder, or a file of timm's weights (`timm:NAME@FILE`).
+    """The model in a run, a model folder, or a file of timm's weights (`timm:NAME@FILE`), a plain ViT's or a ConvNet's.
 
     Raises:
         UsageError: if nothing is there, or a bare file is given, which does not say what it holds.
@@ -53,11 +58,13 @@ def evaluation_view(image_size: int) -> View:
 
 
 def _from_timm(source: Source, architecture: str) -> Saved:
-    """A file read as the plain ViT that timm knows under a name: heads and pixels are that model's."""
-    model = plain_vit(architecture)
-    block: Any = model.blocks[0]
+    """A file read as the plain ViT or ConvNet that timm knows under a name: heads and pixels are that network's."""
+    model = blank_network(architecture)
     values = cast(dict[str, Any], model.pretrained_cfg)
     pixels = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
+    if not isinstance(model, VisionTransformer):
+        return _convnet_from_timm(source, architecture, image_size=values["input_size"][-1], pixels=pixels)
+    block: Any = plain_vit(architecture).blocks[0]
     found = import_file(source.path, heads=block.attn.num_heads, pixels=pixels)
     config = found.encoder.config
     there = (config.patch_size, config.width, config.depth)
@@ -69,22 +76,79 @@ def _from_timm(source: Source, architecture: str) -> Saved:
             fix="timm:NAME@FILE with the name of the model that the file is of",
         )
     view = evaluation_view(config.image_size)
-    classes = tuple(str(i) for i in range(found.classifier.head.out_features)) if found.classifier else ()
+    classes = _numbered(found.classifier.head.out_features) if found.classifier else ()
     facts = {**found.facts, "architecture": architecture}
     return Saved(found.encoder, found.classifier, classes, view, found.facts["source"]["sha256"], facts)
 
 
-def plain_vit(architecture: str) -> VisionTransformer:
-    """A plain ViT of timm by its name, without weights: to be looked at, not to be run."""
+def _convnet_from_timm(source: Source, architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels]) -> Saved:
+    """A ConvNet, with its classifier if the file has one; every tensor must be the network's."""
+    encoder = untrained_convnet(architecture, image_size=image_size, pixels=pixels)
+    file = read_weights(source.path)
+    head = file.tensors.get(f"{encoder.head_name}.weight")
+    classifier = None if head is None else new_classifier(encoder, num_classes=len(head), pool="mean", seed=0)
+    load_exactly(encoder, file.tensors, where=f"{printable(source.path)} as {architecture}", classifier=classifier)
+    facts = {
+        "source": {"file": printable(source.path.name), "sha256": file.sha256, "kind": architecture},
+        "licence": UNKNOWN,
+        "architecture": architecture,
+    }
+    classes = () if head is None else _numbered(len(head))
+    return Saved(encoder, classifier, classes, evaluation_view(image_size), file.sha256, facts)
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(str(i) for i in range(count))
+
+
+def untrained_convnet(
+    architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels] | None = None, seed: int = 0
+) -> ConvEncoder:
+    """A ConvNet of timm by its name, with random weights.
+
+    Raises:
+        UsageError: if timm has no ConvNet of that name that works on images of this size.
+    """
+    name, _, _ = architecture.partition(".")
+    try:
+        config = ConvNetConfig(architecture=name, image_size=image_size)
+        return (
+            ConvEncoder(config, seed=seed)
+            if pixels is None
+            else ConvEncoder(config, mean=pixels[0], std=pixels[1], seed=seed)
+        )
+    except UsageError as error:
+        raise UsageError(
+            f"{name} is neither a plain ViT nor a ConvNet",
+            why=error.why,
+            fix="a name like vit_tiny_patch16_224 or resnet18",
+        ) from None
+
+
+def blank_network(architecture: str) -> nn.Module:
+    """Any network of timm by its name, without weights: to be looked at, not to be run.
+
+    Raises:
+        UsageError: if timm has none of that name.
+    """
     name, _, _ = architecture.partition(".")  # a tag of weights says nothing about the network
     if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models("*vit*"))
+        near = did_you_mean(name, timm.list_models())
         raise UsageError(
             f"timm has no model {printable(name)!r}", why=near if near.startswith("Did") else "", fix="timm:NAME@FILE"
         )
     with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False)
+        return cast(nn.Module, timm.create_model(name, pretrained=False))
+
+
+def plain_vit(architecture: str) -> VisionTransformer:
+    """A plain ViT of timm by its name, as `blank_network` gives it.
+
+    Raises:
+        UsageError: if timm has none of that name.
+    """
+    model = blank_network(architecture)
     first: Any = model.blocks[0] if isinstance(model, VisionTransformer) else None
     if not isinstance(model, VisionTransformer) or not isinstance(getattr(first.mlp, "act", None), nn.GELU):
-        raise UsageError(f"{name} is not a plain ViT", fix="a name like vit_tiny_patch16_224")
+        raise UsageError(f"{architecture} is not a plain ViT", fix="a name like vit_tiny_patch16_224")
     return model

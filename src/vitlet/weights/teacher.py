@@ -1,4 +1,5 @@
-"""Networks to learn from, read whole or refused: an encoder for its attention, a classifier for its answers.
+"""Networks to learn from, read whole or refused: an encoder for its attention or features, a classifier for its
+answers.
 
 A teacher is named as an initial encoder is: a run, a model folder, or `timm:NAME@FILE`. `untrained:NAME` asks for
 timm's architecture with random weights, as a control; a path that leads nowhere is an error and never means that.
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import timm
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vitlet.errors import UsageError
+from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.encoder import Encoder, Pixels
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
@@ -18,7 +21,7 @@ from vitlet.rng import derive
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.names import Source, model_folder
 from vitlet.weights.reading import read_weights
-from vitlet.weights.source import load_encoder, plain_vit
+from vitlet.weights.source import blank_network, load_encoder, plain_vit, untrained_convnet
 from vitlet.weights.tensors import require_same
 
 UNTRAINED = "untrained:"
@@ -27,8 +30,17 @@ _GIVE = "--set objective.teacher=RUN, or a model folder, or timm:NAME@FILE"
 
 
 @dataclass(frozen=True)
+class FeatureTeacher:
+    """An encoder of any kind, to learn from the one vector that it has of an image."""
+
+    encoder: AnyEncoder
+    facts: dict[str, Any]
+    """For the student's card: source, SHA-256, licence where it is known."""
+
+
+@dataclass(frozen=True)
 class EncoderTeacher:
-    """An encoder to learn from."""
+    """A ViT to learn from."""
 
     encoder: Encoder
     facts: dict[str, Any]
@@ -49,34 +61,47 @@ class ClassifierTeacher:
     """For the student's card: source, SHA-256, licence where it is known."""
 
 
-def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
-    """The plain ViT that `source` names.
+def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
+    """The plain ViT or ConvNet that `source` names.
 
     Args:
         source: A run, a model folder, `timm:NAME@FILE` or `untrained:NAME`.
-        like: The student; an untrained teacher gets its image and patch size.
+        like: The student; an untrained teacher gets its image size, and a ViT its patch size.
 
     Raises:
-        UsageError: if nothing is named, it is not there, or it is no ViT.
+        UsageError: if nothing is named, it is not there, or it is no encoder.
         CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
     """
     _require_named(source)
-    if source.startswith(UNTRAINED):
-        model = plain_vit(source.removeprefix(UNTRAINED))
-        block: Any = model.blocks[0]
-        shape = like.changed(
-            width=model.embed_dim,
-            depth=len(model.blocks),
-            heads=block.attn.num_heads,
-            mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
-        )
-        return EncoderTeacher(Encoder(shape, seed=derive(0, "teacher")), _facts(source, {}))
-    saved = load_encoder(source)
-    if not isinstance(saved.encoder, Encoder):
+    if not source.startswith(UNTRAINED):
+        saved = load_encoder(source)
+        return FeatureTeacher(saved.encoder, _facts(source, {**saved.facts, "sha256": saved.sha256}))
+    name, seed = source.removeprefix(UNTRAINED), derive(0, "teacher")
+    if not isinstance(blank_network(name), VisionTransformer):
+        return FeatureTeacher(untrained_convnet(name, image_size=like.image_size, seed=seed), _facts(source, {}))
+    model = plain_vit(name)
+    block: Any = model.blocks[0]
+    shape = like.changed(
+        width=model.embed_dim,
+        depth=len(model.blocks),
+        heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / model.embed_dim,
+    )
+    return FeatureTeacher(Encoder(shape, seed=seed), _facts(source, {}))
+
+
+def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
+    """The plain ViT that `source` names; see `load_feature_teacher`.
+
+    Raises:
+        UsageError, CheckpointError: as there, and if it is a ConvNet.
+    """
+    found = load_feature_teacher(source, like=like)
+    if not isinstance(found.encoder, Encoder):
         raise UsageError(
             f"teacher {printable(source)} is a ConvNet", why="Its attention is wanted, and it has none", fix=_GIVE
         )
-    return EncoderTeacher(saved.encoder, _facts(source, {**saved.facts, "sha256": saved.sha256}))
+    return EncoderTeacher(found.encoder, found.facts)
 
 
 def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeacher:

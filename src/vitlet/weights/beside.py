@@ -1,0 +1,85 @@
+"""What `config.json` and `preprocessor_config.json` beside a weights file of others say about it.
+
+They are read as far as they make sense. What does not is a remark and no error, since the weights may be whole all the
+same.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import TypeAdapter
+
+from vitlet.bounds import Deviations, Means
+from vitlet.nn.encoder import Pixels
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Hugging Face's and timm's own description of a file."""
+
+    heads: int | None = None
+    pixels: tuple[Pixels, Pixels] | None = None
+    """Mean and deviation."""
+    activation: str = "gelu"
+    remarks: tuple[str, ...] = ()
+    """Sentences about what stands there and cannot be followed."""
+
+
+def read_beside(path: Path) -> Beside:
+    """What lies beside the weights file `path`; nothing where there is nothing."""
+    remarks: list[str] = []
+    config, preprocessing = (
+        _object(path.parent / name, remarks) for name in ("config.json", "preprocessor_config.json")
+    )
+    pixels = _pixels(_part(config, "pretrained_cfg"), ("mean", "std"), "config.json", remarks)
+    pixels = pixels or _pixels(preprocessing, ("image_mean", "image_std"), "preprocessor_config.json", remarks)
+    heads = config.get("num_attention_heads") or _part(config, "model_args").get("num_heads")
+    activation = config.get("hidden_act")
+    return Beside(
+        heads=heads if type(heads) is int and heads > 0 else None,
+        pixels=pixels,
+        activation=activation if isinstance(activation, str) else "gelu",
+        remarks=tuple(remarks),
+    )
+
+
+def _object(path: Path, remarks: list[str]) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    remarks.append(f"{path.name} beside the file is no JSON object and is not followed")
+    return {}
+
+
+def _part(table: dict[str, Any], name: str) -> dict[str, Any]:
+    found = table.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _pixels(
+    table: dict[str, Any], names: tuple[str, str], file: str, remarks: list[str]
+) -> tuple[Pixels, Pixels] | None:
+    values = [table.get(name) for name in names]
+    if values == [None, None]:
+        return None
+    try:
+        found = tuple(
+            TypeAdapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+            for kind, value in zip((Means, Deviations), values, strict=True)
+        )
+    except ValueError:  # pydantic's and our own alike
+        remarks.append(
+            f"{file} beside the file is not followed: its {names[0]} and {names[1]} are not three numbers each, within "
+            "0 … 1 and the second above 0"
+        )
+        return None
+    return cast(tuple[Pixels, Pixels], found)
