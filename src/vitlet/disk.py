@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ def to_json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int | None = None) -> None:
     """Replace `path` by `content`, durably and in one step: a reader sees the old file or the new one.
+
+    Args:
+        path: The file.
+        content: All of it, or its parts.
+        num_bytes: How many there will be, about, where they come in parts: for the message.
 
     Raises:
         ResourceError: when the disk is full or read-only; whatever stood at `path` still stands there.
@@ -49,13 +54,13 @@ def write_file(path: Path, content: bytes) -> None:
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(temporary, content)
+        _write_durably(temporary, [content] if isinstance(content, bytes) else content)
         os.rename(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # the folder may be gone
             temporary.unlink()
-        raise storage_error(error, path, len(content)) from error
+        raise storage_error(error, path, len(content) if isinstance(content, bytes) else num_bytes or 0) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +85,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(temporary)
         temporary.mkdir()
         for name, content in files.items():
-            _write_durably(temporary / name, content)
+            _write_durably(temporary / name, [content])
         flush_folder(temporary)
         _move_into_place(temporary, path)
     except OSError as error:
@@ -139,12 +144,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def _write_durably(path: Path, parts: Iterable[bytes]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
