@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,13 @@ def to_json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int | None = None) -> None:
     """Replace `path` by `content`, durably and atomically: a reader sees the old file or the new one.
+
+    Args:
+        path: The file.
+        content: The bytes, or an iterable of parts.
+        num_bytes: Approximate total of the parts, for the error message.
 
     Raises:
         ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
@@ -81,13 +86,13 @@ def write_file(path: Path, content: bytes) -> None:
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(temporary, content)
+        _write_durably(temporary, [content] if isinstance(content, bytes) else content)
         os.rename(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # the folder may be gone
             temporary.unlink()
-        raise storage_error(error, path, len(content)) from error
+        raise storage_error(error, path, len(content) if isinstance(content, bytes) else num_bytes or 0) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,7 +117,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(temporary)
         temporary.mkdir()
         for name, content in files.items():
-            _write_durably(temporary / name, content)
+            _write_durably(temporary / name, [content])
         flush_folder(temporary)
         _move_into_place(temporary, path)
     except OSError as error:
@@ -171,12 +176,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def _write_durably(path: Path, parts: Iterable[bytes]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

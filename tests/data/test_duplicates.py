@@ -18,6 +18,12 @@ def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
+def pairs_of(thumbnails: np.ndarray) -> np.ndarray:
+    """All that `near_pairs` finds."""
+    parts = near_pairs(dhash(thumbnails), thumbnails.__getitem__)
+    return np.concatenate([np.empty((0, 2), dtype=np.int64), *parts])
+
+
 def test_copies_look_alike_and_strangers_do_not():
     thumbnails = []
     for key in range(200):
@@ -25,7 +31,7 @@ def test_copies_look_alike_and_strangers_do_not():
         stream = io.BytesIO()
         Image.fromarray(pixels).resize((80, 60), Image.Resampling.LANCZOS).save(stream, format="JPEG", quality=40)
         thumbnails += [thumbnail(as_tensor(pixels)), thumbnail(decode(stream.getvalue(), path=""))]
-    pairs = near_pairs(np.stack(thumbnails))
+    pairs = pairs_of(np.stack(thumbnails))
     expected = {(2 * key, 2 * key + 1) for key in range(200)}
     found = {tuple(pair) for pair in pairs.tolist()}
     assert found <= expected
@@ -34,9 +40,19 @@ def test_copies_look_alike_and_strangers_do_not():
 
 def test_flat_images_are_left_out():
     flat = np.zeros((5, 8, 9), dtype=np.uint8)
-    assert near_pairs(flat).shape == (0, 2)
-    assert near_pairs(flat[:0]).shape == (0, 2)
-    assert near_pairs(flat[:1]).shape == (0, 2)
+    assert pairs_of(flat).shape == (0, 2)
+    assert pairs_of(flat[:0]).shape == (0, 2)
+    assert pairs_of(flat[:1]).shape == (0, 2)
+
+
+def test_many_that_look_alike_are_found_once_and_in_parts():
+    """Three thousand frames of one scene: 32 pairs an image, as many as the reach allows, and never all at once."""
+    frames = np.repeat(thumbnail(as_tensor(scene(0)))[None], 3000, axis=0)
+    parts = list(near_pairs(dhash(frames), frames.__getitem__))
+    assert max(map(len, parts)) <= 3000
+    pairs = np.concatenate(parts)
+    assert len(pairs) == len(np.unique(pairs, axis=0)) == sum(3000 - step for step in range(1, 33))
+    assert (pairs[:, 0] < pairs[:, 1]).all()
 
 
 def test_hash_bits():

@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,7 +14,7 @@ from vitlet.data.index import SPLITS, open_index
 @pytest.fixture
 def table(tmp_path, tree):
     """A function that writes labels.csv beside four images and returns its path."""
-    tree(tmp_path, "a.png", "b.png", "sub/c.png", "d;,.png")
+    tree(tmp_path, *NAMES)
 
     def write(content: str | bytes):
         file = tmp_path / "labels.csv"
@@ -24,6 +29,7 @@ def contents(index) -> list[tuple[str, str, str]]:
     return [(index.path(i), names[index.labels[i]], SPLITS[index.splits[i]]) for i in range(len(index))]
 
 
+NAMES = ("a.png", "b.png", "sub/c.png", "d;,.png")
 EXPECTED = [("a.png", "cat", "train"), ("b.png", "dog", "train"), ("sub/c.png", "", "val")]
 
 
@@ -127,3 +133,52 @@ def test_parquet_manifest(tmp_path, tree, problem):
     assert "Did you mean path?" in problem(file)
     file.write_bytes(b"PAR1 not really")
     assert "as Parquet" in problem(file)
+
+
+def test_paths_are_sorted_and_repeats_are_found_over_the_borders_of_parts(table, tmp_path, problem, monkeypatch):
+    monkeypatch.setattr("vitlet.data.columns._SORTED_ROWS", 2)
+    index = open_index(table('path,label\nsub/c.png,x\nb.png,y\na.png,z\n"d;,.png",x\n'))
+    assert contents(index) == [(name, label, "train") for name, label in zip(sorted(NAMES), "zyxx", strict=True)]
+    assert [index.size(i) for i in range(4)] == [(tmp_path / name).stat().st_size for name in sorted(NAMES)]
+    message = problem(table("path\n" + "b.png\n" * 3 + "a.png\n" + '"d;,.png"\n' * 2))
+    assert "3 problems" in message
+    assert "line 3: b.png is already in line 2" in message
+    assert "line 4: b.png is already in line 3" in message
+    assert "line 7: d;,.png is already in line 6" in message
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of a process is read in /proc")
+@pytest.mark.parametrize(("kind", "limit_mb"), [("csv", 35), ("parquet", 60)])
+def test_a_table_of_200_000_rows_costs_a_fifth_of_what_a_million_may(tmp_path, kind, limit_mb):
+    """150 MB for a million; of Parquet a part is Arrow's, whatever the size. As Python objects it was 78 and 125 MB.
+
+    The names are those of 400 files, seen through 500 links to their own folder.
+    """
+    for j in range(400):
+        (tmp_path / f"photograph_{j:08d}.jpeg").touch()
+    for j in range(500):
+        (tmp_path / f"class_{j:03d}").symlink_to(".")
+    paths = [f"class_{i % 500:03d}/photograph_{i // 500:08d}.jpeg" for i in range(200_000)]
+    labels = [path[6:9] for path in paths]
+    for name, rows in (("small", 1), ("large", 200_000)):
+        table = pa.table({"path": paths[:rows], "label": labels[:rows]})
+        if kind == "parquet":
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+        else:
+            pa.csv.write_csv(table, tmp_path / f"{name}.csv")
+    program = f"""
+import sys
+from pathlib import Path
+from vitlet.data.index import open_index
+def status(name): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1e3
+folder = Path(sys.argv[1])
+open_index(folder / "small.{kind}", cache=folder / "cache")
+Path("/proc/self/clear_refs").write_text("5")
+idle = status("VmRSS")
+index = open_index(folder / "large.{kind}", cache=folder / "cache")
+peak = status("VmHWM") - idle
+assert len(index) == 200_000 and index.path(1) == "class_000/photograph_00000001.jpeg" and len(index.classes) == 500
+assert peak <= {limit_mb}, peak
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,24 +1,22 @@
 import csv
 
-import numpy as np
 import pytest
 
 from vitlet.data.check import check
+from vitlet.data.findings import Findings
 from vitlet.data.index import open_index
-from vitlet.data.verdicts import ITEM, summarise
+from vitlet.data.verdicts import summarise
 from vitlet.errors import DataError
 
 
 def judged(index, bad: dict[int, str]):
     """Verdicts as if the images in `bad` had failed, without decoding anything."""
-    texts = ["", "PNG L", *bad.values()]
-    items = np.zeros(len(index), dtype=ITEM)
-    items["digest"] = [b"%032d" % i for i in range(len(index))]
-    items["height"] = items["width"] = 8
-    items["mode"] = 1
-    for place, i in enumerate(bad):
-        items["mode"][i], items["reason"][i] = 0, 2 + place
-    return summarise(index, items, texts)
+    findings = Findings(len(index), folder=index.folder)
+    for i in range(len(index)):
+        texts = {"reason": bad[i]} if i in bad else {"mode": "PNG L"}
+        codes = {column: findings.code(text) for column, text in texts.items()}
+        findings.enter(i, digest=b"%016d" % i, height=8, width=8, **codes)
+    return summarise(index, findings)
 
 
 def test_above_the_accepted_share_it_stops_and_says_how_to_go_on(tmp_path, tree):

@@ -6,12 +6,11 @@ decoder; an interrupted check goes on where it was.
 """
 
 import hashlib
-import io
 import json
 import os
 import time
-import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, final
@@ -22,8 +21,9 @@ import torchvision.io  # noqa: F401  # before the fork, else every process pays 
 from vitlet.data.columns import cache_folder
 from vitlet.data.decode import MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
 from vitlet.data.duplicates import THUMBNAIL, thumbnail
+from vitlet.data.findings import PART_ROWS, ROW, Findings
 from vitlet.data.index import Index
-from vitlet.data.verdicts import ITEM, Verdicts, summarise
+from vitlet.data.verdicts import Verdicts, summarise
 from vitlet.data.workers import Lost, parallel
 from vitlet.disk import write_file
 from vitlet.text import printable
@@ -32,6 +32,7 @@ ITEM_SECONDS = 60.0
 """An image that takes longer is bad."""
 
 _SAVE_SECONDS = 60.0
+_CRC_BYTES = 4
 # libjpeg goes on after these with grey or shifted blocks, and says so on stderr only.
 _DAMAGE = ("premature end of data segment", "bad Huffman code")
 
@@ -62,6 +63,7 @@ def check(
         WorkerError: if the decoding processes do not start.
     """
     ledger = _Ledger(index, cache_folder(cache), limits=(max_pixels, min_side))
+    findings = ledger.findings
     todo = np.flatnonzero(~ledger.known)
     examine = partial(_examine, index, max_pixels, min_side)
     done, saved = len(index) - len(todo), time.monotonic()
@@ -79,13 +81,14 @@ def check(
             ledger.save()
     if progress is not None and not len(todo):
         progress(done, len(index))
-    return summarise(index, ledger.items, ledger.texts)
+    del ledger  # its keys are as large as what is summarised
+    return summarise(index, findings)
 
 
 class _Finding(NamedTuple):
     """What one image turned out to be; without a mode it is bad, and `reason` says why."""
 
-    digest: bytes = bytes(32)
+    digest: bytes = bytes(16)
     thumbnail: bytes = bytes(72)
     height: int = 0
     width: int = 0
@@ -100,7 +103,7 @@ def _examine(index: Index, max_pixels: int, min_side: int, i: int) -> _Finding:
         content = index.read(i)
     except BadImage as error:
         return _Finding(reason=error.reason, is_lasting=False)
-    digest = hashlib.sha256(content).digest()
+    digest = hashlib.sha256(content).digest()[:16]
     try:
         pixels, mode = decode_with_mode(content, path="", max_pixels=max_pixels, min_side=min_side)
     except BadImage as error:
@@ -113,16 +116,13 @@ class _Ledger:
     """The findings of one index, those of earlier checks included."""
 
     def __init__(self, index: Index, cache: Path, *, limits: tuple[int, int]) -> None:
-        name = repr((os.path.realpath(index.root), index.name, decoder_version(), limits))
-        self._file = cache / f"check-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:24]}.npz"
-        self.items = np.zeros(len(index), dtype=ITEM)
-        self.items["key"] = _keys(index)
-        self.texts: list[str] = [""]
-        """What `mode`, `reason` and `warning` of the items count in; 0 is none."""
+        name = repr((os.path.realpath(index.root), index.name, decoder_version(), limits, ROW.descr))
+        self._file = cache / f"check-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:24]}.rows"
+        self.findings = Findings(len(index), folder=cache)
         self.known = np.zeros(len(index), dtype=bool)
         self._lasting = np.zeros(len(index), dtype=bool)
+        self._keys = _keys(index)
         self._recall()
-        self._places = {text: i for i, text in enumerate(self.texts)}
 
     def enter(self, i: int, finding: "_Finding | Lost", noise: str) -> None:
         """Take down what was found about image `i`."""
@@ -131,43 +131,64 @@ class _Ledger:
         warning = printable(" ".join(noise.split()))[:200]
         if any(word in warning for word in _DAMAGE):
             finding = finding._replace(mode="", reason=f"damaged: {warning}")
-        item = self.items[i]
-        item["digest"] = finding.digest
-        item["thumbnail"] = np.frombuffer(finding.thumbnail, dtype=np.uint8).reshape(THUMBNAIL)
-        item["height"], item["width"] = finding.height, finding.width
-        for column, text in (("mode", finding.mode), ("reason", finding.reason), ("warning", warning)):
-            item[column] = self._places.setdefault(text, len(self._places))
-            if len(self._places) > len(self.texts):
-                self.texts.append(text)
+        texts = {"mode": finding.mode, "reason": finding.reason, "warning": warning}
+        self.findings.enter(
+            i,
+            key=self._keys[i],
+            digest=finding.digest,
+            thumbnail=np.frombuffer(finding.thumbnail, dtype=np.uint8).reshape(THUMBNAIL),
+            height=finding.height,
+            width=finding.width,
+            **{column: self.findings.code(text) for column, text in texts.items()},
+        )
         self.known[i], self._lasting[i] = True, finding.is_lasting
 
     def save(self) -> None:
         """Keep the lasting findings for the next check."""
-        stream = io.BytesIO()
-        texts = np.frombuffer(json.dumps(self.texts).encode(), dtype=np.uint8)
-        np.savez(stream, items=self.items[self.known & self._lasting], texts=texts)
-        write_file(self._file, stream.getvalue())
+        num_bytes = int((self.known & self._lasting).sum()) * ROW.itemsize
+        write_file(self._file, self._saved(), num_bytes=num_bytes)
+
+    def _saved(self) -> Iterator[bytes]:
+        """A line of JSON, the rows, and the CRC-32 of both."""
+        head = json.dumps(self.findings.texts).encode() + b"\n"
+        yield head
+        crc = zlib.crc32(head)
+        for places, rows in self.findings.parts():
+            part = rows[(self.known & self._lasting)[places]].tobytes()
+            yield part
+            crc = zlib.crc32(part, crc)
+        yield crc.to_bytes(_CRC_BYTES)
 
     def _recall(self) -> None:
+        """Take over what is saved about the same files; where the cache is damaged, everything is decoded again."""
+        order = np.argsort(self._keys).astype(np.int32)
+        keys = self._keys[order]
         try:
-            with np.load(io.BytesIO(self._file.read_bytes())) as saved:
-                items, texts = saved["items"], json.loads(saved["texts"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return  # none yet, or a damaged cache: everything is decoded again
-        if items.dtype != ITEM or not len(items):
-            return
-        order = np.argsort(items["key"])
-        found = np.searchsorted(items["key"], self.items["key"], sorter=order)
-        places = order[np.minimum(found, len(items) - 1)]
-        self.known = items["key"][places] == self.items["key"]
-        self.items[self.known] = items[places[self.known]]
-        self.texts, self._lasting = texts, self.known.copy()
+            with open(self._file, "rb") as stream:
+                num_bytes = os.fstat(stream.fileno()).st_size - _CRC_BYTES
+                head = stream.readline()
+                crc = zlib.crc32(head)
+                texts = json.loads(head)
+                while (left := num_bytes - stream.tell()) > 0:
+                    part = stream.read(min(left, PART_ROWS * ROW.itemsize))
+                    crc = zlib.crc32(part, crc)
+                    rows = np.frombuffer(part, dtype=ROW)
+                    found = np.minimum(np.searchsorted(keys, rows["key"]), len(keys) - 1)
+                    same = keys[found] == rows["key"]
+                    self.findings.put(order[found[same]], rows[same])
+                    self.known[order[found[same]]] = True
+                is_whole = crc.to_bytes(_CRC_BYTES) == stream.read()
+        except (OSError, ValueError):
+            is_whole, texts = False, []
+        self.known &= is_whole
+        self._lasting = self.known.copy()
+        for text in texts if is_whole else []:
+            self.findings.code(text)
 
 
 def _keys(index: Index) -> np.ndarray:
-    """`S16` [n]: hashes of path, size and time of change, as in `verdicts.ITEM`."""
-    keys = bytearray()
-    for i in range(len(index)):
-        entry = b"%d %d %s" % (index.sizes[i], index.mtimes[i], os.fsencode(index.path(i)))
-        keys += hashlib.blake2b(entry, digest_size=16).digest()
-    return np.frombuffer(bytes(keys), dtype="S16")
+    """`S16` [n]: hashes of path, size and time of change, as in `findings.ROW`."""
+    keys = bytearray(16 * len(index))
+    for i, (path, size, mtime) in enumerate(index.entries()):
+        keys[16 * i : 16 * i + 16] = hashlib.blake2b(b"%d %d %s" % (size, mtime, path), digest_size=16).digest()
+    return np.frombuffer(keys, dtype="S16")

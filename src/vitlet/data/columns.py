@@ -18,10 +18,13 @@ import mmap
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
@@ -32,6 +35,7 @@ SPLITS = ("train", "val", "test")
 
 _FORMAT = 1
 _MAX_SKIPPED = 1000
+_SORTED_ROWS = 16_384
 _COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtimes": "q"}
 
 
@@ -55,7 +59,7 @@ def cache_error(error: OSError, folder: Path) -> ResourceError:
 
 @final
 class Writer:
-    """Collects the entries of one source, in order, and publishes them as a folder of the cache in one step.
+    """Collects the entries of one source, and publishes them in their order as a folder of the cache in one step.
 
     Use as a context manager: an error on the way leaves nothing behind.
     """
@@ -169,6 +173,46 @@ class Writer:
         """Uint8 [n]."""
         return np.frombuffer(self._columns["splits"], dtype=np.uint8)
 
+    def sort(self, repeated: Callable[[bytes, int, int], None]) -> np.ndarray:
+        """Bring the images into the byte order of their paths, equal ones into the order in which they came.
+
+        Args:
+            repeated: Called with each path that is there already, and where the former and this image stood before.
+
+        Returns:
+            Int64 [n]: where each image stood before.
+        """
+        if not len(self):
+            return np.empty(0, dtype=np.int64)
+        ends = np.frombuffer(self._columns["path_ends"], dtype=np.int64)
+        offsets = np.append(np.int64(0), ends)
+        try:
+            order = self._sort_paths(offsets, repeated)
+        except OSError as error:
+            raise cache_error(error, self._cache) from error
+        np.cumsum(np.diff(offsets)[order], out=ends)
+        for name in ("labels", "splits", "sizes", "mtimes"):
+            values = np.frombuffer(self._columns[name], dtype=_COLUMNS[name])
+            values[:] = values[order]
+        return order
+
+    def _sort_paths(self, offsets: np.ndarray, repeated: Callable[[bytes, int, int], None]) -> np.ndarray:
+        self._paths.close()
+        mapped = map_bytes(self._folder / "paths.bin")
+        os.unlink(self._folder / "paths.bin")  # the bytes stay as long as they are mapped
+        self._paths = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(mapped)]
+        paths = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
+        order = pc.call_function("array_sort_indices", [paths]).to_numpy().view(np.int64)
+        for start in range(0, len(order), _SORTED_ROWS):
+            former = max(0, start - 1)  # a part begins with the last of the part before
+            part = paths.take(pa.array(order[former : start + _SORTED_ROWS]))
+            for i in np.flatnonzero(pc.call_function("equal", [part[1:], part[:-1]])):
+                repeated(part[int(i)].as_py(), int(order[former + i]), int(order[former + i + 1]))
+            skipped = offsets[order[former] + 1] - offsets[order[former]] if former < start else 0
+            self._paths.write(memoryview(part.buffers()[2])[skipped:])
+        return order
+
     def publish(self, *, key: str, name: str, root: str, classes: list[bytes]) -> Path:
         """Flush everything and give the folder its final name, which follows from `key` and the content.
 
@@ -179,9 +223,10 @@ class Writer:
         columns["labels"] = self.labels(classes)
         try:
             self._paths.close()
-            content_hash = hashlib.sha256((self._folder / "paths.bin").read_bytes())
+            with open(self._folder / "paths.bin", "rb") as stream:
+                content_hash = hashlib.file_digest(stream, "sha256")
             for column in ("path_ends", "sizes", "labels", "splits"):
-                content_hash.update(columns[column].tobytes())
+                content_hash.update(columns[column].data)
             content_hash.update(repr(classes).encode())
             if self._has_attached:
                 content_hash.update(self._attached.digest())
@@ -197,7 +242,8 @@ class Writer:
             if self._files is not None:
                 meta["files"] = self._files
                 columns |= {n: np.frombuffer(c, dtype=c.typecode) for n, c in self._places.items()}
-            content_hash.update(columns["mtimes"].tobytes() + to_json_bytes(meta))
+            content_hash.update(columns["mtimes"].data)
+            content_hash.update(to_json_bytes(meta))
             folder = source_folder(self._cache, key or content_hash.hexdigest())
             for column, values in columns.items():
                 np.save(self._folder / f"{column}.npy", values)
@@ -252,6 +298,12 @@ def map_bytes(file: Path) -> mmap.mmap | None:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         return None
+
+
+def let_go(mapped: mmap.mmap) -> None:
+    """Give back the pages that were read; they come again when they are asked for."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_number(name: bytes) -> bool:

@@ -5,6 +5,8 @@ survives scaling and re-encoding, and finds candidates quickly. *Difference*: ca
 thumbnails, because scans of handwriting, with much empty ground, share their hash with strangers.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from jaxtyping import UInt8, UInt64
 from torch import Tensor
@@ -23,6 +25,7 @@ _MARGIN = 2  # grey levels; below it the order of two pixels is noise
 _MIN_BITS, _MAX_BITS = 8, 56  # outside there is too little texture to tell images apart
 # Four bands of 16 bits: hashes that differ in three bits agree in one band. Crowded buckets are searched this far.
 _BANDS, _REACH = 4, 32
+_PART_PAIRS = 65_536
 
 
 def thumbnail(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[np.ndarray, "8 9"]:
@@ -40,10 +43,14 @@ def dhash(thumbnails: UInt8[np.ndarray, "n 8 9"]) -> UInt64[np.ndarray, " n"]:
 
 def equal_pairs(digests: np.ndarray) -> np.ndarray:
     """Int64 [pairs, 2]: each position whose digest (`S32` [n]) came before, with the first that has it."""
-    _, firsts, groups = np.unique(digests, return_index=True, return_inverse=True)
-    first = firsts[groups]
-    repeats = np.flatnonzero(first != np.arange(len(digests)))
-    return np.stack([first[repeats], repeats], axis=1)
+    order = np.argsort(digests, kind="stable")
+    ordered = digests[order]
+    is_repeat = ordered[1:] == ordered[:-1]
+    repeats = np.flatnonzero(is_repeat) + 1
+    firsts = np.flatnonzero(np.append(True, ~is_repeat))
+    first = firsts[np.searchsorted(firsts, repeats) - 1]
+    pairs = np.stack([order[first], order[repeats]], axis=1)
+    return pairs[np.argsort(pairs[:, 1])]
 
 
 def shared_pairs(reference: np.ndarray, digests: np.ndarray) -> np.ndarray:
@@ -56,28 +63,55 @@ def shared_pairs(reference: np.ndarray, digests: np.ndarray) -> np.ndarray:
     return np.stack([firsts[places[found]], found], axis=1)
 
 
-def near_pairs(thumbnails: UInt8[np.ndarray, "n 8 9"]) -> np.ndarray:
+def near_pairs(
+    hashes: UInt64[np.ndarray, " n"], thumbnails: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[np.ndarray]:
     """Pairs of positions whose thumbnails agree in `MAX_DISTANCE` and `MIN_CORRELATION`.
 
-    Returns:
-        Int64 [pairs, 2], each pair once with the smaller position first, sorted. In a bucket of more than 32 hashes
-        that share a band, each is compared with its 32 followers only.
+    Args:
+        hashes: `dhash` of the thumbnails.
+        thumbnails: Gives those at some positions; only candidates are asked for.
+
+    Yields:
+        Int64 [pairs, 2], some pairs at a time, for there may be many more than images. Each comes once, with the
+        smaller position first. In a bucket of more than 32 hashes that share a band, each is compared with its 32
+        followers only.
     """
-    hashes = dhash(thumbnails)
     bits = np.bitwise_count(hashes)
-    textured = np.flatnonzero((bits >= _MIN_BITS) & (bits <= _MAX_BITS))
-    found = [np.empty((0, 2), dtype=np.int64)]
+    textured = np.flatnonzero((bits >= _MIN_BITS) & (bits <= _MAX_BITS)).astype(np.int32)
+    hashes = hashes[textured]
+    ranks: list[np.ndarray] = []
     for band in range(_BANDS):
-        keys = (hashes[textured] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        by_key = np.lexsort((hashes[textured], keys))
-        order, keys = textured[by_key], keys[by_key]
+        keys = _band(hashes, band)
+        order = np.lexsort((hashes, keys)).astype(np.int32)
+        keys, ordered = keys[order], hashes[order]
         for step in range(1, min(_REACH, len(order) - 1) + 1):
-            first, second = order[:-step], order[step:]
-            near = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_DISTANCE
-            near &= keys[:-step] == keys[step:]
-            found.append(np.stack([first[near], second[near]], axis=1))
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    return pairs[_correlation(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]]) >= MIN_CORRELATION]
+            near = np.bitwise_count(ordered[:-step] ^ ordered[step:]) <= MAX_DISTANCE
+            found = np.flatnonzero(near & (keys[:-step] == keys[step:]))
+            for start in range(0, len(found), _PART_PAIRS):
+                at = found[start : start + _PART_PAIRS]
+                first, second = _fresh(order[at], order[at + step], hashes, ranks)
+                pairs = np.sort(np.stack([textured[first], textured[second]], axis=1).astype(np.int64), axis=1)
+                agree = _correlation(thumbnails(pairs[:, 0]), thumbnails(pairs[:, 1])) >= MIN_CORRELATION
+                yield pairs[agree]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        ranks.append(rank)
+
+
+def _band(hashes: np.ndarray, band: int) -> np.ndarray:
+    return (hashes >> np.uint64(16 * band)).astype(np.uint16)
+
+
+def _fresh(
+    first: np.ndarray, second: np.ndarray, hashes: np.ndarray, ranks: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Without the pairs that one of the bands before has compared; `ranks` has the places of the hashes in those."""
+    is_fresh = np.ones(len(first), dtype=bool)
+    for band, rank in enumerate(ranks):
+        shared = _band(hashes[first], band) == _band(hashes[second], band)
+        is_fresh &= ~(shared & (np.abs(rank[first] - rank[second]) <= _REACH))
+    return first[is_fresh], second[is_fresh]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ that every number that follows from a position is the same on every machine.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
@@ -17,6 +17,7 @@ from vitlet.data.columns import (
     SPLITS,
     Writer,
     cache_folder,
+    let_go,
     map_bytes,
     read_column,
     read_meta,
@@ -39,6 +40,7 @@ from vitlet.text import plural, printable
 __all__ = ["SPLITS", "Index", "open_index"]
 
 _SHOWN_CLASSES = 20
+_PART_ROWS = 65_536
 
 
 @final
@@ -112,6 +114,18 @@ class Index:
         """
         start = int(self._path_ends[i - 1]) if i else 0
         return os.fsdecode(self._paths[start : int(self._path_ends[i])])
+
+    def entries(self) -> Iterator[tuple[bytes, int, int]]:
+        """(path, bytes of the file, time of its change) of all images, in order."""
+        start, columns = 0, (self._path_ends, self.sizes, self.mtimes)
+        for at in range(0, len(self), _PART_ROWS):
+            ends, sizes, mtimes = (column[at : at + _PART_ROWS].tolist() for column in columns)
+            for end, size, mtime in zip(ends, sizes, mtimes, strict=True):
+                yield self._paths[start:end], size, mtime
+                start = end
+            for mapped in (self._paths, *(column.base for column in columns)):
+                if isinstance(mapped, mmap):
+                    let_go(mapped)
 
     def size(self, i: int | np.integer) -> int:
         """Bytes of image `i` when the index was made."""

@@ -4,14 +4,16 @@ Spreadsheets write CSV in many ways: a byte order mark, semicolons or tabs, quot
 in the rows is reported at once, with line numbers, not one mistake a run.
 """
 
+import array
 import csv
-import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +24,8 @@ from vitlet.text import did_you_mean, plural, printable
 _COLUMNS = ("path", "label", "split")
 _SPLIT_WORDS = {"": 0, "train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
 _MAX_SHOWN = 20
+_KNOWN_FOLDERS = 16_384
+_BATCH_ROWS, _READ_BYTES = 8192, 2**20
 
 
 class _Row(NamedTuple):
@@ -29,15 +33,6 @@ class _Row(NamedTuple):
     path: str
     label: str
     split: str
-
-
-class _Image(NamedTuple):
-    path: bytes
-    line: int
-    label: bytes | None
-    split: int
-    size: int
-    mtime: int
 
 
 def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
@@ -49,21 +44,19 @@ def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
     problems = _Problems(file)
     rows = _parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file, problems)
     locate = _locator(file.parent, follow_outside=follow_outside)
-    images: list[_Image] = []
+    lines = array.array("q")
     for row in rows:
-        image = _image(row, locate, problems)
-        if image is not None:
-            images.append(image)
-    images.sort()
-    for former, image in itertools.pairwise(images):
-        if former.path == image.path:
-            problems.add(image.line, f"{printable(image.path)} is already in line {former.line}")
-    _check_labels(images, problems)
+        if _add_row(row, locate, problems, writer):
+            lines.append(row.line)
+
+    def repeated(path: bytes, former: int, later: int) -> None:
+        problems.add(lines[later], f"{printable(path)} is already in line {lines[former]}")
+
+    order = writer.sort(repeated)
+    _check_labels(writer, np.frombuffer(lines, dtype=np.int64), order, problems)
     problems.stop_if_any()
-    if not images:
+    if not len(writer):
         raise DataError("no images", where=printable(file), why="The table has no rows", fix="add rows to it")
-    for path, _, label, split, size, mtime in images:
-        writer.add(path, label=label, split=split, size=size, mtime=mtime)
 
 
 @final
@@ -90,7 +83,8 @@ class _Problems:
             )
 
 
-def _image(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _Problems) -> _Image | None:
+def _add_row(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _Problems, writer: Writer) -> bool:
+    """Whether the row names an image, which is then added."""
     split = _SPLIT_WORDS.get(row.split.strip().lower())
     if split is None:
         hint = did_you_mean(row.split.strip().lower(), SPLITS)
@@ -99,21 +93,24 @@ def _image(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _
     if isinstance(status, str):
         problems.add(row.line, status)
     if split is None or isinstance(status, str):
-        return None
+        return False
     label = os.fsencode(row.label) if row.label else None
-    return _Image(os.fsencode(row.path), row.line, label, split, status.st_size, status.st_mtime_ns)
+    writer.add(os.fsencode(row.path), label=label, split=split, size=status.st_size, mtime=status.st_mtime_ns)
+    return True
 
 
 def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_result | str]:
     """A function from a path in the table to the file's status, or to the sentence that says what is wrong."""
     real_folder = os.path.realpath(folder)
-    inside: dict[str, bool] = {}  # by directory: resolving links costs more than everything else here
+
+    @lru_cache(_KNOWN_FOLDERS)  # resolving links costs more than everything else here
+    def is_folder_inside(parent: str) -> bool:
+        return _contains(real_folder, os.path.realpath(parent))
 
     def is_inside(place: str) -> bool:
-        parent = os.path.dirname(place)
-        if parent not in inside:
-            inside[parent] = _contains(real_folder, os.path.realpath(parent))
-        return inside[parent] and (not os.path.islink(place) or _contains(real_folder, os.path.realpath(place)))
+        if not is_folder_inside(os.path.dirname(place)):
+            return False
+        return not os.path.islink(place) or _contains(real_folder, os.path.realpath(place))
 
     def locate(path: str) -> os.stat_result | str:
         if not path:
@@ -134,13 +131,12 @@ def _contains(folder: str, place: str) -> bool:
     return place == folder or place.startswith(folder.rstrip("/") + "/")
 
 
-def _check_labels(images: list[_Image], problems: _Problems) -> None:
+def _check_labels(writer: Writer, lines: np.ndarray, order: np.ndarray, problems: _Problems) -> None:
     """Refuse -1 among numbers: elsewhere it means "no label", here it would become a class."""
-    labels = {image.label for image in images if image.label is not None}
-    if b"-1" in labels and all(label.lstrip(b"-").isdigit() for label in labels):
-        for image in images:
-            if image.label == b"-1":
-                problems.add(image.line, "label -1 is out of range; leave the cell empty where there is no label")
+    classes = writer.classes
+    if b"-1" in classes and all(label.lstrip(b"-").isdigit() for label in classes):
+        for i in np.flatnonzero(writer.labels(classes) == classes.index(b"-1")):
+            problems.add(int(lines[order[i]]), "label -1 is out of range; leave the cell empty where there is no label")
 
 
 def _csv_rows(file: Path, problems: _Problems) -> Iterator[_Row]:
@@ -190,11 +186,11 @@ def _places(header: list[str], file: Path) -> list[int | None]:
 def _parquet_rows(file: Path) -> Iterator[_Row]:
     """Rows of a Parquet table; the line is the row's number plus two, as if it were a CSV."""
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, buffer_size=_READ_BYTES)  # else a column of a row group is read at once
         schema = table.schema_arrow
         _places(schema.names, file)
         line = 2
-        for batch in table.iter_batches(batch_size=65_536):
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
             columns = [
                 batch.column(name).cast(pa.string()).to_pylist() if name in schema.names else [None] * len(batch)
                 for name in _COLUMNS
@@ -202,6 +198,7 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
             for path, label, split in zip(*columns, strict=True):
                 yield _Row(line, path or "", label or "", split or "")
                 line += 1
+        pa.default_memory_pool().release_unused()  # else 14 MB stay, whatever the size
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot read {printable(file)} as Parquet",

@@ -3,32 +3,20 @@
 import csv
 import io
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from vitlet.data.duplicates import THUMBNAIL, equal_pairs, near_pairs, shared_pairs
+from vitlet.data.duplicates import dhash, equal_pairs, near_pairs, shared_pairs
+from vitlet.data.findings import Findings
 from vitlet.data.index import SPLITS, Index
 from vitlet.disk import write_file
 from vitlet.errors import DataError
 from vitlet.text import csv_cell, plural, printable
-
-ITEM = np.dtype(
-    [
-        ("key", "S16"),
-        ("digest", "S32"),
-        ("thumbnail", "u1", THUMBNAIL),
-        ("height", "i4"),
-        ("width", "i4"),
-        ("mode", "i4"),
-        ("reason", "i4"),
-        ("warning", "i4"),
-    ]
-)
-"""One row an image; mode, reason and warning count in a table of texts, 0 is none. An image without mode is bad."""
 
 _SHOWN = 20
 
@@ -49,16 +37,37 @@ class Pairs:
 
 @final
 @dataclass(frozen=True, eq=False)
+class Remarks:
+    """(path, text) of some images, in the order of the index; made when they are asked for."""
+
+    _index: Index = field(repr=False)
+    _rows: np.ndarray
+    _codes: np.ndarray
+    _texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((self._index.path(i), self._texts[code]) for i, code in zip(self._rows, self._codes, strict=True))
+
+    def first(self, count: int) -> list[tuple[str, str]]:
+        """At most `count` of them."""
+        return list(islice(self, count))
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Verdicts:
     """The judgement on every image of an index. Only `good` decides what is trained on; the rest is told."""
 
     name: str
     good: np.ndarray
     """Bool [n]; the k-th good image is the k-th image of the same set without the bad ones."""
-    bad: list[tuple[str, str]]
-    """(path, reason), in the order of the index."""
-    warnings: list[tuple[str, str]]
-    """(path, what the decoder remarked about an image it could read)."""
+    bad: Remarks
+    """The reasons."""
+    warnings: Remarks
+    """What the decoder remarked about images it could read."""
     modes: dict[str, int]
     """How many good images are stored how: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`; most frequent first."""
     heights: tuple[int, int, int]
@@ -83,9 +92,9 @@ class Verdicts:
             "num_images": len(self.good),
             "num_good": int(self.good.sum()),
             "num_bad": len(self.bad),
-            "bad": [[printable(path), reason] for path, reason in self.bad[:_SHOWN]],
+            "bad": [[printable(path), reason] for path, reason in self.bad.first(_SHOWN)],
             "num_warnings": len(self.warnings),
-            "warnings": [[printable(path), text] for path, text in self.warnings[:_SHOWN]],
+            "warnings": [[printable(path), text] for path, text in self.warnings.first(_SHOWN)],
             "modes": self.modes,
             "heights": list(self.heights),
             "widths": list(self.widths),
@@ -111,10 +120,10 @@ class Verdicts:
             DataError: if the share is larger, nothing is left to train on, or a class has lost all its images.
         """
         share = len(self.bad) / len(self.good)
-        worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad[:5])
+        worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad.first(5))
         what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
         left = not training or sum(self.balance.get(SPLITS[0], {}).values())
-        if not left and not self.bad:
+        if not left and not len(self.bad):
             raise DataError(
                 "no images to train on",
                 where=self.name,
@@ -147,36 +156,64 @@ class Verdicts:
         write_file(path, stream.getvalue().encode())
 
 
-def summarise(index: Index, items: np.ndarray, texts: list[str]) -> Verdicts:
-    """The verdicts that follow from one row (`ITEM`) an image."""
-    good = items["mode"] > 0
-    ids = np.flatnonzero(good)
-    digests, in_train = items["digest"], index.splits == 0
-    alike = ids[near_pairs(items["thumbnail"][ids])]
-    alike = alike[digests[alike[:, 0]] != digests[alike[:, 1]]]
-    train_ids, other_ids = np.flatnonzero(good & in_train), np.flatnonzero(good & ~in_train)
-    leaks = shared_pairs(digests[train_ids], digests[other_ids])
-    modes = Counter(texts[code] for code in items["mode"][good])
-    lost = np.setdiff1d(index.labels[in_train], np.append(index.labels[train_ids], -1))
+def summarise(index: Index, findings: Findings) -> Verdicts:
+    """The verdicts that follow from what was found about each image."""
+    mode, warning = findings.column("mode"), findings.column("warning")
+    good = mode > 0
+    bad, remarked = np.flatnonzero(~good), np.flatnonzero(good & (warning > 0))
+    in_train = index.splits == 0
+    modes = {findings.texts[code]: int(n) for code, n in enumerate(np.bincount(mode[good])) if n}
+    lost = np.setdiff1d(index.labels[in_train], np.append(index.labels[good & in_train], -1))
+    near_duplicates, near_leaks = _look_alikes(index, findings, np.flatnonzero(good), in_train)
+    duplicates, leaks = _copies(index, findings.column("digest"), good, in_train)
     return Verdicts(
         name=index.name,
         good=good,
-        bad=[(index.path(i), texts[items["reason"][i]]) for i in np.flatnonzero(~good)],
-        warnings=[(index.path(i), texts[items["warning"][i]]) for i in np.flatnonzero(good & (items["warning"] > 0))],
+        bad=Remarks(index, bad, findings.take("reason", bad), findings.texts),
+        warnings=Remarks(index, remarked, warning[remarked], findings.texts),
         modes=dict(sorted(modes.items(), key=lambda mode: (-mode[1], mode[0]))),
-        heights=_range(items["height"][good]),
-        widths=_range(items["width"][good]),
-        duplicates=_pairs(index, ids[equal_pairs(digests[ids])]),
-        near_duplicates=_pairs(index, alike),
-        leaks=_pairs(index, np.stack([train_ids[leaks[:, 0]], other_ids[leaks[:, 1]]], axis=1)),
-        near_leaks=_pairs(index, alike[in_train[alike[:, 0]] != in_train[alike[:, 1]]]),
+        heights=_range(findings.column("height")[good]),
+        widths=_range(findings.column("width")[good]),
+        duplicates=duplicates,
+        near_duplicates=near_duplicates,
+        leaks=leaks,
+        near_leaks=near_leaks,
         balance=_balance(index, good),
         lost_classes=tuple(index.classes[code] for code in lost),
     )
 
 
-def _pairs(index: Index, pairs: np.ndarray) -> Pairs:
-    return Pairs(len(pairs), tuple((index.path(a), index.path(b)) for a, b in pairs[:_SHOWN]))
+def _copies(index: Index, digests: np.ndarray, good: np.ndarray, in_train: np.ndarray) -> tuple[Pairs, Pairs]:
+    """Duplicates, and those between training and other images."""
+    ids = np.flatnonzero(good)
+    duplicates = _pairs(index, ids[equal_pairs(digests[ids])])
+    train_ids, other_ids = np.flatnonzero(good & in_train), np.flatnonzero(good & ~in_train)
+    leaks = shared_pairs(digests[train_ids], digests[other_ids])
+    return duplicates, _pairs(index, np.stack([train_ids[leaks[:, 0]], other_ids[leaks[:, 1]]], axis=1))
+
+
+def _look_alikes(index: Index, findings: Findings, ids: np.ndarray, in_train: np.ndarray) -> tuple[Pairs, Pairs]:
+    """Near duplicates, and those between training and other images."""
+    hashes = np.empty(len(findings), dtype=np.uint64)
+    for places, rows in findings.parts():
+        hashes[places] = dhash(rows["thumbnail"])
+    hashes = hashes[ids]
+    counts, firsts = [0, 0], [np.empty((0, 2), dtype=np.int64)] * 2
+    for found in near_pairs(hashes, lambda places: findings.take("thumbnail", ids[places])):
+        pairs = ids[found]
+        alike = pairs[findings.take("digest", pairs[:, 0]) != findings.take("digest", pairs[:, 1])]
+        leaks = alike[in_train[alike[:, 0]] != in_train[alike[:, 1]]]
+        for k, more in enumerate((alike, leaks)):
+            counts[k] += len(more)
+            known = np.concatenate([firsts[k], more])
+            firsts[k] = known[np.lexsort((known[:, 1], known[:, 0]))][:_SHOWN]
+    near_duplicates, near_leaks = (_pairs(index, first, n) for first, n in zip(firsts, counts, strict=True))
+    return near_duplicates, near_leaks
+
+
+def _pairs(index: Index, pairs: np.ndarray, count: int | None = None) -> Pairs:
+    examples = tuple((index.path(a), index.path(b)) for a, b in pairs[:_SHOWN])
+    return Pairs(len(pairs) if count is None else count, examples)
 
 
 def _range(sides: np.ndarray) -> tuple[int, int, int]:
