@@ -110,7 +110,7 @@ def seed_effb0() -> Recipe[SEEDObjective, StudentConfig]:
 def seed_micro() -> Recipe[SEEDObjective, StudentConfig]:
     """SEED with a ConvNet of 0.1 M parameters for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`. The student is timm's smallest EfficientNet with its last stages dilated, so that 32 pixels
+    Measured here: `docs/results/`. The student is timm's smallest EfficientNet, last stages dilated, so that 32 pixels
     give a map of 4 × 4. The teacher is not included: `--set objective.teacher=RUN`, for example a run of
     `mae_micro_wide`, whose mean over patches is more informative than its class token.
     """
