@@ -8,6 +8,7 @@ A view counts by its area: MoCo-v3 sees each image twice, DINO in two whole and 
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def _teacher(method: str, *, data: Path, out: Path, views: int, options: Options
     if method not in _NEEDS_TEACHER:
         return {}
     teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, set=_length(TEACHER, views))
-    return {"objective.teacher": str(teacher.path.absolute())}
+    return {"objective.teacher": os.path.abspath(teacher.path)}
 
 
 def _length(method: str, views: int) -> dict[str, Any]:
