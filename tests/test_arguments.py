@@ -80,11 +80,15 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_that_judge_images_take_the_share_of_bad_ones(command: str) -> None:
-    """As the error about bad images advises."""
-    _, bound, _ = app.parse_args([*command.split(), "--max-bad", "0.1"], exit_on_error=False, print_error=False)
+def test_commands_that_judge_images_take_what_errors_about_them_advise(command: str) -> None:
+    words = ["--max-bad", "0.1", *(["--follow-outside"] if not command.startswith("resume") else [])]  # it remembers
+    _, bound, _ = app.parse_args([*command.split(), *words], exit_on_error=False, print_error=False)
     given = bound.arguments
     groups = [given[name].options() for name in ("looking", "reading", "shared") if name in given]
-    assert [group.max_bad for group in groups] or [given["max_bad"]] == [0.1]
+    assert ([group.max_bad for group in groups] or [given["max_bad"]]) == [0.1]
+    if not command.startswith("resume"):
+        assert ([group.follow_outside for group in groups] or [given["follow_outside"]]) == [True]
     _, bound, _ = app.parse_args(command.split(), exit_on_error=False, print_error=False)
-    assert bound.arguments.keys() & {"max_bad", "looking", "shared"} == set(), "the control"
+    assert bound.arguments.keys() & {"max_bad", "follow_outside", "looking", "reading", "shared"} == set(), (
+        "the control"
+    )

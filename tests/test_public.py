@@ -56,6 +56,7 @@ def test_another_name_would_be_seen() -> None:
 
     assert words_of("compare") - parameters_of(compare) == {
         "label_fractions", "recipe", "seeds", "epochs", "batch_size", "set", "workers", "device", "max_bad",
+        "follow_outside",
     }  # fmt: skip
 
 

@@ -74,6 +74,8 @@ class Shared:
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
     """Accepted share of unreadable images."""
+    follow_outside: Annotated[bool, Parameter(negative="")] = False
+    """Also read files outside the data folder that links and tables in it lead to."""
     fresh: Annotated[bool, Parameter(negative="")] = False
     """Replace the existing run in --out."""
     accept_data_change: Annotated[bool, Parameter(negative="")] = False
@@ -102,7 +104,9 @@ class Shared:
     def options(self) -> Any:
         """The values that do not affect results."""
         return _options(
-            self, "workers", "device", "micro_batch", "compile", "log", "max_bad", "fresh", "accept_data_change"
+            self,
+            *("workers", "device", "micro_batch", "compile", "log"),
+            *("max_bad", "follow_outside", "fresh", "accept_data_change"),
         )
 
 
@@ -115,6 +119,8 @@ class Reading:
     """Loader processes; by default as many as help."""
     max_bad: Share = 0.01
     """Share of unreadable images that is accepted."""
+    follow_outside: Annotated[bool, Parameter(negative="")] = False
+    """Also read files outside the data folder that links and tables in it lead to."""
 
     def options(self) -> Any:
         """The values as the jobs take them."""

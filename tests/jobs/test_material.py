@@ -120,6 +120,7 @@ def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.Capt
         (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "before", "--num-labels", "20")),
         (Launch("pretrain", "", "/d/images", subset="0.1"), ("--subset", "0.1")),
         (Launch("pretrain", "", "/d/images", max_bad=0.125), ("--max-bad", "0.125")),
+        (Launch("pretrain", "", "/d/images", follow_outside=True), ("--follow-outside",)),
     ],
 )
 def test_the_command_of_a_run_is_one_that_the_command_line_takes(
@@ -131,7 +132,7 @@ def test_the_command_of_a_run_is_one_that_the_command_line_takes(
     monkeypatch.chdir(tmp_path / "r")
     rooted = Launch(
         launch.verb, launch.recipe, str(tmp_path) + launch.data, launch.init and str(tmp_path) + launch.init,
-        launch.num_labels, subset=launch.subset, max_bad=launch.max_bad,
+        launch.num_labels, subset=launch.subset, max_bad=launch.max_bad, follow_outside=launch.follow_outside,
     )  # fmt: skip
     command = rooted.command(Path("run"))
     assert command == ["vitlet", launch.verb, "run/recipe.json", "--data", "../d/images", *words, "--out", "NEW"]

@@ -157,7 +157,8 @@ class TestBadImages:
 
         def blind(*arguments: Any, **options: Any) -> Any:
             found = real(*arguments, **options)
-            return replace(found, good=np.ones_like(found.good), bad=[])
+            none = replace(found.bad, _rows=found.bad._rows[:0], _codes=found.bad._codes[:0])
+            return replace(found, good=np.ones_like(found.good), bad=none)
 
         monkeypatch.setattr(material, "check", blind)
         with pytest.raises(DataError, match="could not be read any more"):
@@ -173,6 +174,17 @@ class TestBadImages:
         again = shutil.copytree(begun.path, tmp_path / "again")
         assert weights(resume(begun.path, options=QUIET)) == weights(short)
         assert weights(shortly(corrupt, again, options=QUIET.changed(max_bad=0.5))) == weights(short), "the same run"
+
+    def test_links_that_leave_the_folder_are_followed_again(self, data: Path, tmp_path: Path) -> None:
+        """The control: without the word there is nothing to train on."""
+        linked = tmp_path / "linked"
+        linked.mkdir()
+        (linked / "train").symlink_to(data / "train")
+        with pytest.raises(DataError, match="--follow-outside"):
+            shortly(linked, tmp_path / "control")
+        run = shortly(linked, tmp_path / "run", options=QUIET.changed(follow_outside=True))
+        begun = interrupted(run, tmp_path / "begun")
+        assert weights(resume(begun.path, options=QUIET)) == weights(run)
 
     def test_control_more_than_it_accepted_has_to_be_asked_for(self, corrupt: Path, short: Run, tmp_path: Path) -> None:
         run = shortly(corrupt, tmp_path / "run", options=QUIET.changed(max_bad=0.31))

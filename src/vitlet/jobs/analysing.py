@@ -124,7 +124,7 @@ def analyse(
     try:
         subjects, view = open_subjects(encoders, options)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
-        index = opened(data, world)
+        index = opened(data, options, world)
         sample = _sample(index, judged(index, options, teller, world), view, look, options)
         with run.lock() if world.is_first else contextlib.nullcontext():
             survey = _survey(subjects, sample, look, world, teller)

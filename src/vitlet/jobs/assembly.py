@@ -76,7 +76,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
     with world.one_first():
-        index = open_index(launch.data)
+        index = open_index(launch.data, follow_outside=options.follow_outside)
     if world.highest(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return

@@ -80,7 +80,7 @@ def demo(
     began, teller, options = time.monotonic(), Teller(), options or Options()
     source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
-    index = open_index(source)
+    index = open_index(source, follow_outside=options.follow_outside)
     verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts)
     labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)

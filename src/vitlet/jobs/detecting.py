@@ -97,7 +97,7 @@ def detect(
     options = options or Options()
     teller = Teller(quiet=options.quiet)
     model = _load(Run.open(run))
-    index = open_index(data)
+    index = open_index(data, follow_outside=options.follow_outside)
     annotations = annotations_of(index)
     ids = np.flatnonzero(judge(index, options, teller).good)
     objective = model.objective.to(pick_device(options)).eval()

@@ -78,7 +78,7 @@ def _probe(
     teller = Teller(quiet=options.quiet or not world.is_first)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
-    index = opened(data, world)
+    index = opened(data, options, world)
     labels.require_classes(index.classes, where=index.name)
     verdicts = judged(index, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts)
@@ -164,7 +164,7 @@ def embed(
     saved = load_encoder(run)
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index = opened(data, world)
+        index = opened(data, options, world)
         verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)
         encoder = saved.encoder.to(pick_device(options))
@@ -215,7 +215,7 @@ def predict(
         )
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet or not world.is_first)
-        index = opened(data, world)
+        index = opened(data, options, world)
         verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)
         likely, chosen = _predicted(saved, index, ids, options, world)
@@ -256,10 +256,10 @@ def _predicted(
     return rows[:, 0].tolist(), rows[:, 1].long().tolist()
 
 
-def opened(data: str | os.PathLike[str], world: World) -> Index:
+def opened(data: str | os.PathLike[str], options: Options, world: World) -> Index:
     """The images, listed by one rank of each host for all."""
     with world.one_first():
-        return open_index(data)
+        return open_index(data, follow_outside=options.follow_outside)
 
 
 def judged(index: Index, options: Options, teller: Teller, world: World, *, training: bool = True) -> Verdicts:

@@ -35,6 +35,9 @@ class Launch:
     max_bad: float = Options().max_bad
     """Share of unreadable images that was accepted. It changes no number, and is kept so that resuming accepts it."""
 
+    follow_outside: bool = Options().follow_outside
+    """Whether links and tables could lead to images outside the data folder."""
+
     def command(self, run: Path) -> list[str]:
         """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
         words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
@@ -50,4 +53,6 @@ class Launch:
             words.append("--hold-out")
         if self.max_bad != Launch.max_bad:
             words += ["--max-bad", str(self.max_bad)]
+        if self.follow_outside:
+            words.append("--follow-outside")
         return [*words, "--out", "NEW"]

@@ -193,7 +193,7 @@ def open_labelled(
     Raises:
         DataError: as `judge`, and as the two rules of `evaluate.labels`; the first before an image is opened.
     """
-    index = open_index(data)
+    index = open_index(data, follow_outside=options.follow_outside)
     labels.require_classes(index.classes, where=index.name)
     verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts)

@@ -25,6 +25,8 @@ class Options(Config):
     """torch.compile: about a minute at the start, then a third faster."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of unreadable images that is accepted."""
+    follow_outside: bool = False
+    """Also read files outside the data folder that links and tables in it lead to."""
     fresh: bool = False
     """Delete what stands in the output folder and start anew."""
     accept_data_change: bool = False

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vitlet.augmentation import Resample, View
 from vitlet.data.detection.annotations import Annotations, annotations_of
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import read_json, write_json
@@ -69,9 +69,9 @@ def check_data(
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
-    index = open_index(data)
+    index = open_index(data, follow_outside=options.follow_outside)
     verdicts = judge(index, options.changed(max_bad=1.0), teller)
-    speed = _images_per_second(data, verdicts)
+    speed = _images_per_second(index, verdicts)
     _show(verdicts, teller, speed)
     annotations = annotations_of(index)
     if annotations is not None:
@@ -89,9 +89,8 @@ def check_data(
     return verdicts
 
 
-def _images_per_second(data: str | os.PathLike[str], verdicts: Verdicts) -> float:
+def _images_per_second(index: Index, verdicts: Verdicts) -> float:
     """Loader speed of one process with the view of the paper's MAE, over a few images."""
-    index = open_index(data)
     ids = np.flatnonzero(verdicts.good)[:_SPEED_IMAGES]
     if not len(ids):
         return 0.0

@@ -68,8 +68,8 @@ def overfit(
     Raises:
         DataError: if there are not so many suitable images.
     """
-    began, teller = time.monotonic(), Teller()
-    index = open_index(data)
+    began, teller, options = time.monotonic(), Teller(), options or Options()
+    index = open_index(data, follow_outside=options.follow_outside)
     annotations = annotations_of(index)
     if annotations is None:
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")

@@ -45,7 +45,7 @@ def pack(
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
-    index = open_index(data)
+    index = open_index(data, follow_outside=options.follow_outside)
     verdicts = judge(index, options, teller)
     ids = np.flatnonzero(verdicts.good)
     form = Form(short_side=short_side, raw=raw, shard_bytes=shard_bytes)

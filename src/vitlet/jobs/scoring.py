@@ -92,7 +92,7 @@ def _score(
             f"{printable(run)} is an encoder without a classifier",
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then evaluate NEW; or vitlet probe",
         )
-    index = opened(data, world)
+    index = opened(data, options, world)
     outputs = _outputs(index, saved, protocol)
     verdicts = judged(index, options, teller, world, training=False)
     asked = _questions(index, verdicts, saved, outputs)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
 
-from vitlet.data.index import open_index
+from vitlet.data.index import Index
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
@@ -205,7 +205,7 @@ def sweep_distill_layers(
     starts = []
     for pairs, change in zip(lists, changes, strict=True):
         teller.say(f"pre-training {recipe}: {layer_words(pairs)}")
-        path = out / "pretrained" / _place(recipe, change, data=data, teacher=teacher)
+        path = out / "pretrained" / _place(recipe, change, images=images.index, teacher=teacher)
         run = pretrain(recipe, data=data, out=path, options=terms.options, set=change)
         starts.append(Start("distilled", layer_words(pairs), str(run.path)))
     random = untrained(starts)[starts[0].name]
@@ -312,14 +312,14 @@ def _absolute_teacher(teacher: str) -> str:
     return teacher if teacher.startswith("untrained:") else str(Source.parse(teacher).absolute())
 
 
-def _place(recipe: str, changes: Mapping[str, Any], *, data: Path, teacher: str) -> str:
+def _place(recipe: str, changes: Mapping[str, Any], *, images: Index, teacher: str) -> str:
     """A folder's name that changes with recipe, images and the teacher's content."""
     asked = resolved(recipe, {"set": changes})
     taught = teacher
     if not teacher.startswith("untrained:"):
         saved = load_encoder(teacher)
         taught = encoder_digest(saved.encoder, view=saved.evaluation)
-    return f"{recipe}-{address_of([asked.fingerprint(), open_index(data).fingerprint, taught])[:12]}"
+    return f"{recipe}-{address_of([asked.fingerprint(), images.fingerprint, taught])[:12]}"
 
 
 def _labels(images: Labelled, num_labels: int | None) -> str:

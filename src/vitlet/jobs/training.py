@@ -65,6 +65,7 @@ def pretrain(
         start=start,
         teacher=teacher,
         max_bad=options.max_bad,
+        follow_outside=options.follow_outside,
     )
     return _start(asked, launch, Run(Path(out)), options)
 
@@ -119,6 +120,7 @@ def finetune(
         start=start,
         teacher=teacher_content(asked.objective),
         max_bad=options.max_bad,
+        follow_outside=options.follow_outside,
     )
     return _start(asked, launch, Run(Path(out)), options)
 
@@ -147,7 +149,8 @@ def resume(
     launch = _launch_of(found)
     _require_repeated(found, launch.data, None if data is None else absolute_data(data))
     options = options or Options()
-    return execute(recipe, launch, found, options.changed(max_bad=max(options.max_bad, launch.max_bad)))
+    max_bad = max(options.max_bad, launch.max_bad)
+    return execute(recipe, launch, found, options.changed(max_bad=max_bad, follow_outside=launch.follow_outside))
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:

@@ -81,7 +81,7 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _user_images(images: str | os.PathLike[str], options: Options, teller: Teller) -> tuple[Index, NDArray[np.bool_]]:
-    index = open_index(images)
+    index = open_index(images, follow_outside=options.follow_outside)
     return index, judge(index, options, teller, training=False).good
 
 

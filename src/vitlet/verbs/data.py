@@ -9,19 +9,26 @@ from rich.console import Console
 from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_data
 
 
-def check(data: Path, *, out: Path | None = None, max_bad: Share = 0.01) -> None:
+def check(
+    data: Path,
+    *,
+    out: Path | None = None,
+    max_bad: Share = 0.01,
+    follow_outside: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Decode every image once and report what is unreadable, odd, doubled, leaking, unbalanced or wrongly annotated.
 
     Args:
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
         out: Folder for data_check.json and bad_files.csv.
         max_bad: Share of unreadable images that passes.
+        follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
     existing_data(data)
     from vitlet.jobs.options import Options
     from vitlet.jobs.output import check_data
 
-    check_data(data, out=out, options=Options(max_bad=max_bad))
+    check_data(data, out=out, options=Options(max_bad=max_bad, follow_outside=follow_outside))
 
 
 def pack(
@@ -32,6 +39,7 @@ def pack(
     raw: Annotated[bool, Parameter(negative="")] = False,
     shard_mb: AtLeastOne = 256,
     max_bad: Share = 0.01,
+    follow_outside: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Write a data set as tar shards, for fast and for remote storage; every command and WebDataset reads them.
 
@@ -42,12 +50,13 @@ def pack(
         raw: Store pixels: ten times the room, no decoding.
         shard_mb: Size of a shard in units of 2^20 bytes, about.
         max_bad: Share of unreadable images that may be left out.
+        follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
     existing_data(data)
     from vitlet.jobs.options import Options
     from vitlet.jobs.packing import pack as job
 
-    options = Options(max_bad=max_bad)
+    options = Options(max_bad=max_bad, follow_outside=follow_outside)
     job(data, out=out, short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20, options=options)
 
 
