@@ -1,1 +1,1 @@
-"""Where images come from and what they become on their way to a batch."""
+"""Data: from files and public data sets to batches of augmented images."""

@@ -1,4 +1,4 @@
-"""What the loader hands to an objective."""
+"""Batches: the loader's output and an objective's input."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """What is on one image, as its first view shows it."""
+    """Objects in one image, in the coordinates of its first view."""
 
     boxes: Float[Tensor, "M 4"]
     """Left, top, right, bottom in pixels."""
     labels: Int[Tensor, "M"]
     """Class numbers from 0."""
     masks: UInt8[Tensor, "M H W"] | None
-    """1 where the object is; None where only boxes are learned."""
+    """1 inside the object; None if only boxes are learned."""
 
     def to(self, device: torch.device) -> "Targets":
-        """The same on `device`."""
+        """Move the targets to `device`."""
         boxes, labels = self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
         return Targets(boxes, labels, None if self.masks is None else self.masks.to(device, non_blocking=True))
 
@@ -30,17 +30,17 @@ class Batch:
 
     views: tuple[UInt8[Tensor, "B 3 _ _"], ...]
     labels: Int[Tensor, "B"]
-    """Class numbers of the images that are seen; −1 without a label."""
+    """Class numbers of the images shown; −1 without a label."""
     positions: Int[Tensor, "B"]
-    """Which of the usable images these are, or stand in for."""
+    """Positions of these images, or of those that they replace, among the usable images."""
     slots: Int[Tensor, "B"]
-    """Places in the global batch; whatever is drawn per sample in a step is keyed by them."""
+    """Slots in the global batch; they key every per-sample random draw of a step."""
     replaced: tuple[tuple[int, str], ...] = ()
-    """(position, reason) of images that had become unreadable and were substituted."""
+    """(position, reason) of unreadable images that were replaced."""
     targets: tuple[Targets, ...] = ()
-    """One an image, where objects are learned; else none."""
+    """One per image for detection; else empty."""
     shapes: tuple[tuple[int, int], ...] = ()
-    """Height and width of each image before it was looked at, in pixels."""
+    """Height and width of each image before augmentation, in pixels."""
 
     @property
     def images(self) -> UInt8[Tensor, "B 3 H W"]:
@@ -51,13 +51,13 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its images, labels and targets on `device`; slots and positions stay on the CPU."""
+        """Move images, labels and targets to `device`; slots and positions stay on the CPU."""
         views = tuple(v.to(device, non_blocking=True) for v in self.views)
         targets = tuple(t.to(device) for t in self.targets)
         return Batch(views, self.labels.to(device), self.positions, self.slots, self.replaced, targets, self.shapes)
 
     def parts(self, size: int) -> list["Batch"]:
-        """Cut for gradient accumulation, at most `size` images each."""
+        """Split into parts of at most `size` images, for gradient accumulation."""
         cut = range(0, len(self), size)
         return [
             Batch(

@@ -1,10 +1,10 @@
-"""How users name a part of the training images: a share, a long tail, or a list of file names. Free of torch.
+"""Names of training subsets: a share, a long tail, or a list of file names. Free of torch.
 
-    0.01 or 1%      so much of them, equally many of each class as far as there are (Assran et al. 2021)
+    0.01 or 1%      this share, class-balanced as far as possible (Assran et al. 2021)
     tail:100        class sizes fall exponentially, the last a hundredth of the first (Cui et al. 2019)
-    FILE            those that a text file names, one a line
+    FILE            the images named in a text file, one per line
 
-A list is remembered with a digest of its content: a run is resumed on the images that it began with, or not at all.
+A list is stored with a digest of its content, so that a run is resumed only on the images it began with.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ _FORMS = "a share like 0.01 or 1%, tail:100, or a file with one image name a lin
 
 @dataclass(frozen=True)
 class Subset:
-    """A part of the training images, not yet drawn; exactly one of the three is given."""
+    """Specification of a training subset; exactly one of `share`, `imbalance` and `file` is given."""
 
     share: float | None = None
-    """0 … 1, of the images."""
+    """Share of the images, 0 … 1."""
     imbalance: float | None = None
-    """Largest class size over smallest, of an exponential profile."""
+    """Ratio of the largest to the smallest class size in an exponential profile."""
     file: Path | None = None
-    """Of names."""
+    """List of file names."""
     digest: str = ""
-    """Of the file's content when the subset was named."""
+    """Digest of the file's content when the subset was parsed."""
 
     @classmethod
     def parse(cls, text: str) -> "Subset":
-        """Read a user's words, or what `str` made of them.
+        """Parse a subset from user input or from the output of `str`.
 
         Raises:
-            UsageError: if they are none of the forms, or out of range.
-            DataError: if a list is not what it was.
+            UsageError: if the text has none of the forms, or a value is out of range.
+            DataError: if a list has changed.
         """
         if text.startswith(_LIST):
             path, _, digest = text.removeprefix(_LIST).rpartition("@")
@@ -74,20 +74,20 @@ class Subset:
         return cls(file=file, digest=found)
 
     def __str__(self) -> str:
-        """As `parse` reads it again, wherever the process stands."""
+        """Return text that `parse` accepts from any working directory."""
         if self.file is not None:
             return f"{_LIST}{self.file}@{self.digest}"
         return f"{_TAIL}{self.imbalance:g}" if self.imbalance is not None else repr(self.share)
 
     def words(self) -> str:
-        """As a user would write it, without the names of folders above the working directory."""
+        """Return the subset as a user would write it, without the names of folders above the working directory."""
         return str(self) if self.file is None else os.path.relpath(self.file)
 
     def names(self) -> list[str]:
-        """Every line of the list that is not empty.
+        """Return the non-empty lines of the list.
 
         Raises:
-            DataError: if there is none.
+            DataError: if there are none.
         """
         assert self.file is not None
         lines = [line.strip() for line in os.fsdecode(self.file.read_bytes()).splitlines()]

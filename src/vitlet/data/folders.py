@@ -1,7 +1,7 @@
-"""Images in folders: without labels, one folder a class, or either below `train`, `val` and `test`.
+"""Image folders: unlabelled, one folder per class, or either below `train`, `val` and `test`.
 
-Every real folder is entered once, known by device and inode, so a loop of links ends. Links to folders
-inside the root are not followed, as these are read under their own name; links that leave the root are followed on
+Each real folder, identified by device and inode, is entered once, so cyclic links terminate. Links to folders inside
+the root are not followed, since these are read under their own names; links that leave the root are followed on
 request. Pipes, sockets and devices are never opened: file types and sizes come from stat.
 """
 
@@ -19,19 +19,19 @@ from vitlet.text import plural, printable
 SUFFIXES = frozenset(
     (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".bmp", b".dib", b".gif", b".tif", b".tiff")
 )
-"""Names that are taken for images, in upper or lower case; `check` looks at what is inside."""
+"""Suffixes of image files, in upper or lower case; `check` looks at the content."""
 
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
 _SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
 _NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
-"""Parts of a data set that are no split here, and hardly classes."""
+"""Folders that are not supported as splits and are unlikely to be classes."""
 
 
 def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
     """Add every image below `root`, in the byte order of the relative paths.
 
     Raises:
-        DataError: if there is no image, a class has none, or `train` stands beside folders that are no split.
+        DataError: if there is no image, a class has none, or `train` is next to folders that are not splits.
     """
     walk = _Walk(root, writer=writer, follow_outside=follow_outside)
     groups = _groups(walk)
@@ -53,20 +53,20 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
 
 @final
 class _Walk:
-    """Sorted listings of the folders below a root; a name that ends in `/` is a folder."""
+    """Sorted listings of the folders below a root; folder names end in `/`."""
 
     def __init__(self, root: bytes, *, writer: Writer, follow_outside: bool) -> None:
         self.root, self.writer, self.follow_outside = root, writer, follow_outside
         self.real_root = os.path.realpath(root)
         self.others: Counter[str] = Counter()
-        """Files that are not taken for images, by their suffix."""
+        """Number of files not recognised as images, by suffix."""
         self.refused: list[bytes] = []
         """Links to folders outside the root that were not followed."""
 
     def files(self, top: bytes = b"", *, report: bool = True) -> Iterator[tuple[bytes, os.stat_result]]:
-        """The images below `top` (empty or ending in `/`) with their status, in the byte order of their paths."""
+        """Yield the images below `top` (empty or ending in `/`) with their status, in the byte order of their paths."""
         seen: set[tuple[int, int]] = set()
-        # A "/" behind folder names makes the order of siblings that of the whole paths.
+        # With a trailing "/" on folder names, the order of siblings is that of whole paths.
         stack = [(top, iter(self._enter(top, seen, report)))]
         while stack:
             folder, names = stack[-1]
@@ -79,11 +79,11 @@ class _Walk:
                 yield folder + name, status
 
     def names(self, folder: bytes) -> list[bytes]:
-        """Sorted names in `folder`, without reports."""
+        """Return the sorted names in `folder`, without reporting skipped files."""
         return self._enter(folder, set(), False)
 
     def holds_folders(self, folder: bytes) -> bool:
-        """Whether there are folders in `folder`."""
+        """Whether `folder` contains folders."""
         return any(name.endswith(b"/") for name in self.names(folder))
 
     def _enter(self, folder: bytes, seen: set[tuple[int, int]], report: bool) -> list[bytes]:
@@ -100,7 +100,7 @@ class _Walk:
             return self._skip(folder, f"cannot read the folder: {error.strerror}", report)
 
     def _name(self, folder: bytes, entry: "os.DirEntry[bytes]", report: bool) -> bytes | None:
-        """The entry's name as `files` wants it, None where it is not read."""
+        """Return the entry's name as `files` expects it, or None if it is not read."""
         is_link = entry.is_symlink()
         try:
             is_folder = entry.is_dir()
@@ -124,7 +124,7 @@ class _Walk:
             is_hidden = b"/." in target[len(self.real_root) :]
             return "a link to a folder that is read under its own name" if is_folder and not is_hidden else ""
         if self.follow_outside or not os.path.lexists(target):
-            return ""  # a broken link is named when its status is asked for
+            return ""  # a broken link is reported when its status is read
         return _LEAVES
 
     def _status(self, path: bytes, report: bool) -> os.stat_result | None:
@@ -146,7 +146,7 @@ class _Walk:
 
 
 def _groups(walk: _Walk) -> dict[bytes, int]:
-    """Prefix → split code: the split folders, or the whole root as training images."""
+    """Map prefixes to split codes: the split folders, or the whole root as training images."""
     splits: dict[bytes, int] = {}
     others = []
     for name in walk.names(b""):
@@ -167,7 +167,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
                     fix="keep one of them, or write a CSV manifest with path, label and split",
                 )
         return splits
-    # A lone `train` may be a class (of vehicles); with folders in it, or beside a part like `eval`, it is none.
+    # `train` alone may be a class (of vehicles), but not if it contains folders or is next to one like `eval`.
     parts = len(set(splits.values())) > 1 or any(_NO_CLASS.fullmatch(name) for name in others)
     if 0 in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
         raise DataError(
@@ -183,7 +183,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
 
 
 def _has_classes(walk: _Walk, prefix: bytes) -> bool:
-    """Whether the folders in `prefix` are classes: there are some, and no image stands beside them."""
+    """Whether the folders in `prefix` are classes: there are folders, and no images next to them."""
     names = walk.names(prefix)
     folders = [name for name in names if name.endswith(b"/")]
     images = [name for name in names if not name.endswith(b"/")]

@@ -1,4 +1,4 @@
-"""How users name a public data set that is on the disk: `torchvision:NAME@ROOT`. Free of torch."""
+"""Names of public data sets on disk: `torchvision:NAME@ROOT`. Free of torch."""
 
 import os
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ TITLES = {
     "cifar100": "CIFAR-100",
     "inat18": "iNaturalist-18",
 }
-"""By the name that stands behind `torchvision:`."""
+"""Titles by the name that follows `torchvision:`."""
 
 
 @dataclass(frozen=True)
 class PublicData:
-    """A public data set in the folder where torchvision keeps it."""
+    """A public data set in torchvision's folder layout."""
 
     name: str
     """One of `TITLES`."""
     root: Path
-    """What torchvision's classes call `root`: the folder above `flowers-102/`, `oxford-iiit-pet/` and so on."""
+    """`root` of torchvision's classes: the folder above `flowers-102/`, `oxford-iiit-pet/` and so on."""
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> "PublicData | None":
-        """Read a name; None for an ordinary path.
+        """Parse a name; return None for an ordinary path.
 
         Raises:
-            UsageError: if the name is unknown or the root is left out.
+            UsageError: if the name is unknown or the root is missing.
         """
         word = os.fspath(text)
         if not word.startswith(_SCHEME):
@@ -57,7 +57,7 @@ class PublicData:
         return cls(name, Path(root).expanduser())
 
     def absolute(self) -> "PublicData":
-        """The same, wherever the process stands."""
+        """Return the data set with an absolute root."""
         return PublicData(self.name, spelled_out(self.root))
 
     def __str__(self) -> str:
@@ -65,12 +65,12 @@ class PublicData:
 
 
 def absolute_data(data: str | os.PathLike[str]) -> str:
-    """`data`, a path, an address or the name of a public data set, wherever the process stands, spelled in one way.
+    """Return a path, an address or the name of a public data set in a canonical, absolute form.
 
     Raises:
         UsageError: if nothing is there.
     """
-    from vitlet.data.stores import remote_address  # it needs torch, and a name alone should not
+    from vitlet.data.stores import remote_address  # imports torch, which names do not need
 
     if (address := remote_address(data)) is not None:
         return address
@@ -80,7 +80,7 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
 
 
 def relative_data(data: str) -> str:
-    """`data` without the names of folders above the working directory."""
+    """Return `data` relative to the working directory, without the names of folders above it."""
     from vitlet.data.stores import is_remote
 
     if is_remote(data):

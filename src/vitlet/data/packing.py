@@ -1,13 +1,13 @@
-"""Tar shards from any index: sequential files instead of millions of small ones, smaller images if wanted.
+"""Packs any index into tar shards: large sequential files instead of many small ones, optionally resized.
 
     train-000000.tar … val-000000.tar … · index.parquet · shards.json
 
-A sample is `00000123.jpg` and, with a label, `00000123.cls` (the number of its class): WebDataset's form, which any of
-its readers opens. The number is the row in the data that was packed; paths stand in the index, because names with two
-dots or the same name with two suffixes would be torn apart or thrown together by WebDataset's rule for samples.
-`shards.json` says how many samples each shard has, in the form of `wids`, and how the shards were made.
+A sample is `00000123.jpg` and, with a label, `00000123.cls` (its class number), as any WebDataset reader expects. The
+number is the row in the packed data. Paths are kept in the index, because WebDataset's rule for samples would split
+names with two dots and merge names that differ only in the suffix. `shards.json` lists the number of samples per shard,
+in the format of `wids`, and how the shards were made.
 
-Bytes are the same for the same images and libraries: no time, no user and no machine is written.
+Packing is deterministic for given images and libraries: no time, user or host name is written.
 """
 
 import io
@@ -41,7 +41,7 @@ from vitlet.text import printable
 
 SHARDS_FILE = "shards.json"
 JPEG_QUALITY = 90
-"""Of images that are made smaller; with 4:2:0 chroma, the usual setting of cameras and of ImageNet."""
+"""Quality of resized images; with 4:2:0 chroma, the usual setting of cameras and of ImageNet."""
 SHARD_BYTES = 256 * 2**20
 _WINDOW = 64
 
@@ -52,11 +52,11 @@ class Form:
     """How images are stored."""
 
     short_side: int | None = None
-    """Larger images are made smaller, to this many pixels; None keeps every file as it is."""
+    """Larger images are resized to this short side in pixels; None keeps every file unchanged."""
     raw: bool = False
-    """Pixels as `.npy` instead of compressed files."""
+    """Store pixels as `.npy` instead of compressed files."""
     shard_bytes: int = SHARD_BYTES
-    """A shard is closed when it has reached this size."""
+    """Size in bytes at which a shard is closed."""
 
 
 class _File(NamedTuple):
@@ -74,23 +74,23 @@ def pack(
     left_out: Iterable[tuple[str, str]] = (),
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the rows `ids` of `index` as shards into the new folder `out`; it appears whole or not at all.
+    """Write the rows `ids` of `index` as shards to the new folder `out`, atomically.
 
     Args:
         index: The images.
-        ids: Rows to write, in ascending order; all of them have been decoded before.
+        ids: Rows to write, in ascending order; all have passed a decoding check.
         out: A folder that does not exist or is empty.
-        form: How.
-        threads: That decode and encode.
-        left_out: (path, reason) of images that `ids` leaves out; recorded.
-        progress: Called with the images written.
+        form: Storage format.
+        threads: Number of threads for decoding and encoding.
+        left_out: (path, reason) of images not in `ids`, for the record.
+        progress: Called with the number of images written.
 
     Returns:
         The content of `shards.json`: `num_images`, `num_bytes`, `splits`, `classes`, `shardlist`, `left_out` …
 
     Raises:
-        BadImage: if an image cannot be read any more.
-        UsageError: if there is something in `out`.
+        BadImage: if an image can no longer be read.
+        UsageError: if `out` is not empty.
         ResourceError: if the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -120,7 +120,7 @@ def pack(
 
 
 def _files(index: Index, ids: np.ndarray, form: Form, threads: int) -> Iterator[tuple[int, _File]]:
-    """What becomes of each row, in order; decoding, resizing and encoding let other threads run."""
+    """Yield the file for each row, in order; decoding, resizing and encoding release the GIL."""
     work = iter(map(int, ids))
     with ThreadPoolExecutor(max(1, threads)) as pool:
         pending = [(row, pool.submit(_packed, index, row, form)) for row in islice(work, _WINDOW)]
@@ -156,7 +156,7 @@ def _jpeg(image: UInt8[Tensor, "3 H W"]) -> bytes:
 @final
 @dataclass(eq=False)
 class _Shards:
-    """The tars that are written at the moment, one a split."""
+    """The tars being written, one per split."""
 
     folder: Path
     shard_bytes: int
@@ -202,7 +202,7 @@ def _append(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     info.size = len(content)
     offset = tar.offset + tarfile.BLOCKSIZE  # names this short take one block
     tar.addfile(info, io.BytesIO(content))
-    tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps every header
+    tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # otherwise it keeps every header
     return offset
 
 

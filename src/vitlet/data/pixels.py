@@ -1,7 +1,7 @@
-"""Raw pixels as a file: NumPy's `.npy` of uint8, height × width × 3, as `vitlet pack --raw` writes it.
+"""Raw pixel files: NumPy's `.npy` of uint8, height × width × 3, as `vitlet pack --raw` writes it.
 
-Reading costs a copy instead of a decode, at ten times the room of a JPEG. Only this one kind of array is read; the
-header is matched and never evaluated.
+Reading costs a copy instead of a decode, at ten times the size of a JPEG. No other arrays are supported; the header is
+matched and never evaluated.
 """
 
 import re
@@ -17,7 +17,7 @@ _HEADER = re.compile(rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \(([
 
 
 def to_npy(pixels: UInt8[Tensor, "3 H W"]) -> bytes:
-    """The file: 128 bytes of header, then rows of pixels."""
+    """Encode pixels as a file: a header of 128 bytes, then rows of pixels."""
     height, width = pixels.shape[1:]
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}, 3), }}".encode()
     header = header.ljust(128 - len(MAGIC) - 3) + b"\n"
@@ -25,14 +25,14 @@ def to_npy(pixels: UInt8[Tensor, "3 H W"]) -> bytes:
 
 
 def npy_shape(content: bytes) -> tuple[int, int, int] | None:
-    """(height, width, offset of the first pixel); None where the header is not that of `to_npy`."""
+    """Return (height, width, offset of the first pixel), or None for a header that `to_npy` does not write."""
     offset = 10 + int.from_bytes(content[8:10], "little")
     found = _HEADER.fullmatch(content[10:offset]) if content.startswith(MAGIC) else None
     return (int(found[1]), int(found[2]), offset) if found else None
 
 
 def from_npy(content: bytes, *, shape: tuple[int, int, int]) -> UInt8[Tensor, "3 H W"]:
-    """The pixels, in channels-last memory of their own; `shape` as from `npy_shape`, and the length has to fit it."""
+    """Copy the pixels to channels-last memory; `shape` comes from `npy_shape` and must match the length."""
     height, width, offset = shape
     array: Any = np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(height, width, 3)
     return torch.from_numpy(array.copy()).permute(2, 0, 1)

@@ -1,12 +1,12 @@
-"""Images in tar shards, as WebDataset stores them, read at random by (shard, offset, length).
+"""Images in WebDataset tar shards, with random access by (shard, offset, length).
 
-`vitlet pack` leaves an index beside its shards (`index.parquet`), from which rows come in the order of the data that
-was packed, under its paths and classes: the same fingerprint, and so the same batches and runs that can be resumed.
-Tars of others are read once, header by header, and indexed in the order of their names. A header that is damaged
-costs the samples up to the next one that is whole; damage inside an image is found by decoding it, as everywhere.
+`vitlet pack` writes an index next to its shards (`index.parquet`), which keeps the row order, paths and classes of the
+packed data: the fingerprint is the same, and so are batches, and runs can be resumed. Other tars are scanned once,
+header by header, and indexed in the order of their names. A damaged header loses the samples up to the next intact one;
+damage inside an image is detected when decoding, as everywhere.
 
-Differences from the `webdataset` package: nothing is streamed, so there is no shuffle buffer and no shard that only one
-worker sees; a sample that cannot be read is counted and not passed over; `pipe:` and other commands are not run.
+Differences from the `webdataset` package: nothing is streamed, so there is no shuffle buffer and no shard is exclusive
+to one worker; unreadable samples are counted, not silently skipped; `pipe:` and other commands are not run.
 """
 
 import json
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("length", pa.int64()),
     ]
 )
-"""One row an image, in the order of the data that was packed. The metadata entry `vitlet` holds classes and shards."""
+"""One row per image, in the order of the packed data. The metadata entry `vitlet` holds classes and shards."""
 
 _COMPRESSED = re.compile(r"(?i).*\.(tgz|tar\.(gz|bz2|xz|zst|lz4))")
 _IMAGE_SUFFIXES = {suffix.decode() for suffix in SUFFIXES} | {".npy"}
@@ -56,13 +56,13 @@ class _Member(NamedTuple):
 
 
 def find_shards(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
-    """The store and its tars, with their index file where there is one; no entries where this is not shards.
+    """Return the store and its tars, with their index file if there is one; no entries if `source` has no shards.
 
-    A folder on a disk counts as shards if it holds tars and beside them the index of `vitlet pack`, or neither images
-    nor tables nor folders; one in an object store if it holds tars.
+    A local folder counts as shards if it holds tars together with the index of `vitlet pack`, or tars but no images,
+    tables or folders; a folder in an object store if it holds tars.
 
     Raises:
-        DataError: for compressed tars, or what cannot be listed.
+        DataError: for compressed tars, or if `source` cannot be listed.
     """
     store, name = store_of(source)
     is_folder = not name and not store.is_remote
@@ -86,7 +86,7 @@ def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
     """Add every image of the shards, from their index or by reading their headers.
 
     Raises:
-        DataError: if there is no image, or the index does not fit the shards.
+        DataError: if there is no image, or the index does not match the shards.
     """
     tars = [entry for entry in entries if entry.name.endswith(".tar")]
     if any(entry.name == INDEX_FILE for entry in entries):
@@ -187,9 +187,9 @@ def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
 
 
 def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
-    """The files of a tar, by their headers alone; what is damaged or cut short is remembered in `writer`."""
+    """Yield the files of a tar from its headers; damaged or truncated parts are recorded in `writer`."""
     expected = 0
-    # With ignore_zeros a header that is damaged is passed over block by block, up to the next one that is whole.
+    # With ignore_zeros, damaged headers are skipped block by block up to the next intact one.
     with tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True, errors="surrogateescape") as tar:
         while True:
             try:
@@ -198,7 +198,7 @@ def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
                 return
             if info is None:
                 return
-            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps every header
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # otherwise it keeps every header
             if info.offset > expected:
                 writer.skip(f"{entry.name} at byte {expected}", f"{info.offset - expected:,} bytes without a header")
             expected = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -211,7 +211,7 @@ def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
 
 
 def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
-    """Neighbours whose names are the same up to the first dot of the last part: WebDataset's rule."""
+    """Group neighbours with the same name up to the first dot of the file name: WebDataset's rule."""
     sample: list[_Member] = []
     for member in members:
         if sample and _key(member.name) != _key(sample[0].name):
@@ -248,7 +248,7 @@ def _add_sample(sample: list[_Member], entry: Entry, code: int, split: int, stor
 
 
 def _holds_more(folder: Path) -> bool:
-    """Whether there is anything that other kinds of data consist of; looks no further than the first."""
+    """Whether the folder contains anything that suggests another kind of data; stops at the first find."""
     others = _IMAGE_SUFFIXES | {".parquet"}
     try:
         with os.scandir(folder) as entries:
@@ -257,5 +257,5 @@ def _holds_more(folder: Path) -> bool:
                 for entry in entries
                 if entry.name[:1] != "."
             )
-    except OSError:  # whoever reads it next says so
+    except OSError:  # the next reader reports it
         return True

@@ -1,9 +1,9 @@
-"""Where files of many images lie: a folder, or an object store that fsspec opens (`s3://`, `gs://`, `hf://`).
+"""Storage of shards and tables: a folder, or an object store that fsspec opens (`s3://`, `gs://`, `hf://`).
 
-A store answers three questions: which files there are, what stands at an offset of one, and what stands at many at
-once. Nothing is kept open: a local read costs 10 µs for the opening, and a store that was forked into ten workers has
-nothing to share. Addresses are taken from a list of schemes; those of fsspec that start programs or chain other
-addresses are not on it, and plain `http:` is taken only on this machine: on the way anybody may change what it brings.
+A store lists its files, reads a byte range of one, and reads many ranges at once. Nothing is kept open: opening a local
+file takes 10 µs, and forked workers then share no state. Only listed address schemes are accepted; fsspec's schemes
+that start programs or chain addresses are not among them. Plain `http:` is accepted only for this machine, since others
+could tamper with the content in transit.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ _ADDRESS = re.compile(r"([a-z0-9]+):/+([^/].*)", re.DOTALL)
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?(/|$)")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
-# Small enough that a batch of 4,096 raw images does not stand in memory twice, large enough to hide the latency.
+# Small enough that a batch of 4,096 raw images is not in memory twice, large enough to hide the latency.
 _AT_ONCE = 64
 
 
 class Entry(NamedTuple):
-    """One file of a store."""
+    """A file of a store."""
 
     name: str
-    """Relative to the store."""
+    """Name relative to the store."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     stamp: int
-    """Changes when the file does: its time of change in nanoseconds, or a hash of what the store calls its version."""
+    """Changes with the file: its modification time in nanoseconds, or a hash of the store's version identifier."""
 
 
 Range = tuple[str, int, int]
@@ -50,10 +50,10 @@ def is_remote(data: str | os.PathLike[str]) -> bool:
 
 
 def remote_address(data: str | os.PathLike[str]) -> str | None:
-    """`data` as an address with two slashes (a `Path` loses one of them); None for a path.
+    """Return `data` as an address with two slashes (a `Path` drops one), or None for a path.
 
     Raises:
-        UsageError: if it names a password, chains addresses, or is plain `http:` to another machine.
+        UsageError: if it contains a password, chains addresses, or is plain `http:` to another machine.
     """
     found = _ADDRESS.fullmatch(os.fspath(data))
     if found is None or found[1] not in SCHEMES:
@@ -78,28 +78,28 @@ def remote_address(data: str | os.PathLike[str]) -> str | None:
 @final
 @dataclass(frozen=True)
 class Store:
-    """A folder by its path, or by its address in an object store."""
+    """A folder, given by its path or by its address in an object store."""
 
     root: str
 
     @property
     def is_remote(self) -> bool:
-        """Whether reading costs a request."""
+        """Whether reading requires network requests."""
         return is_remote(self.root)
 
     def place(self, name: str) -> str:
-        """The path or address of what it holds under `name`."""
+        """Return the path or address of the file `name`."""
         return os.path.join(self.root, name)
 
     def entries(self, within: str = "", *, ending: str = "") -> list[Entry]:
-        """The files directly in it, sorted by the bytes of their names.
+        """List the files directly in the store, sorted by the bytes of their names.
 
         Args:
-            within: In this folder of it instead; none where there is no such folder.
-            ending: Of the names that count. On a disk the others cost no look at the file.
+            within: List this subfolder instead; empty if it does not exist.
+            ending: List only names with this ending. Local files with other names are not even inspected.
 
         Raises:
-            DataError: if it cannot be listed.
+            DataError: if the folder cannot be listed.
         """
         try:
             found = self._remote_entries(within) if self.is_remote else self._local_entries(within, ending)
@@ -111,10 +111,10 @@ class Store:
         return sorted(found, key=lambda entry: os.fsencode(entry.name))
 
     def entry(self, name: str) -> Entry:
-        """One of its files.
+        """Return the entry of one file.
 
         Raises:
-            DataError: if it is not there.
+            DataError: if there is no such file.
         """
         try:
             if self.is_remote:
@@ -127,17 +127,17 @@ class Store:
         return Entry(name, status.st_size, status.st_mtime_ns)
 
     def open(self, name: str) -> Any:
-        """A binary file to read and seek in; fsspec's have no type of the standard library."""
+        """Open a file for reading and seeking in binary; fsspec's files have no standard-library type."""
         if not self.is_remote:
             return open(self.place(name), "rb")
         system, root = _filesystem(self.root)
         return system.open(f"{root}/{name}", "rb")
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """Bytes `offset … offset + length - 1` of a file.
+        """Read bytes `offset … offset + length - 1` of a file.
 
         Raises:
-            BadImage: if they cannot be read, all of them.
+            BadImage: if not all of them can be read.
         """
         try:
             if self.is_remote:
@@ -150,7 +150,7 @@ class Store:
         return _whole(content, name, offset, length)
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
-        """`read` of several ranges, from an object store side by side: one latency for 64 of them."""
+        """Read several ranges; an object store serves 64 of them concurrently, at the latency of one."""
         results: list[bytes | BadImage] = []
         for start in range(0, len(ranges), _AT_ONCE):
             results += self._read_some(ranges[start : start + _AT_ONCE])
@@ -168,7 +168,7 @@ class Store:
         for content, (name, offset, length) in zip(contents, ranges, strict=True):
             try:
                 whole = isinstance(content, bytes) and len(content) == length
-                results.append(content if whole else self.read(name, offset, length))  # once more, alone
+                results.append(content if whole else self.read(name, offset, length))  # retry individually
             except BadImage as error:
                 results.append(error)
         return results
@@ -190,30 +190,30 @@ class Store:
 
 
 def store_of(source: str | os.PathLike[str]) -> tuple[Store, str]:
-    """The store that a folder is, and no name; of a file, the store in which it lies, and its name."""
+    """Return the store of a folder and an empty name, or the store that contains a file and the file's name."""
     address = remote_address(source)
     if address is None:
         path = os.fspath(source)
         folder, name = (path, "") if os.path.isdir(path) else os.path.split(path)
     else:
-        # By its ending: a request would not tell, since HTTP knows no folders.
+        # Decide by the ending: a request would not tell, since HTTP has no folders.
         is_file = address.lower().endswith(_FILES) and address.count("/") > 2
         folder, name = address.rsplit("/", 1) if is_file else (address, "")
     return Store(folder), name
 
 
 def key_of(kind: str, store: Store, entries: Sequence[Entry]) -> str:
-    """What an index of these files is known by in the cache: changes when one of them does."""
+    """Return the cache key for an index of these files; changes when one of them does."""
     return repr((kind, store.root, [tuple(entry) for entry in entries]))
 
 
 def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> bytes:
-    """The file at `path`, or up to `length` bytes of it from `offset` on.
+    """Read the file at `path`, or up to `length` bytes of it from `offset`.
 
     Raises:
-        OSError: if it cannot be read, is a pipe, folder or device, or is asked for more than any image may have.
+        OSError: if it cannot be read, is a pipe, folder or device, or the size exceeds that of any permitted image.
     """
-    # Without blocking: a name that was a file when the index was made may be a pipe by now.
+    # Without blocking: a file may have been replaced by a pipe since it was indexed.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -229,12 +229,12 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
         os.close(descriptor)
 
 
-# Clients of object stores raise exceptions of their own, which have no common base below Exception.
+# Clients of object stores raise their own exceptions, which have no common base below Exception.
 _FAULTS = (Exception,)
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
-    """The file system of an address, one for each process, and the path in it."""
+    """Return the file system of an address, one per process, and the path in it."""
     try:
         import fsspec
 

@@ -1,7 +1,6 @@
-"""Which images take part: pure functions from columns to positions, the same on every machine.
+"""Subsets of images: pure functions from columns to positions, with the same result on every machine.
 
-All results are int64 positions in the index, sorted, so that what is chosen and in which order it is visited are
-separate questions.
+All results are sorted int64 positions in the index: the selection is independent of the order of visits.
 """
 
 import bisect
@@ -18,15 +17,15 @@ from vitlet.text import plural, printable
 
 
 def split_ids(index: Index, good: np.ndarray, split: Literal["train", "val", "test"]) -> np.ndarray:
-    """Positions of the good images of one split; `good` is bool [n]."""
+    """Return the positions of the good images of one split; `good` is bool [n]."""
     return np.flatnonzero(good & (index.splits == SPLITS.index(split)))
 
 
 def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
-    """Positions of the good training images.
+    """Return the positions of the good training images.
 
     Raises:
-        DataError: if there is none.
+        DataError: if there are none.
     """
     ids = split_ids(index, good, "train")
     if not len(ids):
@@ -40,21 +39,21 @@ def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, *, num: int, seed: int) -> np.ndarray:
-    """Choose `num` labelled images with equally many of each class: the few-labels setting.
+    """Choose `num` labelled images with equally many per class, for the few-label setting.
 
-    Where `num` is not a multiple of the classes, some classes (chosen by the seed) give one more. A larger `num`
-    with the same seed contains the smaller one, if both are multiples.
+    If `num` is not a multiple of the number of classes, some classes (chosen by the seed) contribute one more. If both
+    are multiples, the subset of a larger `num` with the same seed contains that of a smaller one.
 
     Args:
         labels: Int [n], -1 without a label.
-        num: How many.
-        seed: Decides which.
+        num: Number of images.
+        seed: Random seed.
 
     Returns:
         Positions in `labels`, sorted.
 
     Raises:
-        DataError: if there are fewer classes than two, more classes than `num`, or too few images of a class.
+        DataError: if there are fewer than two classes, more classes than `num`, or too few images of a class.
     """
     classes = _several_classes(labels)
     if num < len(classes):
@@ -78,22 +77,22 @@ def balanced(labels: np.ndarray, *, num: int, seed: int) -> np.ndarray:
 
 
 def share_of(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
-    """Choose a share of the images, equally many of each class as far as the classes have them.
+    """Choose a share of the images, with equally many per class as far as possible.
 
-    A class with fewer gives all it has and the others give more, so that any share can be had and 1 is everything.
-    Where every class has enough this is `balanced`. A larger share with the same seed contains the smaller one, but
-    for the one image more that some classes give. Images without a label give their share as a group of their own.
+    A class with too few contributes all of its images and the others contribute more, so that any share up to 1 is
+    possible. If all classes have enough, the result is that of `balanced`. With the same seed, a larger share contains
+    a smaller one, except for the extra image of some classes. Unlabelled images are treated as a separate group.
 
     Args:
         labels: Int [n], -1 without a label.
-        share: 0 … 1, of all n; rounded to whole images.
-        seed: Decides which.
+        share: Share of all n, 0 … 1; rounded to whole images.
+        seed: Random seed.
 
     Returns:
         Positions in `labels`, sorted.
 
     Raises:
-        DataError: if it is not an image, or fewer than there are classes.
+        DataError: if the share is less than one image or less than one image per class.
     """
     known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
     num, num_unknown = round(share * len(known)), round(share * len(unknown))
@@ -113,7 +112,7 @@ def share_of(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
 
 
 def _even(counts: np.ndarray, *, num: int, seed: int) -> np.ndarray:
-    """How many each class gives so that `num` come together and the largest gift is as small as can be."""
+    """Distribute `num` images over classes of the given sizes so that the largest number is as small as possible."""
     levels = range(int(counts.max()) + 1)
     level = bisect.bisect_right(levels, num, key=lambda each: np.minimum(counts, each).sum()) - 1
     wanted = np.minimum(counts, level)
@@ -123,21 +122,21 @@ def _even(counts: np.ndarray, *, num: int, seed: int) -> np.ndarray:
 
 
 def long_tailed(labels: np.ndarray, *, imbalance: float, seed: int) -> np.ndarray:
-    """Choose images so that class sizes fall exponentially in the order of the class numbers.
+    """Choose images so that class sizes fall exponentially with the class number.
 
-    Class i of C gives `floor(m · imbalance^(−i / (C − 1)))` images, m the size of the largest class, at least one and
-    at most what it has. Source: Cui et al. 2019, Section 5.1; 5,000 images of ten classes and 100 give 12,406.
+    Class i of C contributes `floor(m · imbalance^(−i / (C − 1)))` images, where m is the size of the largest class: at
+    least one, at most all it has. Source: Cui et al. 2019, Section 5.1; ten classes of 5,000 at 100 give 12,406.
 
     Args:
-        labels: Int [n], -1 without a label; those are left out.
-        imbalance: First class size over last, at least 1.
-        seed: Decides which images.
+        labels: Int [n]; images without a label (-1) are left out.
+        imbalance: Ratio of the first class size to the last, at least 1.
+        seed: Random seed.
 
     Returns:
         Positions in `labels`, sorted.
 
     Raises:
-        DataError: if there are fewer classes than two.
+        DataError: if there are fewer than two classes.
     """
     classes = _several_classes(labels)
     counts = np.bincount(labels[labels >= 0])[classes]
@@ -147,21 +146,21 @@ def long_tailed(labels: np.ndarray, *, imbalance: float, seed: int) -> np.ndarra
 
 
 def listed(names: Sequence[str], paths: Sequence[str], *, where: str) -> np.ndarray:
-    """Positions in `paths` of the images that a list names.
+    """Return the positions in `paths` of the images that a list names.
 
-    A name is a path relative to the data, the end of one, or a bare file name; a class number behind it is not read
-    (`train/n01440764/n01440764_10026.JPEG 0`, as the lists of ImageNet-LT have it).
+    A name is a path relative to the data, the end of one, or a bare file name; a trailing class number is ignored, as
+    in the lists of ImageNet-LT (`train/n01440764/n01440764_10026.JPEG 0`).
 
     Args:
         names: Lines of the list.
-        paths: Of the training images, relative.
-        where: The list, for messages.
+        paths: Relative paths of the training images.
+        where: Name of the list for error messages.
 
     Returns:
         Positions, sorted.
 
     Raises:
-        DataError: for a name that no training image has, that several have, or that stands there twice.
+        DataError: for a name that no training image or several have, or that is listed twice.
     """
     ends: dict[str, list[int]] = {}
     depths = {_depth(name) for line in names for name in (line, _without_number(line))}
@@ -209,10 +208,10 @@ def _without_number(line: str) -> str:
 
 
 def subset_ids(index: Index, ids: np.ndarray, subset: Subset, *, seed: int) -> np.ndarray:
-    """Those of the rows `ids` (sorted) that take part.
+    """Return those of the sorted rows `ids` that belong to the subset.
 
     Raises:
-        DataError: as `share_of`, `long_tailed`, `listed`.
+        DataError: see `share_of`, `long_tailed` and `listed`.
     """
     labels = np.asarray(index.labels[ids])
     if subset.file is not None:
@@ -236,7 +235,7 @@ def _several_classes(labels: np.ndarray) -> np.ndarray:
 
 
 def _drawn(labels: np.ndarray, classes: np.ndarray, wanted: np.ndarray, *, seed: int) -> np.ndarray:
-    """So many of each class, sorted; with more wanted the same ones are among them."""
+    """Draw the wanted number of images of each class; larger numbers include the same images. Sorted."""
     chosen = []
     for code, number in zip(classes, wanted, strict=True):
         members = np.flatnonzero(labels == code)
@@ -245,15 +244,15 @@ def _drawn(labels: np.ndarray, classes: np.ndarray, wanted: np.ndarray, *, seed:
 
 
 def holdout(labels: np.ndarray, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide images into a part to learn from and a part to validate on, class by class.
+    """Split images into a training and a validation part, class by class.
 
     Args:
-        labels: Int [n]; those without a label (-1) are divided as a class of their own.
-        share: Of each class, goes to the second part, rounded; a class of two or more keeps one on either side.
-        seed: Decides which.
+        labels: Int [n]; images without a label (-1) form a class of their own.
+        share: Share of each class for the second part, rounded; a class of two or more has at least one in each part.
+        seed: Random seed.
 
     Returns:
-        Positions of the two parts, each sorted; together all of them.
+        Sorted positions of the two parts, which together cover all images.
     """
     assert 0 < share < 1
     is_held = np.zeros(len(labels), dtype=bool)

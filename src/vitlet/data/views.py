@@ -1,20 +1,21 @@
-"""One random look at a decoded image: crop, colours, blur, flip, solarise, erase, in the order of `View`'s fields.
+"""Augmentation of one decoded image: crop, colours, blur, flip, solarise, erase, in the order of `View`'s fields.
 
-`apply_view` is a pure function of image, view and key, uint8 in and uint8 out: pixels become floats once per batch,
-where that is cheaper. Every draw comes from `random.Random(key)`, the noise of erasing from a generator of a key
-derived from it, and timm's RandAugment, which knows only global generators, runs inside `rng.fenced`.
+`apply_view` is a pure function of image, view and key, uint8 in and uint8 out; conversion to float is cheaper per
+batch. All random draws come from `random.Random(key)`; the noise of random erasing uses a generator with a derived key,
+and timm's RandAugment, which only uses global generators, runs inside `rng.fenced`.
 
 Paper: Szegedy et al. 2015 (random resized crop), Cubuk et al. 2020 (RandAugment), Zhong et al. 2020 (erasing),
 Chen et al. 2020 (colour jitter and blur of contrastive views), Grill et al. 2020 (solarise), Ghiasi et al. 2021
 (large-scale jitter).
 Differences:
-  * Resizing is torch's antialiased uint8 kernel, which follows Pillow's filters in fixed point: pixels differ from
-    Pillow's by 0.02 levels of 255 in the mean, and come six times as fast (`vitlet.bench.input`).
-  * Jitter and blur are Pillow's operations, as in the published chains, and up to four times as fast as torch's.
-    Its blur of radius σ is three box passes, which approach a Gaussian.
-  * Erasing comes before normalisation here, so its N(0, 1) noise is mapped to pixels by mean and std, rounded, and
-    clipped to 0 … 255: at ImageNet's values the tails beyond about ±2σ are cut off.
-  * The flip comes after RandAugment, not before; the signs there are drawn evenly, so the distribution is the same.
+  * Resizing uses torch's antialiased uint8 kernel, which implements Pillow's filters in fixed point: pixels differ from
+    Pillow's by 0.02 levels of 255 on average, and it is six times as fast (`vitlet.bench.input`).
+  * Jitter and blur are Pillow's operations, as in the published pipelines, and up to four times as fast as torch's.
+    Pillow's blur of radius σ approximates a Gaussian by three box passes.
+  * Erasing precedes normalisation, so its N(0, 1) noise is mapped to pixels by mean and std, rounded, and clipped to
+    0 … 255: at ImageNet's values the tails beyond about ±2σ are cut off.
+  * The flip follows RandAugment rather than preceding it; RandAugment's signs are symmetric, so the distribution is the
+    same.
 """
 
 import functools
@@ -46,14 +47,14 @@ _Levels = tuple[int, int, int]
 
 
 class Normalisation(NamedTuple):
-    """What an encoder subtracts from an image in 0 … 1, and then divides it by; R, G, B."""
+    """Mean and standard deviation that an encoder normalises pixels in 0 … 1 with; R, G, B."""
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     @property
     def fill(self) -> _Levels:
-        """The colour, 0 … 255, that is nearest to zero for the encoder."""
+        """The colour, 0 … 255, that is nearest to zero after normalisation."""
         red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
         return red, green, blue
 
@@ -68,18 +69,18 @@ def apply_view(
     key: int,
     normalisation: Normalisation = IMAGENET,
 ) -> UInt8[Tensor, "3 S S"]:
-    """Look at `image` once through `view`.
+    """Apply `view` to `image` once.
 
     Args:
-        image: RGB, 0 … 255, on the CPU, in any memory layout. It is not changed.
-        view: What to do; `view.size` is S.
+        image: RGB, 0 … 255, on the CPU, in any memory layout; not modified.
+        view: The augmentation; `view.size` is S.
         key: From `rng.derive(seed, epoch, position, view_number)`; the same key gives the same pixels.
-        normalisation: The one that follows. As in timm, its mean fills what RandAugment uncovers, and noise of erasing
-            is N(0, 1) after it; the mean fills what an image leaves of a square, too.
+        normalisation: The normalisation that follows. As in timm, its mean fills areas exposed by RandAugment, and the
+            noise of random erasing is N(0, 1) after it; the mean also pads images to a square.
 
     Returns:
-        RGB, 0 … 255. It keeps the image's memory layout where it can (channels last is the fastest) and may share
-        memory with the image where nothing was to be done.
+        RGB, 0 … 255, in the image's memory layout where possible (channels last is the fastest). It may share memory
+        with the image if nothing was changed.
     """
     return look(image, view, key=key, normalisation=normalisation)[0]
 
@@ -91,8 +92,9 @@ def look(
     key: int,
     normalisation: Normalisation = IMAGENET,
 ) -> tuple[UInt8[Tensor, "3 S S"], "Placement | None", bool]:
-    """`apply_view`, with where the image was put (None for crops of which nobody asks it) and whether it was flipped
-    after that: what boxes and masks need to follow.
+    """Like `apply_view`, but also return the placement and the flip, which boxes and masks must follow.
+
+    The placement is None for crops other than `LargeScaleJitter` and `Fit`; the flip is applied after it.
     """
     draw = random.Random(key)
     placement = None
@@ -106,7 +108,7 @@ def look(
     if is_flipped:
         pixels = pixels.flip(-1)
     if draw.random() < view.solarize:
-        pixels = torch.minimum(pixels, 255 - pixels)  # inverts exactly the values of 128 and above
+        pixels = torch.minimum(pixels, 255 - pixels)  # inverts exactly the values from 128
     if draw.random() < view.erase:
         pixels = _erase(pixels, draw, key=key, normalisation=normalisation)
     return pixels, placement, is_flipped
@@ -114,7 +116,7 @@ def look(
 
 @dataclass(frozen=True)
 class Placement:
-    """An image resized to `height` × `width`, of which a window of `size` × `size` is seen, all in pixels."""
+    """A `size` × `size` window of an image resized to `height` × `width`, all in pixels."""
 
     height: int
     width: int
@@ -124,7 +126,7 @@ class Placement:
 
 
 def place(height: int, width: int, view: View, draw: random.Random) -> Placement:
-    """Where an image of `height` × `width` is put by `LargeScaleJitter` or `Fit`."""
+    """Draw the placement of an image of `height` × `width` for `LargeScaleJitter` or `Fit`."""
     size, crop = view.size, view.crop
     scale = draw.uniform(*crop.scale) if isinstance(crop, LargeScaleJitter) else 1.0
     ratio = scale * size / max(height, width)
@@ -157,10 +159,10 @@ def _crop(image: Tensor, view: View, draw: random.Random) -> Tensor:
 
 
 def random_box(height: int, width: int, crop: Resample, draw: random.Random) -> tuple[int, int, int, int]:
-    """The part of an image that `crop` looks at, by torchvision's rule.
+    """Draw a crop box by torchvision's rule.
 
-    Ten tries at an area and an aspect, uniform and log-uniform; if none fits, the largest centred box whose aspect
-    is within `crop.ratio`.
+    Tries ten times to draw an area (uniform) and an aspect ratio (log-uniform); if none fits, returns the largest
+    centred box whose aspect ratio is within `crop.ratio`.
 
     Returns:
         Top, left, height, width in pixels, inside the image and never empty.
@@ -178,11 +180,11 @@ def random_box(height: int, width: int, crop: Resample, draw: random.Random) -> 
 
 
 def resize(image: UInt8[Tensor, "3 H W"], shape: tuple[int, int], mode: str) -> UInt8[Tensor, "3 h w"]:
-    """`image` at `shape` (height, width), antialiased; `mode` is `bilinear` or `bicubic`."""
+    """Resize `image` to `shape` (height, width) with antialiasing; `mode` is `bilinear` or `bicubic`."""
     if image.shape[1:] == shape:
         return image
-    # The stride of a batch of one is free to choose, and torch keeps to its fast path for channels-last images only
-    # if it is that of a larger batch; the same numbers come out, a third sooner, and stay channels last.
+    # The batch stride of a single image is arbitrary, but torch takes its fast channels-last path only if it is that of
+    # a larger batch. Results are the same, stay channels last, and take a third less time.
     apart = max(length * step for length, step in zip(image.shape, image.stride(), strict=True))
     batch = image.as_strided((1, *image.shape), (apart, *image.stride()))
     return interpolate(batch, size=shape, mode=mode, antialias=True, align_corners=False)[0]
@@ -191,7 +193,7 @@ def resize(image: UInt8[Tensor, "3 H W"], shape: tuple[int, int], mode: str) -> 
 def _centre(image: Tensor, size: int, *, share: float, mode: str) -> Tensor:
     height, width = image.shape[1:]
     short = min(height, width)
-    # The ends of a very long image are never seen and would cost memory without bound when enlarged.
+    # The ends of a very long image are cropped anyway, and enlarging them would take unbounded memory.
     height, width = min(height, _LONGEST_ASPECT * short), min(width, _LONGEST_ASPECT * short)
     image = _middle(image, height, width)
     target = round(size / share)
@@ -214,7 +216,7 @@ def _shift(image: Tensor, size: int, padding: int, draw: random.Random) -> Tenso
 
 @functools.lru_cache(maxsize=1024)
 def _reflected(size: int, offset: int) -> np.ndarray:
-    """Indices `offset … offset + size - 1` into `size` pixels mirrored at both ends, the outermost not repeated."""
+    """Return indices `offset … offset + size - 1` into `size` pixels, reflected at both ends; edges are not repeated."""
     period = 2 * (size - 1)
     index = np.arange(offset, offset + size) % period
     index = np.minimum(index, period - index)
@@ -223,7 +225,7 @@ def _reflected(size: int, offset: int) -> np.ndarray:
 
 
 def _recolour(pixels: Tensor, view: View, draw: random.Random, *, key: int, fill: _Levels) -> Tensor:
-    """The operations that Pillow does: one conversion there and back, and none where none was drawn."""
+    """Apply the Pillow operations, with one conversion to Pillow and back, or none if no operation was drawn."""
     jitter = view.jitter
     if view.rand_augment is not None or (jitter is not None and draw.random() >= jitter.probability):
         jitter = None
@@ -254,8 +256,8 @@ def _rand_augment(photo: Image.Image, values: RandAugment, *, key: int, fill: _L
 
 @functools.cache
 def _timm_rand_augment(config: str, *, fill: _Levels) -> Callable[[Image.Image], Image.Image]:
-    """The transform with DeiT's settings; its translations are shares of the side, so no size is needed."""
-    from timm.data import auto_augment  # seconds to import, needed by few recipes
+    """Return timm's transform with DeiT's settings; translations are relative, so the size is not needed."""
+    from timm.data import auto_augment  # takes seconds to import and few recipes need it
 
     made = auto_augment.rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
     for operation in made.ops:
@@ -265,12 +267,12 @@ def _timm_rand_augment(config: str, *, fill: _Levels) -> Callable[[Image.Image],
 
 
 def _posterize(photo: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep so many bits of each value. None, at magnitude 10, is black; Pillow refuses it from version 13 on."""
+    """Keep `bits` bits of each value. 0 bits (magnitude 10) give black, which Pillow refuses from version 13."""
     return ImageOps.posterize(photo, bits) if bits else Image.new(photo.mode, photo.size)
 
 
 def _jitter(photo: Image.Image, jitter: Jitter, draw: random.Random) -> Image.Image:
-    """Brightness, contrast, saturation and hue in random order, each by a uniform amount, as torchvision does."""
+    """Change brightness, contrast, saturation and hue in random order by uniform amounts, as torchvision does."""
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     for operation in draw.sample(range(4), 4):
@@ -285,14 +287,14 @@ def _jitter(photo: Image.Image, jitter: Jitter, draw: random.Random) -> Image.Im
 def _turn_hue(photo: Image.Image, turns: float) -> Image.Image:
     levels = int(255 * turns)
     if levels == 0:
-        return photo  # the way through HSV and back would round colours for nothing
+        return photo  # avoids the rounding errors of conversion to HSV and back
     hue, saturation, value = photo.convert("HSV").split()
     hue = hue.point([(level + levels) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def _erase(pixels: Tensor, draw: random.Random, *, key: int, normalisation: Normalisation) -> Tensor:
-    """Noise in one rectangle, drawn by timm's rule: ten tries for one that fits, else the image as it was."""
+    """Fill one rectangle, drawn by timm's rule, with noise; unchanged if none fits in ten tries."""
     size = pixels.shape[-1]
     low, high = (math.log(aspect) for aspect in _ERASED_ASPECT)
     for _ in range(_ATTEMPTS):

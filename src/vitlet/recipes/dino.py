@@ -97,11 +97,11 @@ class DINOObjective(ObjectiveConfig):
 
 
 def dino_tiny_100e() -> Recipe[DINOObjective, EncoderConfig, RisingDecayOptimizerConfig]:
-    """DINO with a ViT-Tiny, 100 epochs of ImageNet-1k by the settings of the DINO authors' code for ViTs [L].
+    """DINO with a ViT-Tiny, 100 epochs of ImageNet-1k with the settings of the DINO authors' code for ViTs [L].
 
-    Wang et al. 2023 name DINO in their appendix B.5 [T]; their settings and scores are not known. Published: nothing
-    that could be compared. Measured here: not run. Steps count 2,502 an epoch, of ImageNet-1k in batches of 512.
-    Differences from that code: the gradient is clipped as a whole and not tensor by tensor; bf16 instead of fp16.
+    Wang et al. 2023 name DINO in their appendix B.5 [T]; their settings and scores are not known. Published: no
+    comparable result. Measured here: not run. Step counts assume ImageNet-1k in batches of 512: 2,502 steps per epoch.
+    Differences from that code: the gradient is clipped globally instead of per tensor; bf16 instead of fp16.
     """
     jitter = Jitter()
     large, small = Resample(scale=(0.4, 1.0)), Resample(scale=(0.05, 0.4))

@@ -28,7 +28,7 @@ class SimMIMObjective(ObjectiveConfig):
     method: Literal["simmim"] = "simmim"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6
     unit_pixels: Count = 32
-    """Side of the squares that are masked as one."""
+    """Side of the squares that are masked as a unit."""
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "SimMIM":
         """Build the objective; labels are not used."""
@@ -38,11 +38,11 @@ class SimMIMObjective(ObjectiveConfig):
 
 
 def simmim_tiny() -> Recipe[SimMIMObjective, EncoderConfig, SteppedOptimizerConfig]:
-    """SimMIM for ViT-Tiny, 800 epochs of ImageNet-1k: the paper's Appendix B.5, of which no number is known.
+    """SimMIM for ViT-Tiny, 800 epochs of ImageNet-1k: the paper's Appendix B.5, whose results are not known.
 
     Published: unknown, and so are the paper's settings; these are upstream's for ViT-B [L]. Measured here: not run.
-    The learning rate falls to a tenth at epoch 700 and follows no cosine. Published precision is fp16; bf16 is the
-    default here.
+    The learning rate drops to a tenth at epoch 700 instead of following a cosine. Published precision is fp16; bf16 is
+    the default here.
     """
     return Recipe[SimMIMObjective, EncoderConfig, SteppedOptimizerConfig](
         name="simmim_tiny",

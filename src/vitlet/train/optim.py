@@ -18,12 +18,12 @@ _TOKENS = ("cls_token", "pos_embed", "mask_token")
 
 
 class Rates(NamedTuple):
-    """What the schedule sets at a step."""
+    """Scheduled rates of a step."""
 
     lr: float
-    """Of the top layer."""
+    """Learning rate of the top layer."""
     weight_decay: float
-    """Of the tensors that it pulls on."""
+    """Weight decay of the tensors that it applies to."""
 
 
 def layer_of(name: str, *, depth: int, encoder: str = "encoder") -> int:
@@ -54,9 +54,9 @@ def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) -> list[dict]:
-    """Groups with `params`, `names`, and the shares `lr_scale` and `decay_scale` that they have of the rates.
+    """Return groups with `params`, `names`, and the factors `lr_scale` and `decay_scale` of the scheduled rates.
 
-    Every trainable tensor is in exactly one.
+    Every trainable tensor is in exactly one group.
     """
     groups: dict[tuple[int, bool], dict] = {}
     encoder = _name_of_encoder(module)
@@ -79,7 +79,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig, *, depth: int) 
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig, *, depth: int) -> Optimizer:
-    """The recipe's optimizer over the trainable parameters of `module`; `set_rates` sets its rates at every step."""
+    """Build the optimizer for the trainable parameters of `module`; `set_rates` sets its rates at every step."""
     groups = parameter_groups(module, config, depth=depth)
     if config.kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=config.betas[0], nesterov=config.betas[0] > 0)
@@ -87,7 +87,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, *, depth: int) -
 
 
 def schedule_of(config: OptimizerConfig, *, batch_size: int, warmup: int, total: int) -> Callable[[int], Rates]:
-    """The recipe's rates as a function of the step."""
+    """Return the recipe's rates as a function of the step."""
     peak = config.lr(batch_size)
 
     def lr(step: int) -> float:
@@ -105,7 +105,7 @@ def schedule_of(config: OptimizerConfig, *, batch_size: int, warmup: int, total:
 
 
 def set_rates(optimizer: Optimizer, rates: Rates) -> None:
-    """Give each group its share of both rates."""
+    """Set both rates of each group, multiplied by its factors."""
     for group in optimizer.param_groups:
         group["lr"] = rates.lr * group["lr_scale"]
         group["weight_decay"] = rates.weight_decay * group["decay_scale"]

@@ -1,1 +1,1 @@
-"""Weights on their way in and out."""
+"""Import and export of weights."""

@@ -1,6 +1,6 @@
-"""The encoder with relative positions in timm's names, which are those of `Beit`, and its start from a plain ViT.
+"""Encoders with relative positions: names of timm's `Beit`, and initialisation from a plain ViT.
 
-Source: Bao et al. 2022 (BEiT); the variant of Wang et al. 2023 keeps the absolute positions beside the relative ones.
+Source: Bao et al. 2022 (BEiT); the variant of Wang et al. 2023 keeps absolute positions in addition.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _OWN = ("ls1.gamma", "ls2.gamma", "attn.q_bias", "attn.v_bias", "attn.relative_p
 
 
 def to_beit(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names as timm's `Beit` has them."""
+    """Rename tensors as in timm's `Beit`."""
     return {_renamed(name, _HERE_AND_THERE): value for name, value in tensors.items()}
 
 
@@ -32,10 +32,10 @@ def _renamed(name: str, pairs: Any) -> str:
 
 
 def beit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, Any]:
-    """What timm's `Beit` needs beside the arguments that it shares with the plain ViT.
+    """Return the arguments of timm's `Beit` that a plain ViT does not have.
 
     Raises:
-        UsageError: for a form that `Beit` does not have.
+        UsageError: if `Beit` cannot represent the encoder.
     """
     if not (shape.final_norm or has_classifier):
         raise UsageError(
@@ -50,10 +50,10 @@ def beit_arguments(shape: EncoderConfig, *, has_classifier: bool) -> dict[str, A
 def with_relative_positions(
     plain: dict[str, Tensor], fresh: dict[str, Tensor], *, inherit_qkv_bias: bool
 ) -> dict[str, Tensor]:
-    """Tensors of a plain ViT with the parts of `fresh` that only the relative variant has.
+    """Return the tensors of a plain ViT, completed by those of `fresh` that only the relative variant has.
 
-    `qkv.bias` has no place in it. Its query and value parts become `q_bias` and `v_bias` where they are inherited; the
-    key part adds the same to all logits of a query and changes nothing.
+    `qkv.bias` is dropped. With `inherit_qkv_bias` its query and value parts become `q_bias` and `v_bias`; the key part
+    has no effect, since it adds the same constant to all logits of a query.
     """
     made = {name: value for name, value in plain.items() if not name.endswith("attn.qkv.bias")}
     made |= {name: value for name, value in fresh.items() if name.endswith(_OWN)}

@@ -1,7 +1,6 @@
-"""What `config.json` and `preprocessor_config.json` beside a weights file of others say about it.
+"""Reads `config.json` and `preprocessor_config.json` next to a third-party weights file.
 
-They are read as far as they make sense. What does not is a remark and no error, since the weights may be whole all the
-same.
+Invalid values give a remark rather than an error, since the weights themselves may be intact.
 """
 
 import json
@@ -17,18 +16,18 @@ from vitlet.nn.encoder import Pixels
 
 @dataclass(frozen=True)
 class Beside:
-    """Hugging Face's and timm's own description of a file."""
+    """Hugging Face's or timm's metadata for a weights file."""
 
     heads: int | None = None
     pixels: tuple[Pixels, Pixels] | None = None
     """Mean and deviation."""
     activation: str = "gelu"
     remarks: tuple[str, ...] = ()
-    """Sentences about what stands there and cannot be followed."""
+    """Sentences about metadata that is ignored."""
 
 
 def read_beside(path: Path) -> Beside:
-    """What lies beside the weights file `path`; nothing where there is nothing."""
+    """Read the metadata next to the weights file `path`; defaults if there is none."""
     remarks: list[str] = []
     config, preprocessing = (
         _object(path.parent / name, remarks) for name in ("config.json", "preprocessor_config.json")
@@ -76,7 +75,7 @@ def _pixels(
             TypeAdapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
             for kind, value in zip((Means, Deviations), values, strict=True)
         )
-    except ValueError:  # pydantic's and our own alike
+    except ValueError:  # raised by pydantic and by our own validators
         remarks.append(
             f"{file} beside the file is not followed: its {names[0]} and {names[1]} are not three numbers each, within "
             "0 … 1 and the second above 0"

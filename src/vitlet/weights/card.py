@@ -1,4 +1,4 @@
-"""The card of a model: what it is, how to open it, what was measured, whose knowledge and licences are in it."""
+"""Model cards: description, how to load the model, results, and the licences it inherits."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +18,16 @@ OPENING = {
 
 @dataclass(frozen=True)
 class Link:
-    """One network whose weights or answers went into a model."""
+    """A network that a model was initialised from or distilled from."""
 
     what: str
     licence: str
 
 
 def licence_chain(facts: Mapping[str, Any]) -> list[Link]:
-    """Every network that went into the model of `facts`, nearest first; empty where all began at random weights.
+    """Return every network behind the model of `facts`, nearest first; empty if everything was trained from scratch.
 
-    Followed are the file that was imported (`source`), the encoder that training started from (`init`) and the teacher
-    (`teacher`), each with what went into it.
+    Follows the imported file (`source`), the initial encoder (`init`) and the teacher (`teacher`), recursively.
     """
     return list(_links(facts))
 
@@ -47,7 +46,7 @@ def _links(facts: Mapping[str, Any]) -> Iterator[Link]:
 
 
 def is_non_commercial(chain: Sequence[Link]) -> bool:
-    """Whether a licence in the chain forbids commercial use, as far as it is known."""
+    """Whether a known licence in the chain forbids commercial use."""
     return any("nc" in link.licence.lower().split("-") for link in chain)
 
 
@@ -61,16 +60,16 @@ def card(
     results: Mapping[str, Mapping[str, Any]] | None = None,
     proof: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with the front matter that model hubs read.
+    """Return the card as Markdown with front matter for model hubs.
 
     Args:
-        title: Of the page.
+        title: Heading of the page.
         description: One paragraph.
-        tags: For hubs.
+        tags: Tags for hubs.
         facts: Provenance: recipe, data, command.
-        target: Which library opens the file beside it.
+        target: The library that opens the model, a key of `OPENING`.
         results: The files in `results/` of the run, by name.
-        proof: What `proof.json` holds.
+        proof: Content of `proof.json`.
     """
     chain = licence_chain(facts)
     lines = [

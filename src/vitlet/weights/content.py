@@ -1,4 +1,4 @@
-"""Weights known by what they are and not by where they stand: of a model folder, and of the teacher of a method."""
+"""Content hashes of models and of teachers, independent of their paths."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from vitlet.weights.names import CONFIG, Source, model_folder
 from vitlet.weights.teacher import UNTRAINED
 
 _TENSORS = (".safetensors", ".bin")
-"""Of timm's folders, which need not be ours."""
+"""Weights in timm's folders, which vitlet need not have written."""
 
 
 def file_content(file: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_content(path: Path) -> str:
-    """SHA-256 (hex) of a model folder as a function: its tensors, and what `config.json` makes of them.
+    """Return the SHA-256 (hex) of a model's tensors and `config.json`, without provenance.
 
-    Tensors alone do not say it: the same ones give other outputs with 3 heads than with 12. Provenance is left out.
+    Tensors alone do not determine the function: the same ones give different outputs with 3 heads and with 12.
 
     Raises:
         CheckpointError: if there is no model at `path`.
@@ -40,12 +40,12 @@ def folder_content(path: Path) -> str:
 
 
 def teacher_content(objective: ObjectiveConfig) -> str:
-    """The teacher that a method learns from: changes with any weight and setting of it.
+    """Return an identifier of a method's teacher that changes with any of its weights and settings.
 
-    Empty without a teacher, and for an untrained one, whose name in the recipe says all.
+    Empty without a teacher, and for an untrained one, which its name in the recipe fully determines.
 
     Raises:
-        UsageError, CheckpointError: if none is where it is said to be.
+        UsageError, CheckpointError: if there is no teacher at the given path.
     """
     source = _teacher_of(objective)
     if not source or source.startswith(UNTRAINED):
@@ -57,14 +57,14 @@ def teacher_content(objective: ObjectiveConfig) -> str:
 
 
 def require_same_teacher(objective: ObjectiveConfig, content: str) -> None:
-    """Refuse to go on with another teacher than a run began with.
+    """Refuse to resume a run with a teacher other than the one it began with.
 
     Args:
-        objective: Names the teacher.
-        content: `teacher_content` when the run began; empty where nobody wrote it down.
+        objective: The method, which names the teacher.
+        content: `teacher_content` when the run began; empty if it was not recorded.
 
     Raises:
-        CheckpointError: if other weights stand there now, or none.
+        CheckpointError: if the weights there have changed or are gone.
     """
     if content and teacher_content(objective) != content:
         raise CheckpointError(
@@ -75,4 +75,4 @@ def require_same_teacher(objective: ObjectiveConfig, content: str) -> None:
 
 
 def _teacher_of(objective: ObjectiveConfig) -> str | None:
-    return getattr(objective, "teacher", None)  # what every method that has one calls it
+    return getattr(objective, "teacher", None)  # the field has this name in every method

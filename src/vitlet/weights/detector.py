@@ -1,6 +1,6 @@
-"""What a detector has above its encoder, as a folder: `model.safetensors` and `config.json`.
+"""Detector weights without the encoder, as a folder with `model.safetensors` and `config.json`.
 
-The encoder stands in a folder of its own, which timm opens; the recipe of the run says how the two are put together.
+The encoder has its own folder, in timm's format; the recipe of the run describes how the two are combined.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class Labels:
-    """What a detector tells apart."""
+    """Classes of a detector."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    """What the training data called each class."""
+    """Identifiers of the classes in the training data."""
 
 
 def write_detector(path: Path, detector: nn.Module, *, labels: Labels, facts: dict[str, Any]) -> None:
-    """Write the folder, whole or not at all."""
+    """Write the folder atomically."""
     weights, sha256 = sealed(detector.state_dict())
     config = {
         "classes": list(labels.classes),
@@ -39,10 +39,10 @@ def write_detector(path: Path, detector: nn.Module, *, labels: Labels, facts: di
 
 
 def read_labels(path: Path) -> Labels:
-    """What the detector in a folder tells apart.
+    """Read the classes of the detector in a folder.
 
     Raises:
-        CheckpointError: if there is no folder that `write_detector` wrote.
+        CheckpointError: if `path` was not written by `write_detector`.
     """
     if not (path / _CONFIG).is_file():
         raise CheckpointError(
@@ -53,10 +53,10 @@ def read_labels(path: Path) -> Labels:
 
 
 def load_detector(path: Path, detector: nn.Module) -> None:
-    """Put the tensors of a folder into `detector`, all of them or none.
+    """Load the tensors of a folder into `detector`: all of them or none.
 
     Raises:
-        CheckpointError: if the file is missing or altered, or has other tensors.
+        CheckpointError: if the file is missing or altered, or its tensors do not match.
     """
     tensors = unsealed(path / _WEIGHTS, sha256=read_json(path / _CONFIG).get("sha256", ""))
     require_same(

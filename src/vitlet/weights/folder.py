@@ -1,8 +1,8 @@
-"""An encoder or classifier as a folder that timm opens, and back; ConvNets too.
+"""Model folders in timm's format: an encoder or classifier, ViT or ConvNet, written and read.
 
-`config.json` (timm's own format: architecture, its arguments, preprocessing), `model.safetensors` with timm's names,
-and a `README.md` card. The head count stands among the arguments, since tensors alone do not show it. A `vitlet`
-section that timm ignores holds what is needed to train on.
+A folder has `config.json` (timm's own format: architecture, its arguments, preprocessing), `model.safetensors` with
+timm's names, and a `README.md` card. The arguments include the head count, which tensors alone do not show. timm
+ignores the `vitlet` section, which holds what further training needs.
 
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
@@ -32,21 +32,21 @@ from vitlet.weights.tensors import require_same, sealed, unsealed
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
-"""Beside an exported model."""
+"""Files next to an exported model."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds."""
+    """Content of a model folder."""
 
     encoder: AnyEncoder
     classifier: AnyClassifier | None
     classes: tuple[str, ...]
     evaluation: View
     sha256: str
-    """Of the weights file."""
+    """SHA-256 (hex) of the weights file."""
     facts: dict[str, Any]
-    """Provenance as it was written."""
+    """Provenance as written."""
 
 
 def write_model(
@@ -58,14 +58,14 @@ def write_model(
     classifier: AnyClassifier | None = None,
     classes: tuple[str, ...] = (),
 ) -> None:
-    """Write the folder, whole or not at all.
+    """Write the folder atomically.
 
     Args:
-        path: The folder; replaced if it is there.
-        encoder: Its tensors get timm's names.
-        evaluation: The view that evaluation uses, told to timm as preprocessing.
+        path: The folder; replaced if it exists.
+        encoder: The encoder; its tensors get timm's names.
+        evaluation: The view used in evaluation, which becomes timm's preprocessing.
         facts: Provenance for the card: recipe, data, command, numbers.
-        classifier: Adds `fc_norm` and `head`, or what timm calls the last layer of the ConvNet.
+        classifier: Adds `fc_norm` and `head`, or the ConvNet's last layer under timm's name.
         classes: Names of the head's outputs.
     """
     tensors = _named(_parts(encoder, classifier))
@@ -86,12 +86,12 @@ def write_model(
 
 
 def network(encoder: AnyEncoder) -> nn.Module:
-    """The module of timm inside, whose names the tensors have in files."""
+    """Return the wrapped timm module, whose tensor names are used in files."""
     return encoder.net if isinstance(encoder, ConvEncoder) else encoder.vit
 
 
 def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[str, nn.Module]]:
-    """Everything that is saved, with what comes before its names in files."""
+    """Return the modules to save, each with the prefix of its names in files."""
     prefix = f"{encoder.head_name}." if isinstance(encoder, ConvEncoder) else ""
     assert classifier is None or isinstance(classifier, ConvClassifier) == isinstance(encoder, ConvEncoder)
     return [("", network(encoder)), *([] if classifier is None else [(prefix, classifier)])]
@@ -132,8 +132,9 @@ def _timm_config(
 
 
 def _vit_arguments(shape: EncoderConfig, *, pool: Pool | None) -> dict[str, Any]:
-    """Without a head (`pool` None) timm's features are those of `vitlet embed`: the mean of the patch tokens. timm puts
-    the norm behind a mean unless it is told that there is none.
+    """Return timm's ViT arguments; without a head (`pool` None), features are the mean of the patch tokens.
+
+    That is what `vitlet embed` returns. timm moves the norm behind the mean unless `fc_norm` is off.
     """
     global_pool = "token" if pool == "class" else "avg"
     arguments = {
@@ -166,7 +167,7 @@ def card_of(
     results: Mapping[str, Any] | None = None,
     proof: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card of an encoder, or of a classifier of `classes`; see `weights.card`."""
+    """Return the card of an encoder, or of a classifier of `classes`; see `weights.card`."""
     family = "ConvNet" if isinstance(encoder, ConvEncoder) else "Vision transformer"
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
     return card(
@@ -191,14 +192,14 @@ def _described(encoder: AnyEncoder) -> str:
 
 
 def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
-    """Refuse to put a model where something else is: writing one replaces the whole folder.
+    """Refuse to replace a folder that is not a model folder: writing a model replaces the whole folder.
 
     Args:
-        folder: Where the model is to stand.
-        files: Names that a model folder may hold beside those of timm's format.
+        folder: Where the model will be written.
+        files: Further file names, besides those of timm's format, that a model folder may hold.
 
     Raises:
-        UsageError: if anything but an empty folder or a model folder stands there.
+        UsageError: if anything but an empty folder or a model folder is there.
     """
     ours = {CONFIG, WEIGHTS, CARD, PROOF, PREPROCESSING} | files
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
@@ -210,10 +211,10 @@ def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
 
 
 def read_model(path: Path) -> Saved:
-    """Read a folder that `write_model` wrote, all of it, verified.
+    """Read and verify a folder that `write_model` wrote.
 
     Raises:
-        CheckpointError: if a file is missing, altered, or the tensors are not exactly the network's.
+        CheckpointError: if a file is missing or altered, or the tensors are not exactly the network's.
     """
     config = read_json(path / CONFIG)
     ours = config.get("vitlet") if isinstance(config, dict) else None
@@ -236,10 +237,10 @@ def read_model(path: Path) -> Saved:
 
 
 def _described_in(config: dict[str, Any]) -> Saved:
-    """The model that `config` describes, with untrained weights.
+    """Build the model that `config` describes, with untrained weights.
 
     Raises:
-        KeyError, TypeError, UsageError: where something is missing or has another form.
+        KeyError, TypeError, UsageError: if something is missing or malformed.
     """
     ours, preprocessing = config["vitlet"], config["pretrained_cfg"]
     mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
@@ -257,10 +258,10 @@ def _described_in(config: dict[str, Any]) -> Saved:
 def load_exactly(
     encoder: AnyEncoder, tensors: dict[str, Tensor], *, where: str, classifier: AnyClassifier | None = None
 ) -> None:
-    """Load tensors with timm's names; every one must be used and none may be missing, or nothing is loaded.
+    """Load tensors with timm's names; if any is unused or missing, nothing is loaded.
 
     Raises:
-        CheckpointError: naming the first names and shapes that differ.
+        CheckpointError: naming the first tensors that differ.
     """
     parts = _parts(encoder, classifier)
     require_same(tensors, _named(parts), what=f"{where} does not fit this network")
@@ -269,22 +270,22 @@ def load_exactly(
 
 
 def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_blocks: int | None = None) -> Encoder:
-    """An encoder made as `target` says, with all tensors of `source` that it has.
+    """Build the encoder of `target`, initialised from `source`.
 
-    The final norm may be left out (a mean-pooling head brings its own) or start afresh, relative positions may be new,
-    and absolute ones are resized to another image size: all by design of the recipe. Everything else must fit.
+    As the recipe requires, the final norm may be dropped (a mean-pooling head has its own) or new, relative positions
+    may be new, and absolute ones are resized to another image size. Everything else must match.
 
     Args:
         source: Trained weights.
         target: The shape and settings of the result.
-        seed: Of what starts afresh.
-        keep_blocks: Only patch embedding, tokens and so many of the lowest blocks are trained (Wang et al. 2023,
-            Figures 2 and 4), the rest is as `source` was before its training; with 0 all of it. None: everything is
-            trained. What is kept then differs from what is not in training alone, and not in how it was initialised.
+        seed: Seed of new parameters.
+        keep_blocks: Keep only the patch embedding, the tokens and this many of the lowest blocks (Wang et al. 2023,
+            Figures 2 and 4) and reinitialise the rest; 0 reinitialises everything, None keeps everything. The rest is
+            initialised as `source` was, so that it differs from the kept part in training alone.
 
     Raises:
         CheckpointError: if the shapes differ.
-        UsageError: if there are not so many blocks.
+        UsageError: if `source` has fewer blocks.
     """
     if keep_blocks is not None:
         source = _cut(source, keep_blocks, seed=seed)
@@ -297,7 +298,7 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
         tensors |= {k: v for k, v in fresh.items() if k.startswith("norm.")}
     if target.relative_position and not source.config.relative_position:
         tensors = with_relative_positions(tensors, fresh, inherit_qkv_bias=target.inherit_qkv_bias)
-    if source.config.grid != target.grid:  # once, and not within every step: what is trained is the resized table
+    if source.config.grid != target.grid:  # once, so that the resized table is trained
         with torch.no_grad():
             tensors["pos_embed"] = resize(tensors["pos_embed"], grid=target.grid)
     load_exactly(encoder, tensors, where="the initial encoder")
@@ -305,7 +306,7 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
 
 
 def _cut(source: Encoder, blocks: int, *, seed: int) -> Encoder:
-    """`source` with all above its lowest blocks as it was before training; above none lies everything."""
+    """Reinitialise everything above the lowest `blocks` blocks of `source`; with 0, the whole encoder."""
     depth = source.config.depth
     if not 0 <= blocks <= depth:
         raise UsageError(f"{blocks} blocks of an encoder that has {depth}", fix=f"--keep-blocks 0 … {depth}")

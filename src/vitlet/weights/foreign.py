@@ -1,10 +1,10 @@
-"""Importing a ViT that somebody else trained: all of it or, when asked, less, and never in silence.
+"""Import of ViTs trained elsewhere: complete or, on request, partial, and never silently so.
 
-Tensors show width, depth, patch, grid and MLP; they do not show the number of heads, nor how pixels were normalised.
-What the kind of file or a `config.json` beside it does not decide is asked for. Position embeddings are kept as they
-are (MAE's and MoCo-v3's sin-cos tables differ) and resized on request only.
+Tensors show width, depth, patch size, grid and MLP ratio, but neither the number of heads nor the pixel normalisation.
+Those follow from the kind of file or a `config.json` next to it, or the user must give them. Position embeddings are
+kept unchanged (MAE's and MoCo-v3's sin-cos tables differ) and resized only on request.
 
-Differences: LayerNorm's ε is 1e-6 here, as in timm; Hugging Face's default is 1e-12, which trained weights do not feel.
+Differences: LayerNorm's ε is 1e-6, as in timm; Hugging Face's default is 1e-12, which trained weights do not notice.
 """
 
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ HALF: tuple[Pixels, Pixels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Imported:
-    """An encoder, and what is known of how it came out of its file."""
+    """An imported encoder, with a record of how it was read."""
 
     encoder: Encoder
     classifier: Classifier | None
-    """With outputs called by their numbers: files do not name classes."""
+    """Its classes are numbered, since weights files do not name them."""
     kind: Kind
     layout: Layout
     missing: tuple[str, ...]
-    """Tensors (timm's names) that the file does not have; they hold random numbers, a LayerScale ones."""
+    """Tensors (timm's names) that the file lacks: randomly initialised, or ones for a LayerScale."""
     notes: tuple[str, ...]
-    """Sentences that a user should read."""
+    """Sentences to show to the user."""
     facts: dict[str, Any]
     """Provenance for the model folder."""
 
@@ -58,20 +58,20 @@ def import_file(
     pixels: tuple[Pixels, Pixels] | None = None,
     entry: str | None = None,
 ) -> Imported:
-    """Read the encoder in a weights file of another library.
+    """Read an encoder from another library's weights file.
 
     Args:
-        path: `.safetensors`, `.pth`, `.pth.tar`, `.pt` or `.bin`; the content decides.
-        heads: Number of heads, where neither the kind of file nor a config beside it decides.
+        path: `.safetensors`, `.pth`, `.pth.tar`, `.pt` or `.bin`; the format is detected from the content.
+        heads: Number of heads, needed where neither the kind of file nor a config next to it gives one.
         image_size: Resize the position embedding to images of this side, in pixels; None keeps it.
-        allow_partial: Accept an encoder that is not whole, or that computes something else than in its home.
-        prefix: Which network, where the file has several.
-        pixels: Mean and deviation of its pixels, where the kind of file does not decide.
-        entry: Under which of its entries, where the file has several; None takes the one that was trained.
+        allow_partial: Accept an incomplete encoder, or one that computes something else than the original.
+        prefix: Which network, if the file has several.
+        pixels: Mean and standard deviation of its pixels; None takes those of a config next to the file, or ImageNet's.
+        entry: Which entry, if the file has several; None takes the trained weights.
 
     Raises:
-        CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
-        UsageError: if something has to be asked for.
+        CheckpointError: if the file is unsafe, damaged, not a plain ViT, or incomplete.
+        UsageError: if the user must specify something.
     """
     file = read_weights(path, entry=entry)
     layout = arrange(file.tensors, prefix=prefix)
@@ -110,7 +110,7 @@ def _positions(layout: Layout, grid: int) -> dict[str, Any]:
 
 
 def _shape(layout: Layout, path: Path) -> dict[str, Any]:
-    """Everything about the network that its tensors show."""
+    """Infer the network's shape from its tensors."""
     tensors, depth = layout.tensors, layout.depth
     patch, position = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
     first = next((t for name, t in tensors.items() if name.endswith(".mlp.fc1.weight") and t.ndim == 2), None)
@@ -150,7 +150,7 @@ def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
 
 
 def _heads_of_table(layout: Layout, asked: int | None, path: Path) -> int | None:
-    """The columns of the tables of relative positions, one a head; None without a table."""
+    """Return the number of columns, one per head, of the relative-position tables; None without tables."""
     tables = (t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table") and t.ndim == 2)
     columns = next((table.shape[1] for table in tables), None)
     if columns and asked not in (None, columns):
@@ -163,7 +163,7 @@ def _heads_of_table(layout: Layout, asked: int | None, path: Path) -> int | None
 
 
 def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], path: Path) -> None:
-    """Offsets must be numbered as ours are."""
+    """Check that relative offsets are numbered as ours are."""
     if not layout.relative:
         return
     ours = relative_offsets(shape["image_size"] // shape["patch_size"])
@@ -178,7 +178,7 @@ def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], pa
 
 
 def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
-    """Put the tensors into the encoder; returns the names of those that are not there."""
+    """Load the tensors into the encoder and return the names of missing ones."""
     wanted = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
     for name, tensor in layout.tensors.items():
         if name in wanted and tensor.shape != wanted[name].shape:
@@ -229,10 +229,10 @@ def _require_whole(layout: Layout, missing: tuple[str, ...], path: Path, *, allo
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
-    """The same encoder for images of another side, its position embedding resized bicubically.
+    """Return the encoder for another image size, its position embedding resized bicubically.
 
     Raises:
-        UsageError: if patches do not tile such an image, or positions are relative.
+        UsageError: if the patches do not tile such an image, or positions are relative.
     """
     if encoder.config.relative_position:
         raise UsageError("relative positions cannot be resized", fix="leave --image-size out")

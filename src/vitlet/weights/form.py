@@ -1,4 +1,4 @@
-"""In which form a model is handed out, and which cannot be. Free of torch."""
+"""Export formats and their restrictions. Free of torch."""
 
 import os
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ Target = Literal["timm", "onnx", "openvino", "torch-export"]
 
 @dataclass(frozen=True)
 class Form:
-    """A format and what is done to the model on the way into it."""
+    """An export format and its options."""
 
     target: Target = "timm"
     int8: bool = False
-    """Products with weights in 8 bits, with ranges from calibration images."""
+    """Quantise products with weights to 8 bits, with ranges from calibration images."""
     embed_preprocessing: bool = False
-    """The model takes bytes and standardises them itself."""
+    """Let the model take uint8 pixels and standardise them itself."""
 
     def require_possible(self) -> None:
-        """Refuse what a format cannot hold.
+        """Refuse options that the format does not support.
 
         Raises:
-            UsageError: naming a format that can.
+            UsageError: naming a format that does.
         """
         if self.int8 and self.target not in ("onnx", "openvino"):
             raise UsageError(
@@ -41,10 +41,10 @@ class Form:
 
 
 def require_no_detector(run: str | os.PathLike[str]) -> None:
-    """Refuse a run of detection, whose regions no format here holds.
+    """Refuse a detection run: no export format supports its variable number of regions.
 
     Raises:
-        UsageError: naming what of it can be handed out.
+        UsageError: naming the part that can be exported.
     """
     source = Source.parse(run)
     found = Run(source.path)

@@ -1,7 +1,7 @@
-"""Files of other runtimes: written from a graph, and opened by those runtimes alone, on one thread.
+"""Model files for other runtimes: written from a graph, and run by that runtime alone on one thread.
 
-No pickle is written: the sample inputs that torch.export would store as one are left out. Nothing is sent: OpenVINO
-reports each of its imports to its makers unless that is declined, so its reporting package is hidden from it here.
+No pickle is written: the sample inputs that torch.export would pickle are left out. No telemetry is sent: OpenVINO
+reports each import unless the user opts out, so its telemetry package is hidden here.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ from vitlet.weights.portable import INPUT, Portable
 ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH = "model.onnx", "model.xml", "model.bin", "model.pt2"
 FILES = frozenset({ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH})
 OPSET = 20
-"""ONNX Runtime 1.17 and OpenVINO 2024 read it."""
+"""Readable by ONNX Runtime 1.17 and OpenVINO 2024."""
 Runner = Callable[[Tensor], dict[str, NDArray[np.float32]]]
 Precision = Literal["f32", "bf16"]
 
 
 def require_packages(form: Form) -> None:
-    """Refuse at once what lacks its package, before anything is computed.
+    """Check that the packages of a format are installed, before anything is computed.
 
     Raises:
-        UsageError: naming the extra.
+        UsageError: naming the extra to install.
     """
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
     quantiser = ("nncf",) if form.int8 and form.target == "openvino" else ()
@@ -48,13 +48,13 @@ def require_packages(form: Form) -> None:
 
 
 def optional(name: str) -> Any:
-    """A module of the extra `export`.
+    """Import a package of the extra `export`.
 
     Raises:
         UsageError: if it is not installed.
     """
     if name in ("openvino", "nncf"):
-        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # an import of it fails, and both do without
+        sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # makes its import fail, which both tolerate
     try:
         with quiet():
             return importlib.import_module(name)
@@ -66,11 +66,11 @@ def optional(name: str) -> Any:
 
 @functools.cache
 def openvino_core() -> Any:
-    """The one core of OpenVINO in this process, which is never given up.
+    """Return the process-wide OpenVINO core, which is never released.
 
-    The plug-in of each core registers a signal stack for the thread, and puts back what was there before when it goes.
-    Of two that go in the order in which they came, the second puts back freed memory, and the next signal (the end of
-    a loader's worker, say) is a segmentation fault.
+    Each core's plug-in registers a signal stack for the thread and restores the previous one when released. If two are
+    released in the order of their creation, the second restores freed memory, and the next signal (such as the end of
+    a loader's worker) causes a segmentation fault.
 
     Raises:
         UsageError: if OpenVINO is not installed.
@@ -80,7 +80,7 @@ def openvino_core() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the notes and warnings of converters, which tell their authors something and users nothing."""
+    """Silence the log messages and warnings of converters, which are meant for their developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -92,7 +92,7 @@ def quiet() -> Iterator[None]:
 
 
 def write_graph(model: Portable, folder: Path, form: Form) -> None:
-    """Write the files of `form` (not int8) into `folder`, which is there.
+    """Write the files of `form` (before int8 quantisation) into the existing `folder`.
 
     Raises:
         UsageError: if a package is not installed.
@@ -127,16 +127,16 @@ def _onnx_of(model: Portable) -> bytes:
 
 
 def open_graph(model: Portable, folder: Path, form: Form, *, precision: Precision = "f32") -> Runner:
-    """The model as its own runtime computes it from the files in `folder`, on one thread.
+    """Open the files in `folder` in the runtime of `form`, on one thread.
 
     Args:
-        model: Tells the names of the outputs; its weights are not used.
-        folder: Written in the form `form`.
-        form: Which runtime.
-        precision: In which OpenVINO may compute.
+        model: Gives the names of the outputs; its weights are not used.
+        folder: A folder written with `form`.
+        form: The format, which determines the runtime.
+        precision: Precision that OpenVINO may compute in.
 
     Returns:
-        A function from what the exported model takes to its outputs by name.
+        A function from the exported model's input to its outputs by name.
     """
     if form.target == "timm":
         return _open_timm(model, folder)

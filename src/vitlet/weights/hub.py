@@ -1,4 +1,4 @@
-"""Names of models on a hub: `hf://user/name`. Free of torch, and of any network."""
+"""Names of models on a hub: `hf://user/name`. Free of torch and of network access."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 
 @dataclass(frozen=True)
 class HubName:
-    """Whose model it is and what it is called."""
+    """Owner and name of a model on a hub."""
 
     owner: str
     name: str
@@ -31,7 +31,7 @@ class HubName:
 
     @property
     def repository(self) -> str:
-        """As the hub's own programs write it."""
+        """`owner/name`, as the hub's own tools write it."""
         return f"{self.owner}/{self.name}"
 
     def __str__(self) -> str:

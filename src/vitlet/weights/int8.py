@@ -1,7 +1,7 @@
-"""Static quantisation to 8 bits: ranges of activations are measured on images, once, before the model is handed out.
+"""Static int8 quantisation: activation ranges are calibrated on images, once, before the model is exported.
 
-Only products with weights are quantised (linear layers and the patch embedding, nearly all of the arithmetic); what
-attention multiplies, softmax and the norms stay in fp32, where 8 bits cost a transformer most of its accuracy.
+Only products with weights are quantised (linear layers and the patch embedding: nearly all of the arithmetic).
+Attention products, softmax and norms stay in fp32: quantising them costs a transformer most of its accuracy.
 
 Paper: Jacob et al. 2018 (integer-only inference from calibrated ranges); one scale for each output channel.
 """
@@ -23,12 +23,12 @@ _BATCH = 16
 
 
 def quantise(folder: Path, form: Form, calibration: NDArray[Any]) -> None:
-    """Replace the fp32 graph in `folder` by one with 8-bit products.
+    """Replace the fp32 graph in `folder` with a quantised one.
 
     Args:
-        folder: As `write_graph` left it.
+        folder: A folder written by `write_graph`.
         form: `onnx` or `openvino`.
-        calibration: Inputs of the exported model, none of which should be among those it is judged on.
+        calibration: Inputs of the exported model, disjoint from those that it is evaluated on.
 
     Raises:
         UsageError: if a package is not installed.
@@ -47,7 +47,7 @@ def _by_onnxruntime(path: Path, batches: Sequence[NDArray[Any]]) -> None:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
-        """Hands out the batches one by one, and None after the last."""
+        """Returns the batches one by one, then None."""
 
         def __init__(self) -> None:
             self._left: Iterator[NDArray[Any]] = iter(batches)
@@ -74,7 +74,7 @@ def _by_onnxruntime(path: Path, batches: Sequence[NDArray[Any]]) -> None:
 
 
 def _products_of_activations(path: Path) -> list[str]:
-    """Names of the products in which no factor is a weight: queries with keys, and attention with values."""
+    """Return the names of products without weights: queries with keys, and attention with values."""
     graph = optional("onnx").load(path).graph
     constant = {tensor.name for tensor in graph.initializer}
     return [n.name for n in graph.node if n.op_type == "MatMul" and not constant & set(n.input)]
@@ -90,7 +90,7 @@ def _by_nncf(path: Path, batches: Sequence[NDArray[Any]]) -> None:
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
         )
-        # Beside the old files: the graph still reads its constants from them, and would crash if they changed.
+        # Not over the old files: the graph still maps its constants from them and would crash if they changed.
         openvino.save_model(small, Path(scratch) / OPENVINO, compress_to_fp16=False)
         for name in (OPENVINO, OPENVINO_WEIGHTS):
             shutil.copyfile(Path(scratch) / name, path.with_name(f"{name}.new"))

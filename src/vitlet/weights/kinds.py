@@ -1,4 +1,4 @@
-"""Who made a weights file, as far as its names and entries show, and what is known of their networks."""
+"""Detects which project a weights file comes from, by its names and entries, and lists known facts of each."""
 
 import re
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ NON_COMMERCIAL = "CC-BY-NC-4.0"
 
 @dataclass(frozen=True)
 class Kind:
-    """What the maker of a file is known to do."""
+    """Known conventions of the project that a file comes from."""
 
     name: str
     heads: dict[int, int]
-    """Number of heads by width, where there is no doubt."""
+    """Number of heads by width, where it is unambiguous."""
     licence: str = UNKNOWN
-    """Of the weights that the authors released; somebody else's in the same form may have another."""
+    """Licence of the authors' released weights; others in the same format may differ."""
     imagenet_pixels: bool = True
-    """Whether its pixels are normalised by ImageNet's mean and deviation; else that is not known."""
+    """Whether pixels are normalised by ImageNet's mean and deviation; if False, this is unknown."""
 
 
 _COMMON_HEADS = {768: 12, 1024: 16, 1280: 16}
@@ -40,7 +40,7 @@ TIMM = Kind("ViT with timm's names", _COMMON_HEADS, imagenet_pixels=False)
 
 
 def kind_of(file: WeightsFile, layout: Layout) -> Kind:
-    """The kind of file that `layout` was found in."""
+    """Detect the kind of file that `layout` was found in."""
     names = file.tensors.keys()
     prefix = layout.prefix.removeprefix("module.")
     table = layout.tensors.get("pos_embed")
@@ -66,7 +66,7 @@ def kind_of(file: WeightsFile, layout: Layout) -> Kind:
 
 
 def sincos_order(table: Tensor | None) -> str:
-    """Which sin-cos table `table` is, in the words of `EncoderConfig.sincos_order`; empty if it was learned."""
+    """Return the order of a sin-cos table, as in `EncoderConfig.sincos_order`; empty if it was learned."""
     if table is None or table.ndim != 3 or table.shape[-1] % 4:
         return ""
     grid = round((table.shape[1] - 1) ** 0.5)

@@ -1,12 +1,12 @@
-"""Names and forms of a ViT's tensors in the files of others, brought to timm's without changing what they compute.
+"""Converts ViT tensors from third-party files to timm's names and shapes without changing what they compute.
 
-Known: timm and everything with its names (MAE, MAE-Lite, MoCo-v3, DINO, DINOv2, BEiT-like blocks with relative
-positions) and Hugging Face's ViT and ViTMAE, in the names of transformers 4 and 5. Three things are rewritten, each
-exactly: separate queries, keys and values become one matrix; biases of queries and values alone get a zero for the
-keys; LayerScale is multiplied into the layer before it, where the encoder has none of its own.
+Supported: timm and everything with its names (MAE, MAE-Lite, MoCo-v3, DINO, DINOv2, BEiT-like blocks with relative
+positions) and Hugging Face's ViT and ViTMAE, with the names of transformers 4 and 5. Three conversions are exact:
+separate queries, keys and values become one matrix; biases of only queries and values get zeros for the keys;
+LayerScale is folded into the preceding layer if the encoder has none of its own.
 
-What is left out is named with the reason. `dropped` was not part of the encoder; `lost` was, and without it the
-encoder computes something else.
+Every omitted tensor is listed with a reason: under `dropped` if it was not part of the encoder, under `lost` if the
+encoder computes something else without it.
 """
 
 import re
@@ -20,7 +20,7 @@ from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import printable
 
 _STEMS = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
-"""Every ViT has one of them; what stands before it is the prefix of the network."""
+"""Every ViT has one of these tensors; the text before it is the prefix of the network."""
 
 _COPIES = {
     "tch_model.": "embedded teacher",
@@ -70,12 +70,12 @@ _HUGGING_FACE = (
 _LOGITS_ALONE = {"norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias"}
 _ATTENTION_BIASES = {"attn.qkv.bias", "attn.q_bias", "attn.v_bias"}
 _SCALED = (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2"))
-"""A LayerScale, and the layer whose output it multiplies."""
+"""Each LayerScale with the layer whose output it multiplies."""
 
 
 @dataclass
 class Layout:
-    """An encoder's tensors by timm's names, and what happened to all others."""
+    """An encoder's tensors by timm's names, and a record of all others."""
 
     tensors: dict[str, Tensor]
     prefix: str
@@ -85,32 +85,32 @@ class Layout:
     lost: dict[str, str] = field(default_factory=dict)
     """Name in the file → what it was; without it the encoder computes something else."""
     rewritten: list[str] = field(default_factory=list)
-    """Sentences about exact changes of form."""
+    """Sentences about exact conversions."""
     unscaled: list[str] = field(default_factory=list)
-    """LayerScales that one block lacks and another has; their layers stay as they are, which is a guess."""
+    """LayerScales that one block lacks and another has; leaving their layers unchanged is a guess."""
     classifier: dict[str, Tensor] = field(default_factory=dict)
-    """`head.*`, and `fc_norm.*` where it pools first; empty without a classifier."""
+    """`head.*`, and `fc_norm.*` if it pools before the norm; empty without a classifier."""
 
     @property
     def relative(self) -> bool:
-        """Whether its blocks have biases of relative positions."""
+        """Whether the blocks have relative position biases."""
         return any(name.endswith("relative_position_bias_table") for name in self.tensors)
 
     @property
     def depth(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
         return len(_blocks(self.tensors))
 
 
 def arrange(tensors: dict[str, Tensor], *, prefix: str | None = None) -> Layout:
-    """The one encoder among the tensors of a file.
+    """Find the encoder among the tensors of a file.
 
     Args:
-        tensors: As they are named in the file.
-        prefix: Which network, where there are several; None finds out.
+        tensors: Tensors by their names in the file.
+        prefix: Prefix of the network, if there are several; None detects it.
 
     Raises:
-        CheckpointError: if there is no ViT in it.
+        CheckpointError: if there is no ViT.
         UsageError: if there are several, or none with this prefix.
     """
     chosen = _choose_prefix(tensors, prefix)
@@ -176,7 +176,7 @@ def _rename(name: str) -> str:
 
 
 def _join_queries_keys_values(layout: Layout) -> None:
-    """Three linears as the one of timm: rows of queries, then keys, then values."""
+    """Join three linear layers as in timm: rows of queries, then keys, then values."""
     tensors = layout.tensors
     for block in _blocks(tensors):
         for kind in ("weight", "bias"):
@@ -192,7 +192,7 @@ def _blocks(tensors: Iterable[str]) -> list[str]:
 
 
 def _take_classifier(layout: Layout) -> None:
-    """A linear head of its own makes a classifier; a projection head has several layers, under other names."""
+    """Take a single linear head as the classifier; projection heads have several layers, under other names."""
     tensors = layout.tensors
     wanted = ["head.weight", "head.bias"]
     if "norm.weight" not in tensors:
@@ -202,7 +202,7 @@ def _take_classifier(layout: Layout) -> None:
 
 
 def _set_aside(layout: Layout) -> None:
-    """Move what no plain ViT has out of the tensors, each with its reason."""
+    """Set aside tensors that a plain ViT does not have, each with a reason."""
     known = re.compile(
         r"(cls_token|pos_embed|rel_pos_bias\.relative_position_bias_table|patch_embed\.proj\.\w+|norm\.\w+|blocks\.\d+\."
         r"(norm[12]\.\w+|attn\.(qkv|proj)\.\w+|attn\.(q_bias|v_bias|relative_position_bias_table)|mlp\.fc[12]\.\w+"
@@ -220,7 +220,7 @@ def _set_aside(layout: Layout) -> None:
 
 
 def _drop_logits_block(layout: Layout) -> None:
-    """The last block of a decoupled distillation (Gao et al. 2025) has nothing but queries and keys to compare."""
+    """Drop the last block of a decoupled distillation (Gao et al. 2025), which computes attention logits alone."""
     blocks = _blocks(layout.tensors)
     if len(blocks) < 2:
         return
@@ -232,7 +232,7 @@ def _drop_logits_block(layout: Layout) -> None:
 
 
 def _normalise_positions(layout: Layout) -> None:
-    """One row for the class token and one a patch."""
+    """Bring the position embedding to one row for the class token and one per patch."""
     tensors = layout.tensors
     position = tensors.get("pos_embed")
     if position is None or position.ndim != 3:
@@ -246,13 +246,14 @@ def _normalise_positions(layout: Layout) -> None:
 
 
 def is_square(number: int) -> bool:
-    """Whether so many patches fill a square grid."""
+    """Whether this number of patches fills a square grid."""
     return number > 0 and round(number**0.5) ** 2 == number
 
 
 def _rewrite_blocks(layout: Layout) -> None:
-    """Bring every block to one form. What no block has is left out on purpose; what one lacks and others have is lost,
-    and nothing takes its place.
+    """Convert every block to one form.
+
+    A tensor absent from all blocks is taken as absent by design; one absent from only some is missing and not replaced.
     """
     tensors, relative = layout.tensors, layout.relative
     shared = tensors.pop("rel_pos_bias.relative_position_bias_table", None)
@@ -272,7 +273,7 @@ def _rewrite_blocks(layout: Layout) -> None:
 
 
 def _as_plain(layout: Layout, block: str, somewhere: set[str]) -> set[str]:
-    """Fold what a plain block has no place for; returns sentences about it. `somewhere`: what any block has."""
+    """Fold tensors that a plain block does not have; return notes. `somewhere`: names that any block has."""
     tensors, done = layout.tensors, set[str]()
     weight = tensors.get(f"{block}.attn.qkv.weight")
     q, v = (tensors.pop(f"{block}.attn.{part}_bias", None) for part in "qv")

@@ -1,4 +1,4 @@
-"""How users name an encoder to start from: a run, a model folder, or `timm:NAME@FILE`. Free of torch."""
+"""Names of encoders on the command line: a run, a model folder, or `timm:NAME@FILE`. Free of torch."""
 
 import os
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Something on the disk that holds weights."""
+    """Weights on disk."""
 
     path: Path
     architecture: str | None = None
-    """timm's name for what the file at `path` holds; None: `path` is a run or a model folder, which says it itself."""
+    """timm's name for the network in the file at `path`; None for a run or a model folder, which record their own."""
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> "Source":
-        """Read a name.
+        """Parse a name.
 
         Raises:
-            UsageError: if nothing is there, or timm's weights are named without their file.
+            UsageError: if nothing is there, or timm's weights are named without a file.
         """
         word = os.fspath(text)
         architecture, path = None, word
@@ -41,11 +41,11 @@ class Source:
         return cls(existing(Path(path).expanduser()), architecture)
 
     def require_model(self) -> None:
-        """Refuse what cannot be a model, from names alone.
+        """Refuse a source that cannot be a model, without reading weights.
 
         Raises:
-            UsageError: for a file without its architecture, and a folder with one.
-            CheckpointError: as `model_folder`.
+            UsageError: for a file without an architecture, or a folder with one.
+            CheckpointError: see `model_folder`.
         """
         is_file, shown = self.path.is_file(), printable(self.path)
         if self.architecture is None and is_file:
@@ -60,11 +60,11 @@ class Source:
             raise UsageError(f"{shown} is a folder", why="timm:NAME@FILE names a file", fix=f"{shown} without timm:")
 
     def absolute(self) -> "Source":
-        """The same, wherever the process stands."""
+        """Return the source with an absolute path."""
         return Source(spelled_out(self.path), self.architecture)
 
     def relative(self) -> "Source":
-        """The same, without the names of folders above the working directory."""
+        """Return the source relative to the working directory, without the names of folders above it."""
         return Source(Path(os.path.relpath(self.path)), self.architecture)
 
     def __str__(self) -> str:
@@ -72,10 +72,10 @@ class Source:
 
 
 def model_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder with weights in a run or in itself.
+    """Return the model folder that `path` is, or that the run at `path` contains.
 
     Raises:
-        CheckpointError: if there is none; never falls back to random weights.
+        CheckpointError: if there is none; there is no fallback to random weights.
     """
     for folder in (Path(path) / "encoder", Path(path)):
         if (folder / CONFIG).is_file():

@@ -1,7 +1,7 @@
-"""A finished model as one module of tensors in, tensors out: what other runtimes are given.
+"""A trained model as a single module for export, with tensors in and tensors out.
 
-The input is what timm wants, standardised floats, channels first. With the preprocessing embedded it is what image
-libraries decode, bytes, channels last; resizing and cropping stay outside, since runtimes differ in how they resize.
+The input is timm's: standardised floats, channels first. With embedded preprocessing it is what image libraries decode:
+uint8, channels last. Resizing and cropping stay outside, since runtimes resize differently.
 
     classifier        logits (B C)
     vision encoder    tokens (B T D) after the last norm, features (B D): the mean of the patch tokens
@@ -26,10 +26,10 @@ _LARGEST_BATCH = 4096
 
 
 class Portable(nn.Module):
-    """Encoder and head in one, in evaluation mode, without anything that a graph cannot hold."""
+    """Encoder and head in one exportable module, in evaluation mode."""
 
     def __init__(self, saved: Saved, *, embed_preprocessing: bool = False) -> None:
-        """Shares the tensors of `saved`."""
+        """Share the tensors of `saved`."""
         super().__init__()
         self.encoder, self.classifier = saved.encoder, saved.classifier
         self.embed_preprocessing = embed_preprocessing
@@ -40,35 +40,35 @@ class Portable(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """S, in pixels."""
+        """Image size S in pixels."""
         return self.encoder.config.image_size
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `forward` returns."""
+        """Names of the tensors that `forward` returns."""
         if self.classifier is not None:
             return ("logits",)
         return ("features",) if isinstance(self.encoder, ConvEncoder) else ("tokens", "features")
 
     def standardised(self, images: Tensor) -> Tensor:
-        """Bytes (B 3 S S) as floats with the mean and deviation of the images it was trained on."""
+        """Standardise uint8 pixels (B 3 S S) with the mean and deviation that the encoder was trained with."""
         return (images.float() / _LEVELS - cast(Tensor, self.mean)) / cast(Tensor, self.std)
 
     def input_of(self, images: Tensor) -> Tensor:
-        """What `forward` takes for images as the loader gives them (uint8, B 3 S S)."""
+        """Convert images from the loader (uint8, B 3 S S) to the input of `forward`."""
         if self.embed_preprocessing:
             return images.permute(0, 2, 3, 1).contiguous()
         return self.standardised(images)
 
     def example(self) -> Tensor:
-        """An input of two images, to trace with."""
+        """Return an input of two images for tracing."""
         size = self.image_size
         if self.embed_preprocessing:
             return torch.zeros(2, size, size, 3, dtype=torch.uint8)
         return torch.zeros(2, 3, size, size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The tensors named in `outputs`, for an input as the module's docstring says."""
+        """Compute the tensors named in `outputs`; the module docstring describes the input."""
         if self.embed_preprocessing:
             images = self.standardised(images.permute(0, 3, 1, 2))
         if isinstance(self.encoder, ConvEncoder):
@@ -80,18 +80,18 @@ class Portable(nn.Module):
         return encoded.tokens, encoded.pooled("mean")
 
     def program(self) -> torch.export.ExportedProgram:
-        """The graph, for any batch."""
+        """Return the graph, with a dynamic batch size."""
         batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
         with torch.no_grad():
             return torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
 
     def named(self, values: Mapping[Any, Any] | Sequence[Any]) -> dict[str, NDArray[np.float32]]:
-        """Outputs in their order, by name."""
+        """Return the outputs, given in order, by name."""
         return {name: np.asarray(values[i], dtype=np.float32) for i, name in enumerate(self.outputs)}
 
 
 def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What to do to an image before the model, and what comes out of it: plain values for `preprocessing.json`."""
+    """Describe preprocessing, input and outputs as plain values for `preprocessing.json`."""
     size, crop = model.image_size, evaluation.crop
     share, interpolation = (crop.share, crop.interpolation) if isinstance(crop, Centre) else (1.0, "bicubic")
     steps: list[dict[str, Any]] = [

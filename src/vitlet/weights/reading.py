@@ -1,8 +1,8 @@
-"""Weights files of others, read without running anything that is in them.
+"""Reads third-party weights files without executing anything in them.
 
-What a file is, its first bytes say, not its name. Of a pickle only tensors, plain Python containers and
-`argparse.Namespace` (which MAE's and timm's training scripts put beside their weights) are rebuilt; anything else is
-named and refused, and there is no option that changes it.
+The first bytes decide the format, not the file name. From a pickle only tensors, plain Python containers and
+`argparse.Namespace` (which MAE's and timm's training scripts save next to their weights) are loaded; anything else is
+named and refused, and no option changes this.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from vitlet.text import plural, printable
 _LARGEST_HEADER = 100_000_000
 _PLAIN: list[Any] = [argparse.Namespace]
 _WRAPPERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema")
-"""Where training scripts put their weights, the one to take first; of DINO's two networks the teacher, which is the one
-its authors use, and of weights and their average over training the weights."""
-# What the unpickler raises over bytes that were cut, swapped or made up.
+"""Entries in which training scripts save weights, in order of preference: DINO's teacher, which its authors use, before
+the student, and weights before their moving average."""
+# Exceptions of the unpickler for truncated, corrupted or forged bytes.
 _BROKEN = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError, KeyError,
     AttributeError, IndexError, AssertionError, OSError,
@@ -37,28 +37,28 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Tensors of a file by their names in it."""
+    """Tensors of a file by name."""
 
     tensors: dict[str, Tensor]
     wrapper: str
-    """The entry they were found under; empty for a bare file of tensors."""
+    """The entry that held them; empty if they were at the top level."""
     beside: tuple[str, ...]
-    """Names of the other entries: which script wrote the file shows in them."""
+    """Names of the other entries, which show what script wrote the file."""
     sha256: str
     siblings: tuple[str, ...] = ()
-    """Entries among them that hold tensors of the same names: a moving average, a student."""
+    """Those of them that hold tensors of the same names, such as a moving average or a student."""
 
 
 def read_weights(path: Path, *, entry: str | None = None) -> WeightsFile:
-    """All tensors of a `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` file.
+    """Read the tensors of a `.safetensors`, `.pth`, `.pt`, `.pth.tar` or `.bin` file.
 
     Args:
         path: The file.
-        entry: Under which of its entries; None takes the first of those where training scripts put weights.
+        entry: The entry that holds them; None takes the first entry in which training scripts usually save weights.
 
     Raises:
         UsageError: if there is no such entry.
-        CheckpointError: if it is missing, cut short, of another format, holds no tensors, or would run code.
+        CheckpointError: if the file is missing, truncated, of another format, without tensors, or would run code.
     """
     try:
         with path.open("rb") as stream:
@@ -110,7 +110,7 @@ def _load_pickle(path: Path, *, is_zip: bool) -> Any:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        # Torch's own text recommends to switch the protection off; only the name of what it met is passed on.
+        # torch's own message recommends disabling the protection; pass on only the name of the offending import.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:
             raise _damaged(path, ValueError("its pickle has instructions that no table of tensors needs")) from None
@@ -120,9 +120,9 @@ def _load_pickle(path: Path, *, is_zip: bool) -> Any:
 
 
 def _refuse_code(path: Path, *, is_zip: bool) -> None:
-    """Name everything that a pickle would import, before it is read."""
+    """Refuse a pickle with unsafe imports before loading it, and name them."""
     if not is_zip:
-        return  # older files are not listed; the loader stops at the first such name
+        return  # imports of the legacy format cannot be listed; the loader stops at the first unsafe one
     try:
         with torch.serialization.safe_globals(_PLAIN):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -183,6 +183,6 @@ def _tensors(value: Any) -> dict[str, Tensor]:
 
 
 def _alike(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether two tables hold one network, as far as most of their names say."""
+    """Whether two tables hold the same network, judged by whether most of their names agree."""
     one, other = ({name.removeprefix("module.") for name in table} for table in (first, second))
     return 2 * len(one & other) > len(one)

@@ -1,4 +1,4 @@
-"""The one way from what a user names to an encoder; nothing here ever falls back to random weights."""
+"""Loads the encoder that a user names; nothing here ever falls back to random weights."""
 
 import os
 from typing import Any, cast
@@ -26,11 +26,11 @@ _SMALL_PIXELS = 64
 
 
 def load_encoder(source: str | os.PathLike[str] | Source) -> Saved:
-    """The model in a run, a model folder, or a file of timm's weights (`timm:NAME@FILE`), a plain ViT's or a ConvNet's.
+    """Load a plain ViT or ConvNet from a run, a model folder, or a file of timm's weights (`timm:NAME@FILE`).
 
     Raises:
-        UsageError: if nothing is there, or a bare file is given, which does not say what it holds.
-        CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
+        UsageError: if nothing is there, or a weights file is given without its architecture.
+        CheckpointError: if the model is damaged, unfinished, or not the named architecture.
     """
     named = source if isinstance(source, Source) else Source.parse(source)
     named.require_model()
@@ -40,10 +40,10 @@ def load_encoder(source: str | os.PathLike[str] | Source) -> Saved:
 
 
 def facts_of(source: str | os.PathLike[str] | Source) -> dict[str, Any]:
-    """The provenance of what `load_encoder` would read, without its weights where that can be.
+    """Return the provenance of the model that `load_encoder` would load, without loading weights if possible.
 
     Raises:
-        CheckpointError, UsageError: as `load_encoder`.
+        CheckpointError, UsageError: see `load_encoder`.
     """
     named = source if isinstance(source, Source) else Source.parse(source)
     if named.architecture is not None:
@@ -53,12 +53,12 @@ def facts_of(source: str | os.PathLike[str] | Source) -> dict[str, Any]:
 
 
 def evaluation_view(image_size: int) -> View:
-    """How an image is shown to an encoder that says nothing about it: ImageNet's centre crop, small images whole."""
+    """Return the default evaluation view: ImageNet's centre crop, or no crop for small images."""
     return View(size=image_size, crop=Centre(share=1.0 if image_size <= _SMALL_PIXELS else 0.875), flip=0)
 
 
 def _from_timm(source: Source, architecture: str) -> Saved:
-    """A file read as the plain ViT or ConvNet that timm knows under a name: heads and pixels are that network's."""
+    """Load a file as timm's plain ViT or ConvNet of that name, with its head count and pixel normalisation."""
     model = blank_network(architecture)
     values = cast(dict[str, Any], model.pretrained_cfg)
     pixels = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
@@ -82,7 +82,7 @@ def _from_timm(source: Source, architecture: str) -> Saved:
 
 
 def _convnet_from_timm(source: Source, architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels]) -> Saved:
-    """A ConvNet, with its classifier if the file has one; every tensor must be the network's."""
+    """Load a ConvNet, with its classifier if the file has one; the tensors must match exactly."""
     encoder = untrained_convnet(architecture, image_size=image_size, pixels=pixels)
     file = read_weights(source.path)
     head = file.tensors.get(f"{encoder.head_name}.weight")
@@ -104,10 +104,10 @@ def _numbered(count: int) -> tuple[str, ...]:
 def untrained_convnet(
     architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels] | None = None, seed: int = 0
 ) -> ConvEncoder:
-    """A ConvNet of timm by its name, with random weights.
+    """Create timm's ConvNet of that name with random weights.
 
     Raises:
-        UsageError: if timm has no ConvNet of that name that works on images of this size.
+        UsageError: if timm has no ConvNet of that name, or it does not support this image size.
     """
     name, _, _ = architecture.partition(".")
     try:
@@ -126,12 +126,12 @@ def untrained_convnet(
 
 
 def blank_network(architecture: str) -> nn.Module:
-    """Any network of timm by its name, without weights: to be looked at, not to be run.
+    """Create any timm network on the meta device, for inspection only.
 
     Raises:
-        UsageError: if timm has none of that name.
+        UsageError: if timm has no such network.
     """
-    name, _, _ = architecture.partition(".")  # a tag of weights says nothing about the network
+    name, _, _ = architecture.partition(".")  # the tag names weights and does not affect the network
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise UsageError(
@@ -142,10 +142,10 @@ def blank_network(architecture: str) -> nn.Module:
 
 
 def plain_vit(architecture: str) -> VisionTransformer:
-    """A plain ViT of timm by its name, as `blank_network` gives it.
+    """Create a plain ViT like `blank_network`.
 
     Raises:
-        UsageError: if timm has none of that name.
+        UsageError: if timm has no plain ViT of that name.
     """
     model = blank_network(architecture)
     first: Any = model.blocks[0] if isinstance(model, VisionTransformer) else None

@@ -1,8 +1,7 @@
-"""Networks to learn from, read whole or refused: an encoder for its attention or features, a classifier for its
-answers.
+"""Loads teachers for distillation: encoders for attention or features, classifiers for logits.
 
-A teacher is named as an initial encoder is: a run, a model folder, or `timm:NAME@FILE`. `untrained:NAME` asks for
-timm's architecture with random weights, as a control; a path that leads nowhere is an error and never means that.
+A teacher is named like an initial encoder: a run, a model folder, or `timm:NAME@FILE`. `untrained:NAME` requests timm's
+architecture with random weights, as a control. A missing path is an error and never falls back to that.
 """
 
 from dataclasses import dataclass
@@ -25,13 +24,13 @@ from vitlet.weights.source import blank_network, load_encoder, plain_vit, untrai
 from vitlet.weights.tensors import require_same
 
 UNTRAINED = "untrained:"
-"""What the name of a network with random weights begins with."""
+"""Prefix of the names of networks with random weights."""
 _GIVE = "--set objective.teacher=RUN, or a model folder, or timm:NAME@FILE"
 
 
 @dataclass(frozen=True)
 class FeatureTeacher:
-    """An encoder of any kind, to learn from the one vector that it has of an image."""
+    """An encoder of any kind as teacher of its pooled features, one vector per image."""
 
     encoder: AnyEncoder
     facts: dict[str, Any]
@@ -40,18 +39,18 @@ class FeatureTeacher:
 
 @dataclass(frozen=True)
 class EncoderTeacher:
-    """A ViT to learn from."""
+    """A ViT as teacher."""
 
     encoder: Encoder
     facts: dict[str, Any]
     """For the student's card: source, SHA-256, licence where it is known."""
     precision: Literal["auto", "fp32"] = "auto"
-    """In which its attention is computed; see `recipes.distill`."""
+    """Precision of its attention; see `recipes.distill`."""
 
 
 @dataclass(frozen=True)
 class ClassifierTeacher:
-    """A classifier to learn from: any network of timm."""
+    """A classifier as teacher: any timm network."""
 
     network: nn.Module
     num_classes: int
@@ -62,15 +61,15 @@ class ClassifierTeacher:
 
 
 def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
-    """The plain ViT or ConvNet that `source` names.
+    """Load the plain ViT or ConvNet that `source` names.
 
     Args:
         source: A run, a model folder, `timm:NAME@FILE` or `untrained:NAME`.
         like: The student; an untrained teacher gets its image size, and a ViT its patch size.
 
     Raises:
-        UsageError: if nothing is named, it is not there, or it is no encoder.
-        CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
+        UsageError: if `source` is empty, missing, or not an encoder.
+        CheckpointError: if the weights are damaged, unfinished, or not of the named architecture.
     """
     _require_named(source)
     if not source.startswith(UNTRAINED):
@@ -91,10 +90,10 @@ def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
 
 
 def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
-    """The plain ViT that `source` names; see `load_feature_teacher`.
+    """Load the plain ViT that `source` names; see `load_feature_teacher`.
 
     Raises:
-        UsageError, CheckpointError: as there, and if it is a ConvNet.
+        UsageError, CheckpointError: see there; also if it is a ConvNet.
     """
     found = load_feature_teacher(source, like=like)
     if not isinstance(found.encoder, Encoder):
@@ -105,15 +104,15 @@ def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
 
 
 def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeacher:
-    """The classifier that `source` names, of any architecture of timm.
+    """Load the classifier that `source` names, of any timm architecture.
 
     Args:
-        source: A folder in timm's format (that of a fine-tuning too), `timm:NAME@FILE` or `untrained:NAME`.
-        num_classes: C, which must be the teacher's.
+        source: A folder in timm's format (or a fine-tuning run), `timm:NAME@FILE` or `untrained:NAME`.
+        num_classes: Number of classes C, which must equal the teacher's.
 
     Raises:
-        UsageError: if nothing is named, it is not there, or its classes are others.
-        CheckpointError: if what is there is damaged, unfinished, or something else than it is called.
+        UsageError: if `source` is empty, missing, or has another number of classes.
+        CheckpointError: if the weights are damaged, unfinished, or not of the named architecture.
     """
     _require_named(source)
     facts: dict[str, Any] = {}

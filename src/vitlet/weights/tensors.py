@@ -1,4 +1,4 @@
-"""Tensors in files: sealed by a SHA-256 that stands elsewhere, and compared with a network's before any is loaded."""
+"""Tensor files: verified by a SHA-256 stored elsewhere, and compared with a network's tensors before loading."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _SHOWN = 5
 
 
 def sealed(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
-    """The bytes of a safetensors file, and their SHA-256 for the config beside it: safetensors has no checksum."""
+    """Return the bytes of a safetensors file and their SHA-256 for the config: safetensors has no checksum."""
     content = safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata={"format": "pt"}
     )
@@ -22,10 +22,10 @@ def sealed(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
 
 
 def unsealed(file: Path, *, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a file that `sealed` made.
+    """Read a file that `sealed` made.
 
     Raises:
-        CheckpointError: if it is missing or is not to the byte what was written.
+        CheckpointError: if the file is missing or differs in any byte.
     """
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -40,17 +40,17 @@ def unsealed(file: Path, *, sha256: str) -> dict[str, Tensor]:
 def require_same(
     there: Mapping[str, Tensor], here: Mapping[str, Tensor], *, what: str, fix: str = "", types: bool = False
 ) -> None:
-    """Refuse tensors unless each of them has a counterpart of the same name and shape, and none is missing.
+    """Refuse tensors whose names and shapes are not exactly those of a network.
 
     Args:
-        there: What was read.
-        here: What it is for, as `state_dict()` gives it.
-        what: The opening of the message, such as "FILE does not fit this network".
-        fix: What to do about it.
-        types: Compare the numbers' types too; without, a file of fp16 may fill a network of fp32.
+        there: The tensors read.
+        here: The network's tensors, as `state_dict()` returns them.
+        what: Start of the error message, such as "FILE does not fit this network".
+        fix: Remedy shown in the error message.
+        types: Compare dtypes too; otherwise an fp16 file may fill an fp32 network.
 
     Raises:
-        CheckpointError: naming the first tensors that differ, as they are there and here.
+        CheckpointError: naming the first tensors that differ, with both versions.
     """
     theirs = {name: _form(value, types) for name, value in there.items()}
     ours = {name: _form(value, types) for name, value in here.items()}

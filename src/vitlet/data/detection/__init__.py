@@ -1,1 +1,1 @@
-"""Images with boxes and masks, as COCO writes them down."""
+"""Images with boxes and masks in COCO's format."""

@@ -1,4 +1,4 @@
-"""The objects on the images of an index: columns that are mapped, so that every worker reads the same pages."""
+"""Objects in the images of an index, as memory-mapped columns that all workers share."""
 
 import csv
 import io
@@ -29,11 +29,11 @@ class Annotations:
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    """What the files call each class."""
+    """Ids of the classes in the annotation files."""
     num_annotations: int
-    """That were in the files, good or not."""
+    """Number of annotations in the files, valid or not."""
     faults: tuple[dict[str, Any], ...]
-    """Kind, count, rule and examples of whatever was wrong."""
+    """Kind, count, rule and examples of each kind of fault."""
     folder: Path
     columns: dict[str, np.ndarray]
 
@@ -51,32 +51,32 @@ class Annotations:
         )
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        """A pickle is the name of a folder."""
+        """Pickle only the name of the folder."""
         return Annotations.load, (self.folder,)
 
     def objects(self, i: int) -> range:
-        """Rows of the objects on image `i`."""
+        """Return the rows of the objects in image `i`."""
         ends = self.columns["object_ends"]
         return range(int(ends[i - 1]) if i else 0, int(ends[i]))
 
     def shape(self, i: int) -> tuple[int, int]:
-        """Height and width of image `i`, as the file states them."""
+        """Return height and width of image `i` as stated in the annotation file."""
         height, width = self.columns["image_shapes"][i]
         return int(height), int(width)
 
     def outline(self, row: int) -> Any:
-        """Polygons or run lengths of an object as COCO writes them; None where there are no usable ones."""
+        """Return the polygons or run lengths of an object in COCO's format; None if there are no usable ones."""
         ends = self.columns["outline_ends"]
         start, end = int(ends[row - 1]) if row else 0, int(ends[row])
         return json.loads(self.columns["outlines"][start:end].tobytes()) if end > start else None
 
     @property
     def num_left_out(self) -> int:
-        """Annotations that no training and no score knows of."""
+        """Number of annotations excluded from training and evaluation."""
         return self.num_annotations - len(self.columns["boxes"])
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and faults, for the record of a check; lists cut after 20."""
+        """Return counts and faults for the record of a check, with lists cut after 20."""
         return {
             "num_annotations": self.num_annotations,
             "num_left_out": self.num_left_out,
@@ -86,12 +86,12 @@ class Annotations:
         }
 
     def balance(self) -> dict[str, int]:
-        """Objects of each class."""
+        """Count the objects of each class."""
         counts = np.bincount(self.columns["categories"], minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def write_faults(self, path: Path) -> None:
-        """A CSV file (kind, what happens, where) of the first 1,000 faults of each kind."""
+        """Write a CSV file (fault, rule, where) with the first 1,000 faults of each kind."""
         stream = io.StringIO(newline="")
         writer = csv.writer(stream)
         writer.writerow(("fault", "rule", "where"))
@@ -100,10 +100,10 @@ class Annotations:
         write_file(path, stream.getvalue().encode())
 
     def require(self, *, masks: bool, max_bad: float, where: str) -> None:
-        """Stop where too many annotations were left out, or none can be learned from.
+        """Fail if too many annotations were left out, or if masks are needed and there are none.
 
         Raises:
-            DataError: naming the kinds.
+            DataError: naming the kinds of faults.
         """
         share = self.num_left_out / max(1, self.num_annotations)
         if share > max_bad:
@@ -125,5 +125,5 @@ class Annotations:
 
 
 def annotations_of(index: Index) -> Annotations | None:
-    """The objects on the images of an index, or None where they were not annotated."""
+    """Return the objects in the images of an index, or None if it has no annotations."""
     return Annotations.load(index.folder) if (index.folder / FILE).is_file() else None

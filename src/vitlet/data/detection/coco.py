@@ -1,6 +1,6 @@
-"""Annotation files in COCO's format to columns of the index; what is wrong in them is counted, ruled on and listed.
+"""Reads COCO annotation files into columns of the index; faults are counted and listed.
 
-Nothing wrong stops the reading, and nothing wrong is passed on in silence: every kind of it has one rule (`RULES`).
+Faulty entries neither stop reading nor pass silently: each kind of fault is handled by one rule (`RULES`).
 
 Format: https://cocodataset.org/#format-data
 """
@@ -38,24 +38,24 @@ RULES = {
     "box partly outside the image": "it is cut at the border for training",
     "no usable outline": "the box is kept; masks are learned from the others",
 }
-"""What happens to each kind of fault."""
+"""How each kind of fault is handled."""
 
 FILE = "coco.json"
 _LISTED = 1000
 _LONGEST_SIDE = 2**31 - 1
 _SLACK_PIXELS = 1.0
-"""Rounding in annotation tools puts borders a little outside."""
+"""Tolerance for boxes that annotation tools round to slightly outside the image."""
 
 
 @dataclass
 class Faults:
-    """How many of each kind, and the first 1,000 of them."""
+    """Number of faults of each kind, and the first 1,000 of them."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, where: str) -> None:
-        """One more of a kind of `RULES`."""
+        """Record a fault; `kind` is a key of `RULES`."""
         assert kind in RULES, kind
         self.counts[kind] = self.counts.get(kind, 0) + 1
         shown = self.examples.setdefault(kind, [])
@@ -63,7 +63,7 @@ class Faults:
             shown.append(printable(where))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """In the order of `RULES`."""
+        """Return the faults in the order of `RULES`."""
         return [
             {"kind": kind, "count": self.counts[kind], "rule": rule, "examples": self.examples[kind]}
             for kind, rule in RULES.items()
@@ -91,10 +91,10 @@ class _Image:
 
 
 def add_coco(files: list[AnnotationFile], *, root: Path, writer: Writer) -> None:
-    """Add the images of all files in the byte order of their paths, and their objects as columns beside them.
+    """Add the images of all files in the byte order of their paths, and attach their objects as columns.
 
     Raises:
-        DataError: if a file is not in the format, the files name different classes, or no image is left.
+        DataError: if a file is not in COCO's format, the files have different classes, or no image is left.
     """
     faults, images, classes, total = Faults(), [], None, 0
     for file in files:
@@ -128,7 +128,7 @@ def add_coco(files: list[AnnotationFile], *, root: Path, writer: Writer) -> None
 
 
 def _parsed(file: Path) -> dict[str, Any]:
-    """The file with lists of images, categories and annotations; whatever may be in these lists."""
+    """Parse a file with lists of images, categories and annotations, whose entries are not yet checked."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -139,7 +139,7 @@ def _parsed(file: Path) -> dict[str, Any]:
         ) from None
     lists = ("images", "categories", "annotations")
     if isinstance(content, dict) and content.get("annotations") is None:
-        content["annotations"] = []  # images that are to be predicted on have none
+        content["annotations"] = []  # images for prediction only have none
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
         raise DataError(
             f"{printable(file)} is not in COCO's format",
@@ -150,7 +150,7 @@ def _parsed(file: Path) -> dict[str, Any]:
 
 
 def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
-    """Id → name, in the order of the ids."""
+    """Map ids to names, in the order of the ids."""
     found: dict[int, str] = {}
     for entry in content["categories"]:
         number, name = (whole(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)

@@ -1,6 +1,6 @@
-"""What the values of an annotation file must be: JSON knows no types, and tools write text, nulls and NaN into it.
+"""Validates values of annotation files: JSON has no schema, and tools write text, nulls and NaN for numbers.
 
-Each function takes whatever `json.loads` may give and raises nothing.
+Each function accepts anything that `json.loads` returns and never raises.
 
 Format: https://cocodataset.org/#format-data; compressed run lengths are those of COCO's `maskApi.c`.
 """
@@ -10,26 +10,26 @@ import reprlib
 from typing import Any
 
 _MOST = 3.0e38
-"""Networks compute in single precision, where anything larger is infinite."""
+"""Largest value accepted; networks compute in single precision, where larger ones overflow."""
 _FAR = 10
-# Drawing a polygon takes memory for every pixel of its border, inside the image or not.
+# Rasterising a polygon takes memory for every pixel of its border, inside the image or not.
 _LONGEST_SHIFT = 60
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of 63 bits, such as an id, also as 3.0 (pandas writes them so); None for anything else."""
+    """Return a 63-bit integer such as an id, also from 3.0 (as pandas writes it); None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def finite(value: Any) -> float | None:
-    """A number that is finite in single precision; None for anything else."""
+    """Return a number that is finite in single precision; None for anything else."""
     return float(value) if type(value) in (int, float) and -_MOST <= value <= _MOST else None
 
 
 def file_name(value: Any) -> str | None:
-    """A text that a file may be called by; None for anything else."""
+    """Return a valid file name; None for anything else."""
     if not isinstance(value, str) or not value or "\0" in value:
         return None
     try:
@@ -40,12 +40,12 @@ def file_name(value: Any) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut where it is long or deep."""
+    """Format a value for a message, shortened if it is long or deeply nested."""
     return (str(value) if type(value) in (int, str) else reprlib.repr(value))[:80]
 
 
 def is_outline(outline: Any, *, height: int, width: int) -> bool:
-    """Whether these are polygons of three points or more not far from the image, or run lengths that fill it."""
+    """Whether `outline` is polygons of at least three points not far from the image, or run lengths that fill it."""
     if isinstance(outline, dict):
         size = outline.get("size")
         is_size = isinstance(size, list) and size == [height, width] and all(type(side) is int for side in size)
@@ -69,10 +69,10 @@ def _fills(counts: Any, pixels: int) -> bool:
 
 
 def _run_lengths(text: str) -> list[int] | None:
-    """Compressed run lengths as numbers; None where the text is something else.
+    """Decode compressed run lengths; None for invalid text.
 
-    A character holds five bits, the lowest first, and whether more follow; the highest bit of the last is the sign.
-    From the fourth on a number is what is to be added to the one before the last.
+    A character holds five bits, lowest first, and a continuation flag; the highest bit of the last one is the sign.
+    From the fourth on, numbers are differences from the one two places before.
     """
     found: list[int] = []
     value = shift = 0

@@ -1,7 +1,7 @@
-"""Boxes and masks follow their image into a view.
+"""Transforms boxes and masks together with their image.
 
-torchvision's v2 kernels on tv_tensors do the moving; what they do comes from `views.look` and is drawn from its key,
-since torchvision's own random transforms read the global generator.
+The geometry comes from `views.look`, drawn from its key, and is applied by torchvision's v2 kernels on tv_tensors;
+torchvision's own random transforms would use the global generator.
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ _SMALLEST_PIXELS = 1.0
 
 @dataclass(frozen=True)
 class Objects:
-    """What a loader hands over beside the images of an index."""
+    """Annotations that a loader returns along with the images of an index."""
 
     annotations: Annotations
     masks: bool
-    """Whether masks are learned; else boxes alone."""
+    """Whether masks are learned; otherwise boxes alone."""
 
     def require(self, row: int, image: UInt8[Tensor, "3 H W"], *, path: str) -> None:
-        """Refuse an image that its annotations were not made on.
+        """Check that an image has the size stated in its annotations.
 
         Raises:
-            BadImage: if its size is not the one that they state.
+            BadImage: if the sizes differ.
         """
         shape = self.annotations.shape(row)
         if tuple(image.shape[1:]) != shape:
@@ -62,19 +62,19 @@ def look_with_objects(
     key: int,
     normalisation: Normalisation = IMAGENET,
 ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-    """`views.apply_view` of an image and of what is on it.
+    """Apply a view to an image and its objects.
 
-    Crowds are left out, as are objects without an outline where masks are learned, and those of which the view shows
-    less than a pixel. A box that the view cuts becomes that of the visible part of the mask, where there is one.
+    Left out are crowds, objects of which less than a pixel is visible, and, if masks are learned, objects without an
+    outline. A box cut by the view becomes that of the visible part of the mask, if there is one.
 
     Args:
         image: Image `row` of the index, decoded.
-        annotations: Of the same index.
-        row: Which image.
-        view: With the crop `LargeScaleJitter` or `Fit`.
+        annotations: Annotations of the same index.
+        row: Row of the image in the index.
+        view: A view with the crop `LargeScaleJitter` or `Fit`.
         masks: Whether masks are learned.
-        key: As for `views.apply_view`.
-        normalisation: As for `views.apply_view`.
+        key: See `views.apply_view`.
+        normalisation: See `views.apply_view`.
     """
     pixels, placement, is_flipped = look(image, view, key=key, normalisation=normalisation)
     assert placement is not None, "objects follow LargeScaleJitter and Fit only"
@@ -107,7 +107,7 @@ def look_with_objects(
 def _move(content: Tensor, at: Placement, is_flipped: bool) -> Tensor:
     content = v2.resize(content, [at.height, at.width])
     if isinstance(content, tv_tensors.BoundingBoxes):
-        # Crop by hand: what lies outside is needed to see which boxes were cut.
+        # Crop manually: coordinates outside the window show which boxes were cut.
         corners = content - torch.tensor([at.left, at.top, at.left, at.top])
         content = _boxes(corners.as_subclass(Tensor), height=at.size, width=at.size)
     else:

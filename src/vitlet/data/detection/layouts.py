@@ -1,11 +1,11 @@
-"""Where the annotation files of a folder are, and where the images of each.
+"""Locates the annotation files of a folder and their images.
 
 | found | read as |
 |---|---|
-| `annotations/instances_NAME.json` with `NAME/`, `images/NAME/`, `images/` | COCO; the split is what NAME begins with |
+| `annotations/instances_NAME.json` with `NAME/`, `images/NAME/`, `images/` | COCO; NAME begins with the split |
 | `annotations/{train,val,test}*.json` | the same without the word `instances` |
-| `{train,valid,test}/_annotations.coco.json` | Roboflow's export; the images stand beside the file |
-| one `.json` file | its images beside it or in `images/`; all of them training images |
+| `{train,valid,test}/_annotations.coco.json` | Roboflow's export; images next to the file |
+| one `.json` file | training images, next to it or in `images/` |
 """
 
 import re
@@ -22,20 +22,20 @@ _NAMED = re.compile(r"(?:instances_)?(train|val|test)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """One file in COCO's format."""
+    """An annotation file in COCO's format."""
 
     file: Path
     images: Path
-    """What the file names in it are relative to."""
+    """Folder that its file names are relative to."""
     split: int
-    """Code into `SPLITS`."""
+    """Index into `SPLITS`."""
 
 
 def find_annotations(source: Path) -> list[AnnotationFile]:
-    """The annotation files of a folder, or the one that `source` is; empty where there are none.
+    """Return the annotation files of a folder, or `source` itself if it is one; empty if there are none.
 
     Raises:
-        DataError: if there are two for one split, or the images of one are nowhere.
+        DataError: if a split has two, or the images of one are not found.
     """
     if source.suffix.lower() == ".json" and source.is_file():
         images = source.parent / "images"

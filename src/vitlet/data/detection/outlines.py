@@ -1,4 +1,4 @@
-"""Outlines to masks and back, by COCO's own rules of which pixels a polygon covers (extra `detection`)."""
+"""Conversion between outlines and masks by COCO's own rasterisation rules (extra `detection`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ except ImportError:  # pragma: no cover - every development environment has it
 
 
 def require_coco() -> Any:
-    """The mask functions of faster-coco-eval.
+    """Return the mask functions of faster-coco-eval.
 
     Raises:
-        UsageError: where it is not installed.
+        UsageError: if it is not installed.
     """
     if _coco is None:
         raise UsageError(
@@ -27,13 +27,13 @@ def require_coco() -> Any:
 
 
 def to_mask(outline: Any, *, height: int, width: int) -> np.ndarray:
-    """Uint8 [H, W], 1 inside: of polygons, or of run lengths, plain or compressed."""
+    """Rasterise polygons or (plain or compressed) run lengths to uint8 [H, W], 1 inside."""
     coco = require_coco()
     return coco.decode(to_runs(outline, height=height, width=width))
 
 
 def to_runs(outline: Any, *, height: int, width: int) -> dict[str, Any]:
-    """Compressed run lengths of polygons or of plain run lengths."""
+    """Convert polygons or plain run lengths to compressed run lengths."""
     coco = require_coco()
     if isinstance(outline, list):
         return coco.merge(coco.frPyObjects(outline, height, width))
@@ -43,7 +43,7 @@ def to_runs(outline: Any, *, height: int, width: int) -> dict[str, Any]:
 
 
 def from_masks(masks: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """Compressed run lengths (as text, fit for JSON) of uint8 masks [H, W]."""
+    """Convert uint8 masks [H, W] to compressed run lengths, as text for JSON."""
     coco = require_coco()
     found = [coco.encode(np.asfortranarray(mask)) for mask in masks]
     return [{"size": [int(s) for s in runs["size"]], "counts": _text(runs["counts"])} for runs in found]
