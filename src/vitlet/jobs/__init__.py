@@ -1,1 +1,1 @@
-"""Whole jobs: recipe, data, network, loop and run directory put together. What the command line and Python call."""
+"""Complete jobs, called from the command line and from Python: recipe, data, network, loop and run directory."""

@@ -1,4 +1,4 @@
-"""Looking into encoders: one pass over the same images, probes of each layer, files, figures and a page."""
+"""Analysis of encoders: one pass over the same images, probes of each layer, files, figures and a page."""
 
 import contextlib
 import os
@@ -53,18 +53,18 @@ _PICTURES = 8
 
 @dataclass(frozen=True)
 class Look:
-    """Which images are looked at, and how."""
+    """Which images are analysed, and how."""
 
     images: int = 1024
     seed: int = 0
     num_labels: int | None = None
-    """Use only so many training labels, balanced over classes: those that fine-tuning with this seed gets."""
+    """Use only this many training labels, balanced over classes: those that fine-tuning with this seed uses."""
     published: bool = False
-    """The quirks of the paper's code: images in folder order, batches of 128, 10⁻⁶ in the entropy, pitch 14."""
+    """Reproduce quirks of the paper's code: images in folder order, batches of 128, 10⁻⁶ in the entropy, pitch 14."""
 
     @property
     def batch_size(self) -> int:
-        """Images in one batch of CKA."""
+        """Images per CKA batch."""
         return _PUBLISHED_BATCH if self.published else _BATCH
 
 
@@ -74,18 +74,18 @@ class Sample:
 
     index: Index
     ids: np.ndarray
-    """Rows to look at, in the order of the visit; a multiple of `batch_size`."""
+    """Rows to analyse, in this order; their number is a multiple of `batch_size`."""
     batch_size: int
     learned: np.ndarray
-    """Labelled rows that the probes learn from; none of `ids`."""
+    """Labelled rows to train the probes on; disjoint from `ids`."""
     num_labels: int
-    """Labelled images there are to learn from, or as many of them as may be used."""
+    """Number of labelled training images, after the limit of `Look.num_labels`."""
     split: str
     view: View
     workers: int
 
     def batches(self, ids: np.ndarray, *, size: int) -> Iterator[Batch]:
-        """Batches of the rows `ids`, in order."""
+        """Return batches of the rows `ids`, in order."""
         return evaluation_batches(self.index, ids, view=self.view, batch_size=size, workers=self.workers)
 
 
@@ -101,9 +101,9 @@ def analyse(
 
     Args:
         encoders: Runs, model folders, `timm:NAME@FILE`, or `random`: untrained weights in the shape of the first one.
-        data: Images; the probes need labels and are left out without.
+        data: Images; without labels there are no probes.
         out: The folder.
-        look: Which images.
+        look: Which images, and how.
         options: Workers, device, tolerance.
 
     Returns:
@@ -139,7 +139,7 @@ def analyse(
 
 
 def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: World, teller: Teller) -> Survey:
-    """The pass over the images; under torchrun each rank looks at a run of whole batches."""
+    """Run the pass over the images; under torchrun each rank takes a contiguous range of whole batches."""
     batches = len(sample.ids) // sample.batch_size
     first, last = (sample.batch_size * (batches * rank // world.size) for rank in (world.rank, world.rank + 1))
     survey = Survey(
@@ -156,7 +156,7 @@ def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: Worl
 
 
 def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller, *, data: str) -> None:
-    """Everything that needs no second pass over all images, as files."""
+    """Write everything that needs no second pass over all images."""
     subjects = survey.subjects
     record.write_survey(run.analysis, survey, published=look.published)
     curves = _probe(survey, sample, seed=look.seed, teller=teller)
@@ -176,7 +176,7 @@ def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller,
 
 
 def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: Options) -> Sample:
-    """The images to look at: held-out labelled ones where they fill a batch, else all that are usable."""
+    """Choose the images to analyse: held-out labelled ones if they fill a batch, else all usable ones."""
     train, test, split = divide(index, verdicts)
     if len(test) < look.batch_size:
         test, split = np.flatnonzero(verdicts.good), "all images"
@@ -220,10 +220,10 @@ def _counted(batches: Iterator[Batch], tick: Ticker) -> Iterator[Batch]:
 
 
 def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list[list[ProbeCurve]]:
-    """Probes of each layer, counted on the images of the survey; [] without labels."""
+    """Probe each layer and evaluate on the images of the survey; return [] without labels."""
     counted, classes = survey.labels, sample.index.classes
     learned = torch.from_numpy(np.asarray(sample.index.labels[sample.learned], dtype=np.int64))
-    known = torch.isin(counted, learned.unique())  # with many classes, the images to learn from do not have all
+    known = torch.isin(counted, learned.unique())  # with many classes, the training images may lack some
     counted = counted[known]
     try:
         labels.require_classes(classes, where=sample.index.name)
@@ -245,7 +245,7 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
 
 
 def _gradients(subject: Subject, sample: Sample) -> Gradients:
-    """Of the classifier's loss on labelled images, where there are a classifier and labels of its classes."""
+    """Gradients of the classifier's loss on labelled images, if there is a classifier and labels of its classes."""
     if subject.classifier is None:
         return Gradients(None, "no classifier, so no loss")
     if subject.classes != sample.index.classes:
@@ -258,7 +258,7 @@ def _gradients(subject: Subject, sample: Sample) -> Gradients:
 
 
 def _moved(subjects: Sequence[Subject]) -> list[tuple[str, str, dict[str, list[float]]]]:
-    """Weight distances of each encoder from the first one, where the shapes allow."""
+    """Return the weight distances of each encoder of the same shape from the first one."""
     first = subjects[0]
     return [
         (first.name, other.name, weight_distances(first.encoder, other.encoder))
@@ -293,7 +293,7 @@ def _measured(
 
 @torch.inference_mode()
 def _write_pictures(run: Run, subjects: Sequence[Subject], sample: Sample) -> None:
-    """The first few images of the sample, with what the last layer makes of them."""
+    """Write the first few images of the sample with the principal colours and attention of the last layer."""
     batch = next(sample.batches(sample.ids[:_PICTURES], size=_PICTURES))
     colours, attention = [], []
     for subject in subjects:

@@ -1,4 +1,4 @@
-"""One training put together: data, network, optimizer and loop, in a run directory that others may go on with."""
+"""Assembly of one training run: data, network, optimizer and loop, in a run directory that can be resumed."""
 
 import contextlib
 import dataclasses
@@ -44,14 +44,14 @@ from vitlet.weights.source import facts_of
 
 
 def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh: bool = False) -> Run:
-    """Train in the run's folder, from its latest checkpoint if there is one, and leave it finished.
+    """Train to the end in the run's folder, from its latest checkpoint if there is one.
 
     Args:
-        recipe: Its resolved values.
-        launch: What else decides the result.
-        run: The folder; locked meanwhile.
-        options: What does not change the numbers.
-        fresh: Remove what stands in the folder first, unless torchrun has put it there in an earlier attempt.
+        recipe: The recipe with its resolved values.
+        launch: Everything else that decides the result.
+        run: The folder; locked during training.
+        options: Settings that do not change the numbers.
+        fresh: Empty the folder first, unless its content is from an earlier attempt of this torchrun job.
 
     Raises:
         VitletError: of the kinds that `vitlet.errors` lists.
@@ -61,9 +61,9 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
         require_uncut(recipe, options, num_ranks=world.size)
         if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
-                pass  # nobody else is writing it
+                pass  # no other process is writing to it
             remove_folder(run.path)
-        world.wait()  # or another rank would still find the old run
+        world.wait()  # otherwise another rank could still find the old run
         with run.lock() if world.is_first else contextlib.nullcontext():
             _train(recipe, launch, run, options, world)
     finally:
@@ -143,16 +143,16 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     clock.meet(world)
     if world.is_first:
         _finish(run, recipe, launch, material, objective, teller)
-        # Last: what is called finished has its model and its numbers.
+        # Last, so that a run marked as finished has its model and its results.
         now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
         write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | clock.spent())
 
 
 def _is_finished(run: Run, index: Index, options: Options) -> bool:
-    """Whether the run needs nothing more; what its checkpoints were needed for may be gone by then.
+    """Return whether the run is finished; its checkpoints and its start may be gone by then.
 
     Raises:
-        DataError: if it was trained on other data than stands there now.
+        DataError: if the data has changed since it was trained.
     """
     started = read_json(run.path / "environment.json") if run.recipe_file.is_file() else {}
     if not {"finished", "data"} <= started.keys():
@@ -173,7 +173,7 @@ def _require_same_data(index: Index, fingerprint: str, options: Options) -> None
 def _resumable(
     run: Run, recipe: Recipe, material: Material, options: Options, teller: Teller, world: World
 ) -> Checkpoint | None:
-    """What to go on from; None for a new run."""
+    """Return the checkpoint to resume from; None for a new run."""
     found, passed = checkpoint.latest(run, world=world)
     for sentence in passed:
         teller.say(f"warning: {sentence} Going on from an earlier checkpoint.")
@@ -191,7 +191,7 @@ def _resumable(
 
 @contextlib.contextmanager
 def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: World) -> Iterator[MetricsLog | None]:
-    """The log of the first rank, closed whatever happens, so that no tracker waits for more."""
+    """Open the metrics log on the first rank; it is always closed, so that no tracker waits for more."""
     if not world.is_first:
         yield None
         return
@@ -203,7 +203,7 @@ def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: Worl
 def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
     if run.recipe_file.is_file():
         return
-    init = {"init": facts_of(launch.init)} if launch.init else {}  # now: at the end it may be gone
+    init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
     write_json(
         run.path / "environment.json",
         environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init,

@@ -17,7 +17,7 @@ def bench(
     """Run one benchmark; see `vitlet.bench`.
 
     Returns:
-        The figures, which also go to the file `out` with the machine and the command.
+        The figures, which are also written to `out` with the machine and the command.
     """
     if what == "step":
         from vitlet.bench.step import bench_step

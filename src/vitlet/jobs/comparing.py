@@ -1,8 +1,8 @@
-"""Several starts under the same protocols: the same labels, steps and seeds, only the initial weights differ.
+"""Comparison of several starts under the same protocols: labels, steps and seeds are equal, initial weights differ.
 
-A fine-tuning run stands in a folder that is named after all that decides its numbers: the recipe, the images, the
-encoder it starts from and its teacher (by content, not by path), what is kept of that encoder, and which labels. So a
-finished run is used again exactly where it would come out the same.
+The folder of a fine-tuning run is named after everything that decides its numbers: the recipe, the images, the initial
+encoder and the teacher (by content, not by path), what is kept of that encoder, and the labels. A finished run is
+therefore reused exactly when a new one would give the same result.
 """
 
 import multiprocessing
@@ -39,33 +39,33 @@ from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
 UNTRAINED = "random weights"
-"""The title of what `untrained` gives."""
+"""Title of the starts that `untrained` returns."""
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where fine-tuning or a probe begins."""
+    """The initial weights of fine-tuning or of a probe."""
 
     name: str
-    """Of folders."""
+    """Used in folder names."""
     title: str
     source: str | Path | None
     """A run, a model folder or timm:NAME@FILE; None: random weights as the recipe draws them."""
     keep_blocks: int | None = None
-    """As of `finetune`; 0 is the network of `source` as it was before its training."""
+    """As for `finetune`; 0 is the network of `source` as initialised before its training."""
 
     @property
     def is_random(self) -> bool:
-        """Whether weights are drawn anew for each seed."""
+        """Whether the weights are drawn anew for each seed."""
         return self.source is None or self.keep_blocks == 0
 
 
 def untrained(starts: Sequence[Start]) -> dict[str, Start]:
-    """For each start what it is compared with, if training is to be the only difference; those alike share one.
+    """Return for each start its untrained counterpart, so that only training differs; similar starts share one.
 
-    That is the same network with its weights drawn by the same rules, positions among them: how a network is
-    initialised may move a fine-tuning with few labels by more than pre-training does (`docs/decisions/0007`).
+    The counterpart is the same network with weights and positions drawn by the same rules: with few labels,
+    initialisation may change the result of fine-tuning more than pre-training does (`docs/decisions/0007`).
     """
     shared: dict[str, Start] = {}
     like: dict[str, str] = {}
@@ -87,37 +87,37 @@ def _before_training(start: Start, *, number: int) -> Start:
 
 @dataclass(frozen=True)
 class Terms:
-    """What all starts have in common."""
+    """Settings shared by all starts."""
 
     data: Path
     out: Path
-    """Folder of the fine-tuning runs; finished ones in it are used again."""
+    """Folder of the fine-tuning runs; finished ones are reused."""
     seeds: tuple[int, ...]
-    """Each decides the labels, the order and the fresh weights of its repetition."""
+    """Each decides the labels, the order and the new weights of its repetition."""
     num_labels: int | None
     settings: Mapping[str, Any]
-    """Changes of the fine-tuning recipe."""
+    """Changes to the fine-tuning recipe."""
     recipe: str = "finetune_micro"
-    """Of fine-tuning."""
+    """The fine-tuning recipe."""
     subset: str | None = None
-    """Of the training images, as `finetune` takes it; `num_labels` are taken from it."""
+    """Subset of the training images, as for `finetune`; `num_labels` are drawn from it."""
     options: Options = field(default_factory=Options)
-    """What changes no number."""
+    """Settings that change no number."""
 
     def resolved(self, seed: int) -> Recipe:
-        """The recipe of one repetition."""
+        """Return the recipe of one repetition."""
         return resolved(self.recipe, {"set": self.settings, "seed": seed})
 
     def chosen(self, images: "Labelled", seed: int) -> np.ndarray:
-        """The training images of one repetition."""
+        """Return the training images of one repetition."""
         return chosen_ids(images.index, images.train, seed=seed, subset=self.subset, num_labels=self.num_labels)
 
     def steps(self, images: "Labelled", seed: int) -> int:
-        """Optimizer steps of one repetition.
+        """Return the optimizer steps of one repetition.
 
         Raises:
-            DataError: if there are not so many labels.
-            UsageError: if a batch is larger than they are.
+            DataError: if there are too few labels.
+            UsageError: if there are fewer images than a batch takes.
         """
         recipe = self.resolved(seed)
         size = {"num_images": len(self.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
@@ -134,11 +134,11 @@ class Labelled:
     train: np.ndarray
     test: np.ndarray
     split: str
-    """What the test images are called."""
+    """Name of the split of the test images."""
 
     @classmethod
     def open(cls, data: Path, options: Options, teller: Teller) -> "Labelled":
-        """Checked and divided.
+        """Open, check and divide the images.
 
         Raises:
             DataError: as `open_labelled`.
@@ -162,18 +162,18 @@ class _Trial:
 
 
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
-    """Fine-tune from every start with every seed, as many side by side as there are cores.
+    """Fine-tune from every start with every seed, in as many parallel processes as there are cores.
 
-    A small network gains little from a second thread; two runs of one thread use two cores fully.
+    A small network gains little from a second thread; two single-threaded runs use two cores fully.
     """
     return finetune_grid([(start, terms) for start in starts], teller)
 
 
 def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[Arm]:
-    """`finetune_arms` for any pairs of start and terms on the same data; one arm a pair, in their order.
+    """`finetune_arms` for any pairs of start and terms on the same data; one arm per pair, in order.
 
     Raises:
-        VitletError: before the first run begins, where one of them could not.
+        VitletError: before the first run begins, if any of them cannot begin.
     """
     images = Labelled.open(cells[0][1].data, cells[0][1].options, teller)
     places: dict[str, Run] = {}
@@ -195,7 +195,7 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
 
 
 def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -> None:
-    """After a failure nothing more is begun; what runs meanwhile is finished, and used again the next time."""
+    """Run the pending trials. After a failure no more are started; those running finish and are reused next time."""
     on_cpu = pick_device(every[0].terms.options).type == "cpu"
     workers = min(available_cores(), len(pending)) if on_cpu else 1
     threads = max(1, available_cores() // workers)
@@ -210,7 +210,7 @@ def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -
     ):
         left, running = list(reversed(pending)), set[Future[None]]()
         while left or running:
-            while left and len(running) < workers:  # a pool would begin what waits in it though another has failed
+            while left and len(running) < workers:  # the pool would start queued trials even after a failure
                 trial = left.pop()
                 running.add(pool.submit(_finetune_one, trial.start, trial.terms, trial.seed, trial.run.path))
             done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -222,9 +222,9 @@ def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -
 def _trial(
     start: Start, terms: Terms, seed: int, images: Labelled, *, weights: tuple[str, str], places: dict[str, Run]
 ) -> _Trial:
-    """The run of one repetition: one of the same content that stands in `terms.out` or is planned, or a new one.
+    """Return the run of one repetition: one of the same content in `terms.out` or already planned, or a new one.
 
-    `weights` are those of start and teacher, by content.
+    `weights` identifies the weights of start and teacher by content.
     """
     steps = terms.steps(images, seed)
     content, teacher = weights
@@ -256,7 +256,7 @@ def _arm(start: Start, terms: Terms, trials: Sequence[_Trial]) -> Arm:
 
 
 def begin_worker(threads: int) -> None:
-    """So many threads each, and an end with the parent: whoever kills that must not have its runs go on in secret."""
+    """Set the number of threads, and exit with the parent process, so that no run survives it unnoticed."""
     import torch
 
     torch.set_num_threads(threads)
@@ -273,7 +273,7 @@ def _end_with_parent() -> None:
 def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
     begun = read_json(out / "environment.json").get("launch") if (out / "recipe.json").is_file() else None
     init = None if start.source is None else str(Source.parse(start.source).absolute())
-    # Of equal content but from another place: what it was started on may be gone, so it cannot be resumed.
+    # Same content at another path: the original path may be gone, so the run cannot be resumed.
     moved = begun is not None and (begun["data"], begun["init"]) != (absolute_data(terms.data), init)
     finetune(
         terms.recipe,
@@ -297,9 +297,9 @@ def _steps_done(run: Run) -> int:
 def frozen_arms(
     starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocol: Literal["knn", "logistic"]
 ) -> list[Arm]:
-    """A probe on frozen features from every start; a random start has the shape of its source, or of the first one.
+    """Probe frozen features of every start; a random start has the shape of its source, or of the first source.
 
-    With the same labels in every seed a trained start is probed once: neither probe draws anything itself.
+    If every seed has the same labels, a trained start is probed once: neither probe is random itself.
     """
     model = load_encoder(next(start.source for start in starts if start.source))
     arms = []
@@ -320,7 +320,7 @@ def frozen_arms(
 
 
 def _same_labels(terms: Terms, images: Labelled) -> bool:
-    """Whether every seed learns from the same images, as it does from all of them."""
+    """Return whether every seed trains on the same images, for example on all of them."""
     first, *others = (np.sort(terms.chosen(images, seed)) for seed in terms.seeds)
     return len(first) == len(images.train) or (bool(others) and all(np.array_equal(first, ids) for ids in others))
 

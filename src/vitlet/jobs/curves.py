@@ -1,4 +1,4 @@
-"""Did pre-training help, and with how many labels? Runs, random weights and a supervised encoder on one budget."""
+"""Did pre-training help, and with how many labels? Compares runs, random weights and a supervised encoder."""
 
 import os
 import time
@@ -43,20 +43,20 @@ def compare(
     """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
 
     Args:
-        runs: Runs, model folders or timm:NAME@FILE; one at least.
+        runs: Runs, model folders or timm:NAME@FILE; at least one.
         data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
-        out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are used again.
+        out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are reused.
         label_fractions: Shares of the labelled training images, each drawn evenly over classes.
         supervised: An encoder trained with labels, to compare with.
         options: Workers, device, tolerance for unreadable images.
         **tuning: `recipe`, `seeds`, `epochs`, `batch_size`, and `set` for dotted keys.
 
     Returns:
-        The document; each question in it has an answer of yes, no or undecided and a sentence.
+        The document; each of its questions has a sentence and an answer: yes, no or undecided.
 
     Raises:
-        DataError: if a fraction has fewer labels than there are classes, or the images cannot be compared on.
-        UsageError: if a start does not fit the recipe; before anything is trained.
+        DataError: if a fraction has fewer labels than there are classes, or the images are not fit for a comparison.
+        UsageError: if a start does not fit the recipe; raised before any training.
     """
     judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
     data, out = Path(data), Path(out)
@@ -102,7 +102,7 @@ def compare(
 
 
 def _has_seen_labels(start: Start, images: Labelled) -> bool:
-    """Whether the encoder comes from a classifier of the very images that it is now given few labels of."""
+    """Return whether the encoder comes from a classifier that was trained on these same images."""
     if start.is_random:
         return False
     saved = load_encoder(start.source or "")
@@ -110,11 +110,11 @@ def _has_seen_labels(start: Start, images: Labelled) -> bool:
 
 
 def label_count(images: Labelled, fraction: float) -> int:
-    """Labels in a share of the training images.
+    """Return the number of labels in a share of the training images.
 
     Raises:
-        UsageError: for a share that is none.
-        DataError: if not every class gets one.
+        UsageError: for a share outside (0, 1].
+        DataError: if there are fewer labels than classes.
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"label fraction {fraction:g}", why="It is a share of all labels", fix="above 0, up to 1")
@@ -134,7 +134,7 @@ def label_count(images: Labelled, fraction: float) -> int:
 def _line_up(
     runs: Sequence[str | os.PathLike[str]], supervised: str | os.PathLike[str] | None, terms: Terms
 ) -> tuple[list[Start], dict[str, str]]:
-    """Random weights first, then the supervised encoder, then the runs; and for each of these its counterpart."""
+    """Return random weights, the supervised encoder and the runs, and the counterpart of each trained start."""
     sources = [os.fspath(run) for run in runs]
     names = arm_names(sources)
     if supervised is not None:
@@ -148,7 +148,7 @@ def _line_up(
 
 
 def points_of(arms: Sequence[Arm], counts: Sequence[int], *, total: int) -> tuple[Point, ...]:
-    """Arms of a grid, all of the first count first, as points over the number of labels."""
+    """Group the arms of a grid, ordered by count, into points over the number of labels."""
     width = len(arms) // len(counts)
     return tuple(
         Point(
@@ -161,7 +161,7 @@ def points_of(arms: Sequence[Arm], counts: Sequence[int], *, total: int) -> tupl
 
 
 def _questions(point: Point, counterpart: Mapping[str, str], *, n: int, split: str) -> list[Question]:
-    """At one number of labels: does each run help, is it better than the supervised start, and than the first run?"""
+    """At one number of labels: does each run help, and is it better than the supervised start and the first run?"""
     arms = {arm.name: arm for arm in point.arms}
     runs = [arm for name, arm in arms.items() if name in counterpart and name != "supervised"]
     pairs = [(f"Did {arm.title} help", arm, arms[counterpart[arm.name]]) for arm in runs]

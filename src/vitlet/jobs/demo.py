@@ -1,9 +1,9 @@
-"""The main job told once: check, pre-train, compare with random weights on few labels, write the page.
+"""The whole workflow in one job: check, pre-train, compare with random weights on few labels, write the page.
 
-The comparison gives all starts the same labels, steps and seeds; only the initial weights differ. The verdict is about
-the same network before its pre-training, so that nothing but training differs; beside it stands training from scratch
-as the fine-tuning recipe begins it, which also differs in how weights and positions are drawn. The test images decide
-nothing but the numbers that are reported.
+All starts get the same labels, steps and seeds; only the initial weights differ. The verdict compares with the same
+network before its pre-training, so that training is the only difference. Training from scratch, as the fine-tuning
+recipe starts it, is shown too; it also differs in how weights and positions are drawn. The test images decide nothing
+but the reported numbers.
 """
 
 import os
@@ -40,9 +40,9 @@ _DIGITS: dict[str, Any] = {
     "data.mean": (0.5, 0.5, 0.5),
     "data.std": (0.5, 0.5, 0.5),
 }
-"""A mirrored digit is another sign; a shift by an eighth of the image loses strokes; grey has one statistic."""
+"""A mirrored digit is a different sign; a shift by an eighth of the image loses strokes; grey needs one statistic."""
 _LONG, _SHORT = {"budget.duration": Images(n=64_000)}, {"budget.duration": Images(n=9_600)}
-"""Of pre-training and fine-tuning on digits: less than the recipes' own, so that old processors end in minutes too."""
+"""Pre-training and fine-tuning on digits: shorter than in the recipes, to finish in minutes on old processors too."""
 
 _ARMS = (
     "Not pre-trained is the same network before its first step: weights and positions are drawn by the same rules. "
@@ -62,18 +62,18 @@ def demo(
     num_labels: int | None = None,
     options: Options | None = None,
 ) -> Path:
-    """Run the story and return the page.
+    """Run the whole workflow and return the page.
 
     Args:
-        data: Images; None takes the embedded digits.
-        out: Folder of the runs, `comparison.json` and `report.html`; finished parts in it are not done again,
-            and those of other images or settings stand beside them.
+        data: Images; None uses the embedded digits.
+        out: Folder for the runs, `comparison.json` and `report.html`; finished parts are reused, and parts for other
+            images or settings are kept beside them.
         seeds: Fine-tuning runs of each start.
-        num_labels: Training labels of the comparison; None: twenty a class.
+        num_labels: Training labels of the comparison; None: twenty per class.
         options: Workers, device, tolerance for unreadable images.
 
     Raises:
-        VitletError: as the jobs it is made of.
+        VitletError: as the jobs that it runs.
     """
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
@@ -137,7 +137,7 @@ def demo(
 
 
 def few_labels(labels: np.ndarray) -> int:
-    """Twenty a class, but never more than half of the smallest class; 0 where there are not two classes."""
+    """Return the number of labels: twenty per class, at most half of the smallest class; 0 without two classes."""
     counts = np.bincount(labels) if len(labels) else np.zeros(0, dtype=int)
     present = counts[counts > 0]
     if len(present) < 2:
@@ -146,7 +146,7 @@ def few_labels(labels: np.ndarray) -> int:
 
 
 def _filled(recipe: str, changes: dict[str, Any], num_images: int, teller: Teller) -> dict[str, Any]:
-    """The changes, and with them a batch that so many images fill."""
+    """Return the changes, with the batch size reduced if there are fewer images than it takes."""
     usual = resolved(recipe, {"set": changes}).budget.batch_size
     if not 0 < num_images < usual:
         return changes
@@ -155,7 +155,7 @@ def _filled(recipe: str, changes: dict[str, Any], num_images: int, teller: Telle
 
 
 def _place(out: Path, recipe: Recipe, index: Index, *, data: Path) -> Path:
-    """A folder's name that changes with recipe and images, so that those of other data may stand beside it."""
+    """Return a folder that changes with recipe and images, so that runs on different data can lie side by side."""
     decides = [recipe.fingerprint(), index.fingerprint, absolute_data(data)]
     return out / f"pretrained-{address_of(decides)[:12]}"
 

@@ -1,4 +1,4 @@
-"""Detection: what a finished training leaves behind, and finding objects on other images."""
+"""Detection: the outputs of a finished training run, and detecting objects in other images."""
 
 import io
 import os
@@ -61,7 +61,7 @@ def finish_detection(
 
 
 def coco_results(found: Iterable[Found], annotations: Annotations, ids: np.ndarray) -> list[dict[str, Any]]:
-    """Detections on images `ids` of annotated data as a results file names them."""
+    """Return detections on the images `ids` of annotated data, in the format of a COCO results file."""
     numbers = annotations.columns["image_ids"]
     return [
         entry
@@ -80,18 +80,18 @@ def detect(
     pictures: str | os.PathLike[str] | None = None,
     options: Options | None = None,
 ) -> Path:
-    """Find objects on every readable image, and write them as a COCO results file.
+    """Detect objects in every readable image and write them as a COCO results file.
 
     Args:
         run: A finished run of a detection recipe.
         data: Images, annotated or not.
         out: The JSON file: `image_id` (of the annotations, else the number of the image), `file_name`, `category_id`
             (of the training data), `bbox`, `score`, and `segmentation` from a detector with masks.
-        pictures: A folder for the images with what was found with a certainty of ½ or more drawn into them.
+        pictures: A folder for copies of the images with the objects of score ½ or more drawn on them.
         options: Workers, device, tolerance.
 
     Raises:
-        UsageError: if the run is of another kind.
+        UsageError: if it is not a detection run.
         CheckpointError: if it is not finished.
     """
     options = options or Options()
@@ -140,7 +140,7 @@ def _load(run: Run) -> _Model:
 
 
 def _found(objective: Detection, index: Index, ids: np.ndarray, recipe: Recipe, teller: Teller) -> Iterable[Found]:
-    """Every image once, with progress."""
+    """Detect objects in every image once, with progress."""
     view = recipe.data.evaluation
     device = next(objective.parameters()).device
     normalisation = Normalisation(recipe.data.mean, recipe.data.std)
@@ -181,7 +181,7 @@ def _write_scores(
 
 
 def _write_gallery(run: Run, material: Material, annotations: Annotations, found: list[Found]) -> None:
-    """`analysis/detections.{npz,json}`: the images of highest and lowest F1, truth and finding."""
+    """Write `analysis/detections.{npz,json}`: truth and detections on the images of highest and lowest F1."""
     judged = []
     for image in found:
         truth = _truth(annotations, int(material.held_out[image.position]), image)
@@ -212,7 +212,7 @@ def _write_gallery(run: Run, material: Material, annotations: Annotations, found
 
 
 def _truth_labels(annotations: Annotations, row: int) -> np.ndarray:
-    """Class numbers of the objects on an image, crowds left out."""
+    """Return the class numbers of the objects in an image, without crowds."""
     columns = annotations.columns
     return np.array([columns["categories"][r] for r in annotations.objects(row) if not columns["crowds"][r]], dtype=int)
 
@@ -230,7 +230,7 @@ def _truth(annotations: Annotations, row: int, image: Found) -> Drawn:
 
 
 def _write_picture(folder: Path, index: Index, row: int, objects: Drawn) -> None:
-    """A PNG under the path of the image, whose folders become part of the name."""
+    """Write a PNG named after the path of the image, with folders as part of the name."""
     name = printable(index.path(row)).replace("/", "_")
     stream = io.BytesIO()
     draw(decode(index.read(row), path=index.path(row)), objects).save(stream, format="PNG")

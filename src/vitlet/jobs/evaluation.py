@@ -1,4 +1,4 @@
-"""Looking at a finished model: frozen-feature probes, embeddings, predictions."""
+"""Evaluation of a finished model: frozen-feature probes, embeddings, predictions."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def probe(
     layers: Layers = "last",
     options: Options | None = None,
 ) -> Result:
-    """Accuracy of a simple classifier on the frozen features of a finished encoder.
+    """Measure the accuracy of a simple classifier on the frozen features of a finished encoder.
 
     Args:
         run: A finished run or a model folder.
@@ -59,11 +59,11 @@ def probe(
             the training images; `linear`: SGD, learning rate chosen on such a split; `linear-mae`, `linear-moco`: the
             published settings, on cached centre crops.
         pool: Mean of the patch tokens, or the class token.
-        layers: `all` lets `linear` choose among the outputs of all blocks too.
+        layers: `all` lets `linear` also choose among the outputs of all blocks.
         options: Workers, device, tolerance.
 
     Returns:
-        The number, which also stands in `results/` of the run.
+        The result, which is also written to `results/` of the run.
     """
     options = options or Options()
     require_layers(protocol, layers)
@@ -109,7 +109,7 @@ def _probe(
 
 @dataclass(frozen=True)
 class Probing:
-    """How frozen features are judged; see `probe`."""
+    """How frozen features are evaluated; see `probe`."""
 
     protocol: ProbeName
     pool: Pool = "mean"
@@ -127,7 +127,7 @@ def probe_encoder(
     options: Options,
     world: World | None = None,
 ) -> ProbeResult:
-    """One probe from cached features, which the ranks of `world` compute together."""
+    """Run one probe on cached features, which the ranks of `world` compute together."""
     workers, reading = (
         options.num_workers(image_size=view.size),
         Reading(view, how.pool, every_block=how.layers == "all"),
@@ -237,12 +237,12 @@ def predict(
 def _predicted(
     saved: Saved, index: Index, ids: np.ndarray, options: Options, world: World
 ) -> tuple[list[float], list[int]]:
-    """Probability and number of the likeliest class of every image, each computed by one rank."""
+    """Return probability and number of the most likely class of every image, each computed by one rank."""
     assert saved.classifier is not None
     device = pick_device(options)
     encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
     workers = options.num_workers(image_size=saved.evaluation.size)
-    shared = world if len(ids) >= world.size else World()  # so few that a rank would have none
+    shared = world if len(ids) >= world.size else World()  # too few for every rank to have one
     batches = evaluation_batches(
         index, ids, view=saved.evaluation, workers=workers, rank=shared.rank, num_ranks=shared.size
     )
@@ -257,18 +257,18 @@ def _predicted(
 
 
 def opened(data: str | os.PathLike[str], options: Options, world: World) -> Index:
-    """The images, listed by one rank of each host for all."""
+    """Open the images; one rank of each host lists them for the others."""
     with world.one_first():
         return open_index(data, follow_outside=options.follow_outside)
 
 
 def judged(index: Index, options: Options, teller: Teller, world: World, *, training: bool = True) -> Verdicts:
-    """Which images are good, checked by one rank of each host for all.
+    """Check the images; one rank of each host does so for the others.
 
-    `training` says whether there must be some to train on.
+    `training` says whether there must be images to train on.
 
     Raises:
-        DataError: if more is bad than the options accept, or the ranks do not see the same.
+        DataError: if more images are bad than the options accept, or the ranks see different ones.
     """
     with world.one_first():
         verdicts = judge(index, options, teller, training=training)

@@ -1,6 +1,6 @@
-"""Handing out a model that has proved itself: written, opened by its own runtime, compared on real images, then placed.
+"""Verified export: write a model, open it in its own runtime, compare on real images, then move it into place.
 
-Everything happens in a scratch folder; what is beyond the tolerance never reaches the target.
+Everything happens in a scratch folder; a model beyond the tolerance never reaches the target.
 """
 
 import os
@@ -48,15 +48,15 @@ def export(
     embed_preprocessing: bool = False,
     options: Options | None = None,
 ) -> Path:
-    """Write a finished model for another library, let that library compute real images from it, and compare.
+    """Write a finished model for another library, run it there on real images, and compare the outputs.
 
     Args:
         run: A finished run, a model folder or `timm:NAME@FILE`.
         out: The folder; replaced if it is a model folder.
         to: `timm` (config.json, model.safetensors), `onnx`, `openvino` (model.xml, model.bin) or `torch-export`
             (model.pt2); beside it `preprocessing.json`, `proof.json` and a card.
-        images: At least 256 images, held-out ones first; None takes the embedded digits.
-        int8: Quantise, calibrated on others of the images.
+        images: At least 256 images, held-out ones first; None uses the embedded digits.
+        int8: Quantise, calibrated on other images of the set.
         embed_preprocessing: The model takes bytes (B S S 3) instead of standardised floats (B 3 S S).
         options: Workers, tolerance for unreadable images.
 
@@ -66,7 +66,7 @@ def export(
     Raises:
         CheckpointError: if there is no finished model, or the exported one is beyond the tolerance.
         DataError: if there are too few images.
-        UsageError: if `out` holds other things, the format cannot hold what is asked for, `run` is a detector, or a
+        UsageError: if `out` contains other files, the format does not support the options, `run` is a detector, or a
             package is missing.
     """
     form = Form(to, int8, embed_preprocessing)
@@ -94,10 +94,10 @@ def export(
 def proved(
     saved: Saved, stage: Path, form: Form, witnesses: Witnesses, *, where: str, teller: Teller
 ) -> dict[str, Any]:
-    """Write the model into the folder `stage` and compare what its runtime computes from there.
+    """Write the model into the folder `stage`, open it in its runtime, and compare the outputs.
 
     Returns:
-        What `proof.json` says.
+        The content of `proof.json`.
 
     Raises:
         CheckpointError: if it is beyond the tolerance.
@@ -150,7 +150,7 @@ def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Wi
 
 
 def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses) -> Agreement:
-    """Our outputs, from bytes by the way that evaluation goes, beside those of the exported model."""
+    """Compare our outputs, computed from bytes as in evaluation, with those of the exported model."""
     original: list[Mapping[str, NDArray[np.float32]]] = []
     exported: list[Mapping[str, NDArray[np.float32]]] = []
     with torch.inference_mode(), one_thread():
@@ -163,7 +163,7 @@ def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses)
 
 
 def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray[np.float32]]:
-    """Through the encoder's own door, not through `Portable`: what that gets wrong is to be found too."""
+    """Compute our outputs with the encoder itself, not with `Portable`, so that errors in `Portable` show too."""
     encoder = saved.encoder.eval()
     seen = head_input(encoder, images)
     if saved.classifier is not None:
@@ -174,7 +174,7 @@ def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray
 
 
 def _throughput(model: Portable, runner: Runner, witnesses: Witnesses) -> dict[str, Any]:
-    """Images a CPU second of the exported model and of eager PyTorch, in turns on one thread, from the same inputs."""
+    """Measure images per CPU second of the exported model and eager PyTorch, alternating on one thread, same inputs."""
     batch = model.input_of(witnesses.images[:_BATCH])
     with torch.inference_mode():
         paces = take_turns({"eager": lambda: model(batch), "exported": lambda: runner(batch)})
@@ -190,7 +190,7 @@ def _throughput(model: Portable, runner: Runner, witnesses: Witnesses) -> dict[s
 
 
 def _results(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The numbers measured so far, exports apart."""
+    """Return the results measured so far, except those of exports."""
     source = Source.parse(run)
     folder = Run(source.path).results
     files = sorted(folder.glob("*.json")) if source.architecture is None and folder.is_dir() else []
@@ -200,7 +200,7 @@ def _results(run: str | os.PathLike[str]) -> dict[str, Any]:
 def _record(
     run: str | os.PathLike[str], form: Form, proof: dict[str, Any], saved: Saved, *, wall: float, cpu: float
 ) -> None:
-    """The proof as a result of the run; a model folder or bare file has no place for it."""
+    """Write the proof as a result of the run; a model folder or bare file has no place for it."""
     place = Run(Source.parse(run).path)
     if not place.recipe_file.is_file():
         return

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, made a model folder that every command takes."""
+"""Import of weights from other libraries as a model folder that every command accepts."""
 
 import os
 from collections import Counter
@@ -26,24 +26,24 @@ def import_weights(
     pixels: Literal["imagenet", "half"] | None = None,
     entry: str | None = None,
 ) -> Path:
-    """Read an encoder of another library, say what became of every tensor, and write it as a model folder.
+    """Read an encoder from another library, report what became of every tensor, and write a model folder.
 
     Args:
         file: `.safetensors`, `.pth`, `.pth.tar`, `.pt` or `.bin`.
         out: The model folder.
-        heads: Number of heads, where the file does not decide.
-        image_size: Resize positions to images of this side, in pixels.
-        allow_partial: Accept less than the whole encoder.
-        prefix: Which network, where the file has several.
+        heads: Number of heads, if the file does not determine it.
+        image_size: Resize the position embedding to images of this side, in pixels.
+        allow_partial: Accept an incomplete encoder.
+        prefix: Which network to import, if the file has several.
         pixels: Normalisation: ImageNet's mean and deviation, or 0.5 and 0.5.
-        entry: Which weights, where the file has several of one network, such as `model_ema`.
+        entry: Which weights to import, if the file has several for one network, such as `model_ema`.
 
     Returns:
         The folder.
 
     Raises:
         CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
-        UsageError: if something has to be asked for, or `out` holds other things.
+        UsageError: if an argument is needed to decide, or `out` contains other files.
     """
     source, folder, teller = Source.parse(file).path, Path(out), Teller()
     require_replaceable(folder)

@@ -1,4 +1,4 @@
-"""What comparisons and sweeps share: how starts are judged, and what is written about it."""
+"""Parts shared by comparisons and sweeps: how starts are evaluated, and how that is reported."""
 
 import re
 import time
@@ -28,10 +28,10 @@ DOCUMENT = "curves.json"
 
 
 class Tuning(TypedDict, total=False):
-    """How every start is fine-tuned, by the names that the command line has for it."""
+    """How every start is fine-tuned, with the names of the command-line options."""
 
     recipe: str
-    """Of fine-tuning; by default `finetune_micro`."""
+    """The fine-tuning recipe; by default `finetune_micro`."""
     seeds: int
     """Repetitions; by default 3."""
     epochs: float
@@ -42,22 +42,22 @@ class Tuning(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Judging:
-    """How every start is fine-tuned: the same for all."""
+    """Fine-tuning settings, the same for every start."""
 
     recipe: str = "finetune_micro"
     seeds: int = 3
-    """Repetitions; each draws labels, order and fresh weights anew."""
+    """Repetitions; each draws new labels, order and weights."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of the recipe, by dotted key."""
+    """Changes to the recipe, by dotted key."""
     options: Options = field(default_factory=Options)
-    """What changes no number."""
+    """Settings that change no number."""
 
     @classmethod
     def of(cls, tuning: Tuning, options: Options | None = None) -> "Judging":
-        """By the words of the command line.
+        """Build the settings from keywords named as on the command line.
 
         Raises:
-            UsageError: for a word that is none.
+            UsageError: for an unknown keyword.
         """
         require_known(tuning, Tuning)
         plain = {key: tuning.get(key) for key in ("epochs", "batch_size", "set")}
@@ -65,10 +65,10 @@ class Judging:
         return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), settings, options or Options())
 
     def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
-        """As the engine wants them; the runs go to `out/runs`.
+        """Return the terms for `vitlet.jobs.comparing`; the runs go to `out/runs`.
 
         Raises:
-            UsageError: for no seed, or a recipe that does not learn labels.
+            UsageError: for fewer seeds than one, or a recipe that does not learn labels.
         """
         if self.seeds < 1:
             raise UsageError(f"{self.seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
@@ -87,10 +87,10 @@ class Judging:
 
 
 def require_startable(saved: Saved, recipe: Recipe, source: str) -> None:
-    """Refuse an encoder that the fine-tuning recipe does not take, before anything is trained.
+    """Refuse an encoder that does not fit the fine-tuning recipe, before anything is trained.
 
     Raises:
-        UsageError: for a ConvNet and a recipe of vision transformers, the reverse, or another image size.
+        UsageError: for a ConvNet and a recipe for vision transformers or vice versa, another image size or ConvNet.
     """
     there, wanted = saved.encoder.config, recipe.encoder
     if type(there) is not type(wanted) or there.image_size != wanted.image_size:
@@ -109,7 +109,7 @@ def require_startable(saved: Saved, recipe: Recipe, source: str) -> None:
 
 
 def arm_names(sources: Sequence[str]) -> list[str]:
-    """A short name for each, fit for folders, no two alike: the folder's, with its parent's where needed."""
+    """Return short, unique names, usable for folders: each source's folder, with its parents where needed."""
     names: list[str] = []
     for source in sources:
         where = Source.parse(source)
@@ -122,7 +122,7 @@ def arm_names(sources: Sequence[str]) -> list[str]:
 
 
 def facts_of(images: Labelled) -> dict[str, Any]:
-    """What is said about the data in a document."""
+    """Return the facts about the data for a document."""
     index = images.index
     return {
         "name": index.name,
@@ -134,7 +134,7 @@ def facts_of(images: Labelled) -> dict[str, Any]:
 
 
 def start_facts(start: Start) -> dict[str, Any]:
-    """What is said about a start: where its weights come from, their digest, what they cost where that is known."""
+    """Return the facts about a start: the source of its weights, their digest and, where known, their cost."""
     known: dict[str, Any] = {"name": start.name, "title": start.title, "keep_blocks": start.keep_blocks}
     if start.source is None or start.is_random:
         return known | {"source": None, "encoder": None, "recipe": None, "pretraining_cpu_seconds": None}
@@ -150,7 +150,7 @@ def start_facts(start: Start) -> dict[str, Any]:
 
 
 def budget_of(terms: Terms) -> dict[str, Any]:
-    """What every fine-tuning had."""
+    """Return the budget of every fine-tuning run."""
     recipe = terms.resolved(terms.seeds[0])
     budget = recipe.budget
     return {
@@ -163,7 +163,7 @@ def budget_of(terms: Terms) -> dict[str, Any]:
 
 
 def publish(found: dict[str, Any], out: Path, teller: Teller, began: float) -> dict[str, Any]:
-    """Write the document, its page and figures to `out`, and say what was found; returns the document."""
+    """Write the document, its page and figures to `out`, print the findings, and return the document."""
     found |= {"machine": environment(), "wall_seconds": time.monotonic() - began}
     write_json(out / DOCUMENT, found)
     page = write_curve_page(found, folder=out)
@@ -176,7 +176,7 @@ def publish(found: dict[str, Any], out: Path, teller: Teller, began: float) -> d
 
 
 def _table(curve: Mapping[str, Any]) -> Table:
-    """Mean, half the interval and CPU time of every arm at every point."""
+    """Tabulate mean, half the interval and CPU time of every arm at every point."""
     table = Table(title=f"{curve['title']}, top-1 on {curve['n']:,} {curve['split']} images")
     for column in ("", *(point["label"] for point in curve["points"])):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""What a run was started on: kept in its folder, so that it can be gone on with and begun again."""
+"""The inputs of a run: kept in its folder, so that it can be resumed and repeated."""
 
 import os
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ RANDOM_START = "random"
 
 @dataclass(frozen=True)
 class Launch:
-    """What a run was started on; with the recipe, all that resuming needs."""
+    """The inputs of a run; with the recipe, all that resuming needs."""
 
     verb: str
     recipe: str
-    """Fingerprint of the recipe as it was asked for, before an initial encoder gave it its shape."""
+    """Fingerprint of the recipe as requested, before an initial encoder gave it its shape."""
     data: str
     init: str | None = None
     num_labels: int | None = None
     keep_blocks: int | None = None
-    """Of the initial encoder, counted from the lowest; None: all."""
+    """Number of lowest blocks taken from the initial encoder; None: all."""
     subset: str | None = None
-    """Of the training images, as `Subset` writes itself; None: all."""
+    """Subset of the training images, as the string of a `Subset`; None: all."""
     hold_out: bool = False
-    """Count on a part of the training images, for choices, and leave the test images alone."""
+    """Evaluate on held-out training images, to choose settings without the test images."""
     start: str = RANDOM_START
-    """What is taken from `init`, by content: another encoder may stand there by now."""
+    """Identifies by content what is taken from `init`: that path may hold another encoder by now."""
     teacher: str = ""
-    """The recipe's teacher, by content; empty without one, and in runs from before it was written down."""
+    """Identifies the recipe's teacher by content; empty without one, and in runs from before it was recorded."""
     max_bad: float = Options().max_bad
-    """Share of unreadable images that was accepted. It changes no number, and is kept so that resuming accepts it."""
+    """Accepted share of unreadable images. It changes no number; it is kept so that resuming accepts the same share."""
 
     follow_outside: bool = Options().follow_outside
     """Whether links and tables could lead to images outside the data folder."""
 
     def command(self, run: Path) -> list[str]:
-        """Words that do the same again: every value of the recipe comes from the run, paths are relative."""
+        """Return a command that repeats the run: its recipe comes from the run's folder, paths are relative."""
         words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
         if self.verb == "finetune" or self.init:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]

@@ -1,8 +1,8 @@
 """Does every method learn here? The same images, the same protocols, one table.
 
-Each micro recipe pre-trains on the same budget of image views; then kNN, logistic regression and fine-tuning with few
-labels judge the frozen or trained encoder beside the same network before that, with several seeds. What does not beat
-its random weights stands in the table as it is.
+Each micro recipe pre-trains on the same budget of image views. Then kNN, logistic regression and fine-tuning with few
+labels compare the encoder with the same network before pre-training, with several seeds. A method that does not beat
+its random weights is listed as it is.
 
 A view counts by its area: MoCo-v3 sees each image twice, DINO in two whole and four quarter views, so three times.
 """
@@ -29,14 +29,14 @@ from vitlet.units import Images, Share
 
 VIEWS = 64_000
 PROBES = 10
-"""Repetitions of a probe: its interval is over labels drawn anew, and a repetition costs seconds."""
+"""Repetitions of a probe: each draws new labels, and costs seconds."""
 _FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
-"""Fine-tuning of each kind of encoder."""
+"""Fine-tuning recipe for each kind of encoder."""
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
 TEACHER = "mae_micro_wide"
 _NEEDS_TEACHER = ("dmae_micro", "seed_micro")
 _BESIDE = {"dmae_micro": "mae_micro"}
-"""What a method adds to, and is compared with beside its random weights."""
+"""The method that a method extends, with which it is compared in addition to its random weights."""
 
 
 def learn(
@@ -51,22 +51,22 @@ def learn(
     options: Options | None = None,
     json: Path | None = None,
 ) -> dict[str, Any]:
-    """Pre-train by every method, judge them, and write the table.
+    """Pre-train with every method, evaluate each, and write the table.
 
     Args:
-        data: Labelled images near 32 pixels with a test split.
-        out: Folder of the runs; finished ones are used again.
-        views: Image views of each method while pre-training, counted with repetition and by area; those of the
-            teacher are as many again.
-        num_labels: Of the probes and of fine-tuning, drawn anew for each seed.
+        data: Labelled images of about 32 pixels with a test split.
+        out: Folder for the runs; finished ones are reused.
+        views: Image views per method in pre-training, counted with repetition and by area; the teacher gets as many
+            again.
+        num_labels: Training labels for the probes and for fine-tuning, drawn anew for each seed.
         seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
         methods: Recipes.
-        settings: Changes of the fine-tuning recipes.
+        settings: Changes to the fine-tuning recipes.
         options: Workers, device, tolerance for unreadable images.
-        json: Where the table goes beside `out/learning.json`.
+        json: File for a copy of `out/learning.json`.
 
     Returns:
-        The table: for each method and protocol mean, interval, and difference to the same network before it.
+        The table: for each method and protocol the mean, interval, and difference from the untrained network.
     """
     teller, began, options = Teller(), time.monotonic(), options or Options()
     images = Labelled.open(data, options, teller)
@@ -130,7 +130,7 @@ def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller)
 
 
 def _teacher(method: str, *, data: Path, out: Path, views: int, options: Options) -> dict[str, Any]:
-    """The setting that names a teacher, trained first, where the method needs one."""
+    """Train a teacher if the method needs one, and return the setting that names it."""
     if method not in _NEEDS_TEACHER:
         return {}
     teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, set=_length(TEACHER, views))
@@ -138,14 +138,14 @@ def _teacher(method: str, *, data: Path, out: Path, views: int, options: Options
 
 
 def _length(method: str, views: int) -> dict[str, Any]:
-    """The duration that amounts to so many views, without looks at the features on the way."""
+    """Return the settings for a duration of this many views, without probes on the way."""
     seen = by_name(method).data.views
     whole = sum((view.size / seen[0].size) ** 2 for view in seen)
     return {"budget.duration": Images(n=round(views / whole)), "budget.probe_every": Share(n=1)}
 
 
 def _rows(arms: list[Arm], like: Mapping[str, str]) -> dict[str, Any]:
-    """Mean and interval of each arm; of those in `like` the lead over the arm named there, and over what it adds to."""
+    """Return mean and interval of each arm; for those in `like`, also the lead over that arm and the one it extends."""
     known = {arm.name: arm for arm in arms}
     rows: dict[str, Any] = {arm.name: _alone(arm) for arm in arms}
     for arm in arms:

@@ -1,4 +1,4 @@
-"""Models side by side: what each costs here, what is known of its accuracy, and what others published."""
+"""Models side by side: cost measured here, known accuracy, and published values."""
 
 import json
 from collections.abc import Sequence
@@ -54,21 +54,21 @@ def bench_lineup(
     """Measure models and write the table.
 
     Args:
-        names: timm's names (random weights), recipes, or runs and model folders.
+        names: timm names (random weights), recipes, or runs and model folders.
         preset: `paper`: the models of Table 2 that timm has, and the paper's own, before `names`.
-        results: A folder of result files: those of `vitlet evaluate --json` give the accuracy of models that are no
-            runs. A run's own results are found in the run.
-        batch_size: Of one forward pass; None: 16 on a CPU, 256 on CUDA.
-        repeats: Turns.
-        precision: Of the matrix products.
-        out: Where the figures go.
+        results: A folder of files from `vitlet evaluate --json`, for the accuracy of models that are not runs. A run's
+            own results are found in the run.
+        batch_size: Images per forward pass; None: 16 on a CPU, 256 on CUDA.
+        repeats: Number of turns.
+        precision: Precision of the matrix products.
+        out: File for the figures.
         options: The device.
 
     Returns:
-        The figures: `models` by name, each with `published` apart from what was measured here.
+        The figures: `models` by name, each with `published` values apart from those measured here.
 
     Raises:
-        UsageError: for a name that is nothing of the above.
+        UsageError: for an unknown name.
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
@@ -104,10 +104,10 @@ def bench_lineup(
 
 
 def candidate(name: str) -> Candidate:
-    """The network that a name stands for.
+    """Return the network that a name stands for.
 
     Raises:
-        UsageError: if it stands for none.
+        UsageError: for an unknown name.
     """
     if Path(name).exists():
         saved = load_encoder(name)
@@ -137,7 +137,7 @@ def candidate(name: str) -> Candidate:
 
 
 def accuracy_of(name: str, results: Path | None) -> dict[str, Any] | None:
-    """The measured top-1 of a model with where it stands; None where nobody measured it here."""
+    """Return the measured top-1 of a model and the file that holds it; None if it was not measured here."""
     own = [Run(Path(name)).results / file for file in ("evaluate-val.json", "top1.json")]
     found = [(file, read_json(file)) for file in own if file.is_file()]
     if not found and results is not None:
@@ -147,7 +147,7 @@ def accuracy_of(name: str, results: Path | None) -> dict[str, Any] | None:
             except ValueError:
                 continue
             details = content.get("details") if isinstance(content, dict) else None
-            asked = {"model": name, "labels": "val"}  # ReaL's and V2's are other questions
+            asked = {"model": name, "labels": "val"}  # ReaL and V2 measure something else
             if isinstance(details, dict) and asked.items() <= details.items() and content.get("metric") == "top1":
                 found.append((file, content))
     if not found:

@@ -1,4 +1,4 @@
-"""What a job works on: images that were checked, the device, the encoder to start from."""
+"""The inputs of a job: checked images, the device, the initial encoder."""
 
 import hashlib
 import json
@@ -45,15 +45,15 @@ class Material:
     index: Index
     verdicts: Verdicts
     ids: np.ndarray
-    """Rows to train on; the order gives the positions."""
+    """Rows to train on; their order defines the positions."""
     held_out: np.ndarray
     """Rows that training does not see; may be empty."""
     held_out_split: str
-    """What they are called: `test`, `val` or `held-out train`."""
+    """Their name: `test`, `val` or `held-out train`."""
     num_whole: int
     """Training images before a subset was chosen."""
     annotations: Annotations | None = None
-    """The objects on the images, where they are learned."""
+    """The objects in the images, if they are learned."""
     workers: int = 0
     """Loader processes."""
 
@@ -63,25 +63,25 @@ class Material:
         return len(self.index.classes)
 
     def check(self) -> dict[str, Any]:
-        """What is known of the data, for the record of a run."""
+        """Return what is known about the data, for the record of a run."""
         more = {} if self.annotations is None else {"annotations": self.annotations.to_json()}
         return self.verdicts.to_json() | more
 
     def objects(self, recipe: Recipe) -> Objects | None:
-        """What the loader hands over beside the images, if the method learns it."""
+        """Return the objects that the loader delivers with the images, if the method learns them."""
         if self.annotations is None:
             return None
         return Objects(self.annotations, masks=recipe.objective.learns_objects() == "masks")
 
 
 def pick_device(options: Options) -> torch.device:
-    """The device asked for, or the best there is; under torchrun each rank of a host has a GPU of its own.
+    """Return the requested device, or the best available; under torchrun each rank of a host has its own GPU.
 
     Raises:
-        UsageError: if the one asked for is not there, or a host has more ranks than GPUs.
+        UsageError: if the requested device is not available, or a host has more ranks than GPUs.
     """
     local_rank = os.environ.get("LOCAL_RANK")
-    has_mps = torch.backends.mps.is_available() and local_rank is None  # gloo carries no tensors of MPS
+    has_mps = torch.backends.mps.is_available() and local_rank is None  # gloo does not support MPS tensors
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
     chosen = next(name for name in ("cuda", "mps", "cpu") if here[name]) if options.device == "auto" else options.device
     if not here[chosen]:
@@ -98,10 +98,10 @@ def pick_device(options: Options) -> torch.device:
 
 
 def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
-    """What the method can tell apart in this data: classes of images, or of the objects on them.
+    """Return the classes in this data: of images or, for a detection method, of the objects in them.
 
     Raises:
-        DataError: if labels are to be learned and there are not two classes, or objects and they are not annotated.
+        DataError: if the method learns labels and there are not two classes, or objects and they are not annotated.
     """
     if recipe.objective.learns_objects() is None:
         if recipe.objective.learns_labels:
@@ -141,7 +141,7 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, held_out, split, len(whole), annotations, workers)
     whole, held_out, split = divide(index, verdicts, hold_out=launch.hold_out)
-    require_labels(index, verdicts, whole, held_out if len(held_out) else whole, split)  # none held out is no error
+    require_labels(index, verdicts, whole, held_out if len(held_out) else whole, split)  # holding out none is no error
     ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset, num_labels=launch.num_labels)
     if launch.subset is not None:  # a list may leave a class out
         require_labels(index, verdicts, ids, held_out if len(held_out) else ids, split)
@@ -151,7 +151,7 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
 def chosen_ids(
     index: Index, ids: np.ndarray, *, seed: int, subset: str | None = None, num_labels: int | None = None
 ) -> np.ndarray:
-    """Those of the rows `ids` that a run with this seed learns from: the subset, and of it so many labels.
+    """Return the rows of `ids` that a run with this seed trains on: the subset, and `num_labels` of it.
 
     Raises:
         DataError: as `subset_ids` and `balanced`.
@@ -166,11 +166,11 @@ def chosen_ids(
 def divide(
     index: Index, verdicts: Verdicts, *, usable: np.ndarray | None = None, hold_out: bool = False
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Rows to learn from, rows to count on, and the name of the latter; of the labelled ones, or of those `usable`.
+    """Return training rows, evaluation rows and the name of the latter, from labelled rows or from those `usable`.
 
-    The `test` split where there is one, else `val`, else a fifth of the training images, drawn class by class from a
-    fixed seed: the same fifth for every run and probe on this data. With `hold_out` the rows to count on are never
-    those: `val` where there is a `test` split beside it, else the fifth.
+    Evaluation rows are the `test` split if there is one, else `val`, else a fifth of the training images, drawn class
+    by class from a fixed seed: the same fifth for every run and probe on this data. With `hold_out` those splits are
+    left alone: evaluation rows are `val` if there is also a `test` split, else the fifth.
     """
     usable = verdicts.good & (index.labels >= 0) if usable is None else usable
     train = np.flatnonzero(usable & (index.splits == SPLITS.index("train")))
@@ -188,10 +188,10 @@ def divide(
 def open_labelled(
     data: str | os.PathLike[str], options: Options, teller: Teller
 ) -> tuple[Index, np.ndarray, np.ndarray, str]:
-    """Images that were checked, divided as `divide` says, and have what can be learned and counted.
+    """Open, check and divide labelled images, and require that they can be learned and evaluated.
 
     Raises:
-        DataError: as `judge`, and as the two rules of `evaluate.labels`; the first before an image is opened.
+        DataError: as `judge` and the two rules of `evaluate.labels`, the first of them before an image is opened.
     """
     index = open_index(data, follow_outside=options.follow_outside)
     labels.require_classes(index.classes, where=index.name)
@@ -202,7 +202,7 @@ def open_labelled(
 
 
 def require_labels(index: Index, verdicts: Verdicts, train: np.ndarray, test: np.ndarray, split: str) -> None:
-    """Refuse rows to learn from and to count on that have not the labels for it.
+    """Refuse training and evaluation rows that lack the necessary labels.
 
     Raises:
         DataError: as `labels.require`.
@@ -213,12 +213,12 @@ def require_labels(index: Index, verdicts: Verdicts, train: np.ndarray, test: np
 
 
 def judge(index: Index, options: Options, teller: Teller, *, training: bool = True) -> Verdicts:
-    """Check every image once (at once where it was done before), with progress.
+    """Check every image once, with progress; an earlier check is reused.
 
     `training` says whether there must be images to train on.
 
     Raises:
-        DataError: if more is bad than the options accept.
+        DataError: if more images are bad than the options accept.
     """
     for note in index.notes:
         teller.say(f"note: {note}")
@@ -229,15 +229,15 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
 
 
 def describe(index: Index, verdicts: Verdicts) -> str:
-    """What two ranks have to agree on before they work on the same images."""
+    """Return a description of the images on which ranks must agree before they work together."""
     good = hashlib.sha256(np.packbits(verdicts.good).tobytes()).hexdigest()[:8]
     return f"{plural(int(verdicts.good.sum()), 'usable image')} of {len(index):,}, {index.fingerprint}/{good}"
 
 
 def start_content(source: str | os.PathLike[str] | None, keep_blocks: int | None = None) -> str:
-    """What a training takes from its start, wherever that lies: changes with any weight that is kept of it.
+    """Identify what a training takes from its start by content, not by path: changes with any weight that is kept.
 
-    Where no block is kept, it is how the encoder's weights were drawn before its training.
+    If no block is kept, it describes how the encoder's weights were drawn before its training.
 
     Raises:
         CheckpointError, UsageError: as `load_encoder`.
@@ -252,7 +252,7 @@ def _content(saved: Saved, keep_blocks: int | None) -> str:
 
 
 def shape_of(encoder: AnyEncoder) -> str:
-    """Form and normalisation of pixels, whatever the weights are and how they began."""
+    """Describe the architecture and pixel normalisation, independent of the weights and their initialisation."""
     return _described(encoder, _SHAPE)
 
 
@@ -261,12 +261,12 @@ def _described(encoder: AnyEncoder, values: set[str]) -> str:
 
 
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
-    """The encoder to train, and the recipe with the shape that it really has.
+    """Return the encoder to train, and the recipe with its actual shape.
 
-    An initial encoder brings its own shape; the recipe keeps its say on everything that is no tensor.
+    An initial encoder brings its own shape; the recipe decides everything that is not a tensor.
 
     Raises:
-        CheckpointError: if another encoder stands at `launch.init` than when the run began.
+        CheckpointError: if the encoder at `launch.init` has changed since the run began.
         UsageError: if it does not fit the recipe.
     """
     data, seed = recipe.data, recipe.budget.seed

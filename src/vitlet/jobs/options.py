@@ -1,4 +1,4 @@
-"""What may differ between two runs without changing a number: where, how fast, how tolerant."""
+"""Options that change no number of a run: where it computes, how fast, how tolerant it is."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
@@ -13,52 +13,52 @@ from vitlet.text import did_you_mean
 
 
 class Options(Config):
-    """Settings of the machine and the occasion."""
+    """Settings of the machine and of one invocation."""
 
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Images of one forward and backward pass, where the batch does not fit into memory."""
+    """Images per forward and backward pass, if the batch does not fit into memory."""
     compile: bool = False
     """torch.compile: about a minute at the start, then a third faster."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of unreadable images that is accepted."""
+    """Accepted share of unreadable images."""
     follow_outside: bool = False
     """Also read files outside the data folder that links and tables in it lead to."""
     fresh: bool = False
-    """Delete what stands in the output folder and start anew."""
+    """Empty the output folder and start anew."""
     accept_data_change: bool = False
-    """Resume although images were added, removed or changed."""
+    """Resume even if images were added, removed or changed."""
     log: tuple[Literal["wandb", "mlflow"], ...] = ()
-    """Where metrics go too, beside metrics.jsonl and TensorBoard."""
+    """Trackers for metrics, in addition to metrics.jsonl and TensorBoard."""
     quiet: bool = False
-    """Say nothing on the terminal."""
+    """Print nothing to the terminal."""
 
     def num_workers(self, *, image_size: int) -> int:
-        """Loader processes of one rank for images of this size."""
+        """Return the number of loader processes of one rank for images of this size."""
         if self.workers is not None:
             return self.workers
         return 0 if image_size <= 64 else min(16, max(1, available_cores() // ranks_here() - 1))
 
 
 class Flags(TypedDict, total=False):
-    """The recipe values that everybody changes."""
+    """The recipe values that are changed most often."""
 
     epochs: float
     batch_size: int
     seed: int
     precision: str
     set: Mapping[str, Any]
-    """Anything else, by dotted key."""
+    """Any other value, by dotted key."""
 
 
 def require_known(given: Mapping[str, Any], known: type) -> None:
-    """Refuse keywords that the TypedDict `known` does not list: behind `**` Python itself lets any pass.
+    """Refuse keywords that the TypedDict `known` does not list: Python itself accepts any for a `**` parameter.
 
     Raises:
-        UsageError: with what was meant.
+        UsageError: with a suggestion.
     """
     names = known.__annotations__
     for name in given:
@@ -69,10 +69,10 @@ def require_known(given: Mapping[str, Any], known: type) -> None:
 
 
 def overrides(flags: Flags) -> dict[str, Any]:
-    """Flags as dotted keys of a recipe.
+    """Convert flags to dotted keys of a recipe.
 
     Raises:
-        UsageError: for a keyword that is none.
+        UsageError: for an unknown keyword.
     """
     require_known(flags, Flags)
     changes: dict[str, Any] = dict(flags.get("set") or {})
@@ -103,7 +103,7 @@ def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:
 
 
 def require_uncut(recipe: Recipe, options: Options, *, num_ranks: int = 1) -> None:
-    """Refuse to cut a batch, over ranks or for gradient accumulation, where that would change the loss.
+    """Refuse to split a batch over ranks or for gradient accumulation if that would change the loss.
 
     Raises:
         UsageError: naming what to do instead.
@@ -145,7 +145,7 @@ EvaluationName = Literal["val", "real", "v2"]
 
 
 def require_layers(protocol: ProbeName, layers: Layers) -> None:
-    """Refuse a choice among blocks by a protocol that chooses nothing among them.
+    """Refuse `layers="all"` for a protocol that does not choose among blocks.
 
     Raises:
         UsageError: naming the protocol that does.
@@ -159,7 +159,7 @@ def require_layers(protocol: ProbeName, layers: Layers) -> None:
 
 
 def require_start(init: object | None, keep_blocks: int | None) -> None:
-    """Refuse to keep blocks of nothing, or fewer than none.
+    """Refuse `keep_blocks` without an initial encoder, or below 0.
 
     Raises:
         UsageError: naming what to give.
@@ -170,7 +170,7 @@ def require_start(init: object | None, keep_blocks: int | None) -> None:
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`("optimizer.base_lr=1e-3", …)` as a mapping.
+    """Convert `("optimizer.base_lr=1e-3", …)` to a mapping.
 
     Raises:
         UsageError: for a word without `=`.

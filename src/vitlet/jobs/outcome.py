@@ -1,4 +1,4 @@
-"""What a finished training leaves behind: the model folder, its numbers, a picture."""
+"""Outputs of a finished training run: the model folder, its results, a picture."""
 
 import io
 import time
@@ -28,7 +28,7 @@ _PICTURES = 8
 
 
 def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: Objective) -> None:
-    """Write `encoder/`, and what MAE reconstructs of images it was not trained on, where there are any."""
+    """Write `encoder/` and, for MAE, reconstructions of images, held-out ones if there are any."""
     write_encoder(run, recipe, material, objective)
     mae = objective.mae if isinstance(objective, AttentionDistillation) else objective
     if isinstance(mae, MAE):
@@ -36,7 +36,7 @@ def finish_pretraining(run: Run, recipe: Recipe, material: Material, objective: 
 
 
 def write_encoder(run: Run, recipe: Recipe, material: Material, objective: Objective) -> dict[str, Any]:
-    """Write `encoder/` without a head; returns the facts in it."""
+    """Write `encoder/` without a head, and return the facts in it."""
     facts = model_facts(run, recipe, material) | objective.provenance()
     write_model(run.encoder, encoder=objective.encoder, evaluation=recipe.data.evaluation, facts=facts)
     return facts
@@ -98,7 +98,7 @@ def _write_accuracy(
 
 
 def _write_best(run: Run, recipe: Recipe, material: Material, *, teller: Teller) -> None:
-    """The highest accuracy of all looks, as what it is: chosen on the images that it is an accuracy on."""
+    """Write the best accuracy of all evaluations, declared as chosen on the images that it is measured on."""
     seen = accuracies(run)
     if not seen:
         return
@@ -122,7 +122,7 @@ def _write_best(run: Run, recipe: Recipe, material: Material, *, teller: Teller)
 
 
 def model_facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
-    """Provenance for a model's card."""
+    """Return the provenance for a model card."""
     started = read_json(run.path / "environment.json")
     results = sorted(run.results.glob("*.json")) if run.results.is_dir() else []
     return {

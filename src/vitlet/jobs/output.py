@@ -1,4 +1,4 @@
-"""Showing what is there: the page, the verdicts of a check."""
+"""Jobs that report: pages about runs, and the check of a data set."""
 
 import os
 import time
@@ -27,7 +27,7 @@ _FIRST = 3
 
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
     """Write one self-contained page about one or several runs, side by side."""
-    from vitlet.report.page import write_page  # matplotlib: only those who want a page wait for it
+    from vitlet.report.page import write_page  # late, as matplotlib takes a second
 
     page = write_page([Run.open(run) for run in runs], out=Path(out))
     Teller().say(f"page: {printable(page)}")
@@ -38,7 +38,7 @@ def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[s
     """Write the page about a replication from its JSON.
 
     Raises:
-        UsageError: if the file is not one of a replication.
+        UsageError: if the file is not about a replication.
     """
     from vitlet.report.replication import write_replication_page
 
@@ -56,7 +56,7 @@ def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[s
 def check_data(
     data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options | None = None
 ) -> Verdicts:
-    """Decode every image once and say what is there: unreadable, odd, tiny, doubled, leaking, unbalanced, slow.
+    """Decode every image once and report problems: unreadable, odd, tiny, duplicate, leaking, unbalanced, slow.
 
     Args:
         data: Folder, manifest or Parquet.
@@ -65,7 +65,7 @@ def check_data(
         options: `max_bad` decides whether the data passes.
 
     Raises:
-        DataError: if more images or annotations are bad than accepted; after everything was said and written.
+        DataError: if more images or annotations are bad than accepted, once everything is printed and written.
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
@@ -90,7 +90,7 @@ def check_data(
 
 
 def _images_per_second(index: Index, verdicts: Verdicts) -> float:
-    """Loader speed of one process with the view of the paper's MAE, over a few images."""
+    """Measure the loader speed of one process with the view of the paper's MAE, over a few images."""
     ids = np.flatnonzero(verdicts.good)[:_SPEED_IMAGES]
     if not len(ids):
         return 0.0

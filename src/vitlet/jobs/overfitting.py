@@ -1,8 +1,8 @@
-"""Can a detector learn a few images by heart? The quickest sign that data, losses, boxes and masks fit together.
+"""Can a detector overfit a few images? The quickest check that data, losses, boxes and masks fit together.
 
-A few training images become a data set of their own, training and validation images alike, and are learned without
-augmentation. With an initial encoder the same is done from it and from itself before its training, and the steps are
-counted until either has fallen to the same training loss.
+A few training images form a data set of their own, for both training and validation, and are learned without
+augmentation. An initial encoder is compared with the same encoder before its training, by the number of steps to the
+same training loss.
 """
 
 import json
@@ -28,7 +28,7 @@ from vitlet.train.log import Teller
 from vitlet.units import Steps
 
 RECIPE, STEPS, GOALS = "detection_micro", 600, {"bbox": 0.80, "segm": 0.70}
-"""What is trained, for how long, and the AP50 of boxes and masks that counts as learned."""
+"""The recipe, its steps, and the AP50 of boxes and masks that counts as learned."""
 
 _MOST_OBJECTS = 6
 _SMOOTHED_ROWS = 3
@@ -47,18 +47,18 @@ def overfit(
     settings: Mapping[str, Any] | None = None,
     options: Options | None = None,
 ) -> dict[str, Any]:
-    """Learn `images` images by heart and score the detector on them.
+    """Overfit a detector to a few images and score it on them.
 
     Args:
         data: Images with boxes and outlines.
-        out: Folder of the small data set and the runs; finished runs are used again.
-        images: How many: the first of the training images, in the order of their paths, that have one to six objects,
+        out: Folder for the small data set and the runs; finished runs are reused.
+        images: Number of images: the first training images, in the order of their paths, that have one to six objects,
             each with an outline, and no crowd.
-        steps: Of each run.
+        steps: Steps of each run.
         init: An encoder to compare with itself before its training.
         seeds: Runs from each start.
-        file: Where the result goes beside `out/overfit.json`.
-        settings: Changes of the recipe.
+        file: File for a copy of `out/overfit.json`.
+        settings: Changes to the recipe.
         options: Workers, device.
 
     Returns:
@@ -66,7 +66,7 @@ def overfit(
         goals. `steps_to_loss`: with `init`, for each start and seed, and their paired difference.
 
     Raises:
-        DataError: if there are not so many suitable images.
+        DataError: if there are too few suitable images.
     """
     began, teller, options = time.monotonic(), Teller(), options or Options()
     index = open_index(data, follow_outside=options.follow_outside)
@@ -121,7 +121,7 @@ def overfit(
 
 
 def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarray:
-    """The first training images that `overfit` takes.
+    """Return the first `count` training images that `overfit` can use.
 
     Raises:
         DataError: if there are fewer.
@@ -142,7 +142,7 @@ def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarra
 
 
 def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Path) -> Path:
-    """The chosen images as training and as validation images; the folder's name says which, so it is written once."""
+    """Write the chosen images as both training and validation images; the folder's name identifies them."""
     content = ground_truth(index, annotations, ids)
     for number, (image, i) in enumerate(zip(content["images"], ids, strict=True)):
         image["file_name"] = f"{number}{Path(index.path(int(i))).suffix}"
@@ -158,7 +158,7 @@ def _ap50(run: Run) -> dict[str, float | None]:
 
 
 def _race(runs: Mapping[str, Run], *, seeds: int) -> dict[str, Any]:
-    """Steps until a training loss that every run reached."""
+    """Return the steps of each run to a training loss that all runs reached."""
     curves = {name: smoothed_losses(run.metrics()) for name, run in runs.items()}
     loss = max(min(value for _, value in curve) for curve in curves.values())
     steps = {
@@ -170,7 +170,7 @@ def _race(runs: Mapping[str, Run], *, seeds: int) -> dict[str, Any]:
 
 
 def smoothed_losses(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, mean of the last three logged losses)."""
+    """Return (step, mean of the last three logged losses) for each logged step."""
     known = [(int(row["step"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
     return [
         (step, float(np.mean([value for _, value in known[max(0, i + 1 - _SMOOTHED_ROWS) : i + 1]])))
@@ -179,5 +179,5 @@ def smoothed_losses(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]
 
 
 def first_step(curve: Sequence[tuple[int, float]], loss: float) -> int:
-    """The first step at which a curve is at `loss` or below; it must get there."""
+    """Return the first step at which a curve is at or below `loss`; the curve must reach it."""
     return next(step for step, value in curve if value <= loss)

@@ -1,4 +1,4 @@
-"""Packing: a data set as tar shards, checked first."""
+"""Packing of a data set into tar shards, after a check."""
 
 import os
 from pathlib import Path
@@ -25,18 +25,18 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     options: Options | None = None,
 ) -> dict[str, Any]:
-    """Write a data set as tar shards that every command and any WebDataset reader opens.
+    """Write a data set as tar shards that every command and any WebDataset reader can open.
 
     Args:
-        data: Whatever the commands read.
+        data: Any data that the commands read.
         out: A new folder.
-        short_side: Make larger images smaller, in pixels; None keeps every file as it is, byte for byte.
+        short_side: Shrink larger images to this short side in pixels; None keeps every file byte for byte.
         raw: Store pixels instead of compressed files.
-        shard_bytes: Of one shard, about.
+        shard_bytes: Approximate size of a shard.
         options: `max_bad`: the share of unreadable images that may be left out.
 
     Returns:
-        What `shards.json` holds: exact counts, how it was packed, and what was left out.
+        The content of `shards.json`: exact counts, how the data was packed, and what was left out.
 
     Raises:
         DataError: if more images are unreadable than accepted.

@@ -1,4 +1,4 @@
-"""Looks while training goes on: at frozen features while pre-training, at the held-out images while fine-tuning."""
+"""Probes during training: of frozen features in pre-training, of held-out accuracy in fine-tuning."""
 
 from typing import Any
 
@@ -26,14 +26,14 @@ _FEWEST = 50
 def looks(
     run: Run, recipe: Recipe, material: Material, *, every: int | None, facts: dict[str, Any] | None
 ) -> tuple[Probe, ...]:
-    """What is looked at in this kind of run, `every` so many steps; None: nothing is.
+    """Return the probes of this kind of run; none if `every` is None.
 
     Args:
-        run: Whose metrics hold the looks.
-        recipe: Of the run.
+        run: The run whose metrics hold the results.
+        recipe: Recipe of the run.
         material: Its images.
-        every: Steps.
-        facts: For the card of the best model; None keeps none, as on all ranks but the first.
+        every: Steps between probes.
+        facts: For the card of the best model; None keeps no best model, as on all ranks but the first.
     """
     if every is None:
         return ()
@@ -45,7 +45,7 @@ def looks(
 
 
 def accuracies(run: Run) -> list[tuple[int, float]]:
-    """(step, top-1) of every look at the held-out images so far."""
+    """Return (step, top-1) of every evaluation on the held-out images so far."""
     rows = [row for row in run.metrics() if "held_out_top1" in (row.get("probe") or {})]
     return [(row["step"], row["probe"]["held_out_top1"]) for row in rows]
 
@@ -53,10 +53,10 @@ def accuracies(run: Run) -> list[tuple[int, float]]:
 def finetuning_probe(
     run: Run, recipe: Recipe, material: Material, *, every: int, facts: dict[str, Any] | None
 ) -> Probe:
-    """Accuracy on the held-out images; the model with the highest, the earliest of equals, goes to `best/`.
+    """Probe the accuracy on the held-out images; the best model, the earliest among equals, goes to `best/`.
 
-    It trains nothing and decides nothing about the last model. What is best so far stands in the metrics, which a
-    resume cuts back to its checkpoint, so a run that was interrupted ends with the same best model.
+    The probe does not affect training or the last model. The best value so far is read from the metrics, which resuming
+    cuts back to the checkpoint, so an interrupted run ends with the same best model.
     """
 
     def look(objective: Objective, step: int) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def finetuning_probe(
 
 
 def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: int) -> Probe:
-    """A probe on a fixed sample of the *training* images: held-out images decide nothing during training.
+    """Probe a fixed sample of the *training* images: held-out images decide nothing during training.
 
     `knn_top1` classifies 500 of them by the nearest of 1,500 others (fewer in a small set).
     """

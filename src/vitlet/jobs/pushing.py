@@ -1,7 +1,7 @@
-"""Uploading a finished model to a hub: no other command uploads a model.
+"""Upload of a finished model to a hub: no other command uploads a model.
 
-What is uploaded is what `vitlet export --to timm` writes, proof and card included; a model that does not pass its proof
-never leaves the machine.
+The upload is the output of `vitlet export --to timm`, including proof and card; a model that fails its proof never
+leaves the machine.
 """
 
 import os
@@ -28,22 +28,22 @@ def push(
     private: bool = False,
     options: Options | None = None,
 ) -> str:
-    """Export for timm, prove it, and upload the folder.
+    """Export for timm, verify the export, and upload the folder.
 
     Args:
         run: A finished run, a model folder or `timm:NAME@FILE`.
-        to: `hf://user/name`; made if it is not there. The hub is that of `HF_ENDPOINT`, the token that of `HF_TOKEN`
-            or of `hf auth login`.
-        images: What to compare on; see `export`.
+        to: `hf://user/name`; created if it does not exist. The hub is taken from `HF_ENDPOINT`, the token from
+            `HF_TOKEN` or `hf auth login`.
+        images: Images to compare on; see `export`.
         private: Whether a new repository is hidden from others.
         options: See `export`.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
         UsageError: if the hub cannot be reached or refuses.
-        VitletError: as `export`; nothing was uploaded.
+        VitletError: as `export`; nothing is uploaded then.
     """
     name, options = HubName.parse(to), options or Options()
     teller = Teller(quiet=options.quiet)
@@ -59,7 +59,7 @@ def push(
             commit = hub.upload_folder(
                 repo_id=name.repository, folder_path=folder, commit_message="Upload with vitlet push"
             )
-        except Exception as error:  # each version of the client has other classes for a network that fails
+        except Exception as error:  # the client's exceptions for network errors differ between versions
             raise UsageError(
                 f"{name} was not uploaded",
                 why=printable(" ".join(str(error).split())[:300]) or type(error).__name__,

@@ -1,4 +1,4 @@
-"""Accuracy of a finished classifier on labelled images, with the test sets of ImageNet-1k."""
+"""Accuracy of a finished classifier on labelled images, including the test sets of ImageNet-1k."""
 
 import os
 import time
@@ -32,7 +32,7 @@ from vitlet.weights.source import load_encoder
 _NAMES = {"val": "accuracy", "real": "accuracy on ReaL labels", "v2": "accuracy on ImageNet-V2, matched frequency"}
 _ASSUMED = "taken as"
 _NEAR_CHANCE = 5
-"""Times chance: below, a head with numbers for classes probably counts in another order."""
+"""Multiple of chance below which a head with numbered classes probably has them in another order."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Questions:
     ids: np.ndarray
     """Rows of the index."""
     right: Sequence[Sequence[int]]
-    """By position in `ids`: outputs of the head; empty where nobody knows."""
+    """Right outputs of the head for each position in `ids`; empty where unknown."""
     split: str
     order: str
-    """How classes of data and head were brought together."""
+    """How the classes of data and head were matched."""
 
 
 def score(
@@ -56,15 +56,15 @@ def score(
     json: str | os.PathLike[str] | None = None,
     options: Options | None = None,
 ) -> Result:
-    """Top-1 and top-5 of the classifier in `run`, every image once, over however many ranks there are.
+    """Measure top-1 and top-5 of the classifier in `run`, each image once, over any number of ranks.
 
     Args:
         run: A fine-tuned run, a model folder with a classifier, or `timm:NAME@FILE`.
-        data: `val`: labelled images. `real`: ImageNet's validation images, by their names; folders do not matter.
-            `v2`: ImageNet-V2, folders 0 … 999. The `test` split, else `val`, else all images are taken; where `data`
-            is what the run was trained on and has no splits, those that were held out.
-        protocol: Which labels count.
-        json: Where the result goes beside the run's `results/`.
+        data: `val`: labelled images. `real`: ImageNet's validation images, known by file name; folders do not matter.
+            `v2`: ImageNet-V2, folders 0 … 999. The `test` split is used, else `val`, else all images; if the run was
+            trained on `data` and there are no splits, the images held out then.
+        protocol: Which labels to use.
+        json: File for a copy of the result in the run's `results/`.
         options: Workers, device, tolerance.
 
     Raises:
@@ -142,15 +142,15 @@ def _score(
 
 
 def _kind(saved: Saved) -> str:
-    """What classifier this is: one that was chosen on some images does not measure itself on them."""
+    """Describe the classifier, and name the images it was chosen on, if any: its accuracy on them is biased."""
     chosen = saved.facts.get("chosen")
     return f"the classifier that was chosen {chosen}" if chosen else "the classifier as it is"
 
 
 def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.ndarray, str] | None:
-    """For each class of the data the output of the head that means it, and how that was found; None for ReaL labels.
+    """Return the head output for each class of the data, and how they were matched; None for ReaL labels.
 
-    Known before an image is opened.
+    Opens no image.
 
     Raises:
         DataError: without labels, or if classes do not fit the head or the protocol.
@@ -169,10 +169,10 @@ def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.n
 
 
 def _questions(index: Index, verdicts: Verdicts, saved: Saved, outputs: tuple[np.ndarray, str] | None) -> Questions:
-    """Which images are shown, and which outputs of the head are right for each.
+    """Choose the images to evaluate and the right head outputs for each.
 
     Raises:
-        DataError: if there is none, or names are not those of ImageNet's validation images.
+        DataError: if there are none, or names are not those of ImageNet's validation images.
     """
     ids, split = _rows(index, verdicts, saved, labelled=outputs is not None)
     if outputs is not None:

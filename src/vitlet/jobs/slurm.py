@@ -1,14 +1,14 @@
-"""Batch scripts for SLURM: a training on several nodes or an array of tasks, back in the queue when time is up.
+"""Batch scripts for SLURM: training on several nodes or an array of tasks, requeued when time is up.
 
-What a script does beyond starting its command:
+Besides starting its command, a script handles interruptions:
 
-  * Some minutes before the time limit SLURM sends SIGUSR1 to the script, which hands it on. Every rank finishes its
-    step, rank 0 saves, all stop, and the script puts the job back into the queue, where the same command goes on.
-  * A job that is pre-empted gets SIGTERM: it saves and stops, and SLURM itself puts it back (`--requeue`).
-  * A rank of a training that dies takes the others with it; torchrun starts all of them again from the last checkpoint.
+  * Some minutes before the time limit SLURM sends SIGUSR1 to the script, which forwards it. Every rank finishes its
+    step, rank 0 saves, all stop, and the script requeues the job, where the same command resumes.
+  * A pre-empted job gets SIGTERM: it saves and stops, and SLURM itself requeues it (`--requeue`).
+  * If a rank of a training run dies, the others stop too; torchrun restarts all of them from the last checkpoint.
 
-Nothing of the user is interpolated into the shell: words go through `shlex.quote`, and what stands in `#SBATCH` lines,
-which SLURM reads by rules of its own, is held to letters, digits and a few signs.
+No user input is interpolated into the shell unquoted: words go through `shlex.quote`, and values in `#SBATCH` lines,
+which SLURM parses by rules of its own, are restricted to letters, digits and a few signs.
 """
 
 import re
@@ -22,10 +22,10 @@ from vitlet.errors import UsageError
 from vitlet.text import printable
 
 GRACE_SECONDS = 300
-"""Before the time limit: the longest step and checkpoint have to fit into it."""
+"""Time before the limit: the longest step and checkpoint must fit into it."""
 MAX_RESTARTS = 3
 MAX_REQUEUES = 100
-"""A job that is interrupted again and again before its first checkpoint would stay in the queue for ever."""
+"""Without a limit, a job that never reaches its first checkpoint would be requeued for ever."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.,-]{1,64}")
 
@@ -33,13 +33,13 @@ _NAME = re.compile(r"[A-Za-z0-9_.,-]{1,64}")
 @final
 @dataclass(frozen=True)
 class Cluster:
-    """What the job asks SLURM for."""
+    """Resources that a job requests from SLURM."""
 
     nodes: int = 1
     gpus: int = 1
-    """On each node, one rank each; 0 for one rank a node on processors."""
+    """GPUs per node, with one rank each; 0 for one rank per node on CPUs."""
     cpus: int = 8
-    """Cores of each rank: its loader's processes."""
+    """Cores per rank, for its loader processes."""
     hours: int = 24
     partition: str | None = None
     account: str | None = None
@@ -51,12 +51,12 @@ class Cluster:
 
     @property
     def num_ranks(self) -> int:
-        """Over all nodes."""
+        """Ranks over all nodes."""
         return self.nodes * self.ranks_per_node
 
 
 def require_divisible(batch_size: int, cluster: Cluster) -> None:
-    """Refuse now what every rank would refuse when the job has come through the queue.
+    """Refuse now a batch size that every rank would refuse after the job has waited in the queue.
 
     Raises:
         UsageError: if the ranks cannot share the batch evenly.
@@ -69,17 +69,17 @@ def require_divisible(batch_size: int, cluster: Cluster) -> None:
 
 
 def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluster, seeds: int = 1) -> str:
-    """The script of a training, for `sbatch`.
+    """Return the `sbatch` script of a training run.
 
     Args:
-        command: A verb of vitlet and its words, without `--out` and, for several seeds, without `--seed`.
-        name: Of the job.
-        out: The run directory, absolute; with several seeds the folder of theirs.
-        cluster: What to ask for.
-        seeds: Runs, as a job array with seeds 0, 1, …
+        command: A vitlet command and its arguments, without `--out` and, for several seeds, without `--seed`.
+        name: Name of the job.
+        out: Absolute path of the run directory; with several seeds, of the folder that holds them.
+        cluster: Resources to request.
+        seeds: Number of runs, as a job array with seeds 0, 1, …
 
     Raises:
-        UsageError: for a name, partition or account that cannot stand in an `#SBATCH` line.
+        UsageError: for a name, partition or account that is not allowed in an `#SBATCH` line.
     """
     words, target = shlex.join(command), shlex.quote(out)
     if seeds > 1:
@@ -99,14 +99,14 @@ def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluste
 def task_script(
     command: Sequence[str], *, name: str, cluster: Cluster, option: str = "", values: Sequence[str] = ()
 ) -> str:
-    """The script of a command in one process, or of an array that gives it another value of an option in each task.
+    """Return the script of a command in one process, or of a job array in which one option differs between tasks.
 
     Args:
-        command: A verb of vitlet and its words, without the option.
-        name: Of the job.
-        cluster: What to ask for; one node.
-        option: Which has another value in each task.
-        values: Of the option, one a task; none: a single job without it.
+        command: A vitlet command and its arguments, without the option.
+        name: Name of the job.
+        cluster: Resources to request; one node.
+        option: The option that differs between tasks.
+        values: Values of the option, one per task; if empty, a single job without it.
 
     Raises:
         UsageError: as `batch_script`.
@@ -121,7 +121,7 @@ def task_script(
 
 
 def _script(launch: str, *, before: str, name: str, cluster: Cluster, tasks: int) -> str:
-    """`launch` is shell words of the command, `before` the lines they need; `tasks` of an array, 0 for none."""
+    """Assemble a script: `launch` is the command in shell words, `before` the lines it needs; 0 `tasks`: no array."""
     head = "\n".join(["#!/bin/bash", *_directives(name, cluster, tasks), "set -euo pipefail"])
     return f"{head}\n\n{_JOB}{before}{_LITERAL}command=({launch})\n{_RUN.format(max_requeues=MAX_REQUEUES)}"
 

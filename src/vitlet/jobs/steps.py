@@ -11,7 +11,7 @@ from vitlet.units import to_steps
 
 
 def in_steps(recipe: Recipe, material: Material, options: Options) -> tuple[Budget, int | None, int]:
-    """(budget, steps between looks or None without any, steps of warm-up).
+    """Return (budget, steps between probes or None without any, warm-up steps).
 
     Raises:
         UsageError: for a warm-up longer than the run.

@@ -1,14 +1,14 @@
-"""Were the suggestions right? Each claim of a diagnosis on few labels beside what fine-tuning on these labels shows.
+"""Were the suggestions right? Tests each claim of a diagnosis on few labels by fine-tuning on the same labels.
 
-Every encoder in turn is the user's own: it is analysed beside the others and random weights with a number of labels,
-and both ways of each claim are fine-tuned on the same labels, with several seeds. The rule is that of
+Each encoder in turn plays the user's own: it is analysed with the others and random weights for a number of labels, and
+both alternatives of each claim are fine-tuned on the same labels, with several seeds. The rule is that of
 `evaluate.compare`, fixed beforehand, for the 95 % interval of (better - worse) paired over seeds:
 
     right       it lies above 0
     wrong       its upper end is 0 or below
-    undecided   it holds 0, or there is one seed
+    undecided   it contains 0, or there is one seed
 
-A suggestion without a claim, which only another pre-training decides, is counted and not judged.
+A suggestion without a claim, which only another pre-training could decide, is counted but not judged.
 """
 
 import time
@@ -64,24 +64,24 @@ def study(
     options: Options | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """Diagnose every encoder, fine-tune what the diagnoses claim, and write how often they were right.
+    """Diagnose every encoder, test the claims by fine-tuning, and report how often they were right.
 
     Args:
-        encoders: Runs or model folders of one image size near 32 pixels, two at least.
+        encoders: At least two runs or model folders of the same image size, about 32 pixels.
         data: Labelled images with a test split.
-        out: Folder of analyses and fine-tuning runs; finished ones are used again.
-        labels: Numbers of labels, each a study of its own.
+        out: Folder for analyses and fine-tuning runs; finished ones are reused.
+        labels: Numbers of labels, each studied separately.
         seeds: Repetitions of fine-tuning.
-        settings: Changes of the fine-tuning recipe.
-        num_images: How many each analysis looks at.
+        settings: Changes to the fine-tuning recipe.
+        num_images: Number of images per analysis.
         options: Workers, device, tolerance for unreadable images.
-        file: Where the document goes beside `out/study.json`.
+        file: File for a copy of `out/study.json`.
 
     Returns:
         The document: every suggestion with its outcome and the difference behind it, and the counts.
 
     Raises:
-        DataError, UsageError: before anything is analysed, if the images or an encoder could not be fine-tuned on.
+        DataError, UsageError: before any analysis, if the images or an encoder cannot be used for fine-tuning.
     """
     teller, began, options = Teller(), time.monotonic(), options or Options()
     sources = [str(source) for source in encoders]
@@ -138,14 +138,14 @@ def study(
 
 
 def outcome(difference: Difference | None) -> Outcome:
-    """By the rule above; None where nothing was fine-tuned."""
+    """Judge a difference by the rule above; None if nothing was fine-tuned."""
     return "not judged" if difference is None else _OUTCOMES[decide(difference)]
 
 
 def _require_tunable(
     sources: Sequence[str], data: Path, terms: Collection[Terms], options: Options, teller: Teller
 ) -> Labelled:
-    """The images, where every encoder can be fine-tuned on every number of labels: analyses take minutes."""
+    """Return the images if every encoder can be fine-tuned on every number of labels; analyses take minutes."""
     for source in sources:
         require_startable(load_encoder(source), by_name(_RECIPE), source)
     images = Labelled.open(data, options, teller)
@@ -157,10 +157,10 @@ def _require_tunable(
 def _diagnosed(
     name: str, contents: Mapping[str, str], index: Index, *, data: Path, out: Path, look: Look, options: Options
 ) -> list[Suggestion]:
-    """The suggestions about the first of the encoders in `contents`.
+    """Return the suggestions about the first encoder in `contents`.
 
-    An analysis stands in a folder that is named after all that decides what it says, and is read where it is there.
-    The words for encoders and data are of it, since its commands name them.
+    The folder of an analysis is named after everything that decides its content, and is read if it exists. That
+    includes the paths of encoders and data, since the suggested commands contain them.
     """
     decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
     folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"

@@ -1,4 +1,4 @@
-"""Which encoders an analysis looks at, and which of them were trained from the first."""
+"""The encoders of an analysis, and which of them were trained from the first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from vitlet.weights.source import load_encoder
 
 
 def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subject], View]:
-    """The encoders to look at, with names that differ, and the view of the first, which all get.
+    """Return the encoders to analyse, with unique names, and the view of the first, which is used for all.
 
     Raises:
         UsageError: if there is none, the first is `random`, or one has no attention.
@@ -48,18 +48,18 @@ def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subje
 
 
 def trained_from_first(subjects: Sequence[Subject]) -> set[str]:
-    """Names of those trained from the first one: a run knows its start, and of other files it is taken for granted."""
+    """Return the names of those trained from the first: runs record their start, other sources are assumed to be."""
     first, starts = subjects[0], dict[str, str | None]()
     for other in subjects[1:]:
         facts = Path(other.source) / "environment.json"
         starts[other.name] = (read_json(facts).get("launch", {}).get("start") or "") if facts.is_file() else None
-    is_asked = first.source != RANDOM and any(starts.values())  # the content of an encoder is read from the disk
+    is_asked = first.source != RANDOM and any(starts.values())  # the content needs a read from the disk
     content = start_content(first.source).split()[0] if is_asked else None
     return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Last parts of the paths where those differ, else whole paths; a word given twice is numbered."""
+    """Return the last parts of the paths where unique, else whole paths; a repeated source is numbered."""
     short = [word if word == RANDOM else Source.parse(word).path.resolve().name for word in words]
     names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
     return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]

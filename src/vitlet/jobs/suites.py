@@ -1,4 +1,4 @@
-"""Suites of transfer: which data sets, by which recipe, and the settings to choose among. Free of torch."""
+"""Transfer suites: data sets, their recipes, and the settings to choose among. Does not import torch."""
 
 import os
 import re
@@ -25,14 +25,14 @@ class Entry(Config):
     """One data set of a suite."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
-    """Of files and folders."""
+    """Used in names of files and folders."""
     title: str = ""
     data: str
-    """A folder, manifest, Parquet or `torchvision:NAME@ROOT`; a relative path is one beside the suite's file."""
+    """A folder, manifest, Parquet or `torchvision:NAME@ROOT`; paths are relative to the suite's file."""
     recipe: str | None = None
-    """Of fine-tuning; None: the suite's."""
+    """Fine-tuning recipe; None: the suite's."""
     grid: Grid | None = None
-    """Settings to choose among; None: the suite's, else those that go with the recipe, else none but the recipe's."""
+    """Settings to choose among; None: the suite's, else the grid of the recipe, else the recipe as it is."""
 
 
 class Suite(Config):
@@ -44,10 +44,10 @@ class Suite(Config):
     data: Annotated[tuple[Entry, ...], Field(min_length=1)]
 
     def recipe_of(self, entry: Entry) -> Recipe:
-        """By which this data set is fine-tuned.
+        """Return the recipe for this data set.
 
         Raises:
-            UsageError: for an unknown recipe or one that does not learn labels.
+            UsageError: for an unknown recipe, or one that does not train a vision transformer on labels.
         """
         recipe = by_name(entry.recipe or self.recipe)
         if not recipe.objective.learns_labels or recipe.encoder.kind != "vit":
@@ -60,22 +60,22 @@ class Suite(Config):
         return recipe
 
     def settings_of(self, entry: Entry) -> list[Recipe]:
-        """What is tried on this data set; a single one where there is nothing to choose."""
+        """Return the settings to try on this data set; a single one if there is no choice."""
         recipe = self.recipe_of(entry)
         return settings_of(recipe, entry.grid or self.grid)
 
 
 def settings_of(recipe: Recipe, grid: Grid | None = None) -> list[Recipe]:
-    """`recipe` in every setting of `grid`, else of the grid that goes with it; itself where there is none."""
+    """Return `recipe` in every setting of `grid`, else of its own grid, else as it is."""
     grid = grid or GRIDS.get(recipe.name)
     return grid.settings(recipe) if grid else [recipe]
 
 
 def best_setting(tried: Sequence[tuple[Recipe, float | None]], *, of: str) -> Recipe:
-    """That of the highest accuracy; of equals the first. None stands for a training that diverged.
+    """Return the setting of highest accuracy, the first among equals. None stands for a training that diverged.
 
     Raises:
-        DataError: if every one did.
+        DataError: if all of them diverged.
     """
     scored = [(recipe, value) for recipe, value in tried if value is not None]
     if not scored:
@@ -94,7 +94,7 @@ _PAPER = {
 
 
 def paper_suite(root: Path) -> Suite:
-    """The paper's six data sets, below the folder that torchvision's classes call `root`."""
+    """Return the paper's six data sets, below the folder that torchvision's classes call `root`."""
     entries = tuple(
         Entry(name=name, title=TITLES[name], data=str(PublicData(name, root.absolute())), recipe=recipe)
         for name, recipe in _PAPER.items()
@@ -103,23 +103,23 @@ def paper_suite(root: Path) -> Suite:
 
 
 class Part(TypedDict, total=False):
-    """Where a suite lies and what of it is used, by the names that the command line has for it."""
+    """Location of a suite and the part of it to use, with the names of the command-line options."""
 
     root: str | os.PathLike[str] | None
-    """Of `paper`: the folder in which torchvision keeps the data sets."""
+    """For `paper`: the folder in which torchvision keeps the data sets."""
     only: Sequence[str]
-    """Names of its data sets; all where there are none."""
+    """Names of the data sets to use; all if empty."""
 
 
 def read_suite(suite: str | os.PathLike[str] | Suite, **part: Unpack[Part]) -> Suite:
-    """The suite that is meant, and of it what is asked for.
+    """Read a suite and select the requested data sets.
 
     Args:
-        suite: `paper`, a TOML file, or a value.
+        suite: `paper`, a TOML file, or a `Suite`.
         **part: `root` and `only`.
 
     Raises:
-        UsageError: if it is neither, or something in it is wrong.
+        UsageError: if it is none of these, or something in it is wrong.
     """
     require_known(part, Part)
     root, only = part.get("root"), part.get("only", ())

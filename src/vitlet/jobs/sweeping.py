@@ -1,6 +1,6 @@
 """Sweeps of the paper: how many pre-trained blocks are worth keeping, and which layers are worth distilling.
 
-Both fine-tune by the engine of `vitlet.jobs.comparing` and are shown on the page of `vitlet compare`.
+Both fine-tune with `vitlet.jobs.comparing` and report on the same page as `vitlet compare`.
 """
 
 import os
@@ -47,16 +47,16 @@ _PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
 
 
 class LayerTuning(TypedDict, total=False):
-    """How students are pre-trained and judged, by the names that the command line has for it."""
+    """How students are pre-trained and evaluated, with the names of the command-line options."""
 
     set: Mapping[str, Any]
-    """Changes of the pre-training recipe, by dotted key."""
+    """Changes to the pre-training recipe, by dotted key."""
     seeds: int
-    """Repetitions of judging; by default 3."""
+    """Repetitions of the evaluation; by default 3."""
     finetune: str
     """The fine-tuning recipe; by default `finetune_micro`."""
     finetune_set: Mapping[str, Any]
-    """Changes of that."""
+    """Changes to the fine-tuning recipe, by dotted key."""
 
 
 def sweep_keep_blocks(
@@ -69,14 +69,14 @@ def sweep_keep_blocks(
     options: Options | None = None,
     **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
-    """Fine-tune from the lowest K blocks of encoders, the rest drawn anew: Wang et al. 2023, Figures 2 and 4.
+    """Fine-tune from the lowest K blocks of encoders, the rest re-initialised: Wang et al. 2023, Figures 2 and 4.
 
     Args:
-        runs: Runs, model folders or timm:NAME@FILE of equally many blocks; one at least.
+        runs: At least one run, model folder or timm:NAME@FILE, all of the same shape.
         data: Labelled images.
-        out: Folder, as of `compare`.
+        out: Folder, as for `compare`.
         blocks: Values of K; None: every one. K = 0 keeps nothing and is the reference.
-        num_labels: Training labels, evenly over classes; None: all.
+        num_labels: Training labels, balanced over classes; None: all.
         options: As for `compare`.
         **tuning: As for `compare`.
 
@@ -84,7 +84,7 @@ def sweep_keep_blocks(
         The document.
 
     Raises:
-        UsageError: for more blocks than there are, or encoders that cannot be cut.
+        UsageError: for more blocks than there are, or encoders without blocks or of different shapes.
     """
     judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
     data, out = Path(data), Path(out)
@@ -147,7 +147,7 @@ def _block_counts(trained: Sequence[Start], terms: Terms, blocks: Sequence[int] 
 
 
 def _block_questions(points: Sequence[Point], counterpart: Mapping[str, str], curve: Curve) -> list[Question]:
-    """For each encoder: is keeping most better than nothing, and than keeping fewer?"""
+    """For each encoder: is keeping the most blocks better than keeping none, and than keeping fewer?"""
     questions = []
     *lower, top = points
     for place, most in enumerate(top.arms):
@@ -175,17 +175,17 @@ def sweep_distill_layers(
     options: Options | None = None,
     **tuning: Unpack[LayerTuning],
 ) -> dict[str, Any]:
-    """Distil different layers, and judge the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
+    """Distil different layers, and evaluate the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
 
-    Each list is pre-trained once, and once more nothing is distilled (weight 0), which every list is compared with.
+    Each list is pre-trained once. Every list is compared with one more pre-training that distils nothing (weight 0).
 
     Args:
-        recipe: Of attention distillation.
-        data: Images; labelled, for judging.
+        recipe: An attention distillation recipe.
+        data: Labelled images; only the evaluation uses the labels.
         teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
-        layers: Lists of pairs of blocks.
-        out: Folder of `pretrained/` and what `compare` leaves; finished runs are used again.
-        num_labels: Of probes and fine-tuning; None: all.
+        layers: Lists of (student block, teacher block).
+        out: Folder for `pretrained/` and the outputs of `compare`; finished runs are reused.
+        num_labels: Labels for probes and fine-tuning; None: all.
         options: As for `compare`.
         **tuning: `set` for dotted keys of the recipe, `seeds`, and `finetune` and `finetune_set` for the fine-tuning.
 
@@ -193,7 +193,7 @@ def sweep_distill_layers(
         The document.
 
     Raises:
-        UsageError: for a recipe that does not distil attention, or blocks that are not there; before training.
+        UsageError: for a recipe that does not distil attention, or blocks that do not exist; raised before training.
     """
     teller, began, data, out = Teller(), time.monotonic(), Path(data), Path(out)
     terms = _judged(tuning, options).terms(data=data, out=out, num_labels=num_labels)
@@ -275,7 +275,7 @@ def _tick(pairs: LayerPairs) -> str:
 
 
 def _layer_questions(arms: Sequence[Arm], curve: Curve) -> list[Question]:
-    """Does each list help beside no distillation, and is the first one better than the others?"""
+    """Does each list help over no distillation, and is the first one better than the others?"""
     _, none, *students = arms
     pairs = [(f"Does distilling {arm.title} help", arm, none) for arm in students]
     pairs += [(f"Is {students[0].title} better than {arm.title}", students[0], arm) for arm in students[1:]]
@@ -313,7 +313,7 @@ def _absolute_teacher(teacher: str) -> str:
 
 
 def _place(recipe: str, changes: Mapping[str, Any], *, images: Index, teacher: str) -> str:
-    """A folder's name that changes with recipe, images and the teacher's content."""
+    """Return a folder name that changes with recipe, images and the teacher's content."""
     asked = resolved(recipe, {"set": changes})
     taught = teacher
     if not teacher.startswith("untrained:"):

@@ -1,4 +1,4 @@
-"""Pre-training, fine-tuning and resuming: which run is meant, and whether it may be gone on with."""
+"""Pre-training, fine-tuning and resuming: find the run, and check that it may be resumed."""
 
 import dataclasses
 import os
@@ -34,15 +34,15 @@ def pretrain(
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
-    """Pre-train an encoder on images, labels unseen.
+    """Pre-train an encoder on images without labels.
 
     Args:
-        recipe: A name of `vitlet recipes`, or a value.
+        recipe: A recipe name (see `vitlet recipes`), or a `Recipe`.
         data: Folder, manifest or Parquet.
         out: The run directory; an unfinished run of the same recipe in it is resumed.
         init: A run or model folder to start from; None starts from random weights.
-        subset: Use only a part of the training images, see `vitlet.data.choice`; the seed decides which.
-        options: What does not change the numbers.
+        subset: Use only part of the training images, see `vitlet.data.choice`; the seed decides which.
+        options: Settings that do not change the numbers.
         **flags: `epochs`, `batch_size`, `seed`, `precision`, and `set` for dotted keys.
 
     Returns:
@@ -90,17 +90,16 @@ def finetune(
         init: A run or model folder whose encoder is the start; None trains from scratch.
         data: Folder, manifest or Parquet with labels; for a detector COCO's or Roboflow's annotations.
         out: The run directory.
-        num_labels: Use only so many training labels, balanced over classes; the seed decides which.
-        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from `init`; the rest
-            is as it was before the training of `init`, and with 0 all of it.
-        subset: As for `pretrain`; `num_labels` are then taken from it.
-        hold_out: Train without a part of the training images and count on that, so that the choice among settings
-            leaves the test images alone.
-        options: What does not change the numbers.
+        num_labels: Use only this many training labels, balanced over classes; the seed decides which.
+        keep_blocks: Take only the patch embedding, the tokens and this many of the lowest blocks from `init`; the rest
+            is initialised as `init` was before its training. With 0, everything is.
+        subset: As for `pretrain`; `num_labels` are then drawn from it.
+        hold_out: Evaluate on held-out training images instead of the test images, to choose among settings.
+        options: Settings that do not change the numbers.
         **flags: As for `pretrain`.
 
     Returns:
-        The finished run, its accuracy or its APs in `results/`.
+        The finished run, with its accuracy or its APs in `results/`.
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
@@ -128,20 +127,20 @@ def finetune(
 def resume(
     run: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None, options: Options | None = None
 ) -> Run:
-    """Go on with an interrupted run from its latest valid checkpoint; a finished run is left as it is.
+    """Resume an interrupted run from its latest valid checkpoint; a finished run is left as it is.
 
     Args:
         run: The run directory.
-        data: The data that it was begun on, once more. Needed only where that is an address: one that stands in a
-            file, which may be somebody else's, is not connected to.
-        options: What does not change the numbers. Of bad images the run accepts what it accepted when it was begun,
+        data: The data that the run was started on. Needed only for an address: one that is only read from a file,
+            which may be somebody else's, is not connected to.
+        options: Settings that do not change the numbers. The run accepts as many bad images as when it was started,
             and more with a larger `max_bad`.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: for an address that is not repeated, and for other data.
+        UsageError: for an address that is not given again, or for other data.
         VitletError: of the other kinds that `vitlet.errors` lists.
     """
     found = Run.open(run)
@@ -154,7 +153,7 @@ def resume(
 
 
 def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
-    """The recipe with the flags applied."""
+    """Return the recipe with the flags applied."""
     base = by_name(recipe) if isinstance(recipe, str) else recipe
     return with_overrides(base, overrides(flags))
 
@@ -164,7 +163,7 @@ def _place_of(init: str | os.PathLike[str] | None) -> str | None:
 
 
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
-    """Begin a run, or go on with the one that stands in its folder."""
+    """Start a run, or resume the one in its folder."""
     recipe = _possible_here(recipe, options)
     if run.path.is_dir() and not run.recipe_file.is_file() and any(map(_is_foreign, run.path.iterdir())):
         raise UsageError(
@@ -176,7 +175,7 @@ def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Not left by a run that never began, nor by a rank whose host does not see the run directory."""
+    """Return whether a file was left neither by a run that never began nor by a rank without the run directory."""
     return path.name != ".lock" and not path.name.startswith("nonfinite-rank")
 
 
@@ -185,7 +184,7 @@ def _launch_of(run: Run) -> Launch:
 
 
 def _require_repeated(run: Run, there: str, given: str | None) -> None:
-    """Refuse data other than the run's, and an address that only the run's own file names."""
+    """Refuse data other than the run's, and an address that is only named in the run's own file."""
     if given is not None and given != there:
         raise UsageError(
             f"{printable(run.path)} was begun on other data",
@@ -204,8 +203,8 @@ def _require_same(run: Run, launch: Launch) -> None:
     here, there = dataclasses.asdict(launch), dataclasses.asdict(_launch_of(run))
     changed = [key for key in here if key != "max_bad" and there[key] != here[key]]
     if not there["teacher"] and "teacher" in changed:
-        changed.remove("teacher")  # begun before it was written down
-    named = [key for key in changed if key not in ("start", "teacher")]  # they follow from where, and how much of it
+        changed.remove("teacher")  # started before it was recorded
+    named = [key for key in changed if key not in ("start", "teacher")]  # they follow from the others
     if changed and not named:
         begun, which = (
             ("was started from", f"encoder at {printable(launch.init or '')}")
@@ -226,7 +225,7 @@ def _require_same(run: Run, launch: Launch) -> None:
 
 
 def _possible_here(recipe: Recipe, options: Options) -> Recipe:
-    """The recipe in a precision that the device has in hardware; anything else is said."""
+    """Return the recipe in a precision that the device supports in hardware; a change is reported."""
     device = pick_device(options)
     precision = recipe.budget.precision
     if (precision == "bf16" and not has_bf16(device)) or (precision == "fp16" and device.type != "cuda"):

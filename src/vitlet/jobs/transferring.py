@@ -1,11 +1,11 @@
-"""Transfer: one encoder or several, fine-tuned on every data set of a suite, the setting chosen on training images.
+"""Transfer of encoders to every data set of a suite: fine-tuning with settings chosen on training images.
 
-For each data set every setting of its grid is trained once on a part of the training images and judged on the rest.
-The best one is then trained on all training images, once a seed, and counted on the test split, which has decided
+For each data set every setting of its grid is trained once on a part of the training images and evaluated on the rest.
+The best one is then trained on all training images, once per seed, and evaluated on the test split, which has decided
 nothing. `select_on_test` chooses on the test split instead, as the paper's code did; the results say so.
 
-A training is known by its recipe's fingerprint, the data's fingerprint and the encoder's digest; one that stands in
-`out/runs` is used again, whatever the encoder's folder is called by now.
+A training is identified by the names of data set and encoder, the fingerprints of recipe and data, and the encoder's
+digest; one that exists in `out/runs` is reused.
 """
 
 import dataclasses
@@ -50,18 +50,18 @@ class Start:
     """An encoder to transfer."""
 
     name: str
-    """Of files, unique."""
+    """Unique; used in file names."""
     title: str
     source: str | None
     """None: random weights, drawn anew for each seed."""
     digest: str
-    """Of the encoder as a function."""
+    """Digest of the encoder as a function."""
     image_size: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What all trainings of one transfer have in common."""
+    """Settings shared by all trainings of one transfer."""
 
     out: Path
     seeds: tuple[int, ...]
@@ -72,10 +72,10 @@ class Terms:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What one training gave."""
+    """The result of one training."""
 
     value: float | None
-    """None where it diverged."""
+    """None if it diverged."""
     n: int
     split: str
     labels: str
@@ -99,17 +99,17 @@ def transfer(
 
     Args:
         runs: Runs, model folders, `timm:NAME@FILE`, or `none` for random weights.
-        suite: `paper`, a TOML file, or a value.
-        out: Folder of everything that is written; finished trainings in it are used again.
-        seeds: Repetitions of the chosen setting: 0 … seeds - 1.
-        select_on_test: Choose the setting on the test split. For comparison with published numbers alone.
-        download: Let torchvision fetch the public data sets that are missing.
-        options: What changes no number.
+        suite: `paper`, a TOML file, or a `Suite`.
+        out: Folder for all outputs; finished trainings in it are reused.
+        seeds: Repetitions of the chosen setting, with seeds 0 … seeds - 1.
+        select_on_test: Choose the setting on the test split. Only for comparison with published numbers.
+        download: Let torchvision download the public data sets that are missing.
+        options: Settings that change no number.
         **part: `root`, in which torchvision keeps the data sets of `paper`, and `only`, the names of some data sets.
 
     Returns:
-        The content of `transfer.json`: a row for each data set and encoder. A data set that is not there, or cannot be
-        used, has rows that say why.
+        The content of `transfer.json`: a row for each data set and encoder. The rows of a data set that is missing or
+        unusable say why.
 
     Raises:
         UsageError: before any training, if an encoder does not fit the suite's image size.
@@ -236,7 +236,7 @@ def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms
 
 
 def _trainer(entry: Entry, start: Start, index: Index, terms: Terms) -> Callable[..., Score]:
-    """A function that trains one recipe, or finds that it was trained."""
+    """Return a function that trains one recipe, or reuses its finished training."""
 
     def train(recipe: Recipe, *, hold_out: bool) -> Score:
         known_by = {

@@ -1,4 +1,4 @@
-"""The images that an export is judged on, and others to calibrate with."""
+"""The images that an export is verified on, and others to calibrate with."""
 
 import os
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ _FEWEST_CALIBRATION, _MOST_CALIBRATION = 64, 256
 
 @dataclass(frozen=True)
 class Witnesses:
-    """The images that an export is judged on, and others to calibrate with."""
+    """The images that an export is verified on, and others to calibrate with."""
 
     images: UInt8[Tensor, "n 3 S S"]
     labels: NDArray[np.int64]
-    """The model's class numbers; −1 where an image has none, or one that the model does not know."""
+    """The model's class numbers; −1 for an image without a class that the model knows."""
     calibration: UInt8[Tensor, "m 3 S S"]
-    """None of `images`; empty if it is not needed."""
+    """Disjoint from `images`; empty if not needed."""
     facts: dict[str, Any]
     """`name`, `fingerprint` and `split` for result files."""
 
@@ -48,7 +48,7 @@ def gather_witnesses(
     """Choose and decode the images.
 
     Raises:
-        DataError: if there are fewer than 256, and 64 more where calibration needs its own.
+        DataError: if there are fewer than 256, or 64 more if calibration needs its own.
     """
     index, good = _user_images(images, options, teller) if images is not None else _digits()
     needed = PROOF_IMAGES + (_FEWEST_CALIBRATION if calibrate else 0)
@@ -73,7 +73,7 @@ def gather_witnesses(
 
 
 def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Usable rows, shuffled from a fixed seed: test and val before train."""
+    """Return the usable rows, shuffled with a fixed seed, test and val before train."""
     rows = np.flatnonzero(good)
     rows = rows[permutation(derive(DRAW, "witnesses"), len(rows))]
     in_training = np.asarray(index.splits[rows]) == SPLITS.index("train")
@@ -86,7 +86,7 @@ def _user_images(images: str | os.PathLike[str], options: Options, teller: Telle
 
 
 def _digits() -> tuple[Index, NDArray[np.bool_]]:
-    """The demo's where they are installed, and scikit-learn's, which always are."""
+    """Return the demo's digits if they are installed, else scikit-learn's, which always are."""
     cache = cache_folder()
     try:
         folder = write_digits(cache / "digits")

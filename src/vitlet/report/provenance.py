@@ -48,7 +48,7 @@ class Data:
     """The images of one data set, and what a check of them found."""
 
     title: str
-    """Its name, and the runs on it."""
+    """The name of the data set, and the runs on it."""
     facts: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
     checked: tuple[tuple[str, str], ...]
@@ -66,7 +66,7 @@ class Made:
 
 
 def data(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple[Data, ...]:
-    """For each data set the comparison's description, if it concerns it, and the check; empty if there are neither."""
+    """Return the check of each data set, and the comparison's description of its own; empty if there are neither."""
     about = (comparison or {}).get("data") or {}
     titles = {
         "name": "name", "num_train": "training images", "num_labelled": "of them with a label used",

@@ -1,1 +1,1 @@
-"""The verbs of the command line: each reads its words, refuses what it can, and calls the job of the same name."""
+"""The commands of the CLI: each parses its arguments, refuses what it can, and calls the job of the same name."""

@@ -27,22 +27,22 @@ def slurm(
     account: str | None = None,
     shared: Shared | None = None,
 ) -> None:
-    """Write a script for sbatch that trains on one or several nodes and goes back into the queue when time is up.
+    """Write an sbatch script that trains on one or several nodes and requeues itself when its time is up.
 
     Args:
-        recipe: A name of `vitlet recipes`, or a recipe.json.
-        data: Images, as the nodes see them.
-        run: The run directory, as the nodes see it; with --seeds the folder of theirs.
-        out: The script.
-        init: As for pretrain and finetune; the latter needs it.
+        recipe: A recipe name (see `vitlet recipes`) or a recipe.json.
+        data: Images, at their path on the nodes.
+        run: The run directory, at its path on the nodes; with --seeds, the folder that holds them.
+        out: The script to write.
+        init: As for pretrain and finetune; finetune needs it.
         num_labels: As for finetune.
-        seeds: So many runs with seeds 0, 1, …, as a job array.
-        nodes: Machines.
-        gpus: On each node; 0 trains on processors.
-        cpus: Cores for each GPU.
-        hours: Time limit; the job is put back into the queue until it is done.
-        partition: Of the cluster.
-        account: That pays.
+        seeds: Number of runs, with seeds 0, 1, …, as a job array.
+        nodes: Number of nodes.
+        gpus: GPUs per node; 0 trains on CPUs.
+        cpus: CPU cores per GPU.
+        hours: Time limit; the job is requeued until it is done.
+        partition: Partition of the cluster.
+        account: Account to charge.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared)
@@ -75,5 +75,5 @@ def slurm(
 
 
 def _place(text: str) -> str:
-    """An absolute path; what names a thing by a scheme (`s3://…`, `timm:…`) stays as it is."""
+    """Return an absolute path; a name with a scheme (`s3://…`, `timm:…`) stays as it is."""
     return text if ":" in text.split("/")[0] else str(Path(text).expanduser().absolute())

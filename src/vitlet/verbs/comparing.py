@@ -20,13 +20,13 @@ def compare(
     tuning: Tuning | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Did pre-training help? Runs, random weights and a supervised encoder over growing shares of the labels.
+    """Did pre-training help? Compare runs, random weights and a supervised encoder on growing shares of the labels.
 
     Args:
         runs: Runs, model folders or timm:NAME@FILE.
         data: Labelled images.
-        out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
-        label_fractions: Shares of the training labels, with commas between.
+        out: Folder for the page, its numbers and the fine-tuning runs; finished runs are reused.
+        label_fractions: Shares of the training labels, separated by commas.
         supervised: An encoder trained with labels, as a run, model folder or timm:NAME@FILE.
     """
     if not runs:
@@ -54,14 +54,14 @@ def keep_blocks(
     tuning: Tuning | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """How many pre-trained blocks are worth keeping? The lowest come from the encoder, the others are drawn anew.
+    """How many pre-trained blocks are worth keeping? Keep the lowest, re-initialise the others, and fine-tune.
 
     Args:
-        runs: Runs, model folders or timm:NAME@FILE of one shape; a line each.
+        runs: Runs, model folders or timm:NAME@FILE, all of the same shape; one curve each.
         data: Labelled images.
-        out: Folder for the page, its numbers and the fine-tuning runs; finished ones are used again.
-        blocks: How many to keep, with commas between; by default every number.
-        num_labels: Use only so many training labels, balanced over classes.
+        out: Folder for the page, its numbers and the fine-tuning runs; finished runs are reused.
+        blocks: Numbers of blocks to keep, separated by commas; by default every number.
+        num_labels: Use only this many training labels, balanced over classes.
     """
     if not runs:
         raise UsageError("no run given", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
@@ -89,19 +89,19 @@ def distill_layers(
     finetune_set: Settings = (),
     looking: Looking | None = None,
 ) -> None:
-    """Which layers are worth distilling? Pre-trains once for each list, and judges by probes and fine-tuning.
+    """Which layers are worth distilling? Pre-train once per list, then evaluate by probes and fine-tuning.
 
     Args:
-        recipe: Of attention distillation, by name.
-        data: Labelled images; pre-training does not look at labels.
+        recipe: Name of an attention distillation recipe.
+        data: Labelled images; pre-training ignores the labels.
         teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
-        layers: Lists of [student block, teacher block], with semicolons between, as in "[[4,4]];[[2,2],[4,4]]".
-        out: Folder for the page, its numbers and all runs; finished ones are used again.
-        num_labels: Use only so many training labels for judging, balanced over classes.
-        seeds: Repetitions of judging.
+        layers: Lists of [student block, teacher block], separated by semicolons, as in "[[4,4]];[[2,2],[4,4]]".
+        out: Folder for the page, its numbers and all runs; finished runs are reused.
+        num_labels: Use only this many training labels for the evaluation, balanced over classes.
+        seeds: Repetitions of the evaluation.
         set: Any value of the pre-training recipe, as key=value; may be repeated.
-        finetune: The fine-tuning recipe, by name.
-        finetune_set: Any value of that, as key=value; may be repeated.
+        finetune: Name of the fine-tuning recipe.
+        finetune_set: Any value of the fine-tuning recipe, as key=value; may be repeated.
     """
     if not teacher.startswith("untrained:"):
         existing_source(teacher)

@@ -1,4 +1,4 @@
-"""What concerns images and recipes alone."""
+"""Commands for data sets and recipes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,12 @@ def check(
     max_bad: Share = 0.01,
     follow_outside: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Decode every image once and report what is unreadable, odd, doubled, leaking, unbalanced or wrongly annotated.
+    """Decode every image once and report unreadable, odd, duplicate or leaking ones, imbalance and bad annotations.
 
     Args:
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
         out: Folder for data_check.json and bad_files.csv.
-        max_bad: Share of unreadable images that passes.
+        max_bad: Accepted share of unreadable images.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
     existing_data(data)
@@ -41,14 +41,14 @@ def pack(
     max_bad: Share = 0.01,
     follow_outside: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Write a data set as tar shards, for fast and for remote storage; every command and WebDataset reads them.
+    """Write a data set as tar shards for fast or remote storage; every command and WebDataset can read them.
 
     Args:
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
         out: A new folder.
-        short_side: Make larger images smaller, to this many pixels; without it every file stays as it is.
-        raw: Store pixels: ten times the room, no decoding.
-        shard_mb: Size of a shard in units of 2^20 bytes, about.
+        short_side: Shrink larger images to this short side in pixels; by default every file stays as it is.
+        raw: Store decoded pixels: ten times the space, no decoding.
+        shard_mb: Approximate size of a shard in MiB (2^20 bytes).
         max_bad: Share of unreadable images that may be left out.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
@@ -64,7 +64,7 @@ def recipes(name: str | None = None) -> None:
     """List the recipes, or show every effective value of one.
 
     Args:
-        name: A recipe, or the recipe.json of a run.
+        name: A recipe name, or the recipe.json of a run.
     """
     from vitlet.disk import to_json_bytes
     from vitlet.recipes import all_recipes

@@ -20,15 +20,15 @@ def probe(
     layers: Literal["last", "all"] = "last",
     looking: Looking | None = None,
 ) -> None:
-    """Accuracy of a simple classifier on frozen features; the number also goes to RUN/results/.
+    """Measure the accuracy of a simple classifier on frozen features; also written to RUN/results/.
 
     Args:
         run: A finished run, a model folder or timm:NAME@FILE.
         data: Labelled images.
-        protocol: 20 nearest neighbours; logistic regression; a linear layer by 13 learning rates at once, or one
-            by the published settings of MAE or MoCo-v3.
+        protocol: 20 nearest neighbours; logistic regression; a linear layer trained at 13 learning rates at once, or
+            with the published settings of MAE or MoCo-v3.
         pool: Mean of the patch tokens, or the class token.
-        layers: With `linear`: one layer on every block's output, in the same pass, or on the last one's.
+        layers: With `linear`: train on the output of the last block only, or of every block in the same pass.
     """
     start = existing_source(run)
     existing_data(data)
@@ -48,15 +48,14 @@ def evaluate(
     json: Path | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Top-1 and top-5 of a finished classifier, every image once; the number also goes to RUN/results/.
+    """Measure top-1 and top-5 of a finished classifier, each image once; also written to RUN/results/.
 
     Args:
         run: A fine-tuned run, a model folder with a classifier, or timm:NAME@FILE.
-        data: Labelled images; of a data set with splits, test or val is counted.
-        protocol: `val`: the labels of the data; `real`: ImageNet's validation images by the ReaL labels; `v2`:
-            ImageNet-V2,
-            folders 0 to 999.
-        json: Where to write the result too.
+        data: Labelled images; if the data set has splits, test or val is used.
+        protocol: `val`: the labels of the data; `real`: the ReaL labels of ImageNet's validation images; `v2`:
+            ImageNet-V2, folders 0 to 999.
+        json: Also write the result to this file.
     """
     start = existing_source(run)
     existing_data(data)
@@ -75,15 +74,15 @@ def analyse(
     published: Annotated[bool, Parameter(negative="")] = False,
     looking: Looking | None = None,
 ) -> None:
-    """Look into encoders, layer by layer: CKA, attention, spectra, probes, weights, and what to try next.
+    """Analyse encoders layer by layer: CKA, attention, spectra, probes, weights, and what to try next.
 
     Args:
-        encoders: Runs, model folders, timm:NAME@FILE, or `random` for untrained weights like the first.
-        data: Images; with labels the layers are probed too.
+        encoders: Runs, model folders, timm:NAME@FILE, or `random` for untrained weights in the shape of the first.
+        data: Images; if labelled, the layers are also probed.
         out: Folder for analysis/, figures/ and report.html.
-        images: How many to look at, equally many of each class.
-        seed: Decides which.
-        published: The quirks of the paper's code: images in folder order, distances in units of 14 pixels.
+        images: Number of images to analyse, equally many per class.
+        seed: Seed of their selection.
+        published: Reproduce quirks of the paper's code: images in folder order, distances in units of 14 pixels.
     """
     existing_data(data)
     for encoder in encoders:
@@ -105,15 +104,15 @@ def study(
     json: Path | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Are the suggestions of `analyse` right? Each beside what fine-tuning on so many labels then shows.
+    """Are the suggestions of `analyse` right? Test each by fine-tuning on a given number of labels.
 
     Args:
-        encoders: Two or more runs or model folders for images near 32 pixels.
+        encoders: Two or more runs or model folders for images of about 32 pixels.
         data: Labelled images with a test split.
-        out: Folder of the analyses and the fine-tuning runs; finished ones are used again.
-        labels: Numbers of labels, each a study of its own; by default 300 and 3,000.
+        out: Folder for the analyses and the fine-tuning runs; finished ones are reused.
+        labels: Numbers of labels, each studied separately; by default 300 and 3,000.
         seeds: Repetitions of fine-tuning.
-        json: Where to write the document too.
+        json: Also write the document to this file.
     """
     if len(encoders) < 2:
         raise UsageError("a study needs two encoders", fix="vitlet study RUN RUN --data DATA --out DIR")
@@ -139,22 +138,22 @@ def bench(
     device: Device = "cpu",
     json: Path | None = None,
 ) -> None:
-    """Time a training step or the input pipeline against plain references, or compare models: interleaved, one thread.
+    """Time a training step or the input pipeline against plain references, or compare models; interleaved, one thread.
 
     Args:
-        what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `features`: extraction beside
-            timm; `probe`: a linear probe of 13 learning rates beside one; `attention`: explicit beside fused;
-            `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector beside torchvision's;
-            `export`: ViT-Tiny in ONNX Runtime and OpenVINO beside timm; `models`: parameters, FLOPs, throughput
-            and accuracy of classifiers; `budget`: what 400 epochs of mae_tiny on ImageNet would need, computed from a
+        what: `step`: training steps of ViT-Tiny at 224 px; `input`: JPEG to tensor; `features`: extraction versus
+            timm; `probe`: a linear probe of 13 learning rates versus one; `attention`: explicit versus fused;
+            `analyse`: CKA and attention statistics; `detection`: a step of the paper's detector versus torchvision's;
+            `export`: ViT-Tiny in ONNX Runtime and OpenVINO versus timm; `models`: parameters, FLOPs, throughput
+            and accuracy of classifiers; `budget`: the cost of 400 epochs of mae_tiny on ImageNet, computed from a
             step on this device.
-        models: With `models`: names of timm, recipes, runs or model folders.
+        models: With `models`: timm names, recipes, runs or model folders.
         preset: With `models`: `paper`, the models of the paper's Table 2.
-        results: With `models`: a folder of files from `evaluate --json`, for the accuracy of what is no run.
-        batch_size: With `models`: images of one forward pass.
-        precision: With `models`: of the matrix products.
+        results: With `models`: a folder of files from `evaluate --json`, for the accuracy of models that are not runs.
+        batch_size: With `models`: images per forward pass.
+        precision: With `models`: precision of the matrix products.
         device: With `models`: where to compute.
-        json: Where to write the figures.
+        json: Also write the figures to this file.
     """
     require_free("figures", json, option="--json")
     if what == "models":

@@ -1,4 +1,4 @@
-"""The one file that a command writes: what speaks against it is said before the work, not after hours of it."""
+"""Checks of a command's output file: problems are reported before the work, not after hours of it."""
 
 import os
 from collections.abc import Callable
@@ -21,10 +21,10 @@ _HEAD = 1 << 16
 
 
 def require_free(kind: Kind, path: Path | None, *, option: str = "--out") -> None:
-    """Refuse a place where no file of this kind can be written; one of the same kind that stands there is replaced.
+    """Refuse a path where no file of this kind can be written; an existing file of the same kind may be replaced.
 
     Raises:
-        UsageError: for another suffix, a folder, a place where no folder can be made, and a file of something else.
+        UsageError: for a wrong suffix, a folder, a parent that cannot be created, or an existing file of another kind.
     """
     if path is None:
         return

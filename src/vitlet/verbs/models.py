@@ -1,4 +1,4 @@
-"""Commands that use a finished model, show it, or bring one in."""
+"""Commands that use, show or import a finished model."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from vitlet.verbs.files import require_free
 
 
 def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
-    """Write one feature vector an image to a Parquet file.
+    """Write one feature vector per image to a Parquet file.
 
     Args:
         run: A finished run, a model folder or timm:NAME@FILE.
@@ -54,15 +54,15 @@ def export(
     embed_preprocessing: Annotated[bool, Parameter(negative="")] = False,
     reading: Reading | None = None,
 ) -> None:
-    """Write the finished model for another library, and prove on images that it computes the same there.
+    """Write a finished model for another library, and verify on images that it computes the same there.
 
     Args:
         run: A finished run, a model folder or timm:NAME@FILE.
-        out: The folder. Nothing is there if the proof fails.
-        to: Which library opens it.
-        images: 256 or more to compare on, held-out ones first; without it the embedded digits.
-        int8: Products in 8 bits, calibrated on others of the images; for onnx and openvino.
-        embed_preprocessing: The model takes bytes and standardises them itself; not for timm.
+        out: The folder. Nothing is written to it if the verification fails.
+        to: The library to export for.
+        images: 256 or more images to compare on, held-out ones first; by default the embedded digits.
+        int8: Quantise products to 8 bits, calibrated on other images of the set; for onnx and openvino.
+        embed_preprocessing: Make the model take bytes and standardise them itself; not for timm.
     """
     start = existing_source(run)
     if images is not None:
@@ -85,13 +85,13 @@ def push(
     private: Annotated[bool, Parameter(negative="")] = False,
     reading: Reading | None = None,
 ) -> None:
-    """Upload the finished model, as timm opens it, to a hub. Nothing is uploaded by any other command.
+    """Upload a finished model to a hub, in timm's format. No other command uploads a model.
 
     Args:
         run: A finished run, a model folder or timm:NAME@FILE.
         to: hf://USER/NAME.
-        images: 256 or more to prove it on before it is uploaded; without it the embedded digits.
-        private: Hide a new repository from others.
+        images: 256 or more images to verify it on before the upload; by default the embedded digits.
+        private: Make a new repository private.
     """
     start = existing_source(run)
     if images is not None:
@@ -117,17 +117,17 @@ def import_(
     pixels: Literal["imagenet", "half"] | None = None,
     entry: str | None = None,
 ) -> None:
-    """Make a model folder of a vision transformer from elsewhere, and say what became of every tensor.
+    """Import a vision transformer from another library as a model folder, and report what became of every tensor.
 
     Args:
         file: .safetensors, .pth, .pth.tar, .pt or .bin of timm, MAE, MAE-Lite, MoCo-v3, DINO or Hugging Face.
         out: The folder.
-        heads: Number of heads, where the file does not tell.
-        image_size: Resize positions to images of this side in pixels.
-        allow_partial: Accept less than the whole encoder.
-        prefix: Which network, where the file has several.
-        pixels: Normalisation of pixels, where the file does not tell: ImageNet's, or 0.5 and 0.5.
-        entry: Which weights, where the file has several of one network, such as model_ema.
+        heads: Number of heads, if the file does not determine it.
+        image_size: Resize the position embedding to images of this side in pixels.
+        allow_partial: Accept an incomplete encoder.
+        prefix: Which network to import, if the file has several.
+        pixels: Pixel normalisation, if the file does not determine it: ImageNet's, or 0.5 and 0.5.
+        entry: Which weights to import, if the file has several for one network, such as model_ema.
     """
     existing(file)
     from vitlet.jobs.importing import import_weights as job
@@ -148,7 +148,7 @@ def report(*runs: Path, out: Path) -> None:
     """Write one self-contained page about one or several runs, or about a replication.
 
     Args:
-        runs: Run directories, or one replication.json, of an --out of reproduce or of the ledger.
+        runs: Run directories, or one replication.json, from an --out of reproduce or from the ledger.
         out: The HTML file.
     """
     from vitlet.run import Run
@@ -170,13 +170,13 @@ def report(*runs: Path, out: Path) -> None:
 
 
 def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, looking: Looking | None = None) -> None:
-    """Find objects on images and write them as a COCO results file.
+    """Detect objects in images and write them as a COCO results file.
 
     Args:
         run: A finished run of a detection recipe.
         data: Images, annotated or not.
         out: The JSON file.
-        pictures: A folder for the images with boxes and masks drawn into them.
+        pictures: A folder for copies of the images with boxes and masks drawn on them.
     """
     from vitlet.run import Run
 

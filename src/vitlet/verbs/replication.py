@@ -1,4 +1,4 @@
-"""The command that runs the paper's tables, figures and claims."""
+"""The command that reproduces the paper's tables, figures and claims."""
 
 import re
 from pathlib import Path
@@ -30,25 +30,25 @@ def reproduce(
     device: Device = "auto",
     json: Path | None = None,
 ) -> None:
-    """Run the paper's tables, figures and claims at a scale, and write them beside what was published.
+    """Reproduce the paper's tables, figures and claims at a given scale, and report them beside the published values.
 
-    Finished runs in --out are used again, and one that was cut short goes on. One that diverges is named and left out.
+    Finished runs in --out are reused, and interrupted ones resumed. A run that diverges is reported and left out.
 
     Args:
         what: table-1 … table-5, figure-1 … figure-7, appendix-a1 …, claim-1 … claim-18, claims, or all.
-        data: Labelled images of four classes or more; at scale paper a folder that holds imagenet, flowers, ….
-        out: Folder of the runs, of replication.json and of the page.
-        scale: paper: ImageNet; micro: CIFAR-10 or the like, hours on two cores; own: your images; smoke: does it run.
-        budget: Of scale own: how long all may take together, such as 2h.
-        seeds: Repetitions of each chain, from pre-training on; by default those of the scale.
-        plan: Print the runs, what is there, time and disk, and stop.
-        slurm: Write job arrays for a cluster to this folder, and stop.
-        node: Make the run with this address alone, as a task of such an array does.
-        collect: Write page and JSON from what is finished; nothing is run.
-        side_by_side: Runs at a time; by default as many as there are cores, on a GPU one.
-        retry_failed: Make runs that diverged again, from their beginning.
+        data: Labelled images of at least four classes; at scale paper, a folder that holds imagenet, flowers, ….
+        out: Folder for the runs, replication.json and the page.
+        scale: paper: ImageNet; micro: CIFAR-10 or similar, hours on two cores; own: your images; smoke: does it run?
+        budget: At scale own: total time for everything, such as 2h.
+        seeds: Repetitions of each chain, from pre-training on; the default depends on the scale.
+        plan: Print the runs, which of them exist, and the time and disk space needed; then stop.
+        slurm: Write job arrays for a cluster to this folder, then stop.
+        node: Execute only the run with this address, as a task of such an array does.
+        collect: Write the page and the JSON from finished runs, without running anything.
+        side_by_side: Number of parallel runs; by default one per core, and one on a GPU.
+        retry_failed: Repeat runs that diverged, from the beginning.
         device: Where to compute.
-        json: Where to write the findings too.
+        json: Also write the findings to this file.
     """
     from vitlet.reproduce.catalogue import chosen
 
@@ -78,7 +78,7 @@ def reproduce(
 
 
 def _seconds(text: str) -> float:
-    """`2h`, `90min`, `45s` as seconds."""
+    """Convert `2h`, `90min` or `45s` to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", text.strip())
     if not found or not float(found[1]):
         raise UsageError(f"--budget {printable(text)} is no time", fix="--budget 2h, 90min or 45s")

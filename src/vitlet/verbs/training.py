@@ -30,13 +30,13 @@ def demo(
     num_labels: AtLeastOne | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Show the whole job: pre-train on images, fine-tune with few labels from there and from scratch, write a page.
+    """Show the whole workflow: pre-train on images, fine-tune with few labels from there and from scratch, report.
 
     Args:
-        data: Your images; by default 5,000 scanned digits that a Python package carries.
-        out: Where runs and page go.
+        data: Your images; by default 5,000 scanned digits from a Python package.
+        out: Folder for the runs and the page.
         seeds: Repetitions of the comparison.
-        num_labels: Training labels of the comparison; by default twenty a class.
+        num_labels: Training labels of the comparison; by default twenty per class.
     """
     source = None if data is None else existing_data(data)
     from vitlet.jobs.demo import demo as job
@@ -53,14 +53,14 @@ def pretrain(
     subset: str | None = None,
     shared: Shared | None = None,
 ) -> None:
-    """Pre-train an encoder on images, labels unseen; an interrupted run in --out is resumed.
+    """Pre-train an encoder on images without labels; an interrupted run in --out is resumed.
 
     Args:
-        recipe: A name of `vitlet recipes`, or a recipe.json.
+        recipe: A recipe name (see `vitlet recipes`) or a recipe.json.
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
         out: The run directory.
         init: A run or model folder to start from, or timm:NAME@FILE.
-        subset: Use only a part of the training images: a share like 0.01 or 1%, tail:100, or a file of names.
+        subset: Use only part of the training images: a share like 0.01 or 1%, tail:100, or a file of names.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="pretrain")
@@ -92,11 +92,11 @@ def finetune(
         init: A run or model folder, timm:NAME@FILE, or `none` for random weights.
         data: Labelled images.
         out: The run directory.
-        num_labels: Use only so many training labels, balanced over classes.
-        keep_blocks: Take only the patch embedding, the tokens and so many of the lowest blocks from --init; the rest is
-            as it was before the training of --init, with 0 all of it.
-        subset: As for pretrain; --num-labels are then taken from it.
-        hold_out: Count on a part of the training images and leave the test images alone: to choose among settings.
+        num_labels: Use only this many training labels, balanced over classes.
+        keep_blocks: Take only the patch embedding, the tokens and this many of the lowest blocks from --init; the rest
+            is initialised as --init was before its training. With 0, everything is.
+        subset: As for pretrain; --num-labels are then drawn from it.
+        hold_out: Evaluate on held-out training images instead of the test images, to choose among settings.
     """
     shared = shared or Shared()
     chosen = chosen_recipe(recipe, shared, verb="finetune")
@@ -124,15 +124,15 @@ def finetune(
 
 def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None, device: Device = "auto",
            max_bad: Share = 0.0, accept_data_change: bool = False) -> None:  # fmt: skip
-    """Go on with an interrupted run from its latest valid checkpoint.
+    """Resume an interrupted run from its latest valid checkpoint.
 
     Args:
         run: The run directory.
-        data: The data that it was begun on, once more; needed only for an address like s3://…
+        data: The data that the run was started on; needed only for an address like s3://…
         workers: Loader processes.
         device: Where to compute.
-        max_bad: Share of unreadable images that is accepted, where that is more than when the run was begun.
-        accept_data_change: Go on although images were added, removed or changed.
+        max_bad: Accepted share of unreadable images, if larger than when the run was started.
+        accept_data_change: Resume even if images were added, removed or changed.
     """
     from vitlet.run import Run
 
@@ -158,16 +158,16 @@ def learn(
     json: Path | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Pre-train by every method on one budget of image views, and judge each beside random weights.
+    """Pre-train with every method on the same budget of image views, and compare each with random weights.
 
     Args:
-        data: Labelled images near 32 pixels.
-        out: Folder of the runs; finished ones are used again.
-        views: Image views of each method; by default as many as minutes allow.
-        num_labels: Of the probes and of fine-tuning.
+        data: Labelled images of about 32 pixels.
+        out: Folder for the runs; finished ones are reused.
+        views: Image views per method; the default takes minutes.
+        num_labels: Training labels for the probes and for fine-tuning.
         seeds: Repetitions of fine-tuning; probes are repeated ten times.
-        methods: Micro recipes; by default one of each method.
-        json: Where to write the table too.
+        methods: Micro recipes; by default one per method.
+        json: Also write the table to this file.
     """
     from vitlet.recipes import by_name
 
@@ -201,16 +201,16 @@ def overfit(
     json: Path | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Let a small detector learn a few images by heart: the quickest sign that boxes and masks are well.
+    """Overfit a small detector to a few images: the quickest check that boxes and masks are right.
 
     Args:
         data: Images with boxes and outlines.
-        out: Folder of the small data set and the runs; finished ones are used again.
-        images: How many.
-        steps: Of each run; by default as many as twenty minutes on two cores allow.
-        init: An encoder; steps to one training loss are then counted from it and from random weights.
+        out: Folder for the small data set and the runs; finished ones are reused.
+        images: Number of images.
+        steps: Steps of each run; by default as many as twenty minutes on two cores allow.
+        init: An encoder; the steps to the same training loss are then counted from it and from random weights.
         seeds: Runs from each start.
-        json: Where to write the result too.
+        json: Also write the result to this file.
     """
     existing_data(data)
     start = None if init is None else existing_source(init)

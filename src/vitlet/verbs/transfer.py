@@ -21,17 +21,17 @@ def transfer(
     download: Annotated[bool, Parameter(negative="")] = False,
     looking: Looking | None = None,
 ) -> None:
-    """Fine-tune encoders on a suite of data sets, settings chosen on training images; finished trainings are re-used.
+    """Fine-tune encoders on a suite of data sets, with settings chosen on training images; finished runs are reused.
 
     Args:
         runs: Finished runs, model folders, timm:NAME@FILE, or `none` for random weights.
         suite: `paper` (Flowers-102, Pets, Aircraft, Cars, CIFAR-100, iNaturalist-18), or a TOML file.
         out: Folder for runs/, results/, transfer.json and report.html.
         root: With --suite paper: the folder in which torchvision keeps the data sets.
-        only: Names of data sets of the suite; may be repeated.
+        only: Name of a data set of the suite to use; may be repeated.
         seeds: Repetitions of the chosen setting.
         select_on_test: Choose the setting on the test split, as the paper's code does; the results are labelled so.
-        download: Let torchvision fetch public data sets that are missing below --root.
+        download: Let torchvision download public data sets that are missing from --root.
     """
     from vitlet.jobs.suites import read_suite
 
