@@ -216,7 +216,7 @@ def _shift(image: Tensor, size: int, padding: int, draw: random.Random) -> Tenso
 
 @functools.lru_cache(maxsize=1024)
 def _reflected(size: int, offset: int) -> np.ndarray:
-    """Return indices `offset … offset + size - 1` into `size` pixels, reflected at both ends; edges are not repeated."""
+    """Return indices `offset … offset + size - 1` into `size` pixels, reflected at both ends, edges not repeated."""
     period = 2 * (size - 1)
     index = np.arange(offset, offset + size) % period
     index = np.minimum(index, period - index)
