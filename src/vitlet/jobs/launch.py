@@ -29,9 +29,9 @@ class Launch:
     hold_out: bool = False
     """Evaluate on held-out training images, to choose settings without the test images."""
     start: str = RANDOM_START
-    """Identifies by content what is taken from `init`: that path may hold another encoder by now."""
+    """Identifier, by content, of what is taken from `init`: the path may hold another encoder by now."""
     teacher: str = ""
-    """Identifies the recipe's teacher by content; empty without one, and in runs from before it was recorded."""
+    """Identifier, by content, of the recipe's teacher; empty without one, and in runs from before it was recorded."""
     max_bad: float = Options().max_bad
     """Accepted share of unreadable images. It changes no number; it is kept so that resuming accepts the same share."""
 

@@ -123,17 +123,18 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
     """
+    learns = recipe.objective.learns_objects()
+    if learns is not None and launch.num_labels is not None:
+        raise UsageError(
+            "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
+        )
     verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         held_out = split_ids(index, verdicts.good, "test")
         return Material(index, verdicts, ids, held_out, "test", len(whole), workers=workers)
-    if (learns := recipe.objective.learns_objects()) is not None:
-        if launch.num_labels is not None:
-            raise UsageError(
-                "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
-            )
+    if learns is not None:
         annotations = annotations_of(index)
         assert annotations is not None, "`classes_of` refuses data without"
         annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)
@@ -220,11 +221,11 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
     Raises:
         DataError: if more images are bad than the options accept.
     """
-    for note in index.notes:
-        teller.say(f"note: {note}")
     with teller.progress("checking images", total=len(index)) as tick:
         verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)
+    for note in index.notes:  # into the log of a run, of which nothing is left where its images are refused
+        teller.say(f"note: {note}")
     return verdicts
 
 

@@ -34,7 +34,7 @@ def pretrain(
     options: Options | None = None,
     **flags: Unpack[Flags],
 ) -> Run:
-    """Pre-train an encoder on images without labels.
+    """Pre-train an encoder on images without using labels.
 
     Args:
         recipe: A recipe name (see `vitlet recipes`), or a `Recipe`.

@@ -30,7 +30,7 @@ def demo(
     num_labels: AtLeastOne | None = None,
     looking: Looking | None = None,
 ) -> None:
-    """Show the whole workflow: pre-train on images, fine-tune with few labels from there and from scratch, report.
+    """Show the whole job: pre-train on images, fine-tune with few labels from there and from scratch, write a page.
 
     Args:
         data: Your images; by default 5,000 scanned digits from a Python package.
@@ -53,7 +53,7 @@ def pretrain(
     subset: str | None = None,
     shared: Shared | None = None,
 ) -> None:
-    """Pre-train an encoder on images without labels; an interrupted run in --out is resumed.
+    """Pre-train an encoder on images without using labels; an interrupted run in --out is resumed.
 
     Args:
         recipe: A recipe name (see `vitlet recipes`) or a recipe.json.
