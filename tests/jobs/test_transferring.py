@@ -100,7 +100,7 @@ def test_finished_trainings_are_used_again_and_others_are_not(
 ) -> None:
     first = go(pretrained, data, tmp_path / "out", seeds=1)
     assert len(trained) == 3
-    moved = tmp_path / "renamed" / pretrained.path.name
+    moved = tmp_path / "renamed"
     shutil.copytree(pretrained.path, moved)
     again = transfer([moved], suite=suite(data), out=tmp_path / "out", seeds=1, options=QUIET)
     assert len(trained) == 3, "the encoder is known by its content, not by its folder"

@@ -4,8 +4,8 @@ For each data set every setting of its grid is trained once on a part of the tra
 The best one is then trained on all training images, once per seed, and evaluated on the test split, which has decided
 nothing. `select_on_test` chooses on the test split instead, as the paper's code did; the results say so.
 
-A training is identified by the names of data set and encoder, the fingerprints of recipe and data, and the encoder's
-digest; one that exists in `out/runs` is reused.
+A training is identified by the name of the data set, the fingerprints of recipe and data, and the encoder's digest; a
+finished one in `out/runs` is reused, whatever the encoder's folder is called now.
 """
 
 import dataclasses
@@ -245,7 +245,9 @@ def _trainer(entry: Entry, start: Start, index: Index, terms: Terms) -> Callable
             "encoder": start.digest,
             "hold_out": hold_out,
         }
-        run = Run(terms.out / "runs" / f"{entry.name}-{start.name}-{address_of(known_by)[:16]}")
+        address, place = address_of(known_by)[:16], terms.out / "runs"
+        done = [path for path in sorted(place.glob(f"{entry.name}-*-{address}")) if _is_done(Run(path))]
+        run = Run(done[0] if done else place / f"{entry.name}-{start.name}-{address}")
         diverged = run.path / "nonfinite.json"
         if not _is_done(run) and not diverged.is_file():
             try:
