@@ -46,7 +46,7 @@ _SELECTION = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class Candidate:
     """An encoder to transfer."""
 
     name: str
@@ -60,7 +60,7 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms:
+class Trainings:
     """Settings shared by all trainings of one transfer."""
 
     out: Path
@@ -117,7 +117,7 @@ def transfer(
     options = options or Options()
     suite, out = read_suite(suite, **part), Path(out)
     teller = Teller(quiet=options.quiet)
-    terms = Terms(out, tuple(range(seeds)), select_on_test, options, teller.say)
+    terms = Trainings(out, tuple(range(seeds)), select_on_test, options, teller.say)
     starts = _starts(runs)
     for entry in suite.data:
         _require_size(starts, entry, suite.recipe_of(entry))
@@ -146,24 +146,24 @@ def transfer(
     return found
 
 
-def _starts(runs: Sequence[str | os.PathLike[str]]) -> list[Start]:
-    starts: list[Start] = []
+def _starts(runs: Sequence[str | os.PathLike[str]]) -> list[Candidate]:
+    starts: list[Candidate] = []
     for word in [os.fspath(run) for run in runs]:
         if word == "none":
-            starts.append(Start("random", "random weights", None, "random", None))
+            starts.append(Candidate("random", "random weights", None, "random", None))
             continue
         saved = load_encoder(word)
         digest = encoder_digest(saved.encoder, view=saved.evaluation)
         source = Source.parse(word)
         title = printable(source.architecture or source.path.absolute().name)
         size = saved.encoder.config.image_size
-        starts.append(Start(f"{_plain(title)}-{digest[:6]}", title, str(source), digest, size))
+        starts.append(Candidate(f"{_plain(title)}-{digest[:6]}", title, str(source), digest, size))
     if len({start.name for start in starts}) < len(starts):
         raise UsageError("the same encoder is given twice", fix="name each encoder once")
     return starts
 
 
-def _require_size(starts: Sequence[Start], entry: Entry, recipe: Recipe) -> None:
+def _require_size(starts: Sequence[Candidate], entry: Entry, recipe: Recipe) -> None:
     for start in starts:
         if start.image_size not in (None, recipe.encoder.image_size):
             raise UsageError(
@@ -174,7 +174,7 @@ def _require_size(starts: Sequence[Start], entry: Entry, recipe: Recipe) -> None
             )
 
 
-def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms: Terms) -> dict[str, Any]:
+def _row(entry: Entry, start: Candidate, index: Index, settings: list[Recipe], terms: Trainings) -> dict[str, Any]:
     """Choose among the settings, train the chosen one with every seed, write the result."""
     began = time.monotonic()
     train = _trainer(entry, start, index, terms)
@@ -235,7 +235,7 @@ def _row(entry: Entry, start: Start, index: Index, settings: list[Recipe], terms
     return row
 
 
-def _trainer(entry: Entry, start: Start, index: Index, terms: Terms) -> Callable[..., Score]:
+def _trainer(entry: Entry, start: Candidate, index: Index, terms: Trainings) -> Callable[..., Score]:
     """Return a function that trains one recipe, or reuses its finished training."""
 
     def train(recipe: Recipe, *, hold_out: bool) -> Score:
@@ -278,7 +278,7 @@ def _score(run: Run) -> Score:
     return Score(result["value"], result["n"], result["split"], labels, **cost, run=name)
 
 
-def _about(entry: Entry, start: Start) -> dict[str, Any]:
+def _about(entry: Entry, start: Candidate) -> dict[str, Any]:
     return {
         "data": entry.name,
         "data_title": printable(entry.title or entry.name),
@@ -287,7 +287,7 @@ def _about(entry: Entry, start: Start) -> dict[str, Any]:
     }
 
 
-def _absent(entry: Entry, start: Start, error: DataError) -> dict[str, Any]:
+def _absent(entry: Entry, start: Candidate, error: DataError) -> dict[str, Any]:
     return {**_about(entry, start), "state": "left out", "why": str(error)}
 
 
@@ -313,7 +313,7 @@ def _plain(title: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in title.lower()).strip("-") or "encoder"
 
 
-def _write(rows: list[dict[str, Any]], suite: Suite, terms: Terms, began: float) -> dict[str, Any]:
+def _write(rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: float) -> dict[str, Any]:
     found = {
         "kind": "transfer",
         "suite": suite.name,
