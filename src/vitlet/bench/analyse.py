@@ -12,8 +12,6 @@ costs little more than its share of the caches.
     errors, spectra and pooled features. Both costs are linear in batches.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -27,7 +25,7 @@ from vitlet.analyse.similarity import Similarity
 from vitlet.analyse.survey import Subject, Survey
 from vitlet.bench.plain import normalised
 from vitlet.data.batch import Batch
-from vitlet.evaluate.pace import one_thread
+from vitlet.evaluate.pace import one_thread, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
@@ -200,12 +198,5 @@ def _plain_attention(network: VisionTransformer, images: Tensor, *, grid: int) -
 
 def _compare(plain: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> dict[str, float]:
     difference = (plain() - ours()).abs().max().item()
-    turns = [(_seconds(plain), _seconds(ours)) for _ in range(repeats + 1)]
-    taken, needed = (1000 * statistics.median(column) for column in zip(*turns[1:], strict=True))
-    return {"plain_ms": taken, "ours_ms": needed, "difference": difference}
-
-
-def _seconds(work: Callable[[], Tensor]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+    paces = take_turns({"plain": plain, "ours": ours}, repeats=repeats)
+    return {"plain_ms": paces["plain"].cpu_ms, "ours_ms": paces["ours"].cpu_ms, "difference": difference}

@@ -5,8 +5,6 @@ size, so the ratio tells what choosing ours costs or saves, not how well either 
 process on one thread and are timed in CPU seconds.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from vitlet.data.batch import Batch, Targets
-from vitlet.evaluate.pace import conditions, one_thread
+from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.methods.detection import Detection
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder
@@ -63,8 +61,8 @@ def bench_detection(
                 **(reference or {}),
             )
         contenders = {"vitlet": _ours(ours, batch), "torchvision": _theirs(theirs, batch)}
-        turns = [{name: _cpu_seconds(step) for name, step in contenders.items()} for _ in range(repeats + 1)]
-    cpu_ms = {name: 1000 * statistics.median(turn[name] for turn in turns[1:]) for name in contenders}
+        paces = take_turns({name: _seeded(step) for name, step in contenders.items()}, repeats=repeats)
+    cpu_ms = {name: pace.cpu_ms for name, pace in paces.items()}
     return {
         "ratio": cpu_ms["torchvision"] / cpu_ms["vitlet"],
         "cpu_ms": cpu_ms,
@@ -121,8 +119,11 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _cpu_seconds(step: Callable[[], None]) -> float:
-    began = time.process_time()
-    with seeded(_SEED):  # torchvision samples with the global generator
-        step()
-    return time.process_time() - began
+def _seeded(step: Callable[[], None]) -> Callable[[], None]:
+    """Make `step` draw the same each time: torchvision samples with the global generator."""
+
+    def again() -> None:
+        with seeded(_SEED):
+            step()
+
+    return again

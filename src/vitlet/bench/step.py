@@ -6,7 +6,6 @@ thread and are timed in CPU seconds, so that other work on the machine costs lit
 """
 
 import contextlib
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from vitlet.bench.contenders import PLAIN, Contender, Method, Shapes, contenders
 from vitlet.bench.products import counted_flops, gemm_gflops
-from vitlet.evaluate.pace import conditions, one_thread
+from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 
@@ -76,9 +75,8 @@ def time_step(method: Method, shapes: Shapes, *, repeats: int, precisions: Seque
         flops = counted_flops(next(c.step for name, c in present.items() if name.startswith("vitlet")))
         rates = {name: gemm_gflops(_DTYPES[name]) for name in precisions if f"vitlet {name}" in present}
         with _foreign_load() as foreign:
-            turns = [[_cpu_seconds(contender) for contender in present.values()] for _ in range(repeats + 1)]
-    medians = [1000 * statistics.median(column) for column in zip(*turns[1:], strict=True)]
-    cpu_ms = dict(zip(present, medians, strict=True))
+            paces = take_turns({name: contender.step for name, contender in present.items()}, repeats=repeats)
+    cpu_ms = {name: pace.cpu_ms for name, pace in paces.items()}
     return {
         "cpu_ms": cpu_ms,
         "ratio": {name: cpu_ms[PLAIN] / taken for name, taken in cpu_ms.items()},
@@ -97,12 +95,6 @@ def loss_differences(present: dict[str, Contender], *, within: float = _EQUAL) -
     differences = {name: abs(loss / losses[PLAIN] - 1) for name, loss in losses.items()}
     assert max(differences.values()) <= within, f"not the same computation: {losses}"
     return differences
-
-
-def _cpu_seconds(contender: Contender) -> float:
-    began = time.process_time()
-    contender.step()
-    return time.process_time() - began
 
 
 @contextlib.contextmanager
