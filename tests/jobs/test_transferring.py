@@ -143,7 +143,7 @@ def test_a_setting_that_diverges_loses_and_is_not_tried_again(
     settings = suite(data, grid=grid).settings_of(suite(data).data[0])
     wild = [s.changed(optimizer=s.optimizer.changed(kind="sgd", clip_norm=None)) for s in settings]
     entry, start = suite(data).data[0], transferring._starts([pretrained.path])[0]
-    terms = transferring.Terms(tmp_path, (0,), False, QUIET, lambda _: None)
+    terms = transferring.Trainings(tmp_path, (0,), False, QUIET, lambda _: None)
     index = open_index(data)
     row = transferring._row(entry, start, index, wild, terms)
     assert row["tried"][1]["value"] is None, "a learning rate of 100 without clipping gives NaN"
