@@ -113,27 +113,27 @@ class Shared:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Reading:
-    """What every command takes that reads images, wherever it computes."""
+    """Options of every command that reads images, on any device."""
 
     workers: Whole | None = None
     """Loader processes; by default as many as help."""
     max_bad: Share = 0.01
-    """Share of unreadable images that is accepted."""
+    """Accepted share of unreadable images."""
     follow_outside: Annotated[bool, Parameter(negative="")] = False
     """Also read files outside the data folder that links and tables in it lead to."""
 
     def options(self) -> Any:
-        """The values as the jobs take them."""
+        """The values as `Options`."""
         return _options(self, *(value.name for value in fields(self)))
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Looking(Reading):
-    """What every command takes that looks at images with a network and has no `Shared`."""
+    """Options of every command that passes images through a network and has no `Shared`."""
 
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 @Parameter(name="*")

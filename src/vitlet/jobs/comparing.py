@@ -71,8 +71,9 @@ def untrained(starts: Sequence[Start]) -> dict[str, Start]:
     like: dict[str, str] = {}
     for start in starts:
         assert start.source is not None
-        like[start.name] = start_content(start.source, 0)
-        shared.setdefault(like[start.name], _before_training(start, number=len(shared) + 1))
+        content = like[start.name] = start_content(start.source, 0)
+        if content not in shared:
+            shared[content] = _before_training(start, number=len(shared) + 1)
     if len(shared) > 1:
         firsts = {content: next(s.title for s in starts if like[s.name] == content) for content in shared}
         shared = {c: replace(s, title=f"{s.title} like {firsts[c]}") for c, s in shared.items()}

@@ -53,20 +53,8 @@ def pretrain(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
-    part = None if subset is None else str(Subset.parse(subset))
-    where, start, teacher = _place_of(init), start_content(init), teacher_content(asked.objective)
     options = options or Options()
-    launch = Launch(
-        verb="pretrain",
-        recipe=asked.fingerprint(),
-        data=absolute_data(data),
-        init=where,
-        subset=part,
-        start=start,
-        teacher=teacher,
-        max_bad=options.max_bad,
-        follow_outside=options.follow_outside,
-    )
+    launch = _launch("pretrain", asked, init=init, data=data, subset=subset, options=options)
     return _start(asked, launch, Run(Path(out)), options)
 
 
@@ -104,23 +92,9 @@ def finetune(
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
     require_start(init, keep_blocks)
-    part = None if subset is None else str(Subset.parse(subset))
-    where, start = _place_of(init), start_content(init, keep_blocks)
     options = options or Options()
-    launch = Launch(
-        verb="finetune",
-        recipe=asked.fingerprint(),
-        data=absolute_data(data),
-        init=where,
-        num_labels=num_labels,
-        keep_blocks=keep_blocks,
-        subset=part,
-        hold_out=hold_out,
-        start=start,
-        teacher=teacher_content(asked.objective),
-        max_bad=options.max_bad,
-        follow_outside=options.follow_outside,
-    )
+    launch = _launch("finetune", asked, init=init, data=data, subset=subset, options=options, keep_blocks=keep_blocks)
+    launch = dataclasses.replace(launch, num_labels=num_labels, hold_out=hold_out)
     return _start(asked, launch, Run(Path(out)), options)
 
 
@@ -156,6 +130,31 @@ def resolved(recipe: str | Recipe, flags: Flags) -> Recipe:
     """Return the recipe with the flags applied."""
     base = by_name(recipe) if isinstance(recipe, str) else recipe
     return with_overrides(base, overrides(flags))
+
+
+def _launch(
+    verb: str,
+    asked: Recipe,
+    *,
+    init: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str],
+    subset: str | None,
+    options: Options,
+    keep_blocks: int | None = None,
+) -> Launch:
+    """Describe what a run is started on: paths as absolute ones, weights by content."""
+    return Launch(
+        verb=verb,
+        recipe=asked.fingerprint(),
+        data=absolute_data(data),
+        init=_place_of(init),
+        keep_blocks=keep_blocks,
+        subset=None if subset is None else str(Subset.parse(subset)),
+        start=start_content(init, keep_blocks),
+        teacher=teacher_content(asked.objective),
+        max_bad=options.max_bad,
+        follow_outside=options.follow_outside,
+    )
 
 
 def _place_of(init: str | os.PathLike[str] | None) -> str | None:
