@@ -64,7 +64,7 @@ def _from_timm(source: Source, architecture: str) -> Saved:
     pixels = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
     if not isinstance(model, VisionTransformer):
         return _convnet_from_timm(source, architecture, image_size=values["input_size"][-1], pixels=pixels)
-    block: Any = plain_vit(architecture).blocks[0]
+    block: Any = require_plain(model, architecture).blocks[0]
     found = import_file(source.path, heads=block.attn.num_heads, pixels=pixels)
     config = found.encoder.config
     there = (config.patch_size, config.width, config.depth)
@@ -141,14 +141,13 @@ def blank_network(architecture: str) -> nn.Module:
         return cast(nn.Module, timm.create_model(name, pretrained=False))
 
 
-def plain_vit(architecture: str) -> VisionTransformer:
-    """Create a plain ViT like `blank_network`.
+def require_plain(model: VisionTransformer, architecture: str) -> VisionTransformer:
+    """Return `model` if it is a plain ViT.
 
     Raises:
-        UsageError: if timm has no plain ViT of that name.
+        UsageError: otherwise, naming `architecture`.
     """
-    model = blank_network(architecture)
-    first: Any = model.blocks[0] if isinstance(model, VisionTransformer) else None
-    if not isinstance(model, VisionTransformer) or not isinstance(getattr(first.mlp, "act", None), nn.GELU):
+    first: Any = model.blocks[0]
+    if not isinstance(getattr(first.mlp, "act", None), nn.GELU):
         raise UsageError(f"{architecture} is not a plain ViT", fix="a name like vit_tiny_patch16_224")
     return model

@@ -20,7 +20,7 @@ from vitlet.rng import derive
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.names import Source, model_folder
 from vitlet.weights.reading import read_weights
-from vitlet.weights.source import blank_network, load_encoder, plain_vit, untrained_convnet
+from vitlet.weights.source import blank_network, load_encoder, require_plain, untrained_convnet
 from vitlet.weights.tensors import require_same
 
 UNTRAINED = "untrained:"
@@ -76,10 +76,10 @@ def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
         saved = load_encoder(source)
         return FeatureTeacher(saved.encoder, _facts(source, {**saved.facts, "sha256": saved.sha256}))
     name, seed = source.removeprefix(UNTRAINED), derive(0, "teacher")
-    if not isinstance(blank_network(name), VisionTransformer):
+    model = blank_network(name)
+    if not isinstance(model, VisionTransformer):
         return FeatureTeacher(untrained_convnet(name, image_size=like.image_size, seed=seed), _facts(source, {}))
-    model = plain_vit(name)
-    block: Any = model.blocks[0]
+    block: Any = require_plain(model, name).blocks[0]
     shape = like.changed(
         width=model.embed_dim,
         depth=len(model.blocks),
