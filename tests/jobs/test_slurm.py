@@ -43,19 +43,24 @@ def script(*, seeds: int = 1, command: tuple[str, ...] = COMMAND, out: str = "/r
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
-    """A folder with `srun` and `scontrol` that write down how they were called; the former can wait for a signal."""
+    """`srun` and `scontrol` that write down how they were called, the former waiting for a signal, and a short `sleep`.
+
+    Its handlers end it at once: a `SystemExit` in the moment when the closing of a file is left to its finalizer is
+    ignored, and the step would go on.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     head = f"#!{sys.executable}\nimport json, os, signal, sys, time\n"
     note = "open(os.environ['NOTES'] + '/' + {!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
     (folder / "srun").write_text(
-        head + "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1)); signal.signal(signal.SIGTERM, lambda *_: "
-        "sys.exit(1))\n" + note.format("srun") + "time.sleep(float(os.environ.get('SECONDS_OF_WORK', 0)))\n"
+        head + "signal.signal(signal.SIGUSR1, lambda *_: os._exit(1)); signal.signal(signal.SIGTERM, lambda *_: "
+        "os._exit(1))\n" + note.format("srun") + "time.sleep(float(os.environ.get('SECONDS_OF_WORK', 0)))\n"
         "sys.exit(int(os.environ.get('STATUS', 0)))\n"
     )
     (folder / "scontrol").write_text(
         head + note.format("scontrol") + "print('n1\\nn2') if sys.argv[1] == 'show' else None\n"
     )
+    (folder / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.05\n")
     for file in folder.iterdir():
         file.chmod(0o755)
     return folder

@@ -185,7 +185,8 @@ trap 'pass_on TERM' TERM
 srun --kill-on-bad-exit=1 "${{command[@]}}" &
 step=$!
 [[ ! $early ]] || pass_on "$early"
-while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done  # a signal ends a wait before the step ends
+# Each wait is short: bash can miss a signal in the moment before one, and sees it after.
+while kill -0 "$step" 2>/dev/null; do sleep 1 & wait "$!" || true; done
 status=0
 wait "$step" || status=$?
 
