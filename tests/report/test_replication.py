@@ -51,7 +51,7 @@ def document(**changes) -> dict:
         "items": [table, figure], "claims": [claim(1, "supported"), claim(2, "not supported")],
         "runs": [{"title": "mae", "seed": 0, "name": "mae-s0", "recipe": "ab", "cpu_seconds": 3.0, "processor": "chip",
                   "cores": 2, "torch": "2.10", "commit": "0abc"}],
-        "num_waiting": 4, "command": "vitlet reproduce all", "machine": MACHINE,
+        "waiting": ["a", "b", "c", "d"], "command": "vitlet reproduce all", "machine": MACHINE,
     } | changes  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def drawn(page: str, name: str) -> int:
 
 def test_everything_runs_to_its_end(smoke: Path):
     document = document_in(smoke)
-    assert document["num_waiting"] == 0
+    assert document["waiting"] == []
     facts = [json.loads(file.read_text()) for file in smoke.glob(f"runs/*/{NODE_FILE}")]
     assert {f["kind"] for f in facts} == {"pretrain", "finetune", "probe", "look"}
     trained = {f["title"].split(" ")[0] for f in facts if f["kind"] == "pretrain"}
@@ -87,6 +87,34 @@ def test_tables_share_the_runs_of_claims_and_keep_three_places_apart(copied: Pat
     page = (copied / "report.html").read_text()
     assert "unconfirmed: 73.7 [M?]" in page, "recalled figures are never shown as published"
     assert "78.0 [R]" in page
+
+
+def test_findings_of_another_folder_stay_in_a_file_that_grows(copied: Path, images: Path, tmp_path: Path, capsys):
+    file = tmp_path / "replication.json"
+    to_file = command(images, copied, "--collect", "--json", str(file), what=("table-1", "figure-6", "claims"))
+    assert main(to_file) == 0
+    before = json.loads(file.read_text())
+    for gone in [*copied.glob("runs/fine-tuned-from-dmae-48-labels-*"), *copied.glob("runs/look-at-*-d-mae-*")]:
+        shutil.rmtree(gone)
+    assert main([*to_file[:1], "claims", *to_file[4:]]) == 0
+    alone, grown = document_in(copied), json.loads(file.read_text())
+    assert [c["number"] for c in alone["claims"] if c["answer"] == "not run"] == [16, 17], (
+        "the control: without the file"
+    )
+    assert grown["claims"] == before["claims"]
+    assert grown["items"] == before["items"], "tables that were not asked for stay too"
+    assert {run["name"] for run in grown["runs"]} == {run["name"] for run in before["runs"]}
+    assert grown["waiting"] == []
+    assert len(alone["waiting"]) == 2
+    assert "D-MAE" in file.with_suffix(".html").read_text()
+
+    before["claims"][16]["parts"][0]["margin"] = 0.5
+    file.write_text(json.dumps(before))
+    assert main(to_file) == 0
+    assert json.loads(file.read_text())["claims"][16]["answer"] == "not run", "by another rule than today's"
+    file.write_text(json.dumps(before | {"seeds": [0, 1, 2]}))
+    assert main(to_file) == 2
+    assert "They differ in seeds" in capsys.readouterr().err
 
 
 def test_every_number_is_measured_or_says_why_not(copied: Path, images: Path):

@@ -67,7 +67,7 @@ def test_after_a_kill_the_same_command_makes_what_is_left_and_nothing_twice(smok
     assert {name: (next(out.glob(f"*/{name}")) / NODE_FILE).stat().st_mtime_ns for name in kept} == before
     assert not planned(images, out).waiting
     document = read_json(out / "replication.json")
-    assert (document["num_waiting"], len(document["runs"])) == (0, len(planned(images, out).nodes) - 1)
+    assert (document["waiting"], len(document["runs"])) == ([], len(planned(images, out).nodes) - 1)
     results = [file.relative_to(out) for file in out.glob("runs/*/results/top1.json")]
     assert len(results) >= 4
     for file in results:
@@ -108,4 +108,4 @@ def test_the_page_follows_once_a_minute_and_the_document_each_run(
     saver.save()
     assert page.is_file()
     shutil.rmtree(plan.nodes[next(reversed(plan.nodes))].folder)
-    assert saver.save_all()["num_waiting"] == 1
+    assert len(saver.save_all()["waiting"]) == 1

@@ -271,7 +271,7 @@ def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("scale", f"{document['scale']}: {document['about']}"),
         ("runs finished", f"{len(runs):,}"),
-        ("runs not made", f"{document['num_waiting']:,}"),
+        ("runs not made", f"{len(document['waiting']):,}"),
         ("CPU time", duration(math.fsum(run["cpu_seconds"] for run in runs))),
         ("machine", "; ".join(f"{processor}, {plural(cores, 'core')}" for processor, cores in made)),
         ("software", "; ".join(versions)),

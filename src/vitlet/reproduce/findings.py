@@ -83,7 +83,7 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
             {"name": node.folder.name, "title": node.title, "seed": node.seed, "why": node.why_failed}
             for node in plan.failed
         ],
-        "num_waiting": len(plan.waiting),
+        "waiting": [node.folder.name for node in plan.waiting],
         "command": command,
         "machine": environment(),
     }  # fmt: skip

@@ -20,6 +20,7 @@ from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
 from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
+from vitlet.reproduce.merge import earlier_findings, merged
 from vitlet.reproduce.plan import Node, Plan
 from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan, stopping_at_once
@@ -73,7 +74,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     Args:
         request: What to run, on which images, at which scale, and where.
         file: Second copy of the document, besides `out/replication.json`, e.g. docs/results/replication-micro.json; its
-            page is written next to it.
+            page is written next to it. What the file has already and these runs do not answer stays.
 
     Returns:
         The document; see `vitlet.reproduce.findings`.
@@ -84,11 +85,11 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     """
     teller = Teller()
     choice, plan = _planned(request, teller)
+    saver = _Saver(plan, choice, request, file)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
     cost = expected_cost(plan, teller=teller, device=request.device)
     _say_plan(plan, cost, teller)
 
-    saver = _Saver(plan, choice, request)
     try:
         with stopping_at_once(printable(plan.out)):
             run_plan(
@@ -98,7 +99,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     except (StoppedError, KeyboardInterrupt):
         saver.save_all()
         raise
-    document = _conclude(saver, file=file, teller=teller)
+    document = _conclude(saver, teller)
     if plan.failed:
         raise _failed(plan)
     return document
@@ -127,16 +128,17 @@ def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     """Write document and page from the finished runs, without running anything."""
     teller = Teller()
     choice, plan = _planned(request, teller)
-    return _conclude(_Saver(plan, choice, request), file=file, teller=teller)
+    return _conclude(_Saver(plan, choice, request, file), teller)
 
 
 @final
 class _Saver:
     """Writes document and page of a replication from its finished runs."""
 
-    def __init__(self, plan: Plan, choice: Choice, request: Request) -> None:
-        """Nothing is written yet."""
+    def __init__(self, plan: Plan, choice: Choice, request: Request, file: Path | None = None) -> None:
+        """Nothing is written yet; what `file` has already is read."""
         self.plan, self._choice, self._command = plan, choice, shlex.join(request.command())
+        self.file, self._earlier = file, earlier_findings(file, self._findings())
         self._drawn = -math.inf
 
     def save(self) -> None:
@@ -146,13 +148,20 @@ class _Saver:
             self._draw(document)
 
     def save_all(self) -> dict[str, Any]:
-        """Write both; return the document."""
+        """Write both, and their copies with the earlier findings; return the document."""
         document = self._document()
         self._draw(document)
+        if self.file:
+            grown = merged(document, self._earlier)
+            write_json(self.file, grown)
+            write_replication_page(grown, out=self.file.with_suffix(".html"))
         return document
 
+    def _findings(self) -> dict[str, Any]:
+        return findings(self.plan, self._choice, command=self._command)
+
     def _document(self) -> dict[str, Any]:
-        document = findings(self.plan, self._choice, command=self._command)
+        document = self._findings()
         write_json(self.plan.out / DOCUMENT, document)
         return document
 
@@ -161,13 +170,10 @@ class _Saver:
         self._drawn = time.monotonic()
 
 
-def _conclude(saver: _Saver, *, file: Path | None, teller: Teller) -> dict[str, Any]:
+def _conclude(saver: _Saver, teller: Teller) -> dict[str, Any]:
     """Write everything and print the findings."""
     plan, document = saver.plan, saver.save_all()
-    if file:
-        write_json(file, document)
-        write_replication_page(document, out=file.with_suffix(".html"))
-    teller.say(f"written: {printable(file or plan.out / DOCUMENT)}")
+    teller.say(f"written: {printable(saver.file or plan.out / DOCUMENT)}")
     _say_claims(document["claims"], teller)
     if plan.waiting:
         teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")

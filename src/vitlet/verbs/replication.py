@@ -48,7 +48,7 @@ def reproduce(
         side_by_side: Number of parallel runs; by default one per core, and one on a GPU.
         retry_failed: Repeat runs that diverged, from the beginning.
         device: Where to compute.
-        json: Also write the findings to this file.
+        json: Also write the findings to this file; those that it has already stay where these runs have none.
     """
     from vitlet.reproduce.catalogue import chosen
 
