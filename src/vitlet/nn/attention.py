@@ -130,8 +130,8 @@ class Attention(nn.Module):
         return self._split(F.linear(x, self.qkv.weight, self._qkv_bias()), parts=3)
 
     def _split(self, x: Tensor, *, parts: int) -> tuple[Tensor, ...]:
-        batch, tokens, _ = x.shape
-        return x.view(batch, tokens, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        # Not one permutation of a fifth dimension: OpenVINO takes the transposition of each part into its attention.
+        return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
 
     def _merge(self, mixed: Tensor) -> Tensor:
         return self.proj(mixed.transpose(1, 2).flatten(2))
