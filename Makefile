@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/vitlet demo $(if $(DATA),--data "$(DATA)") --out "$(or $(OUT),demo-run)"
 
 test: $(VENV)/.dev
-	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check src tests

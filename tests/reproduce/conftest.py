@@ -1,6 +1,8 @@
 """One replication of everything at scale smoke, which the tests of this folder read."""
 
+import fcntl
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,22 +19,36 @@ from vitlet.cli import main
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whichever test comes first pays for the replication: twenty seconds by itself, longer beside busy neighbours."""
     for item in items:
-        if "smoke" in getattr(item, "fixturenames", ()):
+        if "_once" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("four") / HOSTILE)
+def _once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images and their replication, which the first of the test processes makes for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "replication"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "done").exists():
+            images = write_images(place / HOSTILE)
+            with unchecked_shapes():
+                assert main(command(images, place / "out", what=("all",))) == 0
+            (place / "done").touch()
+    return place
 
 
 @pytest.fixture(scope="session")
-def smoke(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(_once: Path) -> Path:
+    """Only to be read."""
+    return _once / HOSTILE
+
+
+@pytest.fixture(scope="session")
+def smoke(_once: Path) -> Path:
     """The folder of `reproduce all --scale smoke`, made by the command; only to be read."""
-    out = tmp_path_factory.mktemp("smoke") / "out"
-    with unchecked_shapes():
-        assert main(command(images, out, what=("all",))) == 0
-    return out
+    return _once / "out"
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Runs are made once, go on after a kill, and can be made side by side."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 from small_runs import interrupted, weights
 
 from vitlet.cli import main
-from vitlet.errors import NonFiniteError
+from vitlet.errors import NonFiniteError, StoppedError
 from vitlet.jobs import suites
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
@@ -25,7 +27,7 @@ from vitlet.reproduce.chains import MAE, SUPERVISED, transferred
 from vitlet.reproduce.findings import _Reader
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import make, run_plan
+from vitlet.reproduce.runner import make, run_plan, stopping_at_once
 from vitlet.reproduce.scale import Chosen
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate
@@ -176,3 +178,12 @@ def test_one_run_of_an_array_needs_its_inputs(copied: Path, images: Path, capsys
     assert main(command(images, copied, "--node", "0123")) == 2
     assert main(command(images, copied, "--node", start.address)) == 0
     assert start.is_finished
+
+
+def test_a_stop_that_a_run_swallowed_is_raised_after_it():
+    with stopping_at_once("here") as raise_if_stopped:
+        raise_if_stopped()
+        with contextlib.suppress(Exception):  # as a decoder takes whatever is raised for a damaged image
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError, match=r"signal 15 \(here\)"):
+            raise_if_stopped()

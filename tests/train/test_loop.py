@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from harness import ADAMW, TINY, Job, digest, rows_without_timing, tiny_objective
 
 from vitlet.data.batch import Batch
-from vitlet.errors import DataError, NonFiniteError, ResourceError
+from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.encoder import Encoder
@@ -272,3 +274,20 @@ def test_replaced_images_are_recorded_and_limited(job: Job, tmp_path: Path, caps
         trained(losing, run, total_steps=100)
     noted = [row for row in run.metrics() if "replaced" in row]
     assert [(row["step"], row["replaced"]) for row in noted] == [(3, [LOST]), (6, [LOST])]
+
+
+def test_a_signal_after_the_last_step_is_no_less_a_stop(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that trains several networks would go on with the next."""
+
+    @contextlib.contextmanager
+    def ending_with_a_signal(*_: object, **__: object) -> Iterator[Callable[..., None]]:
+        yield lambda *_: None
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Teller, "progress", ending_with_a_signal)
+    run = Run(tmp_path / "run")
+    with pytest.raises(StoppedError, match="signal 15 after step 6"):
+        trained(job, run)
+    assert [path.name for path in checkpoint.folders(run)] == [checkpoint.folder_name(6)]

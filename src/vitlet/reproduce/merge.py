@@ -1,6 +1,6 @@
-"""A ledger file that grows: what this folder's runs do not answer keeps the answer that the file has."""
+"""A ledger file that grows: findings that these runs do not have stay as the file has them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,8 @@ def merged(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> di
         ],
     }
     found["items"] += items.values()
-    own = {run["name"] for run in document["runs"]}
-    used = set(_runs(found["items"])) | set(_runs(found["claims"]))
-    kept = [run for run in earlier["runs"] if run["name"] in used - own]
-    made = own | {run["name"] for run in kept}
-    waiting = [name for name in document["waiting"] if name not in made]
-    return found | {"runs": [*document["runs"], *kept], "waiting": waiting}
+    runs = _by("name", earlier["runs"]) | _by("name", document["runs"])
+    return found | {"runs": [*runs.values()], "waiting": [name for name in document["waiting"] if name not in runs]}
 
 
 def _by(key: str, some: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
@@ -100,13 +96,3 @@ def _claim(claim: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rules(parts: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
     return [(part["title"], part["unit"], part["margin"]) for part in parts]
-
-
-def _runs(value: object) -> Iterator[str]:
-    """The names of runs anywhere in `value`."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from inner if key == "runs" else _runs(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _runs(inner)

@@ -91,10 +91,15 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     _say_plan(plan, cost, teller)
 
     try:
-        with stopping_at_once(printable(plan.out)):
+        with stopping_at_once(printable(plan.out)) as raise_if_stopped:
+
+            def after() -> None:
+                raise_if_stopped()
+                saver.save()
+
             run_plan(
                 plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
-                after=saver.save,
+                after=after,
             )  # fmt: skip
     except (StoppedError, KeyboardInterrupt):
         saver.save_all()

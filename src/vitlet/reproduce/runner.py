@@ -196,21 +196,31 @@ def run_plan(
 
 
 @contextmanager
-def stopping_at_once(place: str) -> Iterator[None]:
+def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
     """Turn SIGTERM into a StoppedError that names `place`; a training in progress saves first, as everywhere.
 
     Outside the main thread, where Python allows no handlers, nothing changes.
+
+    Yields:
+        A function for the time between two runs. It raises the error again if code in which the signal came ignored it,
+        as finalizers do and everything that takes any exception for a damaged file.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    stopped: list[StoppedError] = []
 
     def stop(number: int, _: object) -> None:
-        raise StoppedError(number, step=None, run=place)
+        stopped.append(StoppedError(number, step=None, run=place))
+        raise stopped[0]
 
+    def raise_if_stopped() -> None:
+        if stopped:
+            raise stopped[0]
+
+    if threading.current_thread() is not threading.main_thread():
+        yield raise_if_stopped
+        return
     former = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield raise_if_stopped
     finally:
         signal.signal(signal.SIGTERM, former)
 

@@ -155,6 +155,7 @@ def train(
                 tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
             job.look_and_save(done)
             job.stop_if_asked(stop, done)
+    job.stop_if_asked(stop, budget.total_steps)  # a signal may have come since the last step
 
 
 class _Job:
