@@ -12,17 +12,17 @@ _SAME = ("kind", "scale", "about", "sets", "seeds")
 """Fields in which two documents have to agree for their numbers to stand in one table."""
 
 
-def earlier_findings(file: Path | None, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def earlier_findings(file: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The findings that `file` has already; None if there is no such file.
 
     Args:
-        file: Path of a document of `vitlet.reproduce.findings`, or None.
+        file: Path of a document of `vitlet.reproduce.findings`, which need not exist.
         document: A document of the request whose findings are to be written there.
 
     Raises:
         UsageError: if the file is something else, or of another scale, number of seeds or images.
     """
-    if file is None or not file.exists():
+    if not file.exists():
         return None
     found = read_json(file)
     different = [key for key in _SAME if not isinstance(found, dict) or found.get(key) != document[key]]

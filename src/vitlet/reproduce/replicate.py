@@ -143,7 +143,7 @@ class _Saver:
     def __init__(self, plan: Plan, choice: Choice, request: Request, file: Path | None = None) -> None:
         """Nothing is written yet; what `file` has already is read."""
         self.plan, self._choice, self._command = plan, choice, shlex.join(request.command())
-        self.file, self._earlier = file, earlier_findings(file, self._findings())
+        self.file, self._earlier = file, file and earlier_findings(file, self._findings())
         self._drawn = -math.inf
 
     def save(self) -> None:
