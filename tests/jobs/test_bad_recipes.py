@@ -66,6 +66,15 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         ("debug", {"optimizer.betas": [1, 1]}, r"optimizer\.betas\.0 = 1.*less than 1"),
         ("debug", {"data.views.0.size": 48}, r"data\.views\.0\.size 48 is not encoder\.image_size 32"),
         ("debug_mocov3", {"budget.batch_size": 1}, "a batch of one image.*--batch-size 2 or more"),
+        ("dino_micro", {"budget.batch_size": 1}, "a batch of one image.*--batch-size 2 or more"),
+        ("debug", {"objective.read_after": 2}, r"after block 2 of 3.*read_after=null, or encoder\.depth=2"),
+        ("debug", {"objective.read_after": 9}, "cannot read after block 9 of an encoder with 3"),
+        (
+            "debug_distill",
+            {"objective.mae.read_after": 1, "objective.layers": [[1, 2]]},
+            r"nothing trains all of block 2 of 3.*objective\.mae\.read_after=null, or .*student block 4",
+        ),
+        ("debug_distill", {"objective.mae.read_after": 2}, "nothing trains all of block 3 of 3"),
         (
             "finetune_micro_convnet",
             {"budget.batch_size": 15, "objective.mixup": 0.2},
@@ -90,9 +99,20 @@ def test_is_answered_with_the_remedy(
 
 
 @pytest.mark.usefixtures("nothing_is_opened")
-def test_control_values_that_fit_go_on_to_the_images(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("debug_distill", {}),
+        ("debug_distill", {"objective.mae.read_after": 1, "objective.extra_block": True, "objective.layers": [[4, 2]]}),
+        ("debug", {"objective.read_after": 3}),
+        ("debug_dino", {"budget.batch_size": 1}),
+    ],
+)
+def test_control_values_that_fit_go_on_to_the_images(
+    recipe: str, changes: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
     with pytest.raises(AssertionError, match="images were opened"):
-        pretrain("debug_distill", data=data, out=tmp_path / "run", options=QUIET)
+        pretrain(recipe, data=data, out=tmp_path / "run", options=QUIET, set=changes)
 
 
 def test_a_narrower_teacher_with_other_heads_is_mapped(data: Path, teachers: Path, tmp_path: Path) -> None:

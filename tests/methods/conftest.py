@@ -1,6 +1,12 @@
-"""The option that writes golden losses anew."""
+"""The option that writes golden losses anew; and small runs and ranks, where the tests here can import them."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+for folder in ("jobs", "faults", "train"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -286,6 +286,35 @@ def test_what_does_not_fit_is_refused_before_any_batch(options: dict[str, Any], 
         _distillation(**options)
 
 
+@pytest.mark.parametrize("read_after", [None, 1, 2, 3])
+@pytest.mark.parametrize(
+    "taught",
+    [
+        {"layers": [(1, 2)]},
+        {"layers": [(3, 2), (1, 1)]},
+        {"layers": [(4, 2)], "extra_block": True},
+        {"layers": [(4, 2)], "extra_block": True, "weight": 0},
+        {"layers": [], "hidden": [(2, 1)]},
+        {"layers": [(1, 1)], "hidden": [(3, 4)]},
+        {"layers": [(1, 1)], "hidden": [(3, 4)], "hidden_weight": 0},
+    ],
+)
+def test_a_recipe_is_refused_exactly_if_a_tensor_of_a_block_would_stay_as_it_began(
+    taught: dict[str, Any], read_after: int | None
+) -> None:
+    recipe = by_name("debug_distill")
+    values = {"teacher": "untrained:test_vit", "mae": recipe.objective.mae.changed(read_after=read_after)} | taught
+    objective = recipe.objective.changed(**values)
+    made = objective.build(Encoder(recipe.encoder), num_classes=0, seed=0)
+    made(_batch(), STEP).total.backward()
+    tensors = [tensor for block in made.encoder.blocks for tensor in block.parameters()]
+    if all(tensor.grad is not None and bool(tensor.grad.any()) for tensor in tensors):
+        recipe.changed(objective=objective)
+    else:
+        with pytest.raises(UsageError, match=r"nothing trains all of block . of 3.*objective\.mae\.read_after=null"):
+            recipe.changed(objective=objective)
+
+
 @pytest.mark.parametrize(("teacher", "message"), [("", "needs a teacher.*objective.teacher"), ("no/such", "no/such")])
 def test_a_recipe_without_a_teacher_never_makes_one_up(teacher: str, message: str) -> None:
     recipe = with_overrides(by_name("dmae_micro"), {"objective.teacher": teacher})

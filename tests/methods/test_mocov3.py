@@ -1,14 +1,11 @@
-"""MoCo-v3: the loss against five lines, the published size, who learns and who follows, two ranks."""
+"""MoCo-v3: the loss against five lines, the published size, who learns and who follows."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from vitlet.config import Config
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.methods.mocov3 import MoCoV3, info_nce
@@ -139,44 +136,3 @@ def test_a_view_and_its_copy_are_found() -> None:
 def test_recipes_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         with_overrides(mocov3_micro(), changes)
-
-
-def test_the_recipe_is_the_papers() -> None:
-    recipe = mocov3_tiny_400e()
-    first, second = recipe.data.views
-    assert (first.blur, second.blur, first.solarize, second.solarize) == (1.0, 0.1, 0.0, 0.2)
-    assert isinstance(first.crop, Config)
-    assert recipe.optimizer.lr(recipe.budget.batch_size) == pytest.approx(6e-4)
-    assert recipe.objective.couples_samples
-
-
-RANK = """
-from vitlet.data.batch import Batch
-from vitlet.methods.mocov3 import MoCoV3
-from vitlet.methods.objective import Step
-from vitlet.nn.encoder import Encoder
-from vitlet.recipe import EncoderConfig
-encoder = Encoder(EncoderConfig.model_validate_json('CONFIG'))
-objective = MoCoV3(encoder, hidden_width=32, output_width=16)
-draw = torch.Generator().manual_seed(3)
-views = [torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=draw) for _ in range(2)]
-mine = torch.arange(4 * rank, 4 * rank + 4)
-batch = Batch(tuple(v[mine] for v in views), torch.full((4,), -1), mine, mine)
-losses = objective(batch, Step(0, 10, 0))
-losses.total.backward()
-result = {"loss": losses.total.detach()} | {n: p.grad for n, p in objective.named_parameters() if p.requires_grad}
-"""
-
-
-def test_two_ranks_give_the_loss_and_gradients_of_one(two_ranks: Callable[[str], list[dict[str, Tensor]]]) -> None:
-    first, second = two_ranks(RANK.replace("CONFIG", TINY.model_dump_json()))
-    objective = _objective()
-    losses = objective(_batch(), _step(0))
-    losses.total.backward()
-    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, losses.total.detach())
-    for name, parameter in objective.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None
-            torch.testing.assert_close((first[name] + second[name]) / 2, parameter.grad, rtol=1e-3, atol=1e-6)
-    alone = _objective()(_batch(4), _step(0)).total.detach()
-    assert abs(float(alone - first["loss"])) > 0.05  # control: half a batch without the others' keys is another loss

@@ -86,12 +86,6 @@ def test_recipes_mask_sixty_per_cent_rounded_up(name: str, units: int, masked: i
     assert (simmim.num_units, simmim.masked_units) == (units, masked)
 
 
-def test_upstreams_learning_rate_is_scaled_to_its_batch() -> None:
-    recipe = by_name("simmim_tiny")
-    assert recipe.optimizer.lr(recipe.budget.batch_size) == pytest.approx(4e-4)
-    assert recipe.optimizer.warmup_lr == pytest.approx(5e-7 * 2048 / 512)
-
-
 def test_an_image_has_its_mask_wherever_the_batch_is_cut() -> None:
     simmim, batch = _simmim(), _batch(4)
     halves = [_mask(simmim, part) for part in batch.parts(2)]

@@ -18,7 +18,7 @@ from vitlet.recipe import (
     RisingDecayOptimizerConfig,
 )
 from vitlet.recipes.mae import mae_micro
-from vitlet.recipes.mocov3 import MILD
+from vitlet.recipes.mocov3 import MILD, require_several
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DINOObjective(ObjectiveConfig):
         return self.batchnorm
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require two large views, and small ones that divide into patches and are no larger."""
+        """Require two large views, small ones that divide into patches, and more than one image for batch norm."""
         sizes, patch = [view.size for view in recipe.data.views], recipe.encoder.patch_size
         if len(sizes) < 2 or sizes[0] != sizes[1]:
             raise UsageError(
@@ -70,6 +70,8 @@ class DINOObjective(ObjectiveConfig):
                     f"a view of {size} pixels does not divide into patches of {patch}",
                     fix=f"data.views.{number}.size={near}",
                 )
+        if self.batchnorm:
+            require_several(recipe, why="Batch normalisation in the head divides by the spread of a batch")
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "DINO":
         """Build the objective; labels are not used."""
@@ -100,8 +102,9 @@ def dino_tiny_100e() -> Recipe[DINOObjective, EncoderConfig, RisingDecayOptimize
     """DINO with a ViT-Tiny, 100 epochs of ImageNet-1k with the settings of the DINO authors' code for ViTs [L].
 
     Wang et al. 2023 name DINO in their appendix B.5 [T]; their settings and scores are not known. Published: no
-    comparable result. Measured here: not run. Step counts assume ImageNet-1k in batches of 512: 2,502 steps per epoch.
-    Differences from that code: the gradient is clipped globally instead of per tensor; bf16 instead of fp16.
+    comparable result. Measured here: not run. Differences from that code: the gradient is clipped globally instead of
+    per tensor; bf16 instead of fp16. The prototypes are held for 2,502 steps, one epoch of ImageNet-1k in batches of
+    512: at another batch size or on other images give `objective.held_steps` too.
     """
     jitter = Jitter()
     large, small = Resample(scale=(0.4, 1.0)), Resample(scale=(0.05, 0.4))

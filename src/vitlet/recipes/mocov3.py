@@ -53,12 +53,7 @@ class MoCoV3Objective(ObjectiveConfig):
                 f"MoCo-v3 compares two views of one size, data.views has {len(sizes)}, of {sizes} pixels",
                 fix="two items in data.views, with the same size",
             )
-        if recipe.budget.batch_size < 2:
-            raise UsageError(
-                "a batch of one image for MoCo-v3",
-                why="It tells the images of a batch apart, and batch normalisation divides by their spread",
-                fix="--batch-size 2 or more",
-            )
+        require_several(recipe, why="It tells the images of a batch apart, and its heads normalise by their spread")
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MoCoV3":
         """Build the objective; labels are not used."""
@@ -75,12 +70,23 @@ class MoCoV3Objective(ObjectiveConfig):
         )
 
 
+def require_several(recipe: Recipe, *, why: str) -> None:
+    """Refuse a batch of one image where the images of a batch depend on each other.
+
+    Raises:
+        UsageError: saying `why`.
+    """
+    if recipe.budget.batch_size < 2:
+        raise UsageError(f"a batch of one image for {recipe.name}", why=why, fix="--batch-size 2 or more")
+
+
 def mocov3_tiny_400e() -> Recipe[MoCoV3Objective]:
     """MoCov3-Tiny, 400 epochs of ImageNet-1k: Wang et al. 2023, Table 1, row MoCo-v3.
 
     Published: 76.8 top-1 after `finetune_tiny_impr_300e` with layer decay 0.75 [R]. Measured here: not run. Published
-    precision is fp16 with loss scaling; bf16 is the default here. Weight decay applies to everything, including norms,
-    biases and tokens, and the patch embedding is trained, as in the authors' code.
+    precision is fp16 with loss scaling; bf16 is the default here. As in the authors' code, weight decay applies to
+    everything, including norms, biases and tokens; the patch embedding is trained; and the first half of the position
+    embedding tells rows apart, where MAE's tells columns apart.
     """
     crop, jitter = Resample(interpolation="bilinear"), Jitter()
     return Recipe[MoCoV3Objective](

@@ -77,11 +77,12 @@ def _grid(image_size: int) -> EncoderConfig:
 
 
 def seed_effb0() -> Recipe[SEEDObjective, StudentConfig]:
-    """SEED with an EfficientNet-B0, 200 epochs of ImageNet-1k, with the settings of Fang et al. 2021.
+    """SEED with an EfficientNet-B0, 200 epochs of ImageNet-1k: Wang et al. 2023, Table 2, row with SEED.
 
-    Published: Wang et al. 2023 report 77.2 top-1 after fine-tuning an EfficientNet-B0 that SEED pre-trained, and 77.7
-    without [T]; their settings and teacher are not documented. Measured here: not run. The teacher is not included:
-    `--set objective.teacher=RUN`. The published optimizer has plain momentum, this one Nesterov's.
+    Published: 77.2 top-1 after `finetune_effb0_impr_300e`, 77.7 without SEED [T]; settings and teacher are not
+    documented, so the settings are those of Fang et al. 2021. Measured here: not run. The teacher is not included:
+    `--set objective.teacher=RUN`. The published optimizer has plain momentum, this one Nesterov's. Precision
+    here is bf16.
     """
     view = View(
         size=224,

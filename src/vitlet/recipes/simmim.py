@@ -38,11 +38,12 @@ class SimMIMObjective(ObjectiveConfig):
 
 
 def simmim_tiny() -> Recipe[SimMIMObjective, EncoderConfig, SteppedOptimizerConfig]:
-    """SimMIM for ViT-Tiny, 800 epochs of ImageNet-1k: the paper's Appendix B.5, whose results are not known.
+    """SimMIM for ViT-Tiny, 800 epochs of ImageNet-1k: Wang et al. 2023, Appendix B.5, whose results are not known.
 
     Published: unknown, and so are the paper's settings; these are upstream's for ViT-B [L]. Measured here: not run.
     The learning rate drops to a tenth at epoch 700 instead of following a cosine. Published precision is fp16; bf16 is
-    the default here.
+    the default here. The network is the plain ViT in the place of upstream's BEiT block (relative positions,
+    LayerScale, no absolute positions); `encoder.relative_position=true` adds that block's parts.
     """
     return Recipe[SimMIMObjective, EncoderConfig, SteppedOptimizerConfig](
         name="simmim_tiny",

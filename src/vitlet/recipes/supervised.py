@@ -115,7 +115,8 @@ def finetune_tiny_impr_300e() -> Recipe[SupervisedObjective]:
     """Fine-tuning with the paper's improved recipe, 300 epochs of ImageNet-1k: Wang et al. 2023, Table 1, 'impr.'.
 
     Published: 78.0 from MAE [R], 76.8 from MoCo-v3 with layer decay 0.75 [R], 75.8 from scratch [R]. Measured here: not
-    run. The published list has colour jitter 0.3, which has no effect with RandAugment and is left out.
+    run. Published precision is fp16 with loss scaling; bf16 is the default here. The published list has colour jitter
+    0.3, which has no effect with RandAugment and is left out.
     """
     view = View(size=224, crop=Resample(), rand_augment=RandAugment(magnitude=10))
     return Recipe[SupervisedObjective](
@@ -139,13 +140,16 @@ def finetune_tiny_impr_100e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_impr_1000e() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_impr_300e` for 1000 epochs: Table 2. Published: 78.5 from MAE [T]. Not run here."""
+    """`finetune_tiny_impr_300e` for 1000 epochs: Table 2, row MAE-Tiny-FT.
+
+    Published: 78.5 from MAE [T]. Measured here: not run.
+    """
     recipe = finetune_tiny_impr_300e()
     return recipe.changed(name="finetune_tiny_impr_1000e", budget=recipe.budget.changed(duration=Epochs(n=1000)))
 
 
 def finetune_tiny_ori_300e() -> Recipe[SupervisedObjective]:
-    """Fine-tuning with the paper's original, DeiT-like recipe: Wang et al. 2023, Table 1, column 'ori.'.
+    """`finetune_tiny_impr_300e` with the paper's original, DeiT-like values: Wang et al. 2023, Table 1, column 'ori.'.
 
     Published: 74.5 from scratch [T]; 76.1 from MAE [H, an older version]. Measured here: not run. The published colour
     jitter 0.4 has no effect with RandAugment and is left out.
@@ -161,7 +165,7 @@ def finetune_tiny_ori_300e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_impr_300e_moco() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_impr_300e` with the layer decay of MoCo-v3's runs, 0.75: Wang et al. 2023, Table 1.
+    """`finetune_tiny_impr_300e` with the layer decay of MoCo-v3's runs, 0.75: Table 1, row MoCo-v3, column 'impr.'.
 
     Published: 76.8 [R]. Measured here: not run. Mean pooling, as for MAE.
     """
@@ -170,7 +174,7 @@ def finetune_tiny_impr_300e_moco() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_ori_300e_moco() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_ori_300e` as used for MoCo-v3: the head reads the class token, layer decay 0.75.
+    """`finetune_tiny_ori_300e` with a head on the class token, layer decay 0.75: Table 1, row MoCo-v3, column 'ori.'.
 
     Published: no confirmed number; the settings are from an older version of the repository [H]. Not run here.
     """
@@ -184,7 +188,7 @@ def finetune_tiny_ori_300e_moco() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_impr_rpe_1000e() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_impr_1000e` with relative positions: the paper's best, Table 2.
+    """`finetune_tiny_impr_1000e` with relative positions: the paper's best, Table 2, row MAE-Tiny-FT + RPE.
 
     Published: 79.0 from MAE [R]. Measured here: not run. 5,825,128 parameters with 1000 classes. As in the paper's
     code, the query and value biases of the pre-trained encoder are dropped (`encoder.inherit_qkv_bias`), and the bias
@@ -195,7 +199,7 @@ def finetune_tiny_impr_rpe_1000e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_tiny_taught_300e() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_impr_300e` with a supervised teacher, hard labels: the first version of the paper.
+    """`finetune_tiny_impr_300e` with a supervised teacher, hard labels: README of the paper's first version.
 
     Published: 76.9 from MAE, 75.9 from scratch [H]; 78.4 and 77.8 with 1000 epochs [H]. Measured here: not run.
     5,910,800 parameters with 1000 classes. The teacher is timm's `regnety_160`, whose weights are not included:
@@ -207,7 +211,7 @@ def finetune_tiny_taught_300e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_small_impr_300e() -> Recipe[SupervisedObjective]:
-    """`finetune_tiny_impr_300e` for ViT-Small with 12 heads, layer decay 0.75.
+    """`finetune_tiny_impr_300e` for ViT-Small with 12 heads, layer decay 0.75: SMALL.md of the authors' repository.
 
     Published: 82.1 from MAE, 82.5 from D-MAE [R]. Measured here: not run.
     """
@@ -216,13 +220,16 @@ def finetune_small_impr_300e() -> Recipe[SupervisedObjective]:
 
 
 def supervised_small_impr_300e() -> Recipe[SupervisedObjective]:
-    """ViT-Small with 12 heads from scratch. Published: 80.2 [R]. Not run here. No layer decay, as for ViT-Tiny."""
+    """`supervised_tiny_impr_300e` for ViT-Small with 12 heads: SMALL.md of the authors' repository, row from scratch.
+
+    Published: 80.2 [R]. Measured here: not run. Without layer decay, as for ViT-Tiny.
+    """
     recipe = supervised_tiny_impr_300e()
     return recipe.changed(name="supervised_small_impr_300e", encoder=recipe.encoder.changed(width=384))
 
 
 def supervised_tiny_ori_300e() -> Recipe[SupervisedObjective]:
-    """ViT-Tiny with 12 heads from scratch with the original recipe: Table 1, column 'ori.'.
+    """`finetune_tiny_ori_300e` from scratch, 12 heads: Table 1, row supervised, column 'ori.'.
 
     Published: 74.5 [T]. Measured here: not run. Its learning rate and layer decay are not documented; they are those
     of `supervised_tiny_impr_300e`.
@@ -232,13 +239,16 @@ def supervised_tiny_ori_300e() -> Recipe[SupervisedObjective]:
 
 
 def supervised_tiny_3heads_ori_300e() -> Recipe[SupervisedObjective]:
-    """`supervised_tiny_ori_300e` with the 3 heads of the original ViT-Tiny. Published: 72.2 [T]. Not run here."""
+    """`supervised_tiny_ori_300e` with the 3 heads of the original ViT-Tiny: Table 1, row 3 heads, column 'ori.'.
+
+    Published: 72.2 [T]. Measured here: not run.
+    """
     recipe = supervised_tiny_ori_300e()
     return recipe.changed(name="supervised_tiny_3heads_ori_300e", encoder=recipe.encoder.changed(heads=3))
 
 
 def supervised_tiny_impr_300e() -> Recipe[SupervisedObjective]:
-    """Training from scratch with the improved recipe: the paper's DeiT-Tiny baseline with 12 heads, Table 1.
+    """`finetune_tiny_impr_300e` from scratch, the paper's DeiT-Tiny with 12 heads: Table 1, row supervised, 'impr.'.
 
     Published: 75.8 [R]. Measured here: not run. The baseline's layer decay is not documented; 1.0 here, since there is
     nothing to protect in the lower layers.
@@ -248,7 +258,7 @@ def supervised_tiny_impr_300e() -> Recipe[SupervisedObjective]:
 
 
 def finetune_effb0_impr_300e() -> Recipe[SupervisedObjective, ConvNetConfig]:
-    """`finetune_tiny_impr_300e` for an EfficientNet-B0, from scratch or after `seed_effb0`: the ConvNet of the text.
+    """`finetune_tiny_impr_300e` for an EfficientNet-B0, from scratch or after `seed_effb0`: Table 2, row of that name.
 
     Published: 77.7 from scratch, 77.2 after SEED [T]; the settings are not documented. Measured here: not run.
     5,288,548 parameters with 1000 classes. There is no layer decay, since a ConvNet has no such layers.
