@@ -20,12 +20,13 @@ FORBIDDEN = (
     *("numpy.lib.format", "numpy.lib.npyio", "runpy", "code", "importlib.import_module"),
     *("builtins.eval", "builtins.exec", "builtins.__import__"),
     # what hands text to a shell, or starts programs past subprocess
-    *("os.system", "os.popen", "os.posix_spawn", "os.posix_spawnp", "pty", "asyncio.create_subprocess_shell"),
+    *("os.system", "os.popen", "os.posix_spawn", "os.posix_spawnp", "pty"),
     *(f"os.exec{ending}" for ending in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *(f"os.spawn{ending}" for ending in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *("subprocess.getoutput", "subprocess.getstatusoutput"),
     # what connects
     *("http.client", "http.server", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "socket", "ssl"),
+    *("asyncio", "multiprocessing.connection.Client", "multiprocessing.connection.Listener"),
     *("ftplib", "smtplib", "xmlrpc", "websockets", "fsspec", "s3fs", "gcsfs", "huggingface_hub", "wandb", "mlflow"),
 )
 """Also everything below these names."""
@@ -44,13 +45,17 @@ LITERALS = {
     "shell": False,
     "trust_remote_code": False,
     "autoescape": True,
+    "pretrained": False,
 }
-"""Keywords of any call that may be given as this literal only."""
+"""Keywords of any call that may be given as this literal only; `pretrained` also where a local folder is named."""
 
 CHECKED = {
     "torch.load": (2, "weights_only"),
     "numpy.load": (2, None),
     "builtins.compile": (-1, None),
+    "PIL.Image.open": (1, "formats"),
+    **dict.fromkeys(["jinja2.Environment", "jinja2.Template"], (1, "autoescape")),
+    **dict.fromkeys(["timm.create_model", "timm.models.create_model"], (1, "pretrained")),
     **dict.fromkeys([f"subprocess.{f}" for f in ("run", "call", "check_call", "check_output", "Popen")], (1, None)),
 }
 """Functions that may be called and not handed on: with so many positional arguments, and always with this keyword."""
@@ -64,6 +69,8 @@ ALLOWED = {
     "weights/reading.py:torch.serialization.get_unsafe_globals_in_checkpoint": "reads names and imports nothing",
     "data/downstream.py:pickle": "for the next",
     "data/downstream.py:pickle.UnpicklingError": "what torchvision raises over a damaged CIFAR",
+    "bench/input.py:PIL.Image.open": "images that the measurement itself wrote",
+    "nn/convnet.py:timm.create_model": "pretrained=False stands beside **dilation",
     "data/stores.py:fsspec": "for the next",
     "data/stores.py:fsspec.url_to_fs": "addresses that the user gave, of a list of schemes",
     "jobs/pushing.py:huggingface_hub.HfApi": "vitlet push",
@@ -113,10 +120,24 @@ EVASIONS = {
     "urllib.request.urlopen": "from urllib.request import urlopen\nurlopen(address)",
     "requests": "import requests",
     "socket.create_connection": "from socket import create_connection",
+    "asyncio.open_connection": "from asyncio import open_connection as go\ngo(host, 80)",
+    "asyncio.create_subprocess_shell": "import asyncio\nasyncio.create_subprocess_shell(text)",
+    "multiprocessing.connection.Client": "from multiprocessing import connection\nconnection.Client(address)",
+    "multiprocessing.connection.Client from": "from multiprocessing.connection import Client as join\njoin(address)",
     "from os import *": "from os import *",
     "trust_remote_code=": "load_dataset(name, trust_remote_code=True)",
     "autoescape=": "Environment(autoescape=False)",
+    "jinja2.Environment": "from jinja2 import Environment as E\nE(loader=x)",
+    "jinja2.Template": "import jinja2\njinja2.Template(text)",
+    "timm.create_model": "import timm\ntimm.create_model(name, True)",
+    "timm.create_model(…)": "import timm\ntimm.create_model(name, **words)",
+    "timm.create_model handed on": "from timm import create_model\nmake = partial(create_model, pretrained=False)",
+    "pretrained=": "import timm\ntimm.create_model(name, pretrained=True)",
+    "pretrained=(…)": "timm.create_model(f'{scheme}:{folder}', pretrained=True)",
     "extractall": "archive.extractall(folder)",
+    "extract": "tar.extract(member, folder)",
+    "PIL.Image.open": "from PIL import Image\nImage.open(p)",
+    "PIL.Image.open handed on": "import PIL.Image as I\nlist(map(I.open, paths))",
     "LOAD_TRUNCATED_IMAGES": "ImageFile.LOAD_TRUNCATED_IMAGES = True",
     "broadcast_object_list": "from torch.distributed import broadcast_object_list as send\nsend(values)",
     "all_gather_object": "dist.all_gather_object(values, value)",
@@ -125,12 +146,20 @@ EVASIONS = {
 
 HARMLESS = """
 '''A docstring may say pickle.load( and eval( and torch.load(path).'''
-import os, re, subprocess, numpy as np, safetensors.torch, torch
+import os, re, subprocess, numpy as np, safetensors.torch, timm, torch
+from jinja2 import Environment
+from PIL import Image
 from safetensors.torch import load, save
 model.eval()  # torch.save( in a comment
 torch.load(path, "cpu", weights_only=True)
 re.compile(pattern)
 archive.extractall(folder, filter="data")
+archive.extract(member, folder, filter="data")
+extract(encoder, images)
+timm.create_model("vit", pretrained=False)
+timm.create_model(f"local-dir:{folder}", pretrained=True)
+Environment(loader=x, autoescape=True)
+Image.open(file, formats=("PNG",))
 np.load(path, "r", allow_pickle=False)
 np.load(path)
 torch.compile(step, **words)
@@ -185,14 +214,24 @@ def is_below(name: str, names: tuple[str, ...] | dict) -> bool:
     return any(name == other or name.startswith(f"{other}.") for other in names)
 
 
+def is_local_folder(call: ast.Call) -> bool:
+    """Whether the first argument is a text that starts with timm's word for a folder."""
+    match call.args:
+        case [ast.Constant(value=str(text)), *_] | [ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]), *_]:
+            return text.startswith("local-dir:")
+        case _:
+            return False
+
+
 def wrong_in_call(call: ast.Call, names: Names) -> Iterator[str]:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     for word, value in keywords.items():
-        if word in LITERALS and not (isinstance(value, ast.Constant) and value.value is LITERALS[word]):
+        is_local = word == "pretrained" and is_local_folder(call)
+        if word in LITERALS and not (is_local or (isinstance(value, ast.Constant) and value.value is LITERALS[word])):
             yield f"{word}="
-    is_archive = isinstance(call.func, ast.Attribute) and call.func.attr == "extractall"
-    if is_archive and ast.unparse(keywords.get("filter", ast.Constant(None))) != "'data'":
-        yield "extractall"
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if method in ("extract", "extractall") and ast.unparse(keywords.get("filter", ast.Constant(None))) != "'data'":
+        yield method
     for name in full_names(call.func, names) & CHECKED.keys():
         most, needed = CHECKED[name]
         is_open = None in keywords or any(isinstance(argument, ast.Starred) for argument in call.args)

@@ -9,6 +9,7 @@ import torch
 from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 
 from vitlet.cli import app
+from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
@@ -115,9 +116,9 @@ def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.Capt
     ("launch", "words"),
     [
         (Launch("pretrain", "", "/d/images"), ()),
-        (Launch("pretrain", "", "/d/images", "/r/before"), ("--init", "before")),
+        (Launch("pretrain", "", "/d/images", "/r/before"), ("--init", "r/before")),
         (Launch("finetune", "", "/d/images"), ("--init", "none")),
-        (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "before", "--num-labels", "20")),
+        (Launch("finetune", "", "/d/images", "/r/before", 20), ("--init", "r/before", "--num-labels", "20")),
         (Launch("pretrain", "", "/d/images", subset="0.1"), ("--subset", "0.1")),
         (Launch("pretrain", "", "/d/images", max_bad=0.125), ("--max-bad", "0.125")),
         (Launch("pretrain", "", "/d/images", follow_outside=True), ("--follow-outside",)),
@@ -126,18 +127,39 @@ def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.Capt
 def test_the_command_of_a_run_is_one_that_the_command_line_takes(
     launch: Launch, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths are relative, so that it shows no home folder and can move with the folders around it."""
+    """Paths are relative, so that it can move with the folders around it."""
     for folder in ("d/images", "r/before", "r/run"):
         (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "r")
+    monkeypatch.chdir(tmp_path)
     rooted = Launch(
         launch.verb, launch.recipe, str(tmp_path) + launch.data, launch.init and str(tmp_path) + launch.init,
         launch.num_labels, subset=launch.subset, max_bad=launch.max_bad, follow_outside=launch.follow_outside,
     )  # fmt: skip
-    command = rooted.command(Path("run"))
-    assert command == ["vitlet", launch.verb, "run/recipe.json", "--data", "../d/images", *words, "--out", "NEW"]
+    command = rooted.command(Path("r/run"))
+    assert command == ["vitlet", launch.verb, "r/run/recipe.json", "--data", "d/images", *words, "--out", "NEW"]
     app.parse_args(command[1:], exit_on_error=False, print_error=False)
     assert shlex.split(shlex.join(command)) == command
+
+
+def test_the_command_of_a_run_names_no_folder_outside_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards and reports show it, and they are passed on."""
+    secret = tmp_path / "alice/client x"
+    for folder in ("images", "before", "run", "data"):
+        (secret / folder).mkdir(parents=True)
+    (secret / "few.txt").write_text("a.png\n")
+    (secret / "weights.pth").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    subset = str(Subset.parse(str(secret / "few.txt")))
+    launch = Launch("finetune", "", f"{secret}/images", f"{secret}/before", subset=subset)
+    tail = ["--subset", "few.txt", "--out", "NEW"]
+    command = ["vitlet", "finetune", "recipe.json", "--data", "images", "--init", "before", *tail]
+    assert launch.command(secret / "run") == command
+    named = Launch("finetune", "", f"torchvision:pets@{secret}/data", f"timm:vit_tiny@{secret}/weights.pth")
+    words = ["--data", "torchvision:pets@data", "--init", "timm:vit_tiny@weights.pth"]
+    assert named.command(secret / "run") == ["vitlet", "finetune", "recipe.json", *words, "--out", "NEW"]
 
 
 class TestStart:
@@ -182,6 +204,47 @@ class TestStart:
         encoder, recipe = self.started("finetune_micro_convnet", tmp_path / "net")
         assert recipe.encoder.architecture == "test_efficientnet"
         assert all(torch.equal(encoder.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+
+    @pytest.mark.parametrize("recipe", ["debug", "debug_supervised"])
+    @pytest.mark.parametrize("source", ["column-row", "row-column", "learned"])
+    def test_positions_keep_the_name_of_what_they_are(self, recipe: str, source: str, tmp_path: Path) -> None:
+        """Where the recipe fixes them, they are fixed if the source's were; where it learns them, it still does."""
+        position = {"position": "learned"} if source == "learned" else {"position": "sincos", "sincos_order": source}
+        first = Encoder(EncoderConfig(image_size=32, patch_size=8, width=36, depth=1, heads=3, **position), seed=7)
+        write_model(tmp_path / "model", encoder=first, evaluation=evaluation_view(32), facts={})
+        encoder, changed = self.started(recipe, tmp_path / "model")
+        learns = source == "learned" or recipe == "debug_supervised"
+        assert torch.equal(encoder.vit.pos_embed, first.vit.pos_embed)
+        assert encoder.vit.pos_embed.requires_grad == learns
+        assert changed.encoder == encoder.config
+        assert encoder.config.position == ("learned" if learns else "sincos")
+        if not learns:
+            assert encoder.config.sincos_order == source
+            named = Encoder(encoder.config).vit.pos_embed
+            assert torch.equal(named, encoder.vit.pos_embed), "what is written is what the name stands for"
+
+    @pytest.mark.parametrize(
+        ("recipe", "final_norm", "keep_blocks", "said"),
+        [
+            ("debug", False, None, "note: the initial encoder has no final norm; a new one is trained"),
+            ("debug_supervised", True, None, "note: the final norm of the initial encoder is left out"),
+            ("debug", True, None, ""), ("debug_supervised", False, None, ""), ("debug_supervised", True, 1, ""),
+        ],
+    )  # fmt: skip
+    def test_a_norm_that_is_dropped_or_new_is_said(
+        self, recipe: str, final_norm: bool, keep_blocks: int | None, said: str, data: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        """In one line, and nothing where it is the source's; with some blocks kept, all above is known to be new."""
+        shape = EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=2, final_norm=final_norm)
+        write_model(tmp_path / "m", encoder=Encoder(shape), evaluation=evaluation_view(32), facts={})
+        start = start_content(tmp_path / "m", keep_blocks)
+        launch = Launch("finetune", "", str(data), str(tmp_path / "m"), keep_blocks=keep_blocks, start=start)
+        _, changed = start_encoder(resolved(recipe, {}), launch)
+        gather_material(open_index(data), changed, launch, QUIET, Teller())
+        notes = [line for line in capsys.readouterr().out.split("note: ") if "norm" in line]
+        assert len(notes) == bool(said)
+        assert all(f"note: {' '.join(note.split())}".startswith(said) for note in notes)
 
     def test_a_run_of_the_right_shape_needs_no_change(self, pretrained: Run) -> None:
         encoder, recipe = self.started("debug", pretrained.path)

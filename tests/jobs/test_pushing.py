@@ -2,10 +2,10 @@
 
 import base64
 import json
-import re
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,19 @@ from typing import Any
 import huggingface_hub
 import pytest
 import timm
-from small_runs import QUIET, write_images
+from small_runs import QUIET, SHORT, write_images
 
-from vitlet.errors import UsageError
+from vitlet.disk import read_json, write_json
+from vitlet.errors import CheckpointError, UsageError
+from vitlet.evaluate.agreement import FP32
+from vitlet.jobs import exporting
+from vitlet.jobs.launch import Launch
 from vitlet.jobs.pushing import push
+from vitlet.jobs.training import pretrain
 from vitlet.run import Run
 from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS, read_model
+
+SECRET = "../../../home/alice_secret/client x"
 
 
 class Hub(ThreadingHTTPServer):
@@ -90,8 +97,14 @@ class Asked(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def tuned(tuned: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A copy, since an export leaves its numbers in the run."""
-    return Run(shutil.copytree(tuned.path, tmp_path_factory.mktemp("exported") / "tuned"))
+    """A copy, since an export leaves its numbers in the run; its facts name folders, as earlier versions wrote them."""
+    run = Run(shutil.copytree(tuned.path, tmp_path_factory.mktemp("exported") / "tuned"))
+    config = read_json(run.encoder / CONFIG)
+    command = f"vitlet pretrain runs/a/recipe.json --data '{SECRET}/photos' --out NEW"
+    teacher = {"source": f"{SECRET}/large", "licence": "Apache-2.0", "init": {"command": command}}
+    config["vitlet"]["facts"] |= {"command": command, "teacher": teacher}
+    write_json(run.encoder / CONFIG, config)
+    return run
 
 
 @pytest.fixture
@@ -125,8 +138,29 @@ def test_what_arrives_is_the_folder_that_timm_opens(tuned: Run, many: Path, hub:
         (tmp_path / name).write_bytes(content)
     assert read_model(tmp_path).classes == ("dark", "light")
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_classes == 2
-    told = b"".join(hub.files[name] for name in (CARD, CONFIG, PROOF, PREPROCESSING))
-    assert not re.search(rb"(?<!\.\.)" + bytes(tuned.path.parent), told), "paths are relative: they name no home folder"
+    told = b"".join(hub.files.values())
+    assert b"--data photos" in told
+    assert b"taught by: large" in told
+    for folder in ("alice_secret", "client x", *tuned.path.parts[1:-1], *many.parts[1:-1]):
+        assert f"{folder}/".encode() not in told, "nothing names a folder of this machine"
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")
+def test_nor_does_what_was_just_trained_from_another_folder(
+    data: Path, many: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run and images lie beside the working folder, in folders whose names are nobody's business."""
+    images = shutil.copytree(data, tmp_path / "alice_secret/client/photos")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    out = tmp_path / "alice_secret/runs/mae"
+    run = pretrain("debug", data=images, out=out, options=QUIET, set=SHORT)
+    push(run.path, to="hf://someone/digits", images=many, options=QUIET)
+    assert b"vitlet pretrain recipe.json --data photos --out NEW" in hub.files[CARD]
+    for content in (*hub.files.values(), *((run.encoder / name).read_bytes() for name in (CARD, CONFIG))):
+        assert b"alice_secret" not in content
+        assert b"client" not in content
+    assert Launch.of(run).data == str(images), "what resuming needs stays in the run"
 
 
 def test_a_refusal_says_what_the_hub_said(tuned: Run, many: Path, hub: Hub) -> None:
@@ -136,7 +170,16 @@ def test_a_refusal_says_what_the_hub_said(tuned: Run, many: Path, hub: Hub) -> N
     assert hub.files == {}
 
 
-def test_nothing_is_asked_of_the_hub_when_the_proof_fails(tuned: Run, data: Path, hub: Hub) -> None:
+def test_nothing_is_asked_of_the_hub_when_the_proof_fails(
+    tuned: Run, many: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "FP32", replace(FP32, max_relative_error=-1.0))
+    with pytest.raises(CheckpointError, match=r"timm computes something else.*Nothing was written"):
+        push(tuned.path, to="hf://someone/digits", images=many, options=QUIET)
+    assert hub.asked == []
+
+
+def test_nothing_is_asked_of_the_hub_when_the_images_are_too_few(tuned: Run, data: Path, hub: Hub) -> None:
     with pytest.raises(ValueError, match="44 usable images"):
         push(tuned.path, to="hf://someone/digits", images=data, options=QUIET)
     assert hub.asked == []

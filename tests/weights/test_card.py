@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vitlet.weights.card import card, is_non_commercial, licence_chain
+from vitlet.weights.card import OPENING, card, is_non_commercial, licence_chain, published, published_word
 from vitlet.weights.kinds import NON_COMMERCIAL
 
 OWN: dict[str, Any] = {"recipe": "mae_micro", "data_fingerprint": "ab12"}
@@ -47,14 +47,68 @@ def test_the_numbers_stand_in_it() -> None:
             "top1_agreement": 1.0,
             "accuracy": {"exported": 0.9, "difference": -0.01, "n": 250},
         },
+        "tolerance": {"top1_agreement": 0.999},
+        "tolerance_fp32": {"top1_agreement": 0.999},
         "images": {"name": "photos", "split": "test"},
         "throughput": {"ratio": 1.5, "processor": "A CPU"},
     }
     text = written(OWN, results={"knn-mean": result}, proof=proof, target="onnx")
     assert "| top1 | 0.9512 | 1,000 test | knn \\| frozen |" in text
-    for words in ("2.0e-06", "the same class for 100.0 %", "90.0 %, -1.0 points (250 labels)", "1.50 times", "photos"):
+    for words in (
+        "2.0e-06",
+        "the same class for 100.0 % of the images (99.9 % needed)",
+        "90.0 %, -1.0 points (250 labels)",
+        "1.50 times",
+        "photos",
+    ):
         assert words in text
     assert "InferenceSession" in text
+    lower = written(OWN, proof=proof | {"tolerance": {"top1_agreement": 0.95}})
+    assert "100.0 % of the images (95 % needed with 8 bits, 99.9 % without)" in lower
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("../../home/alice/client x/photos", "photos"),
+        ("/home/alice/photos.csv", "photos.csv"),
+        ("~/photos", "photos"),
+        ("../photos", "photos"),
+        ("timm:vit_tiny@../alice/w.pth", "timm:vit_tiny@w.pth"),
+        ("torchvision:pets@../../alice/data", "torchvision:pets@data"),
+    ],
+)
+def test_of_a_path_outside_the_working_folder_the_last_component_stays(word: str, shown: str) -> None:
+    assert published_word(word) == shown
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["runs/mae/recipe.json", "photos", "..", "--data", "0.1", "s3://bucket/a/b", "https://me@host/a", "a@/b", "...b/c",
+     "timm:vit_tiny@weights/a.pth", "untrained:resnet18"],
+)  # fmt: skip
+def test_other_words_stay_as_they_are(word: str) -> None:
+    assert published_word(word) == word
+
+
+def test_facts_name_no_folder_outside_however_many_trainings_ago() -> None:
+    far = "../../home/alice_secret/client x"
+    command = f"vitlet pretrain runs/a/recipe.json --data '{far}/photos' --out NEW"
+    facts = OWN | {"command": command, "init": {"teacher": {"source": f"{far}/large", "init": {"command": command}}}}
+    shown = published(facts)
+    assert shown["command"] == "vitlet pretrain runs/a/recipe.json --data photos --out NEW"
+    assert shown["init"]["teacher"] == {"source": "large", "init": {"command": shown["command"]}}
+    assert published(OWN | {"command": "an 'unclosed quote"}) == OWN
+    for text in (repr(shown), written(facts)):
+        assert "alice" not in text
+        assert "client x" not in text
+    assert "started from: taught by: large" in written(facts)
+
+
+def test_openvino_is_opened_in_the_precision_of_the_proof() -> None:
+    """The numbers are in tests/weights/test_formats.py; a processor without bf16 would not show the difference."""
+    assert '"CPU", {"INFERENCE_PRECISION_HINT": "f32"})' in OPENING["openvino"]
+    assert "bf16" in OPENING["openvino"]
 
 
 def test_names_of_others_cannot_leave_their_place() -> None:

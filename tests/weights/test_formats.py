@@ -6,13 +6,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vitlet.augmentation import Centre, View
 from vitlet.errors import UsageError
+from vitlet.evaluate.agreement import relative_error
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
+from vitlet.weights.card import OPENING
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
 from vitlet.weights.formats import TORCH, open_graph, optional, quiet, require_packages, write_graph
@@ -58,6 +61,25 @@ print([name for name, module in sys.modules.items() if name.startswith("openvino
 def test_openvino_cannot_report_home() -> None:
     done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+_THEN_SAVE = """
+import numpy as np
+np.save("found.npy", model(np.load("images.npy"))["features"])
+"""
+
+
+def test_the_card_s_lines_for_openvino_compute_what_the_proof_is_of(model: Portable, tmp_path: Path) -> None:
+    """In a process of its own, as it makes a core. On CPUs with bf16 the lines without the hint would not."""
+    write_graph(model, tmp_path, Form("openvino"))
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "images.npy", images.numpy())
+    program = [sys.executable, "-c", OPENING["openvino"] + _THEN_SAVE]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        _, features = model(images)
+    assert relative_error(features.numpy(), np.load(tmp_path / "found.npy")) < 1e-4
 
 
 _SIGNAL_AFTER_GRAPHS = """

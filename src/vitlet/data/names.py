@@ -80,7 +80,7 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
 
 
 def relative_data(data: str) -> str:
-    """Return `data` relative to the working directory, without the names of folders above it."""
+    """Return `data` relative to the working directory; an address as it is."""
     from vitlet.data.stores import is_remote
 
     if is_remote(data):

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlet.disk import read_json, to_json_bytes, write_folder
-from vitlet.errors import CheckpointError
+from vitlet.errors import CheckpointError, ResourceError
 from vitlet.evaluate.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
 from vitlet.evaluate.pace import one_thread, take_turns
 from vitlet.evaluate.result import Result, write_result
@@ -27,6 +27,7 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.weights.card import published
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
 from vitlet.weights.form import Form, Target, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
@@ -78,6 +79,7 @@ def export(
     teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
+    saved = replace(saved, facts=published(saved.facts))
     witnesses = gather_witnesses(saved, images, calibrate=int8, options=options, teller=teller)
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch) / "model"
@@ -86,7 +88,10 @@ def export(
         card = card_of(saved.encoder, saved.classes, saved.facts, target=to, results=results, proof=proof)
         texts = {PROOF: to_json_bytes(proof), CARD: card.encode()}
         write_folder(folder, {p.name: p.read_bytes() for p in sorted(stage.iterdir())} | texts)
-    _record(run, form, proof, saved, wall=time.monotonic() - began, cpu=time.process_time() - cpu_began)
+    try:
+        _record(run, form, proof, saved, wall=time.monotonic() - began, cpu=time.process_time() - cpu_began)
+    except ResourceError as error:  # the run may be somebody else's, and read-only; the model is proved all the same
+        teller.say(f"note: the run keeps no record of this export, {PROOF} does: {error.what}. {error.why}.")
     teller.say(f"{printable(folder)}: {_sentence(proof, to)}")
     return folder
 
@@ -124,6 +129,7 @@ def proved(
         "form": asdict(form),
         "agreement": found.to_json(),
         "tolerance": asdict(allowed),
+        "tolerance_fp32": asdict(FP32),
         "images": witnesses.facts | {"calibration": len(witnesses.calibration)},
         "throughput": _throughput(model, runner, witnesses),
         "machine": {key: machine[key] for key in ("processor", "cores", "platform", "packages")},  # no command: paths

@@ -1,18 +1,25 @@
 """The inputs of a run: kept in its folder, so that it can be resumed and repeated."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import pydantic
+from pydantic.dataclasses import dataclass
 
 from vitlet.data.choice import Subset
 from vitlet.data.names import relative_data
+from vitlet.disk import read_json
+from vitlet.errors import CheckpointError
 from vitlet.jobs.options import Options
+from vitlet.run import Run
+from vitlet.text import printable
+from vitlet.weights.card import published_word
 from vitlet.weights.names import Source
 
 RANDOM_START = "random"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Launch:
     """The inputs of a run; with the recipe, all that resuming needs."""
 
@@ -38,8 +45,32 @@ class Launch:
     follow_outside: bool = Options().follow_outside
     """Whether links and tables could lead to images outside the data folder."""
 
+    @classmethod
+    def of(cls, run: Run) -> "Launch":
+        """Read what a run was started on.
+
+        Raises:
+            CheckpointError: if the run does not say it, or says something else than this version would.
+        """
+        facts = run.path / "environment.json"
+        recorded = read_json(facts)
+        try:
+            return cls(**recorded["launch"])
+        except (KeyError, TypeError, pydantic.ValidationError) as error:
+            wrong = error.errors() if isinstance(error, pydantic.ValidationError) else []
+            why = "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in wrong)
+            raise CheckpointError(
+                f"{printable(facts)} does not say how the run was started",
+                why=why or "It has no values for `launch`",
+                fix="restore it from a copy, or give the command that began the run again, with --fresh",
+            ) from None
+
     def command(self, run: Path) -> list[str]:
-        """Return a command that repeats the run: its recipe comes from the run's folder, paths are relative."""
+        """Return the command that repeats the run, with the recipe in its folder, as cards and reports show it.
+
+        Paths are relative to the working folder; of one outside it, only the last component is given. `launch` in
+        `environment.json` has the whole paths.
+        """
         words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
         if self.verb == "finetune" or self.init:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
@@ -51,8 +82,5 @@ class Launch:
             words += ["--subset", Subset.parse(self.subset).words()]
         if self.hold_out:
             words.append("--hold-out")
-        if self.max_bad != Launch.max_bad:
-            words += ["--max-bad", str(self.max_bad)]
-        if self.follow_outside:
-            words.append("--follow-outside")
-        return [*words, "--out", "NEW"]
+        words += Options(max_bad=self.max_bad, follow_outside=self.follow_outside).words()
+        return [*map(published_word, words), "--out", "NEW"]
