@@ -122,7 +122,58 @@ class TestLayoutsThatAreNotClear:
         assert open_index(tree(tmp_path / "class", "cat/1.png")).classes == ("cat",)
 
 
+class TestImagesThatAreNotRead:
+    def test_other_formats_are_counted_below_every_folder(self, tmp_path, tree):
+        names = ["a/1.HEIC", "a/2.heic", "a/3.avif", "b/x/4.jp2", "b/5.heic", "b/6.jpg_large"]
+        index = open_index(tree(tmp_path, "a/1.png", "b/1.png", *names))
+        assert index.notes == (
+            "6 files look like images in formats vitlet does not read: 3 .heic, 1 .avif, 1 .jp2, 1 .jpg_large",
+        )
+        assert not index.num_skipped
+
+    def test_of_many_formats_the_most_frequent_are_named(self, tmp_path, tree):
+        others = [f"1.{suffix}" for suffix in ("cr2", "dng", "nef", "orf", "raf", "pef", "heic")] + ["2.heic"]
+        assert open_index(tree(tmp_path, "1.png", *others)).notes == (
+            "8 files look like images in formats vitlet does not read: 2 .heic, 1 .cr2, 1 .dng, 1 .nef, 1 .orf"
+            " and 2 more",
+        )
+
+    def test_files_without_a_suffix_are_told_with_the_first_of_them(self, tmp_path, tree):
+        (note,) = open_index(tree(tmp_path, "1.png", "z/n1", "n2", "a/n3")).notes[1:]
+        assert note.startswith("3 files without a suffix were not read, such as a/n3. Images are files named .bmp ")
+        (note,) = open_index(tree(tmp_path / "one", "1.png", "n1")).notes
+        assert note.startswith("1 file without a suffix was not read, such as n1. ")
+
+    def test_what_is_plainly_no_image_is_not_announced(self, tmp_path, tree):
+        names = ["README.txt", "README", "LICENSE", "a.json", "b.csv", "Thumbs.db", ".DS_Store", "c.xml", "d.mp4"]
+        root = tree(tmp_path, "1.png", *names)
+        os.mkfifo(root / "pipe")
+        (root / "broken").symlink_to("nowhere")
+        (root / "self").symlink_to("self")
+        assert open_index(root).notes == ()
+
+    def test_the_images_that_are_read_keep_their_fingerprint(self, tmp_path, tree):
+        """Otherwise a photo that a phone adds would end every run on the folder."""
+        before = open_index(tree(tmp_path, "1.png", "2.png"))
+        (tmp_path / "3.heic").write_bytes(b"x")
+        after = open_index(tmp_path)
+        assert after.notes
+        assert (after.fingerprint, len(after)) == (before.fingerprint, 2)
+
+
 class TestLinksAndSpecialFiles:
+    def test_the_note_says_how_many_there_are(self, tmp_path, tree):
+        root = tree(tmp_path / "d", "9.png")
+        for i in range(4):
+            (root / f"{i}.png").symlink_to("nowhere.png")
+        (note,) = open_index(root).notes
+        named = ", ".join(f"{i}.png (a broken link)" for i in range(4))
+        assert note == f"4 places were not read: {named}"
+        for i in range(4, 7):
+            (root / f"{i}.png").symlink_to("nowhere.png")
+        (note,) = open_index(root).notes
+        assert note == f"7 places were not read: {named}, 4.png (a broken link) and 2 more"
+
     def test_loops_end_and_each_folder_is_read_once(self, tmp_path, tree, paths):
         root = tree(tmp_path / "d", "a/1.png", "b/2.png", "b/c/3.png")
         (root / "a" / "loop").symlink_to("..")

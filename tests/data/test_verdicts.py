@@ -55,6 +55,36 @@ def test_bad_files_cannot_act_as_formulas(tmp_path, tree):
     assert "\\xff.png" in cells
 
 
+def test_all_pairs_of_equal_images_are_written(tmp_path, tree, png):
+    root = tree(tmp_path / "d", "train/0.png")
+    for i in range(25):
+        (root / f"val/{i:02}.png").parent.mkdir(exist_ok=True)
+        (root / f"val/{i:02}.png").write_bytes(png(0))
+    verdicts = check(open_index(root), workers=1)
+    assert (verdicts.leaks.count, len(verdicts.leaks.examples)) == (25, 20)
+    verdicts.write_copies(tmp_path / "copies.csv")
+    with open(tmp_path / "copies.csv", encoding="utf-8", newline="") as stream:
+        head, *rows = csv.reader(stream)
+    assert head == ["kind", "path", "matches"]
+    leaks = [tuple(row[1:]) for row in rows if row[0] == "leaks"]
+    assert leaks == [("train/0.png", f"val/{i:02}.png") for i in range(25)]
+    assert sum(row[0] == "duplicates" for row in rows) == 25
+
+
+def test_copies_cannot_act_as_formulas(tmp_path, tree, png):
+    root = tree(tmp_path / "d", "=1+1.png")
+    (root / "@x.png").write_bytes(png(0))
+    check(open_index(root), workers=1).write_copies(tmp_path / "copies.csv")
+    with open(tmp_path / "copies.csv", encoding="utf-8", newline="") as stream:
+        assert list(csv.reader(stream))[1:] == [["duplicates", "'=1+1.png", "'@x.png"]]
+
+
+def test_what_was_not_read_is_part_of_the_record(tmp_path, tree):
+    index = open_index(tree(tmp_path, "0.png", "1.heic"))
+    assert index.notes
+    assert judged(index, {}).to_json()["notes"] == list(index.notes)
+
+
 @pytest.mark.shared
 def test_images_of_coco_that_are_in_both_splits_are_found(shared):
     verdicts = check(open_index(shared / "coco_small"), workers=2)

@@ -1,4 +1,4 @@
-"""Feature health and the verdict learning / stalled / collapsed."""
+"""Feature health and the verdict too early / learning / stalled / collapsed."""
 
 import math
 
@@ -94,11 +94,20 @@ def test_ln_k_and_a_rising_loss_are_stalled() -> None:
     assert verdict(_falling(40)[::-1], [WELL]) == "stalled"
 
 
-def test_too_little_to_judge_is_not_called_bad() -> None:
-    assert verdict([0.9] * 7, []) == "learning"
-    assert verdict([0.9] * 8, []) == "stalled"
-    assert explain([], []) == "learning: nothing measured yet."
-    assert explain([0.9], []) == "learning: loss 0.9, too early for a trend."
+@pytest.mark.parametrize("losses", [[0.9] * 7, list(np.linspace(1, 0.1, 7)), list(np.linspace(0.1, 1, 7))])
+def test_too_little_to_judge_is_called_neither_good_nor_bad(losses: list[float]) -> None:
+    assert verdict(losses, [WELL]) == "too early"
+    assert verdict([*losses, 0.9], [WELL]) != "too early"
+
+
+def test_a_collapse_is_seen_before_there_is_a_trend() -> None:
+    assert verdict([0.9], [Health(feature_std=0.001, effective_rank=1.0)]) == "collapsed"
+
+
+def test_too_early_says_what_is_missing() -> None:
+    assert explain([], []) == "too early: nothing measured yet."
+    assert explain([0.9], []) == "too early: loss 0.9, 1 logged and 8 needed for a trend."
+    assert explain([], [WELL]) == "too early: feature std 0.4, effective rank 30.0."
 
 
 def test_only_the_latest_features_count() -> None:

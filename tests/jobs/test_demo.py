@@ -16,6 +16,7 @@ from vitlet.evaluate.compare import Arm, Protocol, verdict
 from vitlet.jobs import comparing
 from vitlet.jobs import demo as module
 from vitlet.jobs.demo import demo, few_labels
+from vitlet.jobs.options import Options
 from vitlet.run import Run
 
 
@@ -24,6 +25,7 @@ def _small() -> Any:
     """Budgets and shapes of a fraction of a second; one process, for each pays seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LONG", SHORT)
+        patch.setattr(module, "_FEWEST_IMAGES", 4)
         patch.setattr(module, "_SHORT", {k: v for k, v in SMALLER.items() if k != "budget.probe_every"})
         patch.setattr(comparing, "available_cores", lambda: 1)
         yield
@@ -198,6 +200,27 @@ class TestBeforeAnythingIsTrained:
         assert not pretrainings
         with pytest.raises(_Stopped):
             demo(data=data, out=tmp_path / "control", num_labels=16)
+
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_too_few_images_are_refused(
+        self, labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrainings: list[dict[str, Any]]
+    ) -> None:
+        """Of 32 training images one cannot be used."""
+        monkeypatch.setattr(module, "_FEWEST_IMAGES", 32)
+        images = tmp_path / "images"
+        for i in range(32):
+            write_image(images / ("ab"[i % 2] if labelled else "") / f"{i}.png", i, light=bool(i % 2))
+        path = sorted(images.rglob("*.png"))[0]
+        content = path.read_bytes()
+        path.write_bytes(b"no image")
+        options = Options(workers=0, max_bad=0.1)
+        with pytest.raises(DataError, match=r"31 training images .*32 are needed.*learn them by heart.*at least 32"):
+            demo(data=images, out=tmp_path / "out", options=options)
+        assert not pretrainings
+        assert not (tmp_path / "out").exists()
+        path.write_bytes(content)
+        with pytest.raises(_Stopped):
+            demo(data=images, out=tmp_path / "out", options=options)
 
     def test_a_batch_is_no_larger_than_the_labels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two labels, of which a class has two images; the recipe's own batch of 8 would be refused, so the control."""

@@ -48,6 +48,45 @@ class TestCheck:
             assert words in told
         assert stands(troubled) == before
 
+    @pytest.mark.parametrize("written", [False, True])
+    def test_names_the_first_pair_of_each_kind_and_says_where_the_others_are(
+        self, written: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = write_images(tmp_path / "images", train=4, test=4)
+        for i in range(2):
+            write_image(root / f"test/dark/leak{i}.png", i, light=False)
+        check_data(root, out=tmp_path / "out" if written else None)
+        told = capsys.readouterr().out
+        assert "held-out images also in train: train/dark/00.png and test/dark/leak0.png, and 1 more pair\n" in told
+        assert "same bytes twice: test/dark/leak0.png and train/dark/00.png, and 1 more pair\n" in told
+        assert "look alike: " not in told
+        assert ("all with --out DIR, in copies.csv" in told) is not written
+        assert (tmp_path / "out/copies.csv").is_file() is written
+
+    def test_one_pair_is_all(self, troubled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        check_data(troubled, options=Options(max_bad=0.05))
+        told = capsys.readouterr().out
+        assert "same bytes twice: train/light/00.png and train/light/again.png\n" in told
+        assert "--out" not in told
+
+    def test_images_that_are_not_read_are_said_and_written(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = write_images(tmp_path / "images", train=2)
+        (root / "train/dark/phone.heic").write_bytes(b"x")
+        check_data(root, out=tmp_path / "out")
+        note = "1 file looks like an image in a format vitlet does not read: 1 .heic"
+        assert f"note: {note}\n" in capsys.readouterr().out
+        assert json.loads((tmp_path / "out/data_check.json").read_text())["notes"] == [note]
+
+    def test_a_split_without_labels_is_called_so(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = write_images(tmp_path / "images", train=3)
+        write_image(root / "test/1.png", 77, light=True)
+        check_data(root)
+        lines = capsys.readouterr().out.splitlines()
+        assert any("test images" in line and "1, no labels" in line for line in lines)
+        assert any("train images" in line and "6, 2 classes of 3 to 3" in line for line in lines)
+
     def test_a_name_cannot_act_as_a_formula(self, tmp_path: Path) -> None:
         root = tmp_path / "images"
         for i in range(3):

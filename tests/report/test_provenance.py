@@ -44,6 +44,15 @@ def test_what_a_check_found(tmp_path, run_maker):
     assert len(found.tables) == 4, "two runs on the same images were checked once"
 
 
+def test_notes_about_the_folder_are_shown(tmp_path, run_maker):
+    run, note = run_maker(tmp_path / "a"), "6 files look like images in formats vitlet does not read: 6 .heic"
+    write_json(run.path / "data_check.json", read_json(run.path / "data_check.json") | {"notes": [note]})
+    (found,) = provenance.data(read([run]), None)
+    (table,) = [table for table in found.tables if table.caption == "how the data was read"]
+    assert table.rows == ((note,),)
+    assert note in write_page([run], out=tmp_path / "page.html").read_text()
+
+
 def test_free_form_findings_are_shown_and_long_ones_cut(tmp_path, run_maker):
     run = run_maker(tmp_path / "a", full=False)
     check = {"odd": {"deep": {"x": [1]}}, "rows": [{"path": "a", "n": 1}], "many": [f"f{i}" for i in range(80)]}

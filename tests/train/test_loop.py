@@ -35,6 +35,7 @@ def trained(
     schedule: Callable[[int], Rates] = constant,
     probes: tuple[Probe, ...] = (),
     dtype: torch.dtype = torch.float32,
+    teller: Teller | None = None,
     **budget: object,
 ) -> tuple[Objective, torch.optim.Optimizer]:
     objective = (objective or tiny_objective()).to(dtype)
@@ -48,7 +49,7 @@ def trained(
             optimizer=optimizer,
             schedule=schedule,
             budget=Budget(**values),
-            writer=Writer(run=run, metrics=metrics, teller=Teller(quiet=True)),
+            writer=Writer(run=run, metrics=metrics, teller=teller or Teller(quiet=True)),
             probes=probes,
         )
     finally:
@@ -145,8 +146,22 @@ def test_probes_do_not_disturb_the_training(job: Job, tmp_path: Path) -> None:
     assert [row for row in rows if "probe" not in row] == rows_without_timing(plain)
 
 
-@pytest.mark.parametrize(("log_every", "steps"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (10, [6])])
-def test_rows_are_logged_as_asked_and_at_the_end(job: Job, tmp_path: Path, log_every: int, steps: list[int]) -> None:
+def test_what_a_probe_says_is_told_once_on_terminal_and_log(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run")
+    heard = Probe(every=4, look=lambda objective, step: {"value": step}, tell=lambda found: f"value {found['value']}")
+    silent = Probe(every=4, look=lambda objective, step: {"value": -step})
+    trained(job, run, teller=Teller(run), probes=(heard, silent))
+    lines = ["step 4: value 4", "step 6: value 6"]
+    assert [line for line in capsys.readouterr().out.splitlines() if "value" in line] == lines
+    assert [line.partition(" ")[2] for line in run.log_file.read_text().splitlines() if "value" in line] == lines
+
+
+@pytest.mark.parametrize(("log_every", "steps"), [(1, [1, 2, 3, 4, 5, 6]), (4, [1, 4, 6]), (10, [1, 6])])
+def test_rows_are_logged_as_asked_and_of_the_first_and_last_step(
+    job: Job, tmp_path: Path, log_every: int, steps: list[int]
+) -> None:
     run = Run(tmp_path / "run")
     trained(job, run, log_every=log_every)
     assert [row["step"] for row in run.metrics()] == steps

@@ -21,6 +21,19 @@ SUFFIXES = frozenset(
 )
 """Suffixes of image files, in upper or lower case; `check` looks at the content."""
 
+_UNREAD = frozenset(
+    b".apng .avif .bpg .cur .dcm .dds .dng .exr .fits .flif .hdp .heic .heif .hif .icns .ico .j2c .j2k .jp2 .jpc .jpf "
+    b".jpm .jpx .jxl .jxr .pam .pbm .pcx .pfm .pgm .pnm .ppm .psb .psd .qoi .ras .sgi .svg .svgz .tga .wdp .xbm .xcf "
+    b".xpm .3fr .arw .cr2 .cr3 .crw .erf .iiq .nef .nrw .orf .pef .raf .rw2 .sr2 .srf .srw".split()
+)
+"""Suffixes of images in formats that are not read; the last two lines are those of cameras."""
+_NO_SUFFIX = "without a suffix"
+_NO_IMAGES = frozenset(
+    b"authors changelog checksums contributors copying license licence makefile md5sums notice readme sha256sums "
+    b"version".split()
+)
+"""Usual names of files that have no suffix and are no images."""
+
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
 _SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
 _NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
@@ -44,6 +57,7 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
         writer.add(path, label=label, split=groups[prefix], size=status.st_size, mtime=status.st_mtime_ns)
     if not len(writer):
         raise _no_images(walk)
+    writer.notes.extend(_unread(walk))
     for prefix, split in groups.items():
         if labelled[prefix]:
             refused = [path[len(prefix) :] for path in walk.refused if os.path.dirname(path) == prefix[:-1]]
@@ -60,6 +74,8 @@ class _Walk:
         self.real_root = os.path.realpath(root)
         self.others: Counter[str] = Counter()
         """Number of files not recognised as images, by suffix."""
+        self.bare = b""
+        """The first file without a suffix, in the order of their paths."""
         self.refused: list[bytes] = []
         """Links to folders outside the root that were not followed."""
 
@@ -103,12 +119,13 @@ class _Walk:
         """Return the entry's name as `files` expects it, or None if it is not read."""
         is_link = entry.is_symlink()
         try:
-            is_folder = entry.is_dir()
+            is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:  # a link to itself
-            is_folder = False
-        if not is_folder and os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-            if report:
-                self.others[printable(os.path.splitext(entry.name)[1].lower()) or "no suffix"] += 1
+            is_folder = is_file = False
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if not is_folder and suffix not in SUFFIXES:
+            if report and is_file:
+                self._count(folder + entry.name, suffix)
             return None
         if is_link:
             reason = self._refuse_link(os.path.realpath(entry.path), is_folder=is_folder)
@@ -118,6 +135,13 @@ class _Walk:
                     self.refused.append(folder + entry.name)
                 return None
         return entry.name + b"/" if is_folder else entry.name
+
+    def _count(self, path: bytes, suffix: bytes) -> None:
+        if suffix:
+            self.others[printable(suffix)] += 1
+        elif os.path.basename(path).lower() not in _NO_IMAGES:
+            self.others[_NO_SUFFIX] += 1
+            self.bare = min(self.bare or path, path)
 
     def _refuse_link(self, target: bytes, *, is_folder: bool) -> str:
         if target == self.real_root or target.startswith(self.real_root.rstrip(b"/") + b"/"):
@@ -212,8 +236,29 @@ def _check_vanished(walk: _Walk, prefix: bytes, names: list[bytes], *, is_train:
     )
 
 
+def _unread(walk: _Walk) -> Iterator[str]:
+    """Yield a sentence about images in other formats, and one about files that may be images."""
+    # Copies from the web end in `.jpg_large` or `.jpeg!d`.
+    begins = tuple(suffix.decode() for suffix in SUFFIXES)
+    images = Counter({s: n for s, n in walk.others.items() if s.encode() in _UNREAD or s.startswith(begins)})
+    if images:
+        count = plural(images.total(), "file looks like an image", "files look like images")
+        format_ = "a format" if images.total() == 1 else "formats"
+        yield f"{count} in {format_} vitlet does not read: {_counted(images)}"
+    if num_bare := walk.others[_NO_SUFFIX]:
+        count = plural(num_bare, "file without a suffix was", "files without a suffix were")
+        yield f"{count} not read, such as {_show(walk.bare)}. Images are files named {_suffixes()}"
+
+
+def _counted(others: Counter[str]) -> str:
+    """The numbers of files by suffix, the five largest first."""
+    ordered = sorted(others.items(), key=lambda other: (-other[1], other[0]))
+    rest = sum(count for _, count in ordered[5:])
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in ordered[:5]) + (f" and {rest:,} more" if rest else "")
+
+
 def _no_images(walk: _Walk) -> DataError:
-    seen = ", ".join(f"{count:,} {suffix}" for suffix, count in walk.others.most_common(5))
+    seen = _counted(walk.others)
     skipped = [f"{printable(place)}: {reason}" for place, reason in walk.writer.skipped[:5]]
     found = "; ".join(["Found " + seen] * bool(seen) + skipped) or "The folder is empty"
     return DataError(

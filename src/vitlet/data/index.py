@@ -40,6 +40,7 @@ from vitlet.text import plural, printable
 __all__ = ["SPLITS", "Index", "open_index"]
 
 _SHOWN_CLASSES = 20
+_SHOWN_SKIPPED = 5
 _PART_ROWS = 65_536
 
 
@@ -253,9 +254,10 @@ def _published(writer: Writer, *, key: str, name: str, root: str) -> Index:
     classes = writer.classes
     _check_classes(writer, classes, where=name)
     if writer.num_skipped:
-        place, reason = writer.skipped[0]
         count = plural(writer.num_skipped, "place was", "places were")
-        writer.notes.append(f"{count} not read, such as {printable(place)}: {reason}")
+        shown = [f"{printable(place)} ({reason})" for place, reason in writer.skipped[:_SHOWN_SKIPPED]]
+        rest = writer.num_skipped - len(shown)
+        writer.notes.append(f"{count} not read: {', '.join(shown)}" + (f" and {rest:,} more" if rest else ""))
     return Index.load(writer.publish(key=key, name=name, root=root, classes=classes))
 
 

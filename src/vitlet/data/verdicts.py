@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,16 +19,31 @@ from vitlet.errors import DataError
 from vitlet.text import csv_cell, plural, printable
 
 _SHOWN = 20
+_MOST_ALIKE = 10_000
+"""Pairs that look alike are compared in millions of candidates; only the first are kept."""
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
-    """Images that are the same, or look alike."""
+    """Images that are the same, or look alike; the paths are made when they are asked for."""
 
     count: int
-    examples: tuple[tuple[str, str], ...]
-    """Paths of the first 20."""
+    _index: Index = field(repr=False)
+    _rows: np.ndarray
+    """Int64 [k, 2]: all that are the same, the first 10,000 that look alike."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs that are kept."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((self._index.path(a), self._index.path(b)) for a, b in self._rows)
+
+    @property
+    def examples(self) -> tuple[tuple[str, str], ...]:
+        """Paths of the first 20."""
+        return tuple(islice(self, _SHOWN))
 
     def to_json(self) -> dict[str, Any]:
         """Count and examples."""
@@ -84,11 +99,19 @@ class Verdicts:
     """Split → class → good images; images without a label stand under the empty name."""
     lost_classes: tuple[str, ...]
     """Classes with training images of which none is good."""
+    notes: tuple[str, ...]
+    """How the data was read, and what of it was not."""
+
+    @property
+    def pairs(self) -> dict[str, Pairs]:
+        """The copies among the images, by kind; leaks are among the duplicates too."""
+        return {kind: getattr(self, kind) for kind in ("duplicates", "near_duplicates", "leaks", "near_leaks")}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, every name fit to print, lists cut after 20."""
         return {
             "name": self.name,
+            "notes": list(self.notes),
             "num_images": len(self.good),
             "num_good": int(self.good.sum()),
             "num_bad": len(self.bad),
@@ -98,10 +121,7 @@ class Verdicts:
             "modes": self.modes,
             "heights": list(self.heights),
             "widths": list(self.widths),
-            "duplicates": self.duplicates.to_json(),
-            "near_duplicates": self.near_duplicates.to_json(),
-            "leaks": self.leaks.to_json(),
-            "near_leaks": self.near_leaks.to_json(),
+            **{kind: pairs.to_json() for kind, pairs in self.pairs.items()},
             "balance": {
                 split: {printable(name): count for name, count in classes.items()}
                 for split, classes in self.balance.items()
@@ -149,11 +169,20 @@ class Verdicts:
 
     def write_bad_files(self, path: Path) -> None:
         """A CSV file (path, reason) of the bad images; no cell can act as a formula in a spreadsheet."""
-        stream = io.StringIO(newline="")
-        writer = csv.writer(stream)
-        writer.writerow(("path", "reason"))
-        writer.writerows((csv_cell(printable(name)), csv_cell(reason)) for name, reason in self.bad)
-        write_file(path, stream.getvalue().encode())
+        _write_csv(path, ("path", "reason"), ((printable(name), reason) for name, reason in self.bad))
+
+    def write_copies(self, path: Path) -> None:
+        """A CSV file (kind, path, matches) of the pairs that are kept; in a leak `path` is the training image."""
+        rows = ((kind, printable(a), printable(b)) for kind, pairs in self.pairs.items() for a, b in pairs)
+        _write_csv(path, ("kind", "path", "matches"), rows)
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(columns)
+    writer.writerows(map(csv_cell, row) for row in rows)
+    write_file(path, stream.getvalue().encode())
 
 
 def summarise(index: Index, findings: Findings) -> Verdicts:
@@ -180,6 +209,7 @@ def summarise(index: Index, findings: Findings) -> Verdicts:
         near_leaks=near_leaks,
         balance=_balance(index, good),
         lost_classes=tuple(index.classes[code] for code in lost),
+        notes=index.notes,
     )
 
 
@@ -206,14 +236,13 @@ def _look_alikes(index: Index, findings: Findings, ids: np.ndarray, in_train: np
         for k, more in enumerate((alike, leaks)):
             counts[k] += len(more)
             known = np.concatenate([firsts[k], more])
-            firsts[k] = known[np.lexsort((known[:, 1], known[:, 0]))][:_SHOWN]
+            firsts[k] = known[np.lexsort((known[:, 1], known[:, 0]))][:_MOST_ALIKE]
     near_duplicates, near_leaks = (_pairs(index, first, n) for first, n in zip(firsts, counts, strict=True))
     return near_duplicates, near_leaks
 
 
 def _pairs(index: Index, pairs: np.ndarray, count: int | None = None) -> Pairs:
-    examples = tuple((index.path(a), index.path(b)) for a, b in pairs[:_SHOWN])
-    return Pairs(len(pairs) if count is None else count, examples)
+    return Pairs(len(pairs) if count is None else count, index, pairs)
 
 
 def _range(sides: np.ndarray) -> tuple[int, int, int]:

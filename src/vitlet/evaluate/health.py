@@ -4,6 +4,7 @@ Rules, in this order; the constants below hold the numbers:
 
 * collapsed: the latest features are nearly the same for all images (feature std < 0.01, a mean cosine above 0.9999
   between images) or lie on a line (effective rank < 2).
+* too early: fewer than eight losses show no trend.
 * stalled: the mean of the last quarter of the losses is not below that of the first quarter by both 1 % of it and
   twice the standard error of the difference. A loss that rises, or stays at ln K, is stalled as well.
 * learning: everything else.
@@ -37,7 +38,7 @@ MIN_ERRORS = 2.0
 
 MIN_LOSSES = 8
 
-Verdict = Literal["learning", "stalled", "collapsed"]
+Verdict = Literal["too early", "learning", "stalled", "collapsed"]
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ def verdict(losses: Sequence[float], healths: Sequence[Health]) -> Verdict:
     """Apply the module's rules.
 
     Args:
-        losses: All losses logged so far, evenly spaced and finite. Fewer than eight show no trend.
+        losses: All losses logged so far, evenly spaced and finite.
         healths: All measurements so far, the latest last; may be empty.
     """
     if healths and (healths[-1].feature_std < MIN_STD or healths[-1].effective_rank < MIN_RANK):
         return "collapsed"
     if len(losses) < MIN_LOSSES:
-        return "learning"
+        return "too early"
     early, late, error = _trend(losses)
     return "learning" if early - late > max(MIN_FALL * abs(early), MIN_ERRORS * error) else "stalled"
 
@@ -99,6 +100,7 @@ def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
     if healths:
         numbers.append(f"feature std {healths[-1].feature_std:.2g}, effective rank {healths[-1].effective_rank:.1f}")
     remedy = {
+        "too early": "",
         "learning": "",
         "stalled": " Try optimizer.base_lr three times higher and three times lower; "
         "look for broken or identical images with vitlet check.",
@@ -108,7 +110,7 @@ def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
 
 def _loss_line(losses: Sequence[float]) -> str:
     if len(losses) < MIN_LOSSES:
-        return f"loss {losses[-1]:.4g}, too early for a trend"
+        return f"loss {losses[-1]:.4g}, {len(losses)} logged and {MIN_LOSSES} needed for a trend"
     early, late, error = _trend(losses)
     change = "noise" if abs(early - late) <= MIN_ERRORS * error else f"{100 * (late - early) / abs(early or 1):+.1f} %"
     return f"loss {early:.4g} at first, {late:.4g} now ({change})"

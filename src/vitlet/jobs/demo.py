@@ -19,7 +19,7 @@ from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import training_ids
 from vitlet.disk import write_json
-from vitlet.errors import UsageError
+from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
@@ -32,6 +32,8 @@ from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.units import Images
 
+_FEWEST_IMAGES = 32
+"""Training images. As pre-training is as long for few as for many, one image would be seen 128,000 times."""
 _LABELS_PER_CLASS = 20
 _SMALL_PIXELS = 48
 _DIGITS: dict[str, Any] = {
@@ -73,6 +75,7 @@ def demo(
         options: Workers, device, tolerance for unreadable images.
 
     Raises:
+        DataError: for fewer than 32 training images, before anything is trained.
         VitletError: as the jobs that it runs.
     """
     if seeds < 1:
@@ -82,6 +85,7 @@ def demo(
     teller.say(f"1. Checking the data in {printable(source)}")
     index = open_index(source, follow_outside=options.follow_outside)
     verdicts = judge(index, options, teller)
+    num_images = _enough(index, len(training_ids(index, verdicts.good)))
     train, test, split = divide(index, verdicts)
     labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
     num_labels = num_labels if labels and num_labels is not None else labels
@@ -93,7 +97,7 @@ def demo(
         terms = replace(terms, settings=_filled(terms.recipe, short, num_labels, teller))
         terms.steps(images, seed=0)
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
-    long = _filled(pretraining, long, len(training_ids(index, verdicts.good)), teller)
+    long = _filled(pretraining, long, num_images, teller)
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
     place = _place(out, resolved(pretraining, {"set": long}), index, data=source)
@@ -143,6 +147,23 @@ def few_labels(labels: np.ndarray) -> int:
     if len(present) < 2:
         return 0
     return len(present) * min(_LABELS_PER_CLASS, max(1, int(present.min()) // 2))
+
+
+def _enough(index: Index, num_images: int) -> int:
+    """Return the number of training images.
+
+    Raises:
+        DataError: if they are too few.
+    """
+    if num_images < _FEWEST_IMAGES:
+        raise DataError(
+            f"{plural(num_images, 'training image')} for the whole workflow, {_FEWEST_IMAGES} are needed",
+            where=index.name,
+            why="Pre-training would see each of them thousands of times and learn them by heart, and a comparison on "
+            "so few says nothing",
+            fix=f"give at least {_FEWEST_IMAGES} images, or see how it works on the built-in digits: vitlet demo",
+        )
+    return num_images
 
 
 def _filled(recipe: str, changes: dict[str, Any], num_images: int, teller: Teller) -> dict[str, Any]:

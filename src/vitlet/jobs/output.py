@@ -17,10 +17,15 @@ from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
-from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 
+_COPIES = {
+    "duplicates": "same bytes twice",
+    "near_duplicates": "look alike",
+    "leaks": "held-out images also in train",
+    "near_leaks": "held-out images like one in train",
+}
 _SPEED_IMAGES = 64
 _FIRST = 3
 
@@ -29,7 +34,7 @@ def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str
     """Write one self-contained page about one or several runs, side by side."""
     from vitlet.report.page import write_page  # late, as matplotlib takes a second
 
-    page = write_page([Run.open(run) for run in runs], out=Path(out))
+    page = write_page(runs, out=out)
     Teller().say(f"page: {printable(page)}")
     return page
 
@@ -60,8 +65,8 @@ def check_data(
 
     Args:
         data: Folder, manifest or Parquet.
-        out: A folder for `data_check.json`, `bad_files.csv` and, with annotations, `bad_annotations.csv`; None writes
-            nothing.
+        out: A folder for `data_check.json`, `bad_files.csv`, `copies.csv` and, with annotations,
+            `bad_annotations.csv`; None writes nothing.
         options: `max_bad` decides whether the data passes.
 
     Raises:
@@ -73,6 +78,7 @@ def check_data(
     verdicts = judge(index, options.changed(max_bad=1.0), teller)
     speed = _images_per_second(index, verdicts)
     _show(verdicts, teller, speed)
+    _show_copies(verdicts, teller, is_written=out is not None)
     annotations = annotations_of(index)
     if annotations is not None:
         _show_annotations(annotations, teller)
@@ -80,9 +86,10 @@ def check_data(
         more = {} if annotations is None else {"annotations": annotations.to_json()}
         write_json(Path(out) / "data_check.json", verdicts.to_json() | {"images_per_second": speed} | more)
         verdicts.write_bad_files(Path(out) / "bad_files.csv")
+        verdicts.write_copies(Path(out) / "copies.csv")
         if annotations is not None:
             annotations.write_faults(Path(out) / "bad_annotations.csv")
-        teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv")
+        teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv, copies.csv")
     verdicts.require(max_bad=options.max_bad)
     if annotations is not None:
         annotations.require(masks=False, max_bad=options.max_bad, where=verdicts.name)
@@ -109,17 +116,14 @@ def _show(verdicts: Verdicts, teller: Teller, speed: float) -> None:
         if classes:
             named = {k: v for k, v in classes.items() if k}
             spread = f", {len(named)} classes of {min(named.values()):,} to {max(named.values()):,}" if named else ""
+            if named and not any(named.values()):
+                spread = ", no labels"
             table.add_row(f"{split} images", f"{sum(classes.values()):,}{spread}")
     table.add_row("unusable", f"{found['num_bad']:,}")
     table.add_row("remarked on", f"{found['num_warnings']:,}")
     table.add_row("stored as", ", ".join(f"{k} {v:,}" for k, v in found["modes"].items()))
     table.add_row("size (min, median, max)", f"{_triple(found['widths'])} wide, {_triple(found['heights'])} high")
-    for key, name in (
-        ("duplicates", "same bytes twice"),
-        ("near_duplicates", "look alike"),
-        ("leaks", "held-out images also in train"),
-        ("near_leaks", "held-out images like one in train"),
-    ):
+    for key, name in _COPIES.items():
         table.add_row(name, f"{found[key]['count']:,}")
     table.add_row("loader", f"{speed:,.0f} images/s in one process at 224 px")
     teller.console.print(table)
@@ -127,6 +131,20 @@ def _show(verdicts: Verdicts, teller: Teller, speed: float) -> None:
         teller.say(f"unusable: {path}: {reason}")
     if found["num_bad"] > len(found["bad"]):
         teller.say(f"… and {plural(found['num_bad'] - len(found['bad']), 'more file')}")
+
+
+def _show_copies(verdicts: Verdicts, teller: Teller, *, is_written: bool) -> None:
+    """Name the first pair of each kind, and say where the others are."""
+    more = False
+    for kind, pairs in verdicts.pairs.items():
+        for first, second in pairs.examples[:1]:
+            rest = f", and {plural(pairs.count - 1, 'more pair')}" if pairs.count > 1 else ""
+            teller.say(f"{_COPIES[kind]}: {printable(first)} and {printable(second)}{rest}")
+            more |= pairs.count > 1
+        if is_written and len(pairs) < pairs.count:
+            teller.say(f"note: copies.csv has the first {len(pairs):,} of them")
+    if more and not is_written:
+        teller.say("all with --out DIR, in copies.csv")
 
 
 def _show_annotations(annotations: Annotations, teller: Teller) -> None:

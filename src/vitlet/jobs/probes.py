@@ -79,7 +79,10 @@ def finetuning_probe(
             )
         return {"held_out_top1": found}
 
-    return Probe(every=every, look=look)
+    def tell(found: dict[str, Any]) -> str:
+        return f"top-1 {100 * found['held_out_top1']:.1f} % on the {material.held_out_split} images"
+
+    return Probe(every=every, look=look, tell=tell)
 
 
 def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: int) -> Probe:
@@ -94,7 +97,9 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
         batches = evaluation_batches(material.index, sample, view=recipe.data.evaluation, workers=material.workers)
         features, labels = extract(objective.encoder, batches, pool="mean")
         rows = run.metrics()
-        losses = [row["loss"] for row in rows if row.get("loss") is not None]
+        # The first step is logged between the others, and its loss far above the rest would hide the trend.
+        first = 0 if recipe.budget.log_every == 1 else 1
+        losses = [row["loss"] for row in rows if row.get("loss") is not None and row["step"] > first]
         if len(features) < 2:  # one image has no spread; the loss alone is judged
             return {"verdict": verdict(losses, []), "advice": explain(losses, [])}
         known = [Health(p["feature_std"], p["effective_rank"]) for p in (r.get("probe") for r in rows) if p]
@@ -111,4 +116,8 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
             found["knn_top1"] = top1(guess, labels[:cut])
         return found
 
-    return Probe(every=every, look=look)
+    def tell(found: dict[str, Any]) -> str:
+        neighbours = f"kNN {100 * found['knn_top1']:.1f} % on training images; " if "knn_top1" in found else ""
+        return neighbours + found["advice"]
+
+    return Probe(every=every, look=look, tell=tell)

@@ -19,7 +19,7 @@ _TITLES = {
     "heights": "heights, px (min · median · max)", "widths": "widths, px (min · median · max)",
     "duplicates": "equal files", "near_duplicates": "look alike", "leaks": "test images also trained on",
     "near_leaks": "test images that look like one trained on", "balance": "images of each class",
-    "lost_classes": "classes without a usable image",
+    "lost_classes": "classes without a usable image", "notes": "how the data was read",
 }  # fmt: skip
 _NONE = "–"
 _NUMBER = re.compile(r"–|[+−-]?[\d.,]+(e[+-]?\d+)?(\s%)?|\d+\s(h|min|s)(\s\d+\s(min|s))?")

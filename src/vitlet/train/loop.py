@@ -58,10 +58,13 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """A periodic evaluation during training; `look(objective, step)` returns an entry for the metrics."""
+    """A periodic evaluation during training."""
 
     every: int
     look: Callable[[Objective, int], dict[str, Any]]
+    """Of the objective after so many steps; returns an entry for the metrics."""
+    tell: Callable[[dict[str, Any]], str] | None = None
+    """What to say about that entry, in one line; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Budget:
     total_steps: int
     checkpoint_every: int
     log_every: int = 10
+    """The first and the last step are logged too."""
     precision: str = "fp32"
     clip_norm: float | None = None
     micro_batch: int | None = None
@@ -149,7 +153,7 @@ def train(
             losses, loss, grad_norm = job.take(step, batch.to(device))
             done = step + 1
             meter.add(len(batch) * writer.world.size)
-            if done % budget.log_every == 0 or done == budget.total_steps:
+            if done % budget.log_every == 0 or done in (1, budget.total_steps):
                 row = meter.row(done, done / batches.steps_per_epoch, loss, rates.lr, grad_norm)
                 writer.log(row | _scalars(losses))
                 tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
@@ -242,6 +246,8 @@ class _Job:
                 seen = probe.look(self.objective, done)
                 self.objective.train()
                 self.writer.log({"step": done, "epoch": done / self.batches.steps_per_epoch, "probe": seen})
+                if probe.tell is not None:
+                    self.writer.teller.say(f"step {done}: {probe.tell(seen)}")
         if done % self.budget.checkpoint_every == 0 or last:
             self._save(done)
 

@@ -1,5 +1,6 @@
 """Commands for data sets and recipes."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ def check(
 
     Args:
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
-        out: Folder for data_check.json and bad_files.csv.
+        out: Folder for data_check.json, bad_files.csv and copies.csv, which lists all copies and leaks.
         max_bad: Accepted share of unreadable images.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
@@ -77,5 +78,8 @@ def recipes(name: str | None = None) -> None:
         return
     known = all_recipes()
     width = max(map(len, known)) + 2
+    # A narrow terminal breaks lines within the second column; a file or a pipe gets one line a recipe.
+    columns = max(out.width, width + 20) if out.is_terminal else 10_000
     for title, function in known.items():
-        out.print(f"{title:{width}}{(function.__doc__ or '').splitlines()[0]}", markup=False)
+        line = f"{title:{width}}{(function.__doc__ or '').splitlines()[0]}"
+        out.print(textwrap.fill(line, columns, subsequent_indent=" " * width), markup=False)
