@@ -34,7 +34,7 @@ def document(**changes) -> dict:
     known = {"printed": "78.0", "value": 78.0, "tag": "R", "note": "", "is_confirmed": True}
     recalled = {"printed": "73.7", "value": 73.7, "tag": "M?", "note": "", "is_confirmed": False}
     measured = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.5, 0.6], "seeds": [0, 1, 2], "n": 9,
-                "split": "test", "protocol": "p", "runs": ["r"], "stand_in": "half",
+                "is_difference": False, "split": "test", "protocol": "p", "runs": ["r"], "stand_in": "half",
                 "origin": "mae (9 images seen)"}  # fmt: skip
     rows = [
         {"title": "MAE", "cells": [cell(known, measured, None), cell(recalled, None, "needs: rain")]},
@@ -50,7 +50,7 @@ def document(**changes) -> dict:
         "kind": "replication", "scale": "micro", "about": "small", "tags": {"R": "the repository"}, "seeds": [0, 1, 2],
         "items": [table, figure], "claims": [claim(1, "supported"), claim(2, "not supported")],
         "runs": [{"title": "mae", "seed": 0, "name": "mae-s0", "recipe": "ab", "cpu_seconds": 3.0, "processor": "chip",
-                  "cores": 2, "torch": "2.10", "commit": "0abc"}],
+                  "cores": 2, "torch": "2.10", "commit": "0abc", "finished": "2026-11-28T09:00:00Z"}], "failed": [],
         "waiting": ["a", "b", "c", "d"], "command": "vitlet reproduce all", "machine": MACHINE,
     } | changes  # fmt: skip
 
@@ -84,9 +84,127 @@ def test_published_measured_and_not_run_are_three_columns(tmp_path: Path):
     assert recalled == ("published", "unconfirmed", "unconfirmed: 73.7 [M?]")
     assert (none, absent) == (("measured here", "", ""), ("not run", "absent", "needs: rain"))
     assert unknown == ("published", "unconfirmed", "unknown")
-    assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds)" in page
+    assert "50.0\N{NO-BREAK SPACE}% (40.0 to 60.0\N{NO-BREAK SPACE}%, 3 seeds, 9 images)" in page
     assert page.count("here: half; mae (9 images seen)") == 2, "beside what was measured, and nowhere else"
     assert "1 of 2 claims supported, 1 not supported" in page
+
+
+def test_the_number_of_test_images_is_told_without_an_interval_too(tmp_path: Path):
+    made = document()
+    one_seed = {"low": None, "high": None, "values": [0.5], "seeds": [0], "n": 5000}
+    made["items"][0]["rows"][0]["cells"][0]["measured"] |= one_seed
+    words = "50.0\N{NO-BREAK SPACE}% (1 seed, 5,000 images, no interval)"
+    assert words in write_replication_page(made, out=tmp_path / "page.html").read_text()
+    assert words in items_markdown(made, page="page.html")
+
+
+def partly_measured() -> dict:
+    """A document with a table of which one row was measured, and one of which nothing was."""
+    made = document()
+    table, figure = made["items"]
+    known = table["rows"][0]["cells"][0]["published"]
+    absent = [
+        {"title": title, "cells": [cell(known | {"printed": printed}, None, "needs: snow"), None]}
+        for title, printed in (("DINO", "11.1"), ("SimMIM", "22.2"))
+    ]
+    first = table | {"rows": [absent[0], table["rows"][0]]}
+    second = table | {"name": "table-2", "rows": absent}
+    return made | {"items": [first, second, figure]}
+
+
+def section(page: str, name: str) -> str:
+    return re.findall(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]
+
+
+def published(page: str) -> list[str]:
+    return [row[0][2] for row in cells(page)]
+
+
+def test_a_difference_is_in_points_with_its_sign(tmp_path: Path):
+    made = document()
+    first = made["items"][0]["rows"][0]["cells"][0]
+    first["measured"] |= {"mean": -0.02, "low": -0.05, "high": 0.01, "is_difference": True}
+    page = write_replication_page(made, out=tmp_path / "page.html").read_text()
+    assert "−2.0 points (−5.0 to +1.0, 3 seeds, 9 images)" in html.unescape(page)
+    first["measured"] |= {"low": None, "high": None}
+    page = write_replication_page(made, out=tmp_path / "page.html").read_text()
+    assert "−2.0 points (3 seeds, 9 images, no interval)" in html.unescape(page)
+
+
+def test_failed_runs_are_named_with_the_reason(tmp_path: Path):
+    failed = [{"title": "mae", "seed": 0, "name": "mae-s0-12", "why": "diverged: <b>mae</b>"}]
+    page = write_replication_page(document(failed=failed), out=tmp_path / "page.html").read_text()
+    assert "<code>mae-s0-12</code> (diverged: &lt;b&gt;mae&lt;/b&gt;)" in page
+
+
+def test_rows_of_which_nothing_is_measured_stand_in_one_closed_fold_below_the_others(tmp_path: Path):
+    page = write_replication_page(partly_measured(), out=tmp_path / "page.html").read_text()
+    shown, folded = section(page, "figure-2").split("<details>")
+    assert published(shown) == ["78.0 [R]", "unconfirmed: 73.7 [M?]"]
+    assert published(folded) == ["11.1 [R]"]
+    assert "<summary>1 row not measured here, with what was published</summary>" in folded
+    shown, folded = section(page, "table-2").split("<details>")
+    assert "<table" not in shown
+    assert published(folded) == ["11.1 [R]", "22.2 [R]"]
+    assert "<summary>2 rows not measured here, with what was published</summary>" in folded
+    assert "<details" not in section(page, "figure-1")
+    assert "<details" not in section(
+        write_replication_page(document(), out=tmp_path / "all.html").read_text(), "figure-2"
+    )
+
+
+def test_paper_shows_what_the_screen_folds(tmp_path: Path, chromium):
+    path = write_replication_page(partly_measured(), out=tmp_path / "page.html")
+    view = chromium.new_page(viewport={"width": 700, "height": 900})
+    view.goto(path.as_uri())
+    seen = "([where, words]) => [...document.querySelectorAll(where)].find(e => e.innerText.includes(words))"
+    height = f"(asked) => (({seen})(asked))?.getBoundingClientRect().height ?? 0"
+    looked = [("#table-2 td", "22.2 [R]"), ("#made td", "mae-s0"), (".answers a", "statement 2"), (".up", "top")]
+    on_screen = [view.evaluate(height, asked) > 0 for asked in looked]
+    view.emulate_media(media="print")
+    on_paper = [view.evaluate(height, asked) > 0 for asked in looked]
+    view.close()
+    assert on_screen == [False, False, True, True]
+    assert on_paper == [True, True, True, False]
+
+
+def test_the_claims_are_listed_with_their_answers_in_words_before_anything_else(tmp_path: Path):
+    answers = ("supported", "not supported", "undecided", "not run")
+    claims = [claim(number, answer) for number, answer in enumerate(answers, 1)]
+    page = write_replication_page(document(claims=claims), out=tmp_path / "page.html").read_text()
+    found = re.findall(r'<nav class="answers" aria-label="[^"]+">.*?</nav>', page, re.DOTALL)[0]
+    assert page.index("</h1>") < page.index(found) < page.index("<section")
+    links = re.findall(r'<li><a href="(#claim-\d)">(.*?)</a></li>', found)
+    told = [(href, re.sub("<[^>]*>", "", words)) for href, words in links]
+    assert told == [(f"#claim-{i}", f"{i} statement {i} {answer}") for i, answer in enumerate(answers, 1)]
+    page = write_replication_page(document(claims=[]), out=tmp_path / "none.html").read_text()
+    assert "answers" not in {a.get("class") for _, a in tags(page)}
+
+
+def test_each_section_ends_with_a_way_back_for_the_keyboard(tmp_path: Path, chromium):
+    path = write_replication_page(partly_measured(), out=tmp_path / "page.html")
+    view = chromium.new_page(viewport={"width": 390, "height": 900})
+    view.goto(path.as_uri())
+    names = view.evaluate("[...document.querySelectorAll('section')].map(e => e.id)")
+    assert names == ["claims", "figure-2", "table-2", "figure-1", "tags", "made"]
+    for name in names:
+        last = view.locator(f"#{name} a, #{name} summary, #{name} [tabindex]").last
+        last.focus()
+        assert view.evaluate("document.activeElement.textContent") == "Back to the top"
+        view.keyboard.press("Enter")
+        assert view.evaluate("document.activeElement.id") == "main"
+        assert view.evaluate("scrollY") < 200
+    view.close()
+
+
+def test_what_is_said_of_the_rules_and_of_finished_runs_holds(tmp_path: Path):
+    page = write_replication_page(document(), out=tmp_path / "page.html").read_text().replace("&nbsp;", " ")
+    changed = (
+        "Claims, parts and margins were written before the runs; what changed since, and why, stands in decision 0006."
+    )
+    assert changed in section(page, "claims")
+    assert "takes over the finished runs where their folder is still there" in section(page, "made")
+    assert "makes them anew where it is not." in section(page, "made")
 
 
 def test_a_published_figure_is_shown_with_every_digit_that_was_printed(tmp_path: Path):
@@ -170,9 +288,15 @@ def test_the_headline_counts_every_answer():
 def test_the_same_in_markdown() -> None:
     text = items_markdown(document(), page="page.html").replace("\N{NO-BREAK SPACE}", " ")
     assert "### Figure 2: Blocks kept (micro)" in text
-    assert "| MAE: 0 | 78.0 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half; mae (9 images seen) |" in text
+    assert (
+        "| MAE: 0 | 78.0 [R] | 50.0 % (40.0 to 60.0 %, 3 seeds, 9 images) |  | here: half; mae (9 images seen) |"
+        in text
+    )
     assert "| MAE: 12 | unconfirmed: 73.7 [M?] |  | needs: rain |  |" in text
-    assert "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds) |  | here: half; mae (9 images seen) |" in text
+    assert (
+        "| MoCo: 0 | unknown | 50.0 % (40.0 to 60.0 %, 3 seeds, 9 images) |  | here: half; mae (9 images seen) |"
+        in text
+    )
     assert "[Drawings](page.html#figure-1):" in text
     assert "MAE: from 0.90 to 0.30" in text
     assert "* [R] the repository" in text

@@ -1,11 +1,13 @@
 """The halves that stand in for the paper's data sets."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_images import CLASSES
+from small_images import CLASSES, command, write_images
 
+from vitlet.cli import main
 from vitlet.data.index import SPLITS, open_index
 from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_of, write_half
 
@@ -30,6 +32,26 @@ def test_a_half_is_written_with_its_bytes_labels_and_splits(images: Path, tmp_pa
 
     assert content(copy, range(len(copy))) == content(index, rows)
     assert (tmp_path / "half" / "node.json").read_bytes() == b"{}\n"
+
+
+def test_links_are_followed_only_if_told_so_and_every_task_of_a_cluster_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    images = write_images(tmp_path / "elsewhere", train=4, test=2)
+    linked, out, jobs = tmp_path / "linked", tmp_path / "out", tmp_path / "jobs"
+    linked.mkdir()
+    for split in ("train", "test"):
+        (linked / split).symlink_to(images / split)
+    asked = command(linked, out, "--slurm", str(jobs), what=("claim-1",))
+    assert main(asked) == 3
+    assert "--follow-outside" in capsys.readouterr().err
+    assert main([*asked, "--follow-outside", "--max-bad", "0.5"]) == 0
+    first, *others = sorted(jobs.glob("*.sbatch"))
+    assert all("--max-bad 0.5 --follow-outside" in file.read_text() for file in (first, *others))
+    half = next(word for word in re.findall(r"\b[0-9a-f]{12}\b", first.read_text()))
+    assert main([*command(linked, out, "--node", half, what=("claim-1",)), "--follow-outside"]) == 0
+    (folder,) = (out / "data").iterdir()
+    assert len(open_index(folder)) == 2 * (4 + 2)
 
 
 def test_counts_are_those_that_a_job_would_use(images: Path, tmp_path: Path):

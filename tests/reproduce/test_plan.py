@@ -97,7 +97,7 @@ def test_an_address_follows_the_images(images: Path, tmp_path: Path):
 
 
 def test_no_block_kept_is_before_pre_training_and_all_kept_is_fine_tuning(images: Path, tmp_path: Path):
-    steps = [tuned(MAE, keep=k) for k in (0, 4, 12)] + [tuned(MAE), Finetune(None, "impr-100")]
+    steps = [tuned(MAE, keep=k) for k in (0, 4, 12)] + [tuned(MAE), Finetune(None, "scratch-impr-100")]
     none, some, every, whole, scratch = (planned(images, tmp_path, *steps).node(step, 0) for step in steps)
     assert every.address == whole.address
     assert len({node.address for node in (none, some, every, scratch)}) == 4

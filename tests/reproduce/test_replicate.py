@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 
@@ -14,6 +16,7 @@ from test_page import opened, texts
 from vitlet.cli import main
 from vitlet.reproduce.catalogue import ITEMS
 from vitlet.reproduce.plan import NODE_FILE
+from vitlet.run import environment
 
 
 def document_in(out: Path) -> dict:
@@ -58,7 +61,7 @@ def test_the_finished_page_draws_every_figure_and_a_hostile_name_does_nothing(sm
         assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
-def test_a_command_gives_figures_claims_and_page(copied: Path, images: Path):
+def test_a_command_gives_figures_claims_and_page(copied: Path, images: Path, capsys: pytest.CaptureFixture[str]):
     assert main(command(images, copied, "--collect")) == 0
     document = document_in(copied)
     (figure,) = document["items"]
@@ -66,7 +69,11 @@ def test_a_command_gives_figures_claims_and_page(copied: Path, images: Path):
     claims = {claim["number"]: claim for claim in document["claims"]}
     assert len(claims) == 18
     assert claims[1]["answer"] == "undecided", "one seed decides nothing"
-    assert len(claims[1]["parts"][0]["runs"]) == 2
+    behind = [name.rsplit("-", 2)[0] for name in claims[1]["parts"][0]["runs"]]
+    assert behind == ["mae", "fine-tuned-from-mae-48-labels", "from-scratch-48-labels"], "pre-training too"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"runs: {claims[1]['parts'][0]['runs'][0]}, " in printed
+    assert {run["commit"] for run in document["runs"]} == {environment()["commit"]}
     assert (claims[2]["answer"], claims[2]["why"]) == ("not run", "not asked for")
     page = (copied / "report.html").read_text()
     assert "<svg" in page

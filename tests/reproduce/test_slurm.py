@@ -1,5 +1,6 @@
 """Job arrays: valid shell that passes every word on as it is, generations in order."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,23 @@ def test_finished_runs_are_left_out(plan: Plan):
     (first.folder / "node.json").write_text("{}")
     assert first.address not in {node.address for nodes in generations(plan) for node in nodes}
     assert first.inputs == ()
+
+
+def test_no_array_is_larger_than_clusters_take(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first, *_ = generations(plan)
+    assert len(first) == 1
+    second = generations(plan)[1]
+    monkeypatch.setattr("vitlet.reproduce.slurm.LARGEST_ARRAY", len(second) - 1)
+    files = write_arrays(plan, tmp_path / "jobs", command=["reproduce", "all"], cluster=Cluster())
+    tasks = [len(re.findall(r"\b[0-9a-f]{12}\b", file.read_text())) for file in files if "generation-1" in file.name]
+    assert tasks == [len(second) - 1, 1]
+    path = played(tmp_path / "bin", sbatch=f'echo "$@" >> {tmp_path}/log; wc -l < {tmp_path}/log')
+    subprocess.run(["bash", tmp_path / "jobs" / "submit.sh", "-A", "x"], check=True, env={"PATH": path})
+    zero, one, other, after, *_ = (tmp_path / "log").read_text().splitlines()
+    assert zero == "--parsable -A x generation-0.sbatch"
+    assert one == "--parsable --dependency=afterany:1 -A x generation-1-0.sbatch"
+    assert other == "--parsable --dependency=afterany:1 -A x generation-1-1.sbatch", "beside the first part"
+    assert after.startswith("--parsable --dependency=afterany:2:3 -A x ")
 
 
 def played(folder: Path, **programs: str) -> str:

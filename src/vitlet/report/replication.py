@@ -19,7 +19,7 @@ from vitlet.report.claims import counted, effect, headline
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
-from vitlet.report.tables import between_shares, duration, percent
+from vitlet.report.tables import between, between_shares, duration, percent, points
 from vitlet.text import plural
 
 _SIZE = (350, 240)
@@ -38,6 +38,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a table: a line per column; if there is a single column, its line has the title of the row."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether any of its numbers was measured here."""
+        return any(line.measured for line in self.lines)
+
+
+@dataclass(frozen=True)
 class Shown:
     """One table or figure."""
 
@@ -45,8 +58,7 @@ class Shown:
     label: str
     title: str
     about: str
-    rows: tuple[tuple[str, tuple[Line, ...]], ...]
-    """(title, lines), one line per column; if there is a single column, its line has the title of the row."""
+    rows: tuple[Row, ...]
     plots: tuple[Plot, ...]
     remark: str
     """Why nothing is drawn, or what the drawing shows."""
@@ -86,8 +98,18 @@ def write_replication_page(document: Mapping[str, Any], *, out: Path) -> Path:
         items=items,
         seeds=plural(len(document["seeds"]), "seed"),
         machine=_machine(document),
+        plural=plural,
+        failed=document["failed"],
         runs=[
-            (run["title"], str(run["seed"]), run["name"], run["recipe"], duration(run["cpu_seconds"]))
+            (
+                run["title"],
+                str(run["seed"]),
+                run["name"],
+                run["recipe"],
+                run["finished"][:10],
+                run["commit"],
+                duration(run["cpu_seconds"]),
+            )
             for run in document["runs"]
         ],
     )
@@ -119,10 +141,10 @@ def items_markdown(document: Mapping[str, Any], *, page: str) -> str:
 def _markdown_rows(item: Shown) -> Iterator[str]:
     yield "| row | published | measured here | not run | note |"
     yield "|---|---|---|---|---|"
-    for title, lines in item.rows:
-        for line in lines:
-            row = f"{title}: {line.title}" if title else line.title
-            cells = (row, line.published, line.measured, line.not_run, line.note)
+    for row in item.rows:
+        for line in row.lines:
+            title = f"{row.title}: {line.title}" if row.title else line.title
+            cells = (title, line.published, line.measured, line.not_run, line.note)
             yield f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
 
 
@@ -146,7 +168,7 @@ def _item(item: Mapping[str, Any]) -> Shown:
         return Shown(item["name"], called, item["title"], f"{item['about']} {expected}", (), tuple(plots), remark)
     is_single = len(item["columns"]) == 1
     rows = tuple(
-        (
+        Row(
             "" if is_single else row["title"],
             tuple(
                 _line(row["title"] if is_single else column, cell)
@@ -178,11 +200,13 @@ def _line(title: str, cell: Mapping[str, Any]) -> Line:
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
-    seeds = plural(len(measured["values"]), "seed")
-    if measured["low"] is None:
-        return f"{percent(measured['mean'])} ({seeds}, no interval)"
-    interval = between_shares(measured["low"], measured["high"])
-    return f"{percent(measured['mean'])} ({interval}, {seeds})"
+    sizes = f"{plural(len(measured['values']), 'seed')}, {plural(measured['n'], 'image')}"
+    mean, low, high = (measured[key] for key in ("mean", "low", "high"))
+    shown = f"{points(mean)} points" if measured["is_difference"] else percent(mean)
+    if low is None:
+        return f"{shown} ({sizes}, no interval)"
+    interval = between((low, high), form=points) if measured["is_difference"] else between_shares(low, high)
+    return f"{shown} ({interval}, {sizes})"
 
 
 def _seen(measured: Mapping[str, Any]) -> str:

@@ -69,16 +69,17 @@ class Cost:
         return max(sum(self.seconds.values()) / side_by_side, *ends.values(), 0.0)
 
 
-def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
+def expected_cost(plan: Plan, *, teller: Teller, options: Options | None = None) -> Cost:
     """Estimate the cost of every run that can be made.
 
     Args:
         plan: The runs.
         teller: Receives progress messages.
-        device: As `Options.device`.
+        options: Where it computes.
     """
+    options = options or Options()
     file = plan.out / "calibration.json"
-    machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": device}
+    machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": options.device}
     rates = _kept(file, machine)
     waiting = plan.possible
     wanted: dict[str, Node] = {}
@@ -89,12 +90,12 @@ def expected_cost(plan: Plan, *, teller: Teller, device: str = "auto") -> Cost:
         with tempfile.TemporaryDirectory() as folder, teller.progress("trying steps", total=len(wanted)) as tick:
             for done, (key, node) in enumerate(wanted.items()):
                 tick(done, node.title)
-                found = _try(node, Path(folder), plan, device)
+                found = _try(node, Path(folder), plan, options)
                 if found is not None:
                     rates[key] = found
             tick(len(wanted))
         write_json(file, {"machine": machine, "rates": {k: vars(v) for k, v in rates.items()}})
-    on_cpu = is_on_cpu(device)
+    on_cpu = is_on_cpu(options)
     measured = _measured(plan, "cpu_seconds" if on_cpu else "wall_seconds")
     seconds, sizes, unknown = {}, {}, []
     for node in waiting:
@@ -177,7 +178,7 @@ def _trial(recipe: Recipe) -> Recipe:
     )
 
 
-def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
+def _try(node: Node, folder: Path, plan: Plan, options: Options) -> Rate | None:
     """Run a few steps on one thread, as in parallel runs (two that wait for each other's cores would spin).
 
     Return None if that is not possible here, for example for lack of a teacher or of memory.
@@ -185,7 +186,7 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
     recipe = _trial(recipe_of(node))
     data = _noise(folder / f"images-{recipe.data.views[0].size}", recipe.data.views[0].size)
     out = folder / recipe.fingerprint()
-    options = Options.from_json({"quiet": True, "device": device})
+    options = options.changed(quiet=True)
     try:
         with one_thread():
             if node.teacher is not None:
@@ -197,12 +198,12 @@ def _try(node: Node, folder: Path, plan: Plan, device: str) -> Rate | None:
     except (VitletError, RuntimeError, MemoryError):
         return None
     speeds = [row["images_per_second"] for row in run.metrics() if "images_per_second" in row][1:]
-    return Rate(_busy(run, device) / median(speeds), folder_bytes(out)) if speeds else None
+    return Rate(_busy(run, options) / median(speeds), folder_bytes(out)) if speeds else None
 
 
-def _busy(run: Run, device: str) -> float:
+def _busy(run: Run, options: Options) -> float:
     """Share of wall-clock time spent computing: below 1 if other processes use the CPU too."""
-    if not is_on_cpu(device):
+    if not is_on_cpu(options):
         return 1.0
     spent = read_json(run.path / "environment.json")
     return min(1.0, spent["cpu_seconds"] / spent["wall_seconds"])

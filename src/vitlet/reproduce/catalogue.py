@@ -8,7 +8,7 @@ from vitlet.reproduce.appendices import APPENDICES
 from vitlet.reproduce.claim import Claim
 from vitlet.reproduce.claims import CLAIMS
 from vitlet.reproduce.figures import FIGURES
-from vitlet.reproduce.steps import Item, Step, steps_of
+from vitlet.reproduce.steps import Item, Needs, Step, Table, steps_of
 from vitlet.reproduce.tables import TABLES
 from vitlet.text import did_you_mean, printable
 
@@ -33,6 +33,12 @@ class Choice:
         ]
         stages.append([step for item in self.items for step in steps_of(item)])
         return [list(dict.fromkeys(stage)) for stage in stages if stage]
+
+    def needs(self) -> list[str]:
+        """What each cell without a step lacks, at every scale."""
+        tables = (item for item in self.items if isinstance(item, Table))
+        cells = (cell for table in tables for row in table.rows for cell in row.cells)
+        return [f"needs {cell.step.what}" for cell in cells if isinstance(cell.step, Needs)]
 
 
 def chosen(words: Sequence[str]) -> Choice:

@@ -80,7 +80,7 @@ _DEIT, _MAE, _MOCO, _FINE, _RANDOM, _DMAE = (
     "D-MAE-Tiny",
 )
 _PATCHES: Quantity = "patch-frequencies"
-_SCRATCH_100 = Finetune(None, "impr-100")
+_SCRATCH_100 = Finetune(None, "scratch-impr-100")
 _THIRD, _WHOLE = tuned(MAE, keep=4), tuned(MAE, keep=12)
 
 
@@ -130,7 +130,7 @@ CLAIMS = (
     Claim(
         3,
         "MoCo-v3 beats MAE on small downstream sets",
-        "Table 4",
+        "Table 4, smallest set",
         (_above("MoCo-v3 − MAE, smallest set", _both(MOCOV3)[0], _both(MAE)[0]),),
     ),
     Claim(
@@ -159,7 +159,7 @@ CLAIMS = (
     Claim(
         6,
         "Supervised pre-training wins on small downstream sets, and its lead over MAE shrinks as they grow",
-        "Table 4",
+        "Table 4, smallest and largest set",
         (
             _above("supervised − MAE, smallest set", _both(SUPERVISED)[0], _both(MAE)[0]),
             _above("supervised − MoCo-v3, smallest set", _both(SUPERVISED)[0], _both(MOCOV3)[0]),
@@ -203,7 +203,7 @@ CLAIMS = (
     Claim(
         10,
         "The higher blocks matter more the fewer the labels",
-        "Figure 4",
+        "Figure 4, smallest and largest set",
         (
             _small_and_large("MAE: all − a third of the blocks, smallest − largest set", _both(MAE, 12), _both(MAE, 4)),
             _small_and_large(
@@ -337,7 +337,7 @@ CLAIMS = (
     Claim(
         18,
         "Distillation helps transfer most on small sets",
-        "Table 5",
+        "Table 5, smallest and largest set",
         (
             _small_and_large("gain of D-MAE over MAE, smallest − largest set", _both(DMAE), _both(MAE)),
             _above("D-MAE − MAE, smallest set", _both(DMAE)[0], _both(MAE)[0]),

@@ -7,7 +7,7 @@ the reason. Accuracies measured here are shares of 1, published figures are as p
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, final
 
@@ -40,7 +40,7 @@ from vitlet.reproduce.steps import (
 from vitlet.run import environment
 from vitlet.text import plural
 
-UNASKED = "not asked for"
+UNASKED, NOT_YET = "not asked for", "not run yet"
 _DIGITS = 4
 """Decimals of stored arrays."""
 
@@ -90,8 +90,7 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
 
 
 def _made_on(machine: Mapping[str, Any]) -> dict[str, Any]:
-    torch, commit = machine["packages"]["torch"], machine.get("commit", "")
-    return {"processor": machine["processor"], "cores": machine["cores"], "torch": torch, "commit": commit}
+    return {k: machine[k] for k in ("processor", "cores", "commit")} | {"torch": machine["packages"]["torch"]}
 
 
 @final
@@ -101,10 +100,20 @@ class _Reader:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.data, self.origins = plan, data_name(plan), Origins(plan)
         self._looked: dict[str, Looked] = {}
+        self._by_name = {node.folder.name: node for node in plan.nodes.values()}
+
+    def behind(self, runs: Iterable[str]) -> list[str]:
+        """The names of `runs` and of all runs that they start from, each after what it needs."""
+        found: dict[str, None] = {}
+        for name in runs:
+            nodes = [self.plan.nodes[address] for address in self._by_name[name].inputs]
+            found |= dict.fromkeys(self.behind(n.folder.name for n in nodes if n.kind not in ("images", "weights")))
+            found[name] = None
+        return list(found)
 
     def missing(self, step: Step) -> str:
         """Why `step` has no value for any seed, in words."""
-        return self.lost(step) or "not run yet"
+        return self.lost(step) or NOT_YET
 
     def lost(self, step: Step) -> str:
         """Why some or all seeds of `step` will have no value, in words; "" if all may still get one."""
@@ -192,23 +201,27 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
         return found | {"not_run": f"needs {cell.step.what}"}
     if cell.step is None:
         return found | {"not_run": cell.unmeasured}
-    results = reader.results(cell.step, cell.metric)
-    if not results:
-        return found | {"not_run": reader.missing(cell.step)}
-    first = next(iter(results.values()))
-    values = [r["value"] for r in results.values()]
+    steps = [step for step in (cell.step, cell.minus) if step is not None]
+    by_step = [reader.results(step, cell.metric) for step in steps]
+    seeds = sorted(set.intersection(*map(set, by_step)))
+    if not seeds:
+        return found | {"not_run": next(filter(None, map(reader.lost, steps)), NOT_YET)}
+    first = by_step[0][seeds[0]]
+    values = [results[0] - math.fsum(results[1:]) for results in ([r[s]["value"] for r in by_step] for s in seeds)]
+    is_difference = cell.minus is not None
     measured = {
         **_ends(mean_interval(values)),
+        "is_difference": is_difference,
         "values": values,
-        "seeds": list(results),
+        "seeds": seeds,
         "n": first["n"],
         "split": first["split"],
         "protocol": first["protocol"],
-        "runs": [r["run"] for r in results.values()],
+        "runs": [results[seed]["run"] for results in by_step for seed in seeds],
         "stand_in": _stand_in(reader, cell.step),
-        "origin": reader.origins.of(cell.step, place=place),
+        "origin": "" if is_difference else reader.origins.of(cell.step, place=place),
     }
-    return found | {"measured": measured, "not_run": reader.lost(cell.step) or None}
+    return found | {"measured": measured, "not_run": next(filter(None, map(reader.lost, steps)), None)}
 
 
 def _published(found: Published | None) -> dict[str, Any] | None:
@@ -270,7 +283,7 @@ def _claim(reader: _Reader, claim: Claim) -> dict[str, Any]:
     missing = dict.fromkeys(filter(None, map(reader.lost, claim.steps())))
     answer = decide([p["answer"] for p in parts])
     found, planned = min(p["n_seeds"] for p in parts), len(reader.plan.scale.seeds)
-    waiting = f"{found} of {plural(planned, 'seed')}" if found else "not run yet"
+    waiting = f"{found} of {plural(planned, 'seed')}" if found else NOT_YET
     why = "; ".join(missing) if missing else waiting if answer == "not run" else ""
     return _head(claim) | {"answer": answer, "why": why, "parts": parts, "beside": beside}
 
@@ -288,7 +301,7 @@ def _part(reader: _Reader, part: Part) -> dict[str, Any]:
         "answer": decide_part(interval, margin=part.margin) if is_whole else "not run",
         "values": values,
         "n": min(c[s][2] for c in columns for s in seeds),
-        "runs": list(dict.fromkeys(c[s][1] for s in seeds for c in columns)),
+        "runs": reader.behind(dict.fromkeys(c[s][1] for s in seeds for c in columns)),
     }
 
 

@@ -92,9 +92,9 @@ def labels_of(found: Counts, share: float) -> int:
     return found.classes * max(1, math.floor(share * found.smallest + 0.5))
 
 
-def write_half(source: Path, half: Half, out: Path, *, note: bytes) -> None:
+def write_half(source: Path, half: Half, out: Path, *, note: bytes, follow_outside: bool = False) -> None:
     """Write the half as `out/{train,val,test}.parquet`, completely or not at all, with `note` as its node.json."""
-    index = open_index(source)
+    index = open_index(source, follow_outside=follow_outside)
     rows = rows_of(index, half)
     codes = np.unique(np.asarray(index.labels[rows]))
     names = [index.classes[int(code)] for code in codes]

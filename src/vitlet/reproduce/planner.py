@@ -51,7 +51,9 @@ class _AbsentError(Exception):
     """The reason why a step has no run."""
 
 
-def make_plan(stages: Sequence[Sequence[Step]], scale: Scale, *, data: Path, out: Path) -> Plan:
+def make_plan(
+    stages: Sequence[Sequence[Step]], scale: Scale, *, data: Path, out: Path, follow_outside: bool = False
+) -> Plan:
     """Plan all runs behind the given steps.
 
     Args:
@@ -59,21 +61,23 @@ def make_plan(stages: Sequence[Sequence[Step]], scale: Scale, *, data: Path, out
         scale: What stands in for recipes, data and budgets.
         data: The user's images; at the paper's scale, the folder with one folder per set.
         out: Folder of the runs; finished ones in it count.
+        follow_outside: As `Options.follow_outside`.
 
     Raises:
         DataError: if the images cannot be read, or have too few classes.
         UsageError: if a scale's changes do not fit its recipe.
     """
-    return _Planner(scale, data, Path(os.path.abspath(out))).plan(stages)
+    return _Planner(scale, data, Path(os.path.abspath(out)), follow_outside=follow_outside).plan(stages)
 
 
 @final
 class _Planner:
     """Resolves steps into nodes, each once."""
 
-    def __init__(self, scale: Scale, data: Path, out: Path) -> None:
+    def __init__(self, scale: Scale, data: Path, out: Path, *, follow_outside: bool) -> None:
         """`data` is opened when the first set is requested."""
         self.scale, self.data, self.out = scale, Path(absolute_data(data)), out
+        self._follow_outside = follow_outside
         self.nodes: dict[str, Node] = {}
         self._sets: dict[str, _Set] = {}
         self._indices: dict[Path, Index] = {}
@@ -233,7 +237,7 @@ class _Planner:
 
     def _open(self, data: Path) -> Index:
         if data not in self._indices:
-            self._indices[data] = open_index(data)
+            self._indices[data] = open_index(data, follow_outside=self._follow_outside)
         return self._indices[data]
 
     def _chosen(self, found: _Set, subset: str, labels: np.ndarray) -> _Set:

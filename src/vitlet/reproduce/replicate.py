@@ -3,8 +3,9 @@
 import math
 import shlex
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +14,7 @@ from rich.table import Table as Columns
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
 from vitlet.errors import StoppedError, UsageError, VitletError
+from vitlet.jobs.options import Options
 from vitlet.jobs.slurm import Cluster
 from vitlet.report.claims import counted, effect, headline
 from vitlet.report.replication import write_replication_page
@@ -49,7 +51,8 @@ class Request:
     budget_seconds: float | None = None
     """For scale `own`: how long all runs may take in total on this machine."""
     side_by_side: int | None = None
-    device: str = "auto"
+    options: Options = field(default_factory=Options)
+    """Settings that change no number, but `fresh`."""
     retry_failed: bool = False
     """Whether runs that diverged are repeated from the start."""
 
@@ -59,8 +62,7 @@ class Request:
         if absolute:
             data, out = absolute_data(data), str(self.out.absolute())
         words = ["vitlet", "reproduce", *self.words, "--scale", self.scale, "--data", data, "--out", out]
-        if self.device != "auto":
-            words += ["--device", self.device]
+        words += self.options.words()
         if self.seeds is not None:
             words += ["--seeds", str(self.seeds)]
         if self.budget_seconds is not None:
@@ -87,7 +89,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     choice, plan = _planned(request, teller)
     saver = _Saver(plan, choice, request, file)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
-    cost = expected_cost(plan, teller=teller, device=request.device)
+    cost = expected_cost(plan, teller=teller, options=request.options)
     _say_plan(plan, cost, teller)
 
     try:
@@ -98,7 +100,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
                 saver.save()
 
             run_plan(
-                plan, seconds=cost.seconds, side_by_side=request.side_by_side, device=request.device, teller=teller,
+                plan, seconds=cost.seconds, side_by_side=request.side_by_side, options=request.options, teller=teller,
                 after=after,
             )  # fmt: skip
     except (StoppedError, KeyboardInterrupt):
@@ -189,7 +191,7 @@ def _conclude(saver: _Saver, teller: Teller) -> dict[str, Any]:
 
 
 def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
-    """Print each claim's answer, and effect, interval and n of every part."""
+    """Print each claim's answer, effect, interval and n of every part, and the runs behind them."""
     for claim in claims:
         if claim["why"] == UNASKED:
             continue
@@ -202,6 +204,9 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
             found, interval = effect(part)
             seen = f" ({interval}), {counted(part)}" if interval else ""
             teller.say(f"      {mark}{part['title']}: {found}{seen}")
+        runs = dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"])
+        if runs:
+            teller.say(f"      runs: {', '.join(runs)}")
     if claims:
         teller.say(headline(claims))
 
@@ -209,10 +214,10 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
 def show_plan(request: Request) -> Plan:
     """Print what would be run, what is finished, and the expected cost."""
     teller = Teller()
-    _, plan = _planned(request, teller)
-    cost = expected_cost(plan, teller=teller, device=request.device)
+    choice, plan = _planned(request, teller)
+    cost = expected_cost(plan, teller=teller, options=request.options)
     _print_plan(plan, cost, teller)
-    _say_absent(plan, teller)
+    _say_absent(plan, choice, teller)
     _say_plan(plan, cost, teller)
     return plan
 
@@ -222,7 +227,7 @@ def write_slurm(request: Request, folder: Path) -> list[Path]:
     teller = Teller()
     _, plan = _planned(request, teller)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
-    cluster = Cluster(gpus=0 if request.device == "cpu" else 1)
+    cluster = Cluster(gpus=0 if request.options.device == "cpu" else 1)
     files = write_arrays(plan, folder, command=request.command(absolute=True)[1:], cluster=cluster)
     teller.say(f"{plural(len(plan.possible), 'run')} in {plural(len(files) - 2, 'array')}; start: "
                f"bash {printable(files[-1])}")  # fmt: skip
@@ -251,7 +256,7 @@ def make_one(request: Request, address: str) -> None:
             )
     forget_failures([node], even_diverged=request.retry_failed)
     if node.failure is None:
-        attempt(node, quiet=False, device=request.device)
+        attempt(node, options=request.options)
     if node.failure is not None:
         raise _as_recorded(node, f"{node.title}, seed {node.seed}, was not made", why=node.why_failed)
 
@@ -263,7 +268,14 @@ def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
         scale = scale.with_seeds(request.seeds)
     if request.budget_seconds is not None:
         scale = _within(scale, request, choice, teller)
-    return choice, make_plan(choice.stages(scale.order), scale, data=request.data, out=request.out)
+    return choice, _plan(request, choice, scale)
+
+
+def _plan(request: Request, choice: Choice, scale: Scale) -> Plan:
+    outside = request.options.follow_outside
+    return make_plan(
+        choice.stages(scale.order), scale, data=request.data, out=request.out, follow_outside=outside
+    )  # fmt: skip
 
 
 def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> Scale:
@@ -273,9 +285,9 @@ def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> S
     asked = {"seconds": request.budget_seconds, "words": list(request.words), "seeds": list(scale.seeds)}
     if file.is_file() and (kept := read_json(file))["asked"] == asked:
         return scale.within(kept["factor"])
-    plan = make_plan(choice.stages(scale.order), scale, data=request.data, out=request.out)
-    cost = expected_cost(plan, teller=teller, device=request.device)
-    total = cost.wall_seconds(plan, side_by_side=num_side_by_side(request.side_by_side, request.device))
+    plan = _plan(request, choice, scale)
+    cost = expected_cost(plan, teller=teller, options=request.options)
+    total = cost.wall_seconds(plan, side_by_side=num_side_by_side(request.side_by_side, request.options))
     factor = float(f"{min(10.0, request.budget_seconds / total):.2g}") if total else 1.0
     if factor < 0.02:
         raise UsageError(
@@ -307,11 +319,8 @@ def _print_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
     teller.console.print(table)
 
 
-def _say_absent(plan: Plan, teller: Teller) -> None:
-    reasons: dict[str, int] = {}
-    for why in plan.absent.values():
-        reasons[why] = reasons.get(why, 0) + 1
-    for why, count in reasons.items():
+def _say_absent(plan: Plan, choice: Choice, teller: Teller) -> None:
+    for why, count in Counter([*plan.absent.values(), *choice.needs()]).items():
         teller.say(f"{plural(count, 'cell')} not run: {why}")
 
 

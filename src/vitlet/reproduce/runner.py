@@ -38,28 +38,31 @@ from vitlet.reproduce.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, 
 from vitlet.run import Run, environment
 from vitlet.train.log import Teller
 
+QUIET = Options(quiet=True)
 _POLL_SECONDS = 0.5
 OF_ONE_RUN: tuple[type[VitletError], ...] = (NonFiniteError, DataError, CheckpointError, WorkerError)
 """Errors that concern only the run they come from. A full disk, a stop and wrong usage concern all runs."""
 
 
-def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
+def make(node: Node, *, options: Options = QUIET) -> None:
     """Make or resume one run. Its inputs must be finished.
 
     Args:
         node: Node of a plan.
-        quiet: Whether to hide its own progress.
-        device: As `Options.device`.
+        options: Settings that change no number; `fresh` is decided here.
     """
     if node.is_finished:
         return
-    options = Options.from_json({"quiet": quiet, "device": device, "fresh": _was_moved(node)})
+    options = options.changed(fresh=_was_moved(node))
     began, cpu_began = time.monotonic(), time.process_time()
     is_resumed = not options.fresh and Run(node.folder).recipe_file.is_file()
     match node.kind:
         case "images":
             assert node.half is not None
-            write_half(node.data, node.half, node.folder, note=to_json_bytes(_facts(node)))
+            write_half(
+                node.data, node.half, node.folder, note=to_json_bytes(_facts(node)),
+                follow_outside=options.follow_outside,
+            )  # fmt: skip
             return
         case "pretrain":
             pretrain(_asked(node), data=node.data, out=node.folder, subset=node.subset, options=options)
@@ -81,14 +84,14 @@ def make(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
     write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
 
 
-def attempt(node: Node, *, quiet: bool = True, device: str = "auto") -> None:
+def attempt(node: Node, *, options: Options = QUIET) -> None:
     """Call `make`, but write an error that concerns only this run into the run's folder instead of raising it.
 
     Raises:
         VitletError: for errors that concern other runs too, such as images that cannot be divided.
     """
     try:
-        make(node, quiet=quiet, device=device)
+        make(node, options=options)
     except OF_ONE_RUN as error:
         if node.kind == "images":
             raise
@@ -162,7 +165,7 @@ def run_plan(
     *,
     seconds: Mapping[str, float],
     side_by_side: int | None = None,
-    device: str = "auto",
+    options: Options = QUIET,
     teller: Teller | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
@@ -172,14 +175,14 @@ def run_plan(
         plan: The runs.
         seconds: Expected cost by address, for the estimate of the time left.
         side_by_side: Number of parallel runs; None: the number of cores, or one on a GPU.
-        device: As `Options.device`.
+        options: Settings that change no number; `quiet` and `fresh` are decided here.
         teller: Receives progress messages.
         after: Called after each run, for example to show the results so far.
     """
     teller = teller or Teller()
-    workers = min(num_side_by_side(side_by_side, device), len(plan.possible))
+    workers = min(num_side_by_side(side_by_side, options), len(plan.possible))
     if workers <= 1:
-        _one_by_one(plan, seconds, device=device, teller=teller, after=after)
+        _one_by_one(plan, seconds, options=options, teller=teller, after=after)
         return
     with ProcessPoolExecutor(
         workers,
@@ -188,7 +191,7 @@ def run_plan(
         initargs=(max(1, available_cores() // workers),),
     ) as pool:
         try:
-            _side_by_side(pool, plan, seconds, workers=workers, device=device, teller=teller, after=after)
+            _side_by_side(pool, plan, seconds, workers=workers, options=options, teller=teller, after=after)
         except (StoppedError, KeyboardInterrupt):
             for worker in multiprocessing.active_children():
                 worker.terminate()  # a training takes its step, saves and stops
@@ -225,25 +228,25 @@ def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, former)
 
 
-def num_side_by_side(asked: int | None, device: str) -> int:
+def num_side_by_side(asked: int | None, options: Options) -> int:
     """Number of parallel runs: as requested, or else the number of cores, or one on a GPU."""
-    return asked or (available_cores() if is_on_cpu(device) else 1)
+    return asked or (available_cores() if is_on_cpu(options) else 1)
 
 
-def is_on_cpu(device: str) -> bool:
-    """Whether `Options.device` resolves to the CPU here."""
-    return pick_device(Options.from_json({"device": device})).type == "cpu"
+def is_on_cpu(options: Options) -> bool:
+    """Whether the device resolves to the CPU here."""
+    return pick_device(options).type == "cpu"
 
 
 def _one_by_one(
-    plan: Plan, seconds: Mapping[str, float], *, device: str, teller: Teller, after: Callable[[], None]
+    plan: Plan, seconds: Mapping[str, float], *, options: Options, teller: Teller, after: Callable[[], None]
 ) -> None:
     waiting = plan.possible
     clock = _Clock(waiting, seconds)
     for number, node in enumerate(waiting, 1):
         if plan.obstacle(node) is None:
             teller.say(f"[{number}/{len(waiting)}] {node.title}, seed {node.seed}; {clock.left()} left in all")
-            attempt(node, quiet=teller.console.quiet, device=device)
+            attempt(node, options=options.changed(quiet=teller.console.quiet))
             _say_failure(node, teller)
             after()
         clock.finished(node)
@@ -260,7 +263,7 @@ def _side_by_side(
     seconds: Mapping[str, float],
     *,
     workers: int,
-    device: str,
+    options: Options,
     teller: Teller,
     after: Callable[[], None],
 ) -> None:
@@ -272,7 +275,7 @@ def _side_by_side(
         while waiting or running:
             ready = [n for n in waiting.values() if not any(i in waiting or i in running for i in n.inputs)]
             for node in ready[: workers - len(running)]:
-                running[node.address] = pool.submit(attempt, node, device=device)
+                running[node.address] = pool.submit(attempt, node, options=options.changed(quiet=True))
                 del waiting[node.address]
             time.sleep(_POLL_SECONDS)
             for address in [a for a, job in running.items() if job.done()]:
@@ -326,7 +329,7 @@ def _facts(node: Node) -> dict[str, Any]:
         "num_labels": node.num_labels,
         "keep_blocks": node.keep_blocks,
         "subset": node.subset,
-        "machine": {k: machine[k] for k in ("processor", "cores", "platform", "packages")},
+        "machine": {k: machine[k] for k in ("processor", "cores", "platform", "packages", "commit")},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -62,6 +62,7 @@ def _paper() -> Scale:
         f"mae-{r}": Treatment("mae_tiny_400e", {"objective.mask_ratio": float(r)})
         for r in ("0.45", "0.55", "0.65", "0.85")
     }
+    hundred = {"budget.duration": {"unit": "epochs", "n": 100}}
     thousand = {"budget.duration": {"unit": "epochs", "n": 1000}}
     class_token = {"encoder.final_norm": True, "objective.pool": "class"}
     given = {
@@ -87,6 +88,7 @@ def _paper() -> Scale:
         methods={k: Treatment(v) for k, v in recipes.items()} | ratios | given,
         treatments={k: Treatment(v) for k, v in treatments.items()}
         | {
+            "scratch-impr-100": Treatment("supervised_tiny_impr_300e", hundred),
             "impr-moco-100": Treatment("finetune_tiny_impr_100e", {"optimizer.layer_decay": 0.75}),
             "impr-moco-class": Treatment("finetune_tiny_impr_300e_moco", class_token),
             "scratch-taught": Treatment("finetune_tiny_taught_300e", {"optimizer.layer_decay": 1.0}),
@@ -141,7 +143,7 @@ def _micro() -> Scale:
         f"mae-{r}": Treatment("mae_micro", {**mae, "objective.mask_ratio": float(r)})
         for r in ("0.45", "0.55", "0.65", "0.85")
     }
-    same = ("scratch-impr", "impr", "impr-moco", "impr-100", "impr-moco-100", "transfer")
+    same = ("scratch-impr", "scratch-impr-100", "impr", "impr-moco", "impr-100", "impr-moco-100", "transfer")
     absent = {
         **dict.fromkeys(("scratch-ori", "ori", "ori-moco"), _ONE),
         **dict.fromkeys(("impr-1000", "impr-rpe-1000"), _SHORT),

@@ -1,4 +1,4 @@
-"""A plan as SLURM job arrays: one array per generation of runs, each waiting for the previous one.
+"""A plan as SLURM job arrays: one or more per generation of runs, each waiting for the previous generation.
 
 Runs of a generation do not depend on each other. Every task runs the same command with the address of its run, so
 tasks are safe to repeat: a finished run is left alone and an interrupted one continues. A generation starts when the
@@ -22,11 +22,18 @@ _SUBMIT = """\
 set -euo pipefail
 cd "$(dirname "$0")"
 after=()
-for script in {scripts}; do
-  job=$(sbatch --parsable "${{after[@]}}" "$@" "$script")
-  after=(--dependency="afterany:${{job%%;*}}")
-done
+submit() {{  # the arrays of one generation
+  local script job jobs=""
+  for script in "${{@:2:$1}}"; do
+    job=$(sbatch --parsable "${{after[@]}}" "${{@:$1+2}}" "$script")
+    jobs+=":${{job%%;*}}"
+  done
+  after=(--dependency="afterany$jobs")
+}}
+{submissions}
 """
+LARGEST_ARRAY = 1000
+"""Tasks of an array: SLURM's default limit, MaxArraySize, is 1001."""
 
 
 def generations(plan: Plan) -> list[list[Node]]:
@@ -43,7 +50,7 @@ def generations(plan: Plan) -> list[list[Node]]:
 
 
 def write_arrays(plan: Plan, folder: Path, *, command: Sequence[str], cluster: Cluster) -> list[Path]:
-    """Write `generation-N.sbatch`, `page.sbatch` and `submit.sh`.
+    """Write `generation-N.sbatch`, `page.sbatch` and `submit.sh`; a large generation has `generation-N-M.sbatch`.
 
     Args:
         plan: The runs.
@@ -54,15 +61,21 @@ def write_arrays(plan: Plan, folder: Path, *, command: Sequence[str], cluster: C
     Returns:
         The files, in this order.
     """
-    scripts = {
-        f"generation-{number}.sbatch": task_script(
-            command, name=f"vitlet-{number}", cluster=cluster, option="--node", values=[n.address for n in nodes]
-        )
-        for number, nodes in enumerate(generations(plan))
-    }
+    scripts: dict[str, str] = {}
+    submissions = []
+    for number, nodes in enumerate(generations(plan)):
+        parts = [nodes[at : at + LARGEST_ARRAY] for at in range(0, len(nodes), LARGEST_ARRAY)]
+        names = [f"{number}-{part}" if len(parts) > 1 else str(number) for part in range(len(parts))]
+        for name, some in zip(names, parts, strict=True):
+            scripts[f"generation-{name}.sbatch"] = task_script(
+                command, name=f"vitlet-{name}", cluster=cluster, option="--node", values=[n.address for n in some]
+            )
+        submissions.append([f"generation-{name}.sbatch" for name in names])
     without_gpu = dataclasses.replace(cluster, gpus=0)
     scripts["page.sbatch"] = task_script([*command, "--collect"], name="vitlet-page", cluster=without_gpu)
-    scripts["submit.sh"] = _SUBMIT.format(scripts=shlex.join(scripts))
+    submissions.append(["page.sbatch"])
+    lines = (f'submit {len(names)} {shlex.join(names)} "$@"' for names in submissions)
+    scripts["submit.sh"] = _SUBMIT.format(submissions="\n".join(lines))
     for name, text in scripts.items():
         write_file(folder / name, text.encode())
     return [folder / name for name in scripts]

@@ -132,6 +132,8 @@ class Cell:
     unmeasured: str = "quoted, not measured here"
     note: str = ""
     """A remark besides the note of its published figure."""
+    minus: Measured | None = None
+    """A second step whose number is taken off, seed by seed: the cell is a difference."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, existing_data
+from vitlet.arguments import AtLeastOne, Looking, existing_data
 from vitlet.errors import UsageError
 from vitlet.text import printable
 from vitlet.verbs.files import require_free
@@ -27,7 +27,7 @@ def reproduce(
     collect: Annotated[bool, Parameter(negative="")] = False,
     side_by_side: AtLeastOne | None = None,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
-    device: Device = "auto",
+    looking: Looking | None = None,
     json: Path | None = None,
 ) -> None:
     """Reproduce the paper's tables, figures and claims at a given scale, and report them beside the published values.
@@ -47,7 +47,6 @@ def reproduce(
         collect: Write the page and the JSON from finished runs, without running anything.
         side_by_side: Number of parallel runs; by default one per core, and one on a GPU.
         retry_failed: Repeat runs that diverged, from the beginning.
-        device: Where to compute.
         json: Also write the findings to this file; those that it has already stay where these runs have none.
     """
     from vitlet.reproduce.catalogue import chosen
@@ -64,7 +63,8 @@ def reproduce(
     require_free("figures", json, option="--json")
     from vitlet.reproduce import replicate
 
-    request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, device, retry_failed)
+    options = (looking or Looking()).options()
+    request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, options, retry_failed)
     if plan:
         replicate.show_plan(request)
     elif slurm is not None:
