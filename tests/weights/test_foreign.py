@@ -89,6 +89,20 @@ def test_timm_classifier(pool: str, tmp_path: Path) -> None:
         torch.testing.assert_close(ours, model(normalised(found.encoder, pixels)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["avg", "token", None])
+def test_a_head_on_the_mean_of_normed_patches_is_not_one_on_the_class_token(pool: str | None, tmp_path: Path) -> None:
+    """The tensors are the same; the config of timm's hub beside them tells, and without it the assumption is said."""
+    model = plain(num_classes=5, global_pool=pool or "token", fc_norm=False)
+    if pool is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "global_pool": pool}))
+    found = import_file(saved(model.state_dict(), tmp_path), heads=HEADS)
+    require_equal(found, model)
+    assert (found.classifier is None) == (pool == "avg")
+    dropped = {"classifier that pools by 'avg' with a norm elsewhere than here"}
+    assert set(found.layout.dropped.values()) == (dropped if pool == "avg" else set())
+    assert any("the class token is assumed" in note for note in found.notes) == (pool is None)
+
+
 def test_mae(tmp_path: Path) -> None:
     model = plain(768, 1, 12)
     model.pos_embed.data = sincos_2d(768, grid=4)
@@ -298,6 +312,70 @@ def test_what_one_block_lacks_and_others_have_is_missing(kind: str, lost: str, b
     assert found.facts["missing"] == list(found.missing)
 
 
+@pytest.mark.parametrize(("lost", "message"), [("norm.", "2 tensors missing: norm.weight"), ("qkv.bias", "2 tensors")])
+@pytest.mark.parametrize("project", ["MAE", "MAE-Lite", "MoCo-v3", "DINO", "ViT with timm's names"])
+def test_norm_and_biases_that_all_files_of_a_project_have_are_missing(
+    project: str, lost: str, message: str, tmp_path: Path
+) -> None:
+    """The control is the last: nobody knows whether a network with timm's names had them."""
+    model = plain(192, 2, 12)
+    if project == "MoCo-v3":
+        model.pos_embed.data = sincos_2d(192, grid=4, column_first=False)
+    fewer = {n: t for n, t in model.state_dict().items() if not (n.startswith(lost) or n.endswith(lost))}
+    content = {
+        "MAE": {"model": fewer | decoder(96)},
+        "MAE-Lite": {"model": prefixed(fewer | decoder(192), "model."), "start_epoch": 1},
+        "DINO": {"teacher": fewer},
+    }.get(project, fewer)
+    file = saved(content, tmp_path)
+    if project.endswith("names"):
+        whole = import_file(file, heads=12)
+        assert not whole.missing
+        assert whole.encoder.config.final_norm == (lost != "norm.")
+        return
+    with pytest.raises(CheckpointError, match=rf"is not the whole encoder.*{message}.*--allow-partial"):
+        import_file(file, heads=12)
+    found = import_file(file, heads=12, allow_partial=True)
+    assert found.kind.name == project
+    assert len(found.missing) == 2
+    assert found.encoder.config.final_norm
+
+
+@pytest.mark.parametrize("project", ["MAE", "MAE-Lite"])
+def test_a_norm_behind_the_pooling_is_a_norm(project: str, tmp_path: Path) -> None:
+    model = plain(192, 2, 12, num_classes=3, global_pool="avg")
+    content = {"model": prefixed(model.state_dict() | decoder(192), "model."), "start_epoch": 1}
+    if project == "MAE":
+        model.pos_embed.data = sincos_2d(192, grid=4)
+        content = {"model": model.state_dict()}
+    found = import_file(saved(content, tmp_path), heads=12)
+    assert found.kind.name == project
+    require_equal(found, model)
+
+
+@pytest.mark.parametrize("by", ["hugging face", "timm"])
+def test_blocks_and_width_are_those_of_the_config_beside_it(by: str, tmp_path: Path) -> None:
+    model = hugging_face("vit") if by == "hugging face" else plain()
+    config: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    if by == "timm":
+        config = {"model_args": {"embed_dim": WIDTH, "depth": 2, "num_heads": HEADS}}
+    beside = tmp_path / "config.json"
+    beside.write_text(json.dumps(config))
+    assert not import_file(saved(model.state_dict(), tmp_path)).missing
+    half = {k: v for k, v in model.state_dict().items() if not re.search(r"(blocks|layers?)\.1\.", k)}
+    file = saved(half, tmp_path)
+    with pytest.raises(CheckpointError, match=r"not the whole encoder. 12 tensors missing: blocks\.1\.norm1"):
+        import_file(file)
+    partial = import_file(file, allow_partial=True)
+    assert (partial.encoder.config.depth, len(partial.missing)) == (2, 12)
+    for old, new in ((f": {WIDTH}", ": 48"), ('": 2', '": 1')):
+        beside.write_text(json.dumps(config).replace(old, new))
+        with pytest.raises(CheckpointError, match=r"not what config\.json beside it describes.*move config\.json away"):
+            import_file(saved(model.state_dict(), tmp_path))
+    beside.unlink()
+    assert import_file(saved(half, tmp_path), heads=HEADS).encoder.config.depth == 1, "the control: nothing tells"
+
+
 @pytest.mark.parametrize("lost", ["pos_embed", "cls_token", "blocks.", "patch_embed.proj.weight"])
 def test_what_nobody_can_make_up_is_always_refused(lost: str, tmp_path: Path) -> None:
     file = saved({k: v for k, v in plain().state_dict().items() if not k.startswith(lost)}, tmp_path)
@@ -317,11 +395,27 @@ def test_heads_decide_what_is_computed_and_are_asked_for(tmp_path: Path) -> None
         import_file(file, heads=5)
 
 
+def test_heads_that_are_known_are_not_overruled(tmp_path: Path) -> None:
+    """But by a config beside the file, whose author may know better than the kind of file."""
+    file = saved(mae_lite(plain(192, 1, 12), ""), tmp_path)
+    with pytest.raises(
+        UsageError, match=r"--heads 3 for .*MAE-Lite of width 192 has 12 heads.*Fix: --heads 12, or none"
+    ):
+        import_file(file, heads=3)
+    assert import_file(file, heads=12).encoder.config.heads == 12
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 3}')
+    assert import_file(file).encoder.config.heads == import_file(file, heads=3).encoder.config.heads == 3
+    with pytest.raises(
+        UsageError, match=r"--heads 12 for .*config\.json beside it says 3 heads.*Fix: --heads 3, or none"
+    ):
+        import_file(file, heads=12)
+
+
 def odd_files() -> Iterator[tuple[str, dict[str, Tensor], str]]:
     tensors = plain().state_dict()
     yield "norms of queries", tensors | {"blocks.0.attn.q_norm.weight": torch.ones(8)}, "norms of queries and keys"
     yield "distilled", plain_distilled(), "second class token"
-    yield "stranger", tensors | {"blocks.0.gate.weight": torch.ones(3)}, "not part of a plain ViT"
+    yield "stranger", tensors | {"blocks.0.gate.weight": torch.ones(3)}, "tensors that no plain ViT has"
     yield "nan", tensors | {"cls_token": tensors["cls_token"] * float("nan")}, "NaN or infinite"
     yield "shape", tensors | {"blocks.0.attn.qkv.weight": torch.zeros(5, 24)}, r"its shape is \(5, 24\)"
     scales = {f"blocks.{i}.ls1.gamma": torch.ones(5) for i in range(2)}
@@ -329,6 +423,27 @@ def odd_files() -> Iterator[tuple[str, dict[str, Tensor], str]]:
     yield "head", tensors | {"head.weight": torch.zeros(5, 7), "head.bias": torch.zeros(5)}, "does not fit its encoder"
     yield "grey", tensors | {"patch_embed.proj.weight": torch.zeros(24, 1, 4, 4)}, "three colours"
     yield "oblong", tensors | {"pos_embed": torch.zeros(1, 13, 24)}, "no class token and a square"
+
+
+@pytest.mark.parametrize("which", ["registers", "clip", "dinov2 of hugging face", "part of a plain one"])
+def test_a_whole_file_of_another_network_is_not_asked_for_whole(which: str, tmp_path: Path) -> None:
+    """The control is a file that lacks a tensor."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    if which == "clip":
+        tensors = plain(pre_norm=True).state_dict()
+    elif which == "dinov2 of hugging face":
+        shape: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+        tensors = Dinov2Model(Dinov2Config(**shape, image_size=SIZE, patch_size=PATCH)).state_dict()
+    else:
+        tensors = plain().state_dict() | ({"reg_token": torch.zeros(1, 4, WIDTH)} if which == "registers" else {})
+    if which == "part of a plain one":
+        del tensors["blocks.0.norm1.bias"]
+    with pytest.raises(CheckpointError, match=r"Fix: .*--allow-partial") as caught:
+        import_file(saved(tensors, tmp_path), heads=HEADS)
+    said = str(caught.value)
+    assert ("is not a plain ViT, and other networks are not supported" in said) == (which != "part of a plain one")
+    assert ("the whole file" in said) == (which == "part of a plain one")
 
 
 def plain_distilled() -> dict[str, Tensor]:

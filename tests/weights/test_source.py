@@ -4,15 +4,20 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.jobs.importing import import_weights
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
+from vitlet.nn.posembed import sincos_2d
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import write_model
+from vitlet.weights.foreign import HALF, IMAGENET
 from vitlet.weights.names import Source
-from vitlet.weights.source import evaluation_view, load_encoder
+from vitlet.weights.source import blank_network, evaluation_view, has_final_norm, load_encoder
+from vitlet.weights.teacher import load_feature_teacher
 
 SHAPE = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 
@@ -36,6 +41,115 @@ def test_a_folder_a_timm_file_and_an_import_give_the_same_encoder(tmp_path: Path
     with torch.inference_mode():
         torch.testing.assert_close(again(images / 127.5 - 1), model.eval()(images / 127.5 - 1), rtol=1e-5, atol=1e-5)
     assert imported.facts["source"]["kind"] == "ViT with timm's names"
+
+
+def hollow(name: str) -> dict[str, Tensor]:
+    """Zeros of the shapes of timm's network, in a file of a few kilobytes."""
+    return {n: torch.zeros(()).expand(t.shape) for n, t in blank_network(name).state_dict().items()}
+
+
+def test_a_known_project_overrules_what_timm_says_of_the_name(tmp_path: Path) -> None:
+    """The controls: positions that are no project's, and a config beside the file, which overrules both."""
+    tensors, file = hollow("vit_tiny_patch16_224"), tmp_path / "file.pth"
+    as_mae = tensors | {"pos_embed": sincos_2d(192, grid=14)}
+    for content, mean in ((tensors, HALF[0]), (as_mae, IMAGENET[0])):
+        torch.save({"model": content}, file)
+        found = load_encoder(f"timm:vit_tiny_patch16_224@{file}")
+        assert isinstance(found.encoder, Encoder)
+        assert (found.encoder.mean, found.encoder.config.heads) == (mean, 3)
+    assert found.facts["source"]["kind"] == "MAE"
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}}')
+    assert load_encoder(f"timm:vit_tiny_patch16_224@{file}").encoder.mean == (0.1, 0.2, 0.3)
+
+
+def test_a_tag_tells_how_pixels_were_normalised(tmp_path: Path) -> None:
+    file = tmp_path / "file.pth"
+    torch.save(hollow("vit_small_patch16_224"), file)
+    for tag, mean in (("", HALF[0]), (".augreg_in1k", HALF[0]), (".dino", IMAGENET[0])):
+        assert load_encoder(f"timm:vit_small_patch16_224{tag}@{file}").encoder.mean == mean
+    with pytest.raises(UsageError, match=r"no weights 'vit_small_patch16_224\.dyno'.*Did you mean .*\.dino"):
+        load_encoder(f"timm:vit_small_patch16_224.dyno@{file}")
+
+
+def test_a_known_number_of_heads_that_is_not_the_names_is_refused(tmp_path: Path) -> None:
+    """The control is the same network under names that are not the project's."""
+    tensors, file = hollow("vit_tiny_patch16_224"), tmp_path / "file.pth"
+    torch.save({"model": {f"model.{n}": t for n, t in tensors.items()}, "start_epoch": 400}, file)
+    source = f"timm:vit_tiny_patch16_224@{file}"
+    with pytest.raises(UsageError, match=r"which has 3 heads.*MAE-Lite of width 192 has 12 heads.*Fix: vitlet import"):
+        load_encoder(source)
+    assert load_encoder(import_weights(file, out=tmp_path / "out")).encoder.config.heads == 12  # type: ignore[union-attr]
+    torch.save({"model": tensors}, file)
+    assert load_encoder(source).encoder.config.heads == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("norm.", r"2 tensors of 149 differ: norm\.bias: missing there"),
+        ("qkv.bias", r"12 tensors of 149 differ: blocks\.0\.attn\.qkv\.bias: missing there"),
+        ("blocks.11.", r"Patch size, width and depth are 16, 192, 11 there and 16, 192, 12 in timm"),
+        ("LayerScale", r"1 tensor of 150 differs: blocks\.0\.ls1\.gamma: \(192,\) there, missing here"),
+    ],
+)
+def test_a_file_has_the_tensors_of_the_network_that_it_is_called(change: str, message: str, tmp_path: Path) -> None:
+    file, whole = tmp_path / "file.pth", hollow("vit_tiny_patch16_224")
+    tensors = {n: t for n, t in whole.items() if not (n.startswith(change) or n.endswith(change))}
+    if change == "LayerScale":
+        tensors["blocks.0.ls1.gamma"] = torch.ones(192)
+    torch.save(tensors, file)
+    with pytest.raises(CheckpointError, match=rf"file\.pth is not vit_tiny_patch16_224\. {message}.*vitlet import"):
+        load_encoder(f"timm:vit_tiny_patch16_224@{file}")
+
+
+def test_the_norm_of_a_named_network_may_stand_behind_the_pooling(tmp_path: Path) -> None:
+    """As after fine-tuning, whatever the classes; and positions may be of another grid."""
+    model = timm.create_model("vit_tiny_patch16_224", global_pool="avg", num_classes=3, img_size=32)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    found = load_encoder(f"timm:vit_tiny_patch16_224@{tmp_path / 'file.pth'}")
+    assert isinstance(found.classifier, Classifier)
+    assert (found.classifier.pool, found.encoder.config.image_size) == ("mean", 32)
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_whether_there_is_a_final_norm_is_told_alike_by_a_folder_and_by_a_file(
+    final_norm: bool, tmp_path: Path
+) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", global_pool="token" if final_norm else "avg", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    folder = import_weights(tmp_path / "file.pth", out=tmp_path / "out", heads=3)
+    for source in (f"timm:vit_tiny_patch16_224@{tmp_path / 'file.pth'}", folder):
+        assert has_final_norm(source) == final_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vit_base_patch16_xp_224", "another kind, ParallelScalingBlock"), ("vit_small_patch16_18x2_224", "Things"),
+        ("vit_base_patch16_rpn_224", "ResPostBlock"), ("vit_small_patch14_reg4_dinov2", "It has register tokens"),
+        ("deit_tiny_distilled_patch16_224", "second class token"), ("vit_base_patch16_siglip_224", "attention pooling"),
+        ("vit_base_patch16_gap_224", "no class token"), ("vit_base_patch16_clip_224", "norm before the first block"),
+        ("vit_base_patch16_clip_quickgelu_224", "not the exact GELU"), ("vit_tiny_r_s16_p8_224", "HybridEmbed"),
+        ("test_vit4", "norms are of another kind"),
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_vit_is_refused_by_its_name(name: str, reason: str, tmp_path: Path) -> None:
+    torch.save(hollow(name), tmp_path / "file.pth")
+    for load in (lambda: load_encoder(f"timm:{name}@{tmp_path / 'file.pth'}"), lambda: untrained(name)):
+        with pytest.raises(UsageError, match=rf"^{name} is not a plain ViT\. .*{reason}"):
+            load()
+
+
+def test_an_untrained_network_has_no_layer_scale_and_one_in_a_file_may(tmp_path: Path) -> None:
+    name = "deit3_small_patch16_224"
+    torch.save(hollow(name), tmp_path / "file.pth")
+    assert load_encoder(f"timm:{name}@{tmp_path / 'file.pth'}").encoder.config.depth == 12  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"deit3_small_patch16_224 is not a plain ViT\. It has LayerScale"):
+        untrained(name)
+
+
+def untrained(name: str) -> object:
+    return load_feature_teacher(f"untrained:{name}", like=SHAPE)
 
 
 @pytest.mark.parametrize("text", ["nowhere", "timm:vit_tiny_patch16_224@nowhere.pth"])

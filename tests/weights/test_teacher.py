@@ -1,5 +1,6 @@
 """Teachers are what they are called, or there is none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 
 from vitlet.augmentation import Centre, View
 from vitlet.errors import CheckpointError, UsageError
+from vitlet.methods.distill import AttentionDistillation
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
+from vitlet.nn.posembed import sincos_2d
 from vitlet.recipe import EncoderConfig
+from vitlet.recipes import with_overrides
+from vitlet.recipes.distill import dmae_tiny_400e
 from vitlet.weights.folder import write_model
+from vitlet.weights.foreign import IMAGENET
+from vitlet.weights.source import blank_network
 from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher, load_feature_teacher
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
@@ -45,6 +52,32 @@ def test_a_file_is_read_as_the_network_it_is_called(tmp_path: Path) -> None:
     assert (teacher.encoder.config.heads, teacher.encoder.mean) == (3, (0.5, 0.5, 0.5))
     torch.testing.assert_close(teacher.encoder.vit.norm.weight, model.norm.weight, rtol=0, atol=0)
     assert teacher.facts["licence"]
+
+
+def test_the_teacher_that_the_recipe_documents_sees_pixels_as_mae_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control is timm's default for the name, which is another mean."""
+    monkeypatch.chdir(tmp_path)
+    said = re.search(r"`--set (objective\.teacher)=(timm:(\S+)@(\S+))`", dmae_tiny_400e.__doc__ or "")
+    assert said is not None
+    key, source, name, file = said.groups()
+    network = blank_network(name)
+    tensors = {n: torch.zeros(()).expand(t.shape) for n, t in network.state_dict().items() if not n.startswith("head.")}
+    torch.save({"model": tensors | {"pos_embed": sincos_2d(768, grid=14)}}, file)
+    recipe = with_overrides(dmae_tiny_400e(), {key: source})
+    objective = recipe.objective.build(Encoder(recipe.encoder), num_classes=0, seed=0)
+    assert isinstance(objective, AttentionDistillation)
+    teacher = objective.teacher.network
+    assert (teacher.config.heads, teacher.mean, teacher.std) == (12, *IMAGENET)
+    assert objective.teacher_facts["licence"] == "CC-BY-NC-4.0"
+    assert network.pretrained_cfg["mean"] != IMAGENET[0]
+
+
+def test_a_tag_that_timm_has_not_is_refused_for_a_classifier_too(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"no weights 'resnet18\.a9_in1k'.*Did you mean resnet18\.a\d_in1k"):
+        load_classifier_teacher(f"timm:resnet18.a9_in1k@{tmp_path / 'w.pth'}", num_classes=4)
 
 
 def test_an_untrained_teacher_has_the_shape_of_its_name_and_the_patches_of_the_student() -> None:

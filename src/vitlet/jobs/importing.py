@@ -90,7 +90,7 @@ def _show(found: Imported, source: Path, teller: Teller) -> None:
     for reason, count in Counter(layout.lost.values()).items():
         table.add_row("LOST", f"{plural(count, 'tensor')}: {reason}; the encoder computes something else without")
     for name in found.missing:
-        stands = "ones stand" if name in layout.unscaled else "random numbers stand"
+        stands = "ones stand" if name in layout.unscaled else "untrained values stand"
         table.add_row("MISSING", f"{name}: {stands} there")
     table.add_row("licence", found.kind.licence)
     teller.console.print(table)

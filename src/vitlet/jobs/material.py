@@ -28,7 +28,7 @@ from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
-from vitlet.weights.source import load_encoder
+from vitlet.weights.source import has_final_norm, load_encoder
 
 _HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 _SHAPE = {
@@ -118,7 +118,7 @@ def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
 
 
 def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
-    """Check the images and choose those to train on.
+    """Check the images and choose those to train on; say what became of the final norm of an initial encoder.
 
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
@@ -129,6 +129,7 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
             "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
         )
     verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
+    _say_norm(recipe, launch, teller)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
@@ -147,6 +148,16 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     if launch.subset is not None:  # a list may leave a class out
         require_labels(index, verdicts, ids, held_out if len(held_out) else ids, split)
     return Material(index, verdicts, ids, held_out, split, len(whole), workers=workers)
+
+
+def _say_norm(recipe: Recipe, launch: Launch, teller: Teller) -> None:
+    if launch.init is None or launch.keep_blocks is not None or isinstance(recipe.encoder, ConvNetConfig):
+        return  # with some blocks kept, the norm above them is new in any case
+    had, has = has_final_norm(launch.init), recipe.encoder.final_norm
+    if had and not has:
+        teller.say("note: the final norm of the initial encoder is left out (encoder.final_norm=false)")
+    elif has and not had:
+        teller.say("note: the initial encoder has no final norm; a new one is trained (encoder.final_norm=true)")
 
 
 def chosen_ids(
@@ -264,7 +275,8 @@ def _described(encoder: AnyEncoder, values: set[str]) -> str:
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     """Return the encoder to train, and the recipe with its actual shape.
 
-    An initial encoder brings its own shape; the recipe decides everything that is not a tensor.
+    An initial encoder brings its own shape and, if the recipe fixes positions, what they are; the recipe decides
+    everything else that is not a tensor.
 
     Raises:
         CheckpointError: if the encoder at `launch.init` has changed since the run began.
@@ -281,7 +293,7 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
         raise CheckpointError(
             f"{printable(launch.init)} is not the encoder that the run was started from",
             why="It was trained again or replaced since",
-            fix="bring the old one back, or start anew with --fresh",
+            fix="bring the old one back, or give the command that began the run again, with --fresh",
         )
     found = saved.encoder
     if isinstance(shape, ConvNetConfig):
@@ -296,6 +308,8 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
             why=f"recipe {recipe.name} works on {recipe.encoder.image_size} px",
             fix="choose a recipe of the same image size",
         )
+    if recipe.encoder.position == "sincos":  # the table is the source's: fixed if it was, under its own name
+        changes |= {k: getattr(source.config, k) for k in ("position", "sincos_order")}
     changes["relative_position"] = recipe.encoder.relative_position or source.config.relative_position
     wanted = recipe.encoder.changed(**changes)
     changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))

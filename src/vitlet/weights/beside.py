@@ -19,6 +19,10 @@ class Beside:
     """Hugging Face's or timm's metadata for a weights file."""
 
     heads: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    pool: str | None = None
+    """What the classifier reads, as timm's `global_pool`: `token`, `avg`, …."""
     pixels: tuple[Pixels, Pixels] | None = None
     """Mean and deviation."""
     activation: str = "gelu"
@@ -34,10 +38,13 @@ def read_beside(path: Path) -> Beside:
     )
     pixels = _pixels(_part(config, "pretrained_cfg"), ("mean", "std"), "config.json", remarks)
     pixels = pixels or _pixels(preprocessing, ("image_mean", "image_std"), "preprocessor_config.json", remarks)
-    heads = config.get("num_attention_heads") or _part(config, "model_args").get("num_heads")
-    activation = config.get("hidden_act")
+    arguments, activation = _part(config, "model_args"), config.get("hidden_act")
+    pool = arguments.get("global_pool", config.get("global_pool"))
     return Beside(
-        heads=heads if type(heads) is int and heads > 0 else None,
+        heads=_count(config.get("num_attention_heads"), arguments.get("num_heads")),
+        width=_count(config.get("hidden_size"), arguments.get("embed_dim")),
+        depth=_count(config.get("num_hidden_layers"), arguments.get("depth")),
+        pool=pool if isinstance(pool, str) else None,
         pixels=pixels,
         activation=activation if isinstance(activation, str) else "gelu",
         remarks=tuple(remarks),
@@ -62,6 +69,10 @@ def _object(path: Path, remarks: list[str]) -> dict[str, Any]:
 def _part(table: dict[str, Any], name: str) -> dict[str, Any]:
     found = table.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _count(*found: object) -> int | None:
+    return next((value for value in found if type(value) is int and value > 0), None)
 
 
 def _pixels(

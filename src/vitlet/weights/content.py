@@ -70,7 +70,7 @@ def require_same_teacher(objective: ObjectiveConfig, content: str) -> None:
         raise CheckpointError(
             f"{printable(_teacher_of(objective) or '')} is not the teacher that the run began with",
             why="It was trained again or replaced since",
-            fix="bring the old one back, or start anew with --fresh",
+            fix="bring the old one back, or give the command that began the run again, with --fresh",
         )
 
 

@@ -1,12 +1,14 @@
 """Import of ViTs trained elsewhere: complete or, on request, partial, and never silently so.
 
 Tensors show width, depth, patch size, grid and MLP ratio, but neither the number of heads nor the pixel normalisation.
-Those follow from the kind of file or a `config.json` next to it, or the user must give them. Position embeddings are
-kept unchanged (MAE's and MoCo-v3's sin-cos tables differ) and resized only on request.
+Those follow from the kind of file, a `config.json` next to it or the network that it is said to hold, or the user must
+give them; a number of heads that contradicts what is known is refused. Position embeddings are kept unchanged (MAE's
+and MoCo-v3's sin-cos tables differ) and resized only on request.
 
 Differences: LayerNorm's ε is 1e-6, as in timm; Hugging Face's default is 1e-12, which trained weights do not notice.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +24,8 @@ from vitlet.nn.posembed import resize
 from vitlet.recipe import EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beside import Beside, read_beside
-from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, kind_of, sincos_order
-from vitlet.weights.layouts import Layout, arrange
+from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, Named, as_it_is, kind_of, num_heads, sincos_order
+from vitlet.weights.layouts import STRANGER, Layout, arrange, fill_biases
 from vitlet.weights.reading import WeightsFile, read_weights
 from vitlet.weights.tensors import require_same
 
@@ -41,7 +43,7 @@ class Imported:
     kind: Kind
     layout: Layout
     missing: tuple[str, ...]
-    """Tensors (timm's names) that the file lacks: randomly initialised, or ones for a LayerScale."""
+    """Tensors (timm's names) that the file lacks: untrained, or ones for a LayerScale."""
     notes: tuple[str, ...]
     """Sentences to show to the user."""
     facts: dict[str, Any]
@@ -57,6 +59,7 @@ def import_file(
     prefix: str | None = None,
     pixels: tuple[Pixels, Pixels] | None = None,
     entry: str | None = None,
+    named: Named | None = None,
 ) -> Imported:
     """Read an encoder from another library's weights file.
 
@@ -66,51 +69,58 @@ def import_file(
         image_size: Resize the position embedding to images of this side, in pixels; None keeps it.
         allow_partial: Accept an incomplete encoder, or one that computes something else than the original.
         prefix: Which network, if the file has several.
-        pixels: Mean and standard deviation of its pixels; None takes those of a config next to the file, or ImageNet's.
+        pixels: Mean and standard deviation of its pixels; None takes those of a config next to the file, those of
+            `named` if the project is not known, or ImageNet's.
         entry: Which entry, if the file has several; None takes the trained weights.
+        named: The network that the file must hold.
 
     Raises:
-        CheckpointError: if the file is unsafe, damaged, not a plain ViT, or incomplete.
-        UsageError: if the user must specify something.
+        CheckpointError: if the file is unsafe, damaged, not a plain ViT, incomplete, or not `named`.
+        UsageError: if the user must specify something, or says something else than is known.
     """
-    file = read_weights(path, entry=entry)
-    layout = arrange(file.tensors, prefix=prefix)
-    kind, beside = kind_of(file, layout), read_beside(path)
+    file, beside = read_weights(path, entry=entry), read_beside(path)
+    layout = arrange(file.tensors, prefix=prefix, pool=beside.pool)
+    kind = kind_of(file, layout)
     if beside.activation != "gelu":
         raise CheckpointError(
             f"{printable(path)} has the activation {printable(beside.activation)}",
             why="A plain ViT has the exact GELU, and the encoder would compute something else",
             fix="give a model with exact GELU",
         )
-    shape = _shape(layout, path)
+    shape = _shape(layout, beside, path)
+    if named is not None:
+        _require_named(layout, named, path)
     width = shape["width"]
-    count = _heads_of_table(layout, heads, path) or heads or beside.heads or kind.heads.get(width)
-    count = count or _ask_for_heads(width, kind, path)
+    count = num_heads(layout, kind, beside, path, heads if named is None else named)
     if width % count:
         raise UsageError(f"width {width} cannot be split into {count} heads", fix="--heads N with N a divisor of it")
     _check_relative(file, layout, shape, path)
-    values = {**shape, "heads": count, **_positions(layout, shape["image_size"] // shape["patch_size"])}
+    if not kind.is_project:
+        fill_biases(layout)
+    values = {**shape, "heads": count, **_positions(layout, kind, shape["image_size"] // shape["patch_size"])}
     config = EncoderConfig.from_json(values, where=printable(path))
-    mean, std = pixels or beside.pixels or IMAGENET
+    mean, std = pixels or beside.pixels or (IMAGENET if named is None or kind.is_project else named.pixels)
     encoder = Encoder(config, mean=mean, std=std)
     missing = _fill(encoder, layout, path)
     _require_whole(layout, missing, path, allow_partial=allow_partial)
     classifier = _classifier(layout, width)
     if image_size is not None:
         encoder = resized(encoder, image_size)
-    notes = _notes(kind, file, beside, asked_pixels=pixels is not None)
+    notes = _notes(kind, file, beside, classifier, asked_pixels=pixels is not None)
     facts = _facts(path, file, layout, kind, missing, count)
     return Imported(encoder, classifier, kind, layout, missing, notes, facts)
 
 
-def _positions(layout: Layout, grid: int) -> dict[str, Any]:
+def _positions(layout: Layout, kind: Kind, grid: int) -> dict[str, Any]:
     order = sincos_order(layout.tensors["pos_embed"]) if grid > 1 else ""
     found: dict[str, Any] = {"position": "sincos", "sincos_order": order} if order else {}
-    return found | {"final_norm": "norm.weight" in layout.tensors, "relative_position": layout.relative}
+    has_norm = any(name.startswith("norm.") for name in layout.tensors)
+    lacks_norm = kind.is_project and "fc_norm.weight" not in layout.found
+    return found | {"final_norm": has_norm or lacks_norm, "relative_position": layout.relative}
 
 
-def _shape(layout: Layout, path: Path) -> dict[str, Any]:
-    """Infer the network's shape from its tensors."""
+def _shape(layout: Layout, beside: Beside, path: Path) -> dict[str, Any]:
+    """Infer the network's shape from its tensors, and its depth from a config if there is one."""
     tensors, depth = layout.tensors, layout.depth
     patch, position = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
     first = next((t for name, t in tensors.items() if name.endswith(".mlp.fc1.weight") and t.ndim == 2), None)
@@ -134,32 +144,43 @@ def _shape(layout: Layout, path: Path) -> dict[str, Any]:
             f"{printable(path)} is not a plain ViT", why=f"{reason}{also}", fix="give a file of a plain ViT"
         )
     side, width = patch.shape[2], patch.shape[0]
+    if beside.width not in (None, width) or depth > (beside.depth or depth):
+        said = f"width {beside.width or width} and {plural(beside.depth or depth, 'block')}"
+        raise CheckpointError(
+            f"{printable(path)} is not what config.json beside it describes",
+            why=f"That says {said}; the file has width {width} and {plural(depth, 'block')}",
+            fix="give the file that belongs to it, or move config.json away",
+        )
     grid = round((position.shape[1] - 1) ** 0.5)
     ratio = first.shape[0] / width
-    return {"image_size": grid * side, "patch_size": side, "width": width, "depth": depth, "mlp_ratio": ratio}
+    return {
+        "image_size": grid * side,
+        "patch_size": side,
+        "width": width,
+        "depth": beside.depth or depth,
+        "mlp_ratio": ratio,
+    }
 
 
-def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
-    known = {192: "timm's and DeiT's ViT-Tiny have 3, that of Wang et al. 2023 has 12", 384: "ViT-Small has 6 or 12"}
-    raise UsageError(
-        f"{printable(path)} ({kind.name}) does not tell its number of heads",
-        why=f"Tensors of width {width} fit any divisor, and each computes something else"
-        + (f": {known[width]}" if width in known else ""),
-        fix="--heads N" if width not in known else "--heads 3 or --heads 12" if width == 192 else "--heads 6 or 12",
-    )
+def _require_named(layout: Layout, named: Named, path: Path) -> None:
+    """Require the network's own tensors: a bias or a norm that the file lacks is not one that another network lacks.
+
+    Classes may differ, the norm may stand behind the pooling, and positions may be of another grid.
+    """
+    what = f"{printable(path)} is not {named.architecture}"
+    fix = f"timm:NAME@FILE with the name of the model that the file is of; or {as_it_is(path)}"
+    patch = layout.tensors["patch_embed.proj.weight"].shape
+    there = (patch[2], patch[0], layout.depth)
+    if there != named.shape:
+        why = "Patch size, width and depth are {}, {}, {} there and {}, {}, {} in timm".format(*there, *named.shape)
+        raise CheckpointError(what, why=why, fix=fix)
+    own = {n for n in layout.found if n.startswith("fc_norm.") or layout.prefix + n not in layout.dropped}
+    require_same(_comparable({n: layout.found[n] for n in own}), _comparable(named.tensors), what=what, fix=fix)
 
 
-def _heads_of_table(layout: Layout, asked: int | None, path: Path) -> int | None:
-    """Return the number of columns, one per head, of the relative-position tables; None without tables."""
-    tables = (t for name, t in layout.tensors.items() if name.endswith("relative_position_bias_table") and t.ndim == 2)
-    columns = next((table.shape[1] for table in tables), None)
-    if columns and asked not in (None, columns):
-        raise UsageError(
-            f"--heads {asked} for {printable(path)}",
-            why=f"Its tables of relative positions have a column for each of {plural(columns, 'head')}",
-            fix=f"--heads {columns}, or none",
-        )
-    return columns
+def _comparable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    kept = {n: t for n, t in tensors.items() if not n.startswith("head.") and n != "pos_embed"}
+    return {n.replace("fc_norm.", "norm."): t for n, t in kept.items()}
 
 
 def _check_relative(file: WeightsFile, layout: Layout, shape: dict[str, Any], path: Path) -> None:
@@ -196,7 +217,7 @@ def _fill(encoder: Encoder, layout: Layout, path: Path) -> tuple[str, ...]:
                 fix="give a checkpoint from before the training diverged",
             )
     for name in sorted(layout.tensors.keys() - wanted.keys()):
-        layout.lost[layout.prefix + name] = "not part of a plain ViT"
+        layout.lost[layout.prefix + name] = STRANGER
     encoder.vit.load_state_dict({k: v for k, v in layout.tensors.items() if k in wanted}, strict=False)
     return (*(name for name in wanted if name not in layout.tensors), *layout.unscaled)
 
@@ -215,16 +236,27 @@ def _classifier(layout: Layout, width: int) -> Classifier | None:
 def _require_whole(layout: Layout, missing: tuple[str, ...], path: Path, *, allow_partial: bool) -> None:
     if allow_partial or not (missing or layout.lost):
         return
-    parts = []
+    parts, others = [], any(reason != STRANGER for reason in layout.lost.values())
     if missing:
         parts.append(f"{plural(len(missing), 'tensor')} missing: {', '.join(missing[:4])}{' …' * (len(missing) > 4)}")
     for reason in sorted(set(layout.lost.values())):
-        names = [printable(name) for name, why in layout.lost.items() if why == reason]
+        names = [printable(name) for name, of in layout.lost.items() if of == reason]
         parts.append(f"it has {reason} ({names[0]}{' …' * (len(names) > 1)})")
+    why = "; ".join(parts)
+    why, partially = (
+        why[:1].upper() + why[1:],
+        "--allow-partial, which leaves missing tensors untrained and ignores what has no place",
+    )
+    if layout.lost and (others or not missing):
+        raise CheckpointError(
+            f"{printable(path)} is not a plain ViT, and other networks are not supported",
+            why=why,
+            fix=f"give a file of a plain ViT; or {partially}: the encoder then computes something else",
+        )
     raise CheckpointError(
         f"{printable(path)} is not the whole encoder",
-        why="; ".join(parts).capitalize() if missing else "; ".join(parts),
-        fix="the whole file; or --allow-partial, which leaves missing tensors random and ignores what has no place",
+        why=why,
+        fix=f"the whole file; or {partially}",
     )
 
 
@@ -243,7 +275,9 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     return other
 
 
-def _notes(kind: Kind, file: WeightsFile, beside: Beside, *, asked_pixels: bool) -> tuple[str, ...]:
+def _notes(
+    kind: Kind, file: WeightsFile, beside: Beside, classifier: Classifier | None, *, asked_pixels: bool
+) -> tuple[str, ...]:
     notes = [*beside.remarks]
     for other in map(printable, file.siblings):
         average = ", an average over training by its name" if "ema" in other.lower() else ""
@@ -258,11 +292,13 @@ def _notes(kind: Kind, file: WeightsFile, beside: Beside, *, asked_pixels: bool)
         )
     elif kind.licence == UNKNOWN:
         notes.append("the file does not say under which licence it may be used; ask where it came from")
-    if not asked_pixels and beside.pixels is None and (beside.remarks or not kind.imagenet_pixels):
+    if not asked_pixels and beside.pixels is None and (beside.remarks or not kind.is_project):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
             "--pixels half for weights that were trained on -1 … 1 (many of timm's and Google's)"
         )
+    if classifier is not None and classifier.pool == "class" and beside.pool is None:
+        notes.append("the file does not say what its classifier reads; the class token is assumed")
     return tuple(notes)
 
 

@@ -50,6 +50,7 @@ _LOST = (
     (r"(embeddings\.)?reg(ister)?_tokens?$", "register tokens, which take part in attention"),
     (r".*\.(q_norm|k_norm)\.", "norms of queries and keys"),
     (r"(norm_pre|ln_pre)\.", "norm before the first block"),
+    (r"attn_pool\.", "attention pooling"),
     (r".*mlp\.(w12|w3|w1|w2|fc1_g|fc1_x)\.", "gated MLP"),
     (r".*rope", "rotary positions"),
 )
@@ -67,8 +68,9 @@ _HUGGING_FACE = (
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
 )
+STRANGER = "tensors that no plain ViT has"
 _LOGITS_ALONE = {"norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias"}
-_ATTENTION_BIASES = {"attn.qkv.bias", "attn.q_bias", "attn.v_bias"}
+_ATTENTION_BIASES = ("attn.qkv.bias", "attn.q_bias", "attn.v_bias")
 _SCALED = (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2"))
 """Each LayerScale with the layer whose output it multiplies."""
 
@@ -80,6 +82,8 @@ class Layout:
     tensors: dict[str, Tensor]
     prefix: str
     hugging_face: bool
+    found: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of the network as they are in the file, by timm's names."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Name in the file → reason."""
     lost: dict[str, str] = field(default_factory=dict)
@@ -102,12 +106,13 @@ class Layout:
         return len(_blocks(self.tensors))
 
 
-def arrange(tensors: dict[str, Tensor], *, prefix: str | None = None) -> Layout:
+def arrange(tensors: dict[str, Tensor], *, prefix: str | None = None, pool: str | None = None) -> Layout:
     """Find the encoder among the tensors of a file.
 
     Args:
         tensors: Tensors by their names in the file.
         prefix: Prefix of the network, if there are several; None detects it.
+        pool: What its classifier reads, as timm's `global_pool`; None if that is not known.
 
     Raises:
         CheckpointError: if there is no ViT.
@@ -123,7 +128,8 @@ def arrange(tensors: dict[str, Tensor], *, prefix: str | None = None) -> Layout:
         layout.tensors[_rename(name) if layout.hugging_face else name] = tensor.detach().float()
     if layout.hugging_face:
         _join_queries_keys_values(layout)
-    _take_classifier(layout)
+    layout.found = dict(layout.tensors)
+    _take_classifier(layout, pool)
     _set_aside(layout)
     _drop_logits_block(layout)
     _normalise_positions(layout)
@@ -191,14 +197,23 @@ def _blocks(tensors: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda block: int(block.split(".")[1]))
 
 
-def _take_classifier(layout: Layout) -> None:
-    """Take a single linear head as the classifier; projection heads have several layers, under other names."""
+def _take_classifier(layout: Layout, pool: str | None) -> None:
+    """Take a single linear head as the classifier; projection heads have several layers, under other names.
+
+    A head behind the final norm reads the class token, one behind a norm of its own the mean, unless `pool` is another.
+    """
     tensors = layout.tensors
-    wanted = ["head.weight", "head.bias"]
+    wanted, reads = ["head.weight", "head.bias"], "token"
     if "norm.weight" not in tensors:
-        wanted += ["fc_norm.weight", "fc_norm.bias"]
-    if all(name in tensors for name in wanted) and tensors["head.weight"].ndim == 2 and len(tensors["head.bias"]) > 1:
-        layout.classifier = {name: tensors.pop(name) for name in wanted}
+        wanted, reads = [*wanted, "fc_norm.weight", "fc_norm.bias"], "avg"
+    if not all(n in tensors for n in wanted) or tensors["head.weight"].ndim != 2 or len(tensors["head.bias"]) < 2:
+        return
+    taken = {name: tensors.pop(name) for name in wanted}
+    if pool in (None, reads):
+        layout.classifier = taken
+    else:
+        reason = f"classifier that pools by {printable(pool)!r} with a norm elsewhere than here"
+        layout.dropped |= {layout.prefix + name: reason for name in taken}
 
 
 def _set_aside(layout: Layout) -> None:
@@ -213,7 +228,7 @@ def _set_aside(layout: Layout) -> None:
         if reason := _first(_DROPPED, name):
             layout.dropped[original] = reason
         elif not known.match(name):
-            layout.lost[original] = _first(_LOST, name) or "not part of a plain ViT"
+            layout.lost[original] = _first(_LOST, name) or STRANGER
         else:
             continue
         del layout.tensors[name]
@@ -275,14 +290,10 @@ def _rewrite_blocks(layout: Layout) -> None:
 def _as_plain(layout: Layout, block: str, somewhere: set[str]) -> set[str]:
     """Fold tensors that a plain block does not have; return notes. `somewhere`: names that any block has."""
     tensors, done = layout.tensors, set[str]()
-    weight = tensors.get(f"{block}.attn.qkv.weight")
     q, v = (tensors.pop(f"{block}.attn.{part}_bias", None) for part in "qv")
     if q is not None and v is not None:
         tensors[f"{block}.attn.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
         done.add("biases of queries and values were joined, with zeros for the keys")
-    elif weight is not None and not somewhere & _ATTENTION_BIASES:
-        tensors[f"{block}.attn.qkv.bias"] = weight.new_zeros(weight.shape[0])
-        done.add("queries, keys and values have no bias, which zeros say as well")
     for gamma, layer in _SCALED:
         scale = tensors.get(f"{block}.{gamma}")
         names = [f"{block}.{layer}.weight", f"{block}.{layer}.bias"]
@@ -294,6 +305,16 @@ def _as_plain(layout: Layout, block: str, somewhere: set[str]) -> set[str]:
             del tensors[f"{block}.{gamma}"]
             done.add("LayerScale was multiplied into the layer before it")
     return done
+
+
+def fill_biases(layout: Layout) -> None:
+    """Give queries, keys and values zeros as biases if no plain block has any, as networks without them compute."""
+    if layout.relative or any(name.endswith(_ATTENTION_BIASES) for name in layout.found):
+        return
+    for name, weight in list(layout.tensors.items()):
+        if name.endswith("attn.qkv.weight"):
+            layout.tensors[f"{name.removesuffix('weight')}bias"] = weight.new_zeros(weight.shape[0])
+    layout.rewritten.append("queries, keys and values have no bias, which zeros say as well")
 
 
 def _as_relative(tensors: dict[str, Tensor], block: str, somewhere: set[str]) -> set[str]:

@@ -5,20 +5,23 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers.layer_scale import LayerScale
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json
-from vitlet.errors import CheckpointError, UsageError
+from vitlet.errors import UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Pixels
 from vitlet.nn.heads import new_classifier
-from vitlet.recipe import ConvNetConfig
+from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.folder import Saved, load_exactly, read_model
 from vitlet.weights.foreign import import_file
-from vitlet.weights.kinds import UNKNOWN
+from vitlet.weights.kinds import UNKNOWN, Named
+from vitlet.weights.layouts import arrange
 from vitlet.weights.names import CONFIG, Source, model_folder
 from vitlet.weights.reading import read_weights
 
@@ -52,30 +55,37 @@ def facts_of(source: str | os.PathLike[str] | Source) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def has_final_norm(source: str | os.PathLike[str] | Source) -> bool:
+    """Return whether the ViT that `load_encoder` would load has a final norm, without loading weights if possible.
+
+    Raises:
+        CheckpointError, UsageError: see `load_encoder`.
+    """
+    named = source if isinstance(source, Source) else Source.parse(source)
+    if named.architecture is not None:
+        return cast(EncoderConfig, load_encoder(named).encoder.config).final_norm
+    return bool(read_json(model_folder(named.path) / CONFIG)["vitlet"]["encoder"]["final_norm"])
+
+
 def evaluation_view(image_size: int) -> View:
     """Return the default evaluation view: ImageNet's centre crop, or no crop for small images."""
     return View(size=image_size, crop=Centre(share=1.0 if image_size <= _SMALL_PIXELS else 0.875), flip=0)
 
 
 def _from_timm(source: Source, architecture: str) -> Saved:
-    """Load a file as timm's plain ViT or ConvNet of that name, with its head count and pixel normalisation."""
+    """Load a file as timm's plain ViT or ConvNet of that name, with its head count.
+
+    Its pixels are normalised as timm does for that name and tag, unless the file or a config next to it tells more.
+    """
     model = blank_network(architecture)
     values = cast(dict[str, Any], model.pretrained_cfg)
     pixels = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
     if not isinstance(model, VisionTransformer):
         return _convnet_from_timm(source, architecture, image_size=values["input_size"][-1], pixels=pixels)
     block: Any = require_plain(model, architecture).blocks[0]
-    found = import_file(source.path, heads=block.attn.num_heads, pixels=pixels)
-    config = found.encoder.config
-    there = (config.patch_size, config.width, config.depth)
-    wanted = (model.patch_embed.patch_size[0], model.embed_dim, len(model.blocks))
-    if there != wanted:
-        raise CheckpointError(
-            f"{printable(source.path)} is not {architecture}",
-            why="Patch size, width and depth are {}, {}, {} there and {}, {}, {} in timm".format(*there, *wanted),
-            fix="timm:NAME@FILE with the name of the model that the file is of",
-        )
-    view = evaluation_view(config.image_size)
+    named = Named(architecture, heads=block.attn.num_heads, pixels=pixels, tensors=model.state_dict())
+    found = import_file(source.path, named=named)
+    view = evaluation_view(found.encoder.config.image_size)
     classes = _numbered(found.classifier.head.out_features) if found.classifier else ()
     facts = {**found.facts, "architecture": architecture}
     return Saved(found.encoder, found.classifier, classes, view, found.facts["source"]["sha256"], facts)
@@ -131,23 +141,58 @@ def blank_network(architecture: str) -> nn.Module:
     Raises:
         UsageError: if timm has no such network.
     """
-    name, _, _ = architecture.partition(".")  # the tag names weights and does not affect the network
-    if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models())
-        raise UsageError(
-            f"timm has no model {printable(name)!r}", why=near if near.startswith("Did") else "", fix="timm:NAME@FILE"
-        )
+    require_known(architecture)
     with torch.device("meta"):
-        return cast(nn.Module, timm.create_model(name, pretrained=False))
+        return cast(nn.Module, timm.create_model(architecture, pretrained=False))
 
 
-def require_plain(model: VisionTransformer, architecture: str) -> VisionTransformer:
-    """Return `model` if it is a plain ViT.
+def require_known(architecture: str) -> None:
+    """Refuse a name that timm has no network for, or no weights if it has a tag.
 
     Raises:
-        UsageError: otherwise, naming `architecture`.
+        UsageError: naming the nearest.
+    """
+    name, _, _ = architecture.partition(".")
+    what, near = "", ""
+    if not timm.is_model(name):
+        what, near = f"timm has no model {printable(name)!r}", did_you_mean(name, timm.list_models())
+    else:
+        try:
+            timm.get_pretrained_cfg(architecture)
+        except RuntimeError:
+            what = f"timm knows no weights {printable(architecture)!r}"
+            near = did_you_mean(architecture, timm.list_pretrained(f"{name}.*"))
+    if what:
+        raise UsageError(what, why=near if near.startswith("Did") else "", fix="timm:NAME@FILE")
+
+
+def require_plain(model: VisionTransformer, architecture: str, *, layer_scale: bool = True) -> VisionTransformer:
+    """Return `model` if it is a plain ViT.
+
+    Args:
+        model: One of timm's, which may be on the meta device.
+        architecture: Its name.
+        layer_scale: Whether it may have LayerScale, which an import multiplies into other weights.
+
+    Raises:
+        UsageError: otherwise, with the reason.
     """
     first: Any = model.blocks[0]
-    if not isinstance(getattr(first.mlp, "act", None), nn.GELU):
-        raise UsageError(f"{architecture} is not a plain ViT", fix="a name like vit_tiny_patch16_224")
+    reason = ""
+    if not all(type(block) is Block for block in model.blocks):
+        reason = f"Its blocks are of another kind, {type(first).__name__}"
+    elif type(model.patch_embed) is not PatchEmbed:
+        reason = f"Its patch embedding is of another kind, {type(model.patch_embed).__name__}"
+    elif not isinstance(first.norm1, nn.LayerNorm):
+        reason = "Its norms are of another kind"
+    elif getattr(getattr(first.mlp, "act", None), "approximate", None) != "none":
+        reason = "Its activation is not the exact GELU"
+    elif lost := set(arrange(dict(model.state_dict())).lost.values()):
+        reason = f"It has {' and '.join(sorted(lost))}"
+    elif model.cls_token is None or model.pos_embed is None:
+        reason = "It has no class token" if model.cls_token is None else "It has no position embedding"
+    elif isinstance(first.ls1, LayerScale) and not layer_scale:
+        reason = "It has LayerScale"
+    if reason:
+        raise UsageError(f"{architecture} is not a plain ViT", why=reason, fix="a name like vit_tiny_patch16_224")
     return model

@@ -17,10 +17,10 @@ from vitlet.nn.encoder import Encoder, Pixels
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
-from vitlet.text import did_you_mean, printable
+from vitlet.text import printable
 from vitlet.weights.names import Source, model_folder
 from vitlet.weights.reading import read_weights
-from vitlet.weights.source import blank_network, load_encoder, require_plain, untrained_convnet
+from vitlet.weights.source import blank_network, load_encoder, require_known, require_plain, untrained_convnet
 from vitlet.weights.tensors import require_same
 
 UNTRAINED = "untrained:"
@@ -79,7 +79,7 @@ def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
     model = blank_network(name)
     if not isinstance(model, VisionTransformer):
         return FeatureTeacher(untrained_convnet(name, image_size=like.image_size, seed=seed), _facts(source, {}))
-    block: Any = require_plain(model, name).blocks[0]
+    block: Any = require_plain(model, name, layer_scale=False).blocks[0]
     shape = like.changed(
         width=model.embed_dim,
         depth=len(model.blocks),
@@ -151,9 +151,7 @@ def _require_named(source: str) -> None:
 
 
 def _create(architecture: str, *, num_classes: int) -> nn.Module:
-    if not timm.is_model(architecture):
-        near = did_you_mean(architecture, timm.list_models())
-        raise UsageError(f"timm has no model {printable(architecture)!r}", why=near, fix="timm:NAME@FILE")
+    require_known(architecture)
     with seeded(derive(0, "teacher")):
         return cast(nn.Module, timm.create_model(architecture, pretrained=False, num_classes=num_classes))
 
