@@ -39,6 +39,20 @@ def test_a_folder_to_start_from_and_a_word_about_every_tensor(
     assert run.recipe_json()["encoder"]["patch_size"] == 8
 
 
+def test_the_weights_in_a_model_of_ours_are_that_model_and_need_no_import(foreign: Path, tmp_path: Path) -> None:
+    """Imported as anybody's file, our own MAE would get the licence of other people's."""
+    model = import_weights(foreign, out=tmp_path / "model", heads=2, pixels="half") / "model.safetensors"
+    whole, by_file = load_encoder(model.parent), load_encoder(model)
+    assert (by_file.facts, by_file.encoder.config) == (whole.facts, whole.encoder.config)
+    before = stands(tmp_path)
+    with pytest.raises(UsageError, match=r"model is a folder.*needs no import.*--init .*model as it is"):
+        import_weights(model, out=tmp_path / "again", heads=2)
+    (model.parent / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a file"):
+        load_encoder(model)
+    assert stands(tmp_path).keys() == before.keys()
+
+
 def test_other_things_are_never_replaced(foreign: Path, tmp_path: Path) -> None:
     precious = write_images(tmp_path / "precious", train=1)
     before = stands(precious)

@@ -116,6 +116,17 @@ def test_mae(tmp_path: Path) -> None:
     assert found.facts["dropped"] == {"decoder of pre-training": 1, "mask token of pre-training": 1}
 
 
+def test_positions_alone_put_nobody_s_licence_on_weights(tmp_path: Path) -> None:
+    """A ViT that anybody trained with a table of sines and cosines; MAE's own encoders lie below `model`."""
+    model = plain(768, 1, 12)
+    model.pos_embed.data = sincos_2d(768, grid=4)
+    authors = import_file(saved({"model": model.state_dict()}, tmp_path))
+    anybody = import_file(saved(model.state_dict(), tmp_path))
+    assert (authors.kind.licence, anybody.kind.licence) == ("CC-BY-NC-4.0", "not known")
+    assert not any("facebookresearch" in note for note in anybody.notes)
+    assert anybody.encoder.config == authors.encoder.config
+
+
 def mae_lite(model: nn.Module, wrapper: str) -> dict[str, Any]:
     student = prefixed(model.state_dict() | decoder(192), f"{wrapper}model.")
     teacher = prefixed(plain(48, 3, 4, seed=5).state_dict(), f"{wrapper}tch_model.")

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rich.table import Table
 
+from vitlet.errors import UsageError
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import require_replaceable, write_model
@@ -43,9 +44,15 @@ def import_weights(
 
     Raises:
         CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
-        UsageError: if an argument is needed to decide, or `out` contains other files.
+        UsageError: for a folder, if an argument is needed to decide, or `out` contains other files.
     """
     source, folder, teller = Source.parse(file).path, Path(out), Teller()
+    if source.is_dir():
+        raise UsageError(
+            f"{printable(source)} is a folder",
+            why="A file of weights is imported; a run or a model of vitlet needs no import",
+            fix=f"--init {printable(source)} as it is, or the file in it",
+        )
     require_replaceable(folder)
     found = import_file(
         source,

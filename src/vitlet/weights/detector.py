@@ -12,9 +12,8 @@ from torch import nn
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError
 from vitlet.text import printable
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.tensors import require_same, sealed, unsealed
-
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def write_detector(path: Path, detector: nn.Module, *, labels: Labels, facts: di
         "sha256": sha256,
         "facts": facts,
     }
-    write_folder(path, {_WEIGHTS: weights, _CONFIG: to_json_bytes(config)})
+    write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config)})
 
 
 def read_labels(path: Path) -> Labels:
@@ -44,11 +43,11 @@ def read_labels(path: Path) -> Labels:
     Raises:
         CheckpointError: if `path` was not written by `write_detector`.
     """
-    if not (path / _CONFIG).is_file():
+    if not (path / CONFIG).is_file():
         raise CheckpointError(
             f"no finished detector at {printable(path)}", fix="vitlet resume RUN finishes a run of a detection recipe"
         )
-    config = read_json(path / _CONFIG)
+    config = read_json(path / CONFIG)
     return Labels(tuple(config["classes"]), tuple(config["category_ids"]))
 
 
@@ -58,8 +57,8 @@ def load_detector(path: Path, detector: nn.Module) -> None:
     Raises:
         CheckpointError: if the file is missing or altered, or its tensors do not match.
     """
-    tensors = unsealed(path / _WEIGHTS, sha256=read_json(path / _CONFIG).get("sha256", ""))
+    tensors = unsealed(path / WEIGHTS, sha256=read_json(path / CONFIG).get("sha256", ""))
     require_same(
-        tensors, detector.state_dict(), what=f"{printable(path / _WEIGHTS)} does not fit the detector of this recipe"
+        tensors, detector.state_dict(), what=f"{printable(path / WEIGHTS)} does not fit the detector of this recipe"
     )
     detector.load_state_dict(tensors)

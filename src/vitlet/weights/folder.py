@@ -27,10 +27,10 @@ from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 from vitlet.weights.card import card
-from vitlet.weights.names import CONFIG
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.tensors import require_same, sealed, unsealed
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
+CARD = "README.md"
 PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
 """Files next to an exported model."""
 

@@ -55,6 +55,8 @@ class Named:
 _COMMON_HEADS = {768: 12, 1024: 16, 1280: 16}
 MAE_LITE = Kind("MAE-Lite", {192: 12, 384: 12, 768: 12})
 MAE = Kind("MAE", _COMMON_HEADS, NON_COMMERCIAL)
+LIKE_MAE = Kind("ViT with MAE's positions", _COMMON_HEADS)
+"""Trained by anybody: the authors' files have their tensors below `model`, or a decoder."""
 MOCO_V3 = Kind("MoCo-v3", {384: 12, 768: 12}, NON_COMMERCIAL)
 DINO = Kind("DINO", {384: 6, 768: 12}, "Apache-2.0")
 DINO_V2 = Kind("DINOv2", {384: 6, 768: 12, 1024: 16}, "Apache-2.0")
@@ -87,7 +89,9 @@ def kind_of(file: WeightsFile, layout: Layout) -> Kind:
         return DINO_V2
     if file.wrapper in ("teacher", "student") or any(".last_layer." in f".{name}" for name in names):
         return DINO
-    return MAE if decoder is not None or sincos_order(table) == "column-row" else TIMM
+    if decoder is not None or sincos_order(table) == "column-row":
+        return MAE if decoder is not None or file.wrapper == "model" else LIKE_MAE
+    return TIMM
 
 
 def sincos_order(table: Tensor | None) -> str:

@@ -1,5 +1,6 @@
 """Names of encoders on the command line: a run, a model folder, or `timm:NAME@FILE`. Free of torch."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from vitlet.run import spelled_out
 from vitlet.text import printable
 
 _SCHEME = "timm:"
-CONFIG = "config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> "Source":
-        """Parse a name.
+        """Parse a name; the weights in a model folder of vitlet's stand for the folder, which says what they are.
 
         Raises:
             UsageError: if nothing is there, or timm's weights are named without a file.
@@ -38,7 +39,10 @@ class Source:
                     why="Nothing is downloaded, so the weights must be on the disk",
                     fix="timm:NAME@FILE, for example timm:vit_tiny_patch16_224@model.safetensors",
                 )
-        return cls(existing(Path(path).expanduser()), architecture)
+        found = existing(Path(path).expanduser())
+        if architecture is None and found.name == WEIGHTS and _is_own(found.parent / CONFIG):
+            found = found.parent
+        return cls(found, architecture)
 
     def require_model(self) -> None:
         """Refuse a source that cannot be a model, without reading weights.
@@ -69,6 +73,14 @@ class Source:
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.architecture}@{self.path}" if self.architecture else str(self.path)
+
+
+def _is_own(config: Path) -> bool:
+    """Return whether a model's `config.json` was written by vitlet."""
+    try:
+        return "vitlet" in json.loads(config.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def model_folder(path: str | os.PathLike[str]) -> Path:
