@@ -87,16 +87,17 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("demo", "{data}"), "Unused"),
     # types and ranges
     ((*TRAIN, "--epochs", "ten"), "--epochs"),
-    ((*TRAIN, "--epochs", "nan"), "budget.duration"),
-    ((*TRAIN, "--epochs", "inf"), "budget.duration"),
-    ((*TRAIN, "--epochs", "-1"), "budget.duration"),
-    ((*TRAIN, "--batch-size", "0"), "batch_size"),
-    ((*TRAIN, "--batch-size", "-8"), "batch_size"),
+    ((*TRAIN, "--epochs", "nan"), "--epochs nan"),
+    ((*TRAIN, "--epochs", "inf"), "--epochs inf"),
+    ((*TRAIN, "--epochs", "-1"), "--epochs -1"),
+    ((*COMPARE, "--epochs", "-1"), "--epochs -1"),
+    ((*TRAIN, "--batch-size", "0"), "--batch-size 0"),
+    ((*TRAIN, "--batch-size", "-8"), "--batch-size -8"),
     ((*TRAIN, "--batch-size", "1.5"), "--batch-size"),
-    ((*TRAIN, "--batch-size", "99999999999"), "batch_size"),
-    ((*TRAIN, "--seed", "-1"), "seed"),
+    ((*TRAIN, "--batch-size", "99999999999"), "--batch-size 99999999999"),
+    ((*TRAIN, "--seed", "-1"), "--seed -1"),
     ((*TRAIN, "--seed", "x"), "--seed"),
-    ((*TRAIN, "--seed", "4294967296"), "seed"),
+    ((*TRAIN, "--seed", "4294967296"), "--seed 4294967296"),
     ((*TRAIN, "--precision", "bf61"), '"bf16"'),
     ((*TRAIN, "--precision", "64"), '"fp32"'),
     ((*TRAIN, "--workers", "-1"), "workers"),
@@ -187,6 +188,15 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (with_changes(TRAIN, data="{model}x"), "Did you mean model?"),
     ((*TRAIN, "--init", "{model}x"), "Did you mean model?"),
     (("check", "{model}/confg.json"), "Did you mean config.json?"),
+    # the folder of the run
+    (with_changes(TRAIN, out="{mine}"), "not empty and not a run"),
+    (with_changes(FINE, out="{mine}"), "not empty and not a run"),
+    ((*with_changes(TRAIN, out="{mine}"), "--fresh"), "not empty and not a run"),
+    (with_changes(TRAIN, out="{table}"), "is a file, not a folder"),
+    (with_changes(TRAIN, out="{table}/run"), "is a file, not a folder"),
+    ((*with_changes(TRAIN, out="{begun}"), "--epochs", "3"), "recipe differ"),
+    ((*with_changes(TRAIN, out="{begun}"), "--subset", "1%"), "subset differ"),
+    (with_changes(FINE, out="{begun}"), "recipe differ"),
     # the file that is written
     (("embed", "{model}", "--data", "{data}", "--out", "{out}/photo.png"), "photo.parquet"),
     (("predict", "{model}", "--data", "{data}", "--out", "{out}/classes.parquet"), "classes.csv"),
@@ -222,6 +232,19 @@ NO_RUN: list[tuple[tuple[str, ...], str]] = [
     (with_changes(FINE, init="{data}"), "no finished encoder"),
     (("predict", "{data}", "--data", "{data}", "--out", "x.csv"), "no finished encoder"),
     (("compare", "{model}", "{data}", "--data", "{data}", "--out", "{out}"), "no finished encoder"),
+]
+# Exit 3, as for all data that cannot be used.
+WRONG_DATA: list[tuple[tuple[str, ...], str]] = [
+    (("check", "{columns}"), "the columns are not path[,label][,split]"),
+    (with_changes(TRAIN, data="{columns}"), "unknown: 'file'"),
+    (("embed", "{model}", "--data", "{columns}", "--out", "x.parquet"), "the first line names the columns"),
+]
+AT_ONCE: list[tuple[tuple[str, ...], int]] = [
+    (("pretrain", "mae_mircro", "--data", ".", "--out", "x"), 2),
+    (("pretrian",), 2),
+    (("check", "{columns}"), 3),
+    (with_changes(TRAIN, out="{mine}"), 2),
+    ((*with_changes(TRAIN, out="{begun}"), "--epochs", "3"), 2),
 ]
 HELP: list[tuple[str, ...]] = [
     ("--help",), ("-h",), (), *((verb, "--help") for verb in VERBS), ("--version",), ("recipes",), ("recipes", "debug"),
@@ -287,6 +310,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "run/recipe.json").write_text("{}")
     (folder / "labels.csv").write_text("path,label\n1.png,cat\n")
     (folder / "mine.html").write_text("<title>mine</title>")
+    (folder / "columns.csv").write_text("file,class\n1.png,cat\n")
+    (folder / "mine").mkdir()
+    (folder / "mine/photo.png").write_text("")
+    (folder / "begun").mkdir()
+    launch = {"recipe": all_recipes()["mae_micro"]().fingerprint(), "subset": None}
+    (folder / "begun/environment.json").write_text(json.dumps({"launch": launch}))
+    (folder / "begun/recipe.json").write_text("{}")
+    named |= {"columns": str(folder / "columns.csv"), "mine": str(folder / "mine"), "begun": str(folder / "begun")}
     named |= {"run": str(folder / "run"), "table": str(folder / "labels.csv"), "page": str(folder / "mine.html")}
     return {"data": str(folder / "images"), "out": str(folder / "new"), **named}
 
@@ -298,7 +329,7 @@ def filled(words: tuple[str, ...], places: dict[str, str]) -> list[str]:
 @pytest.fixture(scope="session")
 def answers(places: dict[str, str]) -> dict[tuple[str, ...], dict[str, Any]]:
     """Every case, run one after the other in one fresh process."""
-    cases = [*(words for words, _ in (*REFUSED, *NO_RUN, *typos())), *HELP, HEAVY]
+    cases = [*(words for words, _ in (*REFUSED, *NO_RUN, *WRONG_DATA, *typos())), *HELP, HEAVY]
     done = subprocess.run(
         [sys.executable, HERE / "cli_cases.py"], input=json.dumps([filled(c, places) for c in cases]),
         capture_output=True, text=True, check=True, timeout=280,
@@ -323,6 +354,13 @@ def test_wrong_words_are_refused(answers: dict[tuple[str, ...], dict[str, Any]],
 def test_what_is_no_run_is_refused(answers: dict[tuple[str, ...], dict[str, Any]], words: tuple[str, ...], named: str):
     answer = answers[words]
     assert answer["code"] == 4, answer
+    assert_one_line(answer, named)
+
+
+@pytest.mark.parametrize(("words", "named"), WRONG_DATA, ids=[shown(w) for w, _ in WRONG_DATA])
+def test_wrong_data_is_refused(answers: dict[tuple[str, ...], dict[str, Any]], words: tuple[str, ...], named: str):
+    answer = answers[words]
+    assert answer["code"] == 3, answer
     assert_one_line(answer, named)
 
 
@@ -377,10 +415,10 @@ def test_help_answers_at_once():
     assert seconds <= 0.7
 
 
-@pytest.mark.parametrize("words", [("pretrain", "mae_mircro", "--data", ".", "--out", "x"), ("pretrian",)])
-def test_a_mistake_is_answered_at_once(words: tuple[str, ...]):
-    done, seconds = run(*words)
-    assert done.returncode == 2
+@pytest.mark.parametrize(("words", "code"), AT_ONCE, ids=[shown(w) for w, _ in AT_ONCE])
+def test_a_mistake_is_answered_at_once(words: tuple[str, ...], code: int, places: dict[str, str]):
+    done, seconds = run(*filled(words, places))
+    assert done.returncode == code
     assert seconds <= 2.0
 
 

@@ -1,26 +1,31 @@
 """The public names in Python: each takes what its command takes, under the same names, and nothing else."""
 
+import importlib
 import inspect
-from collections.abc import Callable
+import os
+import pickle
+import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import pytest
 
 import vitlet
 from vitlet.cli import app
 from vitlet.errors import UsageError
-from vitlet.jobs.options import Options
+from vitlet.jobs.options import Flags, Options, checked
+from vitlet.run import Run
 
 COMMANDS = {
-    "check_data": "check",
     "score": "evaluate",
     "sweep_keep_blocks": "sweep keep-blocks",
     "sweep_distill_layers": "sweep distill-layers",
+    "write_page": "report",
 }
 """Of names that are not their command's."""
-FUNCTIONS = [name for name in vitlet.__all__ if name not in ("Options", "write_page")]
+FUNCTIONS = [name for name in vitlet.__all__ if name != "Options"]
 
 
 def words_of(command: str) -> set[str]:
@@ -44,6 +49,13 @@ def parameters_of(function: Callable[..., Any]) -> set[str]:
         else:
             found |= set(Options.model_fields) if name == "options" else {name}
     return found
+
+
+def test_no_name_is_that_of_a_module_which_would_take_its_place() -> None:
+    """What `import vitlet.report.page` leaves behind `vitlet.report` is the package, whatever was there before."""
+    assert not {module.name for module in pkgutil.iter_modules(vitlet.__path__)} & set(vitlet.__all__)
+    importlib.import_module("vitlet.report.page")
+    assert inspect.ismodule(vitlet.report), "the control"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -81,3 +93,56 @@ def test_a_name_that_is_none_is_refused(call: Callable[[Path], Any], words: str,
     with pytest.raises(UsageError, match=f"no argument {words}"):
         call(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda at: vitlet.probe(at, data=at, protocol="kn"), r"protocol='kn' in vitlet\.probe\(\)\. Did you mean knn"),
+        (lambda at: vitlet.probe(at, data=at, pool="max"), "pool='max'.*Known: class, mean"),
+        (lambda at: vitlet.export(at, out=at / "o", to="onx"), "to='onx'.*Did you mean onnx"),
+        (lambda at: vitlet.score(at, data=at, protocol="test"), "protocol='test'.*Known: real, v2, val"),
+        (lambda at: vitlet.pretrain(5, data=at, out=at / "o"), "recipe=5 in vitlet.pretrain.*valid string"),
+        (lambda at: vitlet.pretrain("debug", data=at, out=None), "out=None in"),
+        (lambda at: vitlet.pretrain("debug", data=at, out=at / "o", epochs="two"), "epochs='two' in.*valid number"),
+        (lambda at: vitlet.pretrain("debug", data=at, out=at / "o", set=[1]), r"set=\[1\] in.*valid dictionary"),
+        (lambda at: vitlet.pretrain("debug", data=at, out=at / "o", options={"workers": -1}), "^workers = -1"),
+        (lambda at: vitlet.pretrain("debug", data=at, out=at / "o", options=5), "options=5.*instance of Options"),
+        (
+            lambda at: vitlet.finetune("debug_supervised", init=None, data=at, out=at / "o", num_labels="x"),
+            "num_labels='x' in vitlet.finetune.*valid integer",
+        ),
+        (lambda at: vitlet.compare(at, data=at, out=at / "o"), r"runs=.*Fix: runs=\[…\]"),
+        (lambda at: vitlet.compare([at], data=at, out=at / "o", label_fractions=["a"]), "label_fractions=.*number"),
+        (lambda at: vitlet.compare([at], data=at, out=at / "o", seeds="x"), "seeds='x' in vitlet.compare"),
+        (lambda at: vitlet.write_page("run", out=at / "o.html"), r"runs='run' in.*Fix: runs=\[…\]"),
+        (lambda at: vitlet.write_page([], out=at / "o.html"), "no run given"),
+        (lambda at: vitlet.resume(["\x1b[2J"]), r"run=\['\\x1b\[2J'\] in vitlet.resume"),
+        (lambda _: vitlet.Options(device="gpu"), r"device = 'gpu': input should be 'auto'.*\(Options\)"),
+        (lambda _: vitlet.Options(wokers=2), "unknown key 'wokers'. Did you mean workers"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_as_on_the_command_line(
+    call: Callable[[Path], Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        call(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_reads_as_the_kind_that_is_asked_for_is_accepted(tmp_path: Path) -> None:
+    taken: dict[str, Any] = {}
+
+    def look(runs: Sequence[str | os.PathLike[str]], *, out: Path, seeds: int = 3, **flags: Unpack[Flags]) -> None:
+        taken.update(runs=runs, out=out, seeds=seeds, flags=flags)
+
+    checked(look, "look")([Run(tmp_path), "b"], out=str(tmp_path), seeds="2", seed=None, epochs=2)
+    assert taken == {"runs": [Run(tmp_path), "b"], "out": tmp_path, "seeds": 2, "flags": {"seed": None, "epochs": 2.0}}
+    checked(look, "look")((), out=Run(tmp_path))
+    assert taken["out"] == tmp_path
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'out'"):
+        checked(look, "look")([])
+
+
+def test_a_public_function_can_be_sent_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(vitlet.embed)) is vitlet.embed

@@ -42,6 +42,55 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_where_a_run_shall_be_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "mk.py").write_text("")
+    for run in (Run(tmp_path / "mk.py"), Run(tmp_path / "mk.py" / "run")):
+        for refuse in (run.require_place, lambda run=run: run.lock().__enter__()):
+            with pytest.raises(UsageError, match=r"mk\.py is a file, not a folder\. Fix: give --out the name"):
+                refuse()
+
+
+def test_a_folder_of_something_else_is_no_place_for_a_run(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.require_place()
+    run.path.mkdir()
+    for left in (".lock", "nonfinite-rank1.json"):
+        (run.path / left).write_text("")
+    run.require_place()
+    (run.path / "photo.png").write_text("")
+    with pytest.raises(UsageError, match=r"run is not empty and not a run.*nothing was changed"):
+        run.require_place()
+    run.recipe_file.write_text("{}")
+    run.require_place()
+
+
+def test_a_run_says_what_it_was_started_on_or_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.launch_json() == {}
+    for written, said in (
+        ("[]", {}),
+        ("{}", {}),
+        ('{"launch": 3}', {}),
+        ('{"launch": {"recipe": "aa"}}', {"recipe": "aa"}),
+    ):
+        (tmp_path / "environment.json").write_text(written)
+        assert run.launch_json() == said
+
+
+def test_a_run_that_was_started_on_other_values_is_not_gone_on_with(tmp_path: Path) -> None:
+    run, there = Run(tmp_path), {"recipe": "aa", "num_labels": None}
+    run.require_same({"recipe": "aa"}, there={})
+    run.require_same({"recipe": "aa", "num_labels": None, "of a later version": 1}, there=there)
+    with pytest.raises(UsageError, match=r"holds another run\. num_labels differ: None there\. Fix: --fresh"):
+        run.require_same({"recipe": "aa", "num_labels": 3}, there=there)
+
+
+def test_a_run_stands_for_its_path(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert os.fspath(run) == str(tmp_path)
+    assert Path(run) / "recipe.json" == run.recipe_file
+
+
 def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
         with Run(tmp_path / "run").lock():

@@ -3,8 +3,10 @@
     import vitlet
     run = vitlet.pretrain("mae_micro", data="images/", out="runs/mae")
 
-Functions have the names and parameters of their commands. `vitlet sweep keep-blocks` is `sweep_keep_blocks`, and
-`vitlet evaluate` is `score`, since `vitlet.evaluate` is a package. `Options` holds what does not affect results.
+Functions have the names and parameters of their commands, and take the run that another returned wherever a path is
+asked for. `vitlet sweep keep-blocks` is `sweep_keep_blocks`. `vitlet evaluate` is `score` and `vitlet report` is
+`write_page`: `vitlet.evaluate` and `vitlet.report` are packages, and importing a module of a package puts the package
+in place of anything else of its name. `Options` holds what does not affect results.
 
 Names are imported on first use: `import vitlet` costs nothing.
 """
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from vitlet.jobs.exporting import export as export
     from vitlet.jobs.learning import learn as learn
     from vitlet.jobs.options import Options as Options
-    from vitlet.jobs.output import check_data as check_data
+    from vitlet.jobs.output import check as check
     from vitlet.jobs.pushing import push as push
     from vitlet.jobs.scoring import score as score
     from vitlet.jobs.sweeping import sweep_distill_layers as sweep_distill_layers
@@ -34,30 +36,30 @@ if TYPE_CHECKING:
     from vitlet.report.page import write_page as write_page
 
 _HOMES = {
-    "Options": "vitlet.jobs.options",
-    "check_data": "vitlet.jobs.output",
-    "compare": "vitlet.jobs.curves",
-    "demo": "vitlet.jobs.demo",
-    "detect": "vitlet.jobs.detecting",
-    "embed": "vitlet.jobs.evaluation",
-    "export": "vitlet.jobs.exporting",
-    "finetune": "vitlet.jobs.training",
-    "learn": "vitlet.jobs.learning",
-    "predict": "vitlet.jobs.evaluation",
-    "pretrain": "vitlet.jobs.training",
-    "probe": "vitlet.jobs.evaluation",
-    "push": "vitlet.jobs.pushing",
-    "resume": "vitlet.jobs.training",
-    "score": "vitlet.jobs.scoring",
-    "sweep_distill_layers": "vitlet.jobs.sweeping",
-    "sweep_keep_blocks": "vitlet.jobs.sweeping",
-    "transfer": "vitlet.jobs.transferring",
-    "write_page": "vitlet.report.page",
+    "Options": "vitlet.jobs.options.Options",
+    "check": "vitlet.jobs.output.check",
+    "compare": "vitlet.jobs.curves.compare",
+    "demo": "vitlet.jobs.demo.demo",
+    "detect": "vitlet.jobs.detecting.detect",
+    "embed": "vitlet.jobs.evaluation.embed",
+    "export": "vitlet.jobs.exporting.export",
+    "finetune": "vitlet.jobs.training.finetune",
+    "learn": "vitlet.jobs.learning.learn",
+    "predict": "vitlet.jobs.evaluation.predict",
+    "pretrain": "vitlet.jobs.training.pretrain",
+    "probe": "vitlet.jobs.evaluation.probe",
+    "push": "vitlet.jobs.pushing.push",
+    "resume": "vitlet.jobs.training.resume",
+    "score": "vitlet.jobs.scoring.score",
+    "sweep_distill_layers": "vitlet.jobs.sweeping.sweep_distill_layers",
+    "sweep_keep_blocks": "vitlet.jobs.sweeping.sweep_keep_blocks",
+    "transfer": "vitlet.jobs.transferring.transfer",
+    "write_page": "vitlet.report.page.write_page",
 }
 
 __all__ = [
     "Options",
-    "check_data",
+    "check",
     "compare",
     "demo",
     "detect",
@@ -79,6 +81,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'vitlet' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitlet' has no attribute {name!r}")
+    from vitlet.jobs.options import checked
+
+    module, _, inside = _HOMES[name].rpartition(".")
+    found = getattr(importlib.import_module(module), inside)
+    globals()[name] = found if isinstance(found, type) else checked(found, name)
+    return globals()[name]

@@ -38,6 +38,8 @@ Pool = Literal["mean", "class"]
 _GENERAL = ("--help", "--version", "--debug")
 _TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
 """Files that hold data sets by their names, and tars that are told how to be read."""
+_LINES = (".csv", ".tsv", ".txt")
+"""Those of them that name an image in each line."""
 
 
 def _options(given: object, *names: str) -> Any:
@@ -195,6 +197,7 @@ def existing_data(data: Path) -> Path:
 
     Raises:
         UsageError: else, and for a file of a kind that holds no data set.
+        DataError: for a table without the columns of one.
     """
     if os.fspath(data).startswith("torchvision:"):
         from vitlet.data.names import PublicData
@@ -213,6 +216,10 @@ def existing_data(data: Path) -> Path:
         is_image = os.fsencode(data.suffix.lower()) in SUFFIXES
         fix = f"give the folder: {printable(data.parent)}" if is_image else "give a folder, .csv, .parquet or .tar file"
         raise UsageError(f"{printable(data)} is {'one image' if is_image else 'no data set'}", fix=fix)
+    if data.is_file() and data.suffix.lower() in _LINES:
+        from vitlet.data.manifest import require_columns
+
+        require_columns(data)
     return data
 
 

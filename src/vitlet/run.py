@@ -19,7 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,9 +33,13 @@ from vitlet.text import did_you_mean, printable
 
 @dataclass(frozen=True)
 class Run:
-    """Paths inside one run directory, and access to its contents."""
+    """Paths inside one run directory, and access to its contents. It stands for its path wherever one is asked for."""
 
     path: Path
+
+    def __fspath__(self) -> str:
+        """The path of the run directory."""
+        return str(self.path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
@@ -105,6 +109,38 @@ class Run:
         """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)
 
+    def launch_json(self) -> dict[str, Any]:
+        """The plain values of what the run was started on (`vitlet.jobs.launch`); empty if it does not say."""
+        facts = self.path / "environment.json"
+        recorded = read_json(facts) if facts.is_file() else {}
+        found = recorded.get("launch") if isinstance(recorded, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def require_place(self) -> None:
+        """Refuse a path at which no run can be: a file, or a folder of something else.
+
+        Raises:
+            UsageError: naming what is there.
+        """
+        _require_folder(self.path)
+        if self.path.is_dir() and not self.recipe_file.is_file() and any(map(_is_foreign, self.path.iterdir())):
+            raise UsageError(
+                f"{printable(self.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
+            )
+
+    def require_same(self, launch: Mapping[str, Any], *, there: Mapping[str, Any]) -> None:
+        """Refuse to go on with the run if it was started on other values (`there`), as far as both name them.
+
+        Raises:
+            UsageError: naming them.
+        """
+        if named := [key for key, value in launch.items() if key in there and there[key] != value]:
+            raise UsageError(
+                f"{printable(self.path)} holds another run",
+                why=f"{', '.join(named)} differ: {', '.join(printable(str(there[k])) for k in named)} there",
+                fix="--fresh to replace it, another --out to keep both, or vitlet resume RUN to go on with it",
+            )
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, ignoring a torn last line (from a kill while writing)."""
         if not self.metrics_file.is_file():
@@ -122,6 +158,7 @@ class Run:
         Raises:
             UsageError: if another process or thread holds it (named), or if the folder is not writable.
         """
+        _require_folder(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             here = os.getpid(), self.path.resolve()
@@ -159,6 +196,22 @@ def _being_written(path: Path, holder: str) -> UsageError:
         why="Two writers would destroy the run",
         fix="wait for it, stop it, or give another --out",
     )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return whether a file was left neither by a run that never began nor by a rank without the run directory."""
+    return path.name != ".lock" and not path.name.startswith("nonfinite-rank")
+
+
+def _require_folder(path: Path) -> None:
+    """Refuse a path that is a file, or below one."""
+    for place in (path, *path.parents):
+        if os.path.exists(place) and not place.is_dir():
+            raise UsageError(
+                f"cannot write to {printable(path)}",
+                why=f"{printable(place)} is a file, not a folder",
+                fix="give --out the name of a new folder",
+            )
 
 
 def _not_writable(path: Path, error: OSError) -> UsageError:

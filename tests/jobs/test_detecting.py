@@ -14,7 +14,7 @@ from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import detect
 from vitlet.jobs.exporting import export
-from vitlet.jobs.output import check_data
+from vitlet.jobs.output import check
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -148,7 +148,7 @@ def test_check_says_what_is_wrong_with_annotations(
     content["annotations"][1]["bbox"] = [5, 6, -3, 4]
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"1 of 9 annotations cannot be used.*inverted box"):
-        check_data(root, out=tmp_path / "check")
+        check(root, out=tmp_path / "check")
     assert "inverted box: 1; the annotation is left out" in capsys.readouterr().out
     assert json.loads((tmp_path / "check/data_check.json").read_text())["annotations"]["num_left_out"] == 1
     assert "inverted box,the annotation is left out" in (tmp_path / "check/bad_annotations.csv").read_text()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,30 @@ def test_a_keyword_that_is_none_is_refused_though_python_lets_any_pass(tmp_path:
         "budget.duration": {"unit": "epochs", "n": 2},
         "budget.seed": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epochs": -1.0}, r"^--epochs -1\. Input should be greater than or equal to 0\. Fix: give --epochs"),
+        ({"epochs": float("nan")}, "^--epochs nan.*finite"),
+        ({"batch_size": 0}, "^--batch-size 0.*greater than or equal to 1"),
+        ({"seed": 2**32}, "^--seed 4294967296.*less than 2147483648"),
+        ({"precision": "fp8"}, "^--precision fp8.*'bf16'"),
+    ],
+)
+def test_a_value_that_no_recipe_takes_is_refused_by_the_name_of_its_flag(flags: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        overrides(flags)
+
+
+def test_bounds_of_flags_are_those_of_the_recipe() -> None:
+    overrides({"epochs": 0, "batch_size": 10**7, "seed": 2**31 - 1, "precision": "bf16"})
+    for key, value in (("budget.batch_size", 10**7 + 1), ("budget.seed", 2**31)):
+        with pytest.raises(UsageError, match=key):
+            with_overrides(by_name("debug"), {key: value})
+        with pytest.raises(UsageError, match=r"^--"):
+            overrides({key.removeprefix("budget."): value})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

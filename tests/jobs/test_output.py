@@ -11,7 +11,7 @@ from small_runs import QUIET, pixels, stands, write_image, write_images
 
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import check_data, report
+from vitlet.jobs.output import check, report
 from vitlet.run import Run
 
 
@@ -38,7 +38,7 @@ class TestCheck:
     ) -> None:
         before = stands(troubled)
         with pytest.raises(DataError, match=r"1 of 20 images cannot be used.*--max-bad 0.05"):
-            check_data(troubled, out=tmp_path / "out")
+            check(troubled, out=tmp_path / "out")
         written = json.loads((tmp_path / "out/data_check.json").read_text())
         assert (written["num_images"], written["num_bad"], written["duplicates"]["count"]) == (20, 1, 1)
         assert written["balance"]["train"] == {"dark": 9, "light": 10}
@@ -55,7 +55,7 @@ class TestCheck:
         root = write_images(tmp_path / "images", train=4, test=4)
         for i in range(2):
             write_image(root / f"test/dark/leak{i}.png", i, light=False)
-        check_data(root, out=tmp_path / "out" if written else None)
+        check(root, out=tmp_path / "out" if written else None)
         told = capsys.readouterr().out
         assert "held-out images also in train: train/dark/00.png and test/dark/leak0.png, and 1 more pair\n" in told
         assert "same bytes twice: test/dark/leak0.png and train/dark/00.png, and 1 more pair\n" in told
@@ -64,7 +64,7 @@ class TestCheck:
         assert (tmp_path / "out/copies.csv").is_file() is written
 
     def test_one_pair_is_all(self, troubled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        check_data(troubled, options=Options(max_bad=0.05))
+        check(troubled, options=Options(max_bad=0.05))
         told = capsys.readouterr().out
         assert "same bytes twice: train/light/00.png and train/light/again.png\n" in told
         assert "--out" not in told
@@ -74,7 +74,7 @@ class TestCheck:
     ) -> None:
         root = write_images(tmp_path / "images", train=2)
         (root / "train/dark/phone.heic").write_bytes(b"x")
-        check_data(root, out=tmp_path / "out")
+        check(root, out=tmp_path / "out")
         note = "1 file looks like an image in a format vitlet does not read: 1 .heic"
         assert f"note: {note}\n" in capsys.readouterr().out
         assert json.loads((tmp_path / "out/data_check.json").read_text())["notes"] == [note]
@@ -82,7 +82,7 @@ class TestCheck:
     def test_a_split_without_labels_is_called_so(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = write_images(tmp_path / "images", train=3)
         write_image(root / "test/1.png", 77, light=True)
-        check_data(root)
+        check(root)
         lines = capsys.readouterr().out.splitlines()
         assert any("test images" in line and "1, no labels" in line for line in lines)
         assert any("train images" in line and "6, 2 classes of 3 to 3" in line for line in lines)
@@ -92,7 +92,7 @@ class TestCheck:
         for i in range(3):
             write_image(root / f"{i}.png", i, light=False)
         (root / "=HYPERLINK(1).png").write_bytes(b"no image")
-        check_data(root, out=tmp_path / "out", options=QUIET.changed(max_bad=0.5))
+        check(root, out=tmp_path / "out", options=QUIET.changed(max_bad=0.5))
         with (tmp_path / "out/bad_files.csv").open(newline="") as file:
             (header, (name, reason)) = csv.reader(file)
         assert header == ["path", "reason"]
@@ -103,7 +103,7 @@ class TestCheck:
         self, troubled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         places = sorted(tmp_path.iterdir())
-        assert check_data(troubled, options=Options(quiet=True, max_bad=0.05)).good.sum() == 19
+        assert check(troubled, options=Options(quiet=True, max_bad=0.05)).good.sum() == 19
         assert sorted(tmp_path.iterdir()) == places
         assert capsys.readouterr().out == ""
 
@@ -111,6 +111,6 @@ class TestCheck:
         (tmp_path / "images").mkdir()
         Image.fromarray(pixels(1, light=True)[:, :, 0]).save(tmp_path / "images/grey.png")
         Image.fromarray(np.tile(pixels(2, light=True), (2, 3, 1))).save(tmp_path / "images/wide.jpg")
-        found = check_data(tmp_path / "images", options=QUIET)
+        found = check(tmp_path / "images", options=QUIET)
         assert found.modes == {"JPEG RGB": 1, "PNG L": 1}
         assert (found.widths, found.heights) == ((32, 64, 96), (32, 48, 64))

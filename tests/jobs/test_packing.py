@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotated_images import write_annotated
+from vitlet.cli import main
 from vitlet.data.check import check
 from vitlet.data.index import open_index
 from vitlet.errors import DataError
@@ -38,3 +40,14 @@ def test_too_much_unreadable_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 10 images"):
         pack(folder, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_annotated_objects_are_not_dropped_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = write_annotated(tmp_path / "annotated", train=4), tmp_path / "out"
+    assert main(["pack", str(folder), "--out", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert "annotated has annotated objects, which shards cannot hold" in said
+    assert "Fix: train on the folder itself, or pack only its images: give the folder that they are in" in said
+    assert not out.exists()
+    assert main(["pack", str(folder / "train"), "--out", str(out)]) == 0
+    assert len(open_index(out)) == 4

@@ -127,10 +127,15 @@ def test_what_is_asked_for(slurm: Path) -> None:
     text = script(nodes=2, gpus=4, cpus=6, hours=12)
     for line in ("nodes=2", "gpus-per-node=4", "cpus-per-task=24", "time=12:00:00", "signal=B:USR1@300", "requeue"):
         assert f"#SBATCH --{line}\n" in text
-    assert start(text, slurm).wait(timeout=30) == 0
+    assert start(text, slurm, SLURM_CPUS_PER_TASK="24").wait(timeout=30) == 0
     (arguments,) = calls(slurm, "srun")
     for word in ("--nnodes=2", "--nproc-per-node=4", "--rdzv-endpoint=n1:24567", "--rdzv-id=1234567"):
         assert word in arguments
+    assert "--cpus-per-task=24" in arguments[: arguments.index(sys.executable)], (
+        "srun does not take it over from sbatch"
+    )
+    assert start(text, slurm).wait(timeout=30) == 0, "without a number of cores in the environment"
+    assert arguments == [arguments[0], "--cpus-per-task=24", *calls(slurm, "srun")[1][1:]]
     assert Cluster(nodes=2, gpus=4).num_ranks == 8
     assert Cluster(nodes=2, gpus=0).num_ranks == 2
 
@@ -199,10 +204,55 @@ def test_the_command_line_writes_one(slurm: Path, capsys: pytest.CaptureFixture[
         (["--gpus", "5"], "does not divide over 5 ranks"),
         (["--seeds", "3", "--seed", "1"], "--seed with --seeds"),
         (["--partition", "a;b"], "--partition"),
-        (["--epochs", "-1"], "budget.duration"),
+        (["--epochs", "-1"], "greater than or equal to 0"),
         (["--fresh"], "--fresh in a script for SLURM"),
     ):
         assert main([*words, *wrong]) == 2
         assert what in capsys.readouterr().err
     assert main(["slurm", "finetune_micro", *words[2:]]) == 2
     assert "without --init" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "written"),
+    [
+        ("--data", "a:b/photos", "{here}/a:b/photos"),
+        ("--data", "s3://b/shards/", "s3://b/shards"),
+        ("--data", "torchvision:pets@sets", "torchvision:pets@{here}/sets"),
+        ("--init", "models/a@b", "{here}/models/a@b"),
+        ("--init", "timm:vit_tiny_patch16_224@models/a@b.safetensors",
+         "timm:vit_tiny_patch16_224@{here}/models/a@b.safetensors"),
+        ("--init", "timm:vit_tiny_patch16_224@/models/w.safetensors",
+         "timm:vit_tiny_patch16_224@/models/w.safetensors"),
+        ("--init", "none", "none"),
+        ("--run", "a:b/run", "{here}/a:b/run"),
+    ],
+)  # fmt: skip
+def test_what_is_named_does_not_depend_on_the_folder_where_the_job_starts(
+    option: str, given: str, written: str, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it need be there when the script is written."""
+    monkeypatch.chdir(tmp_path)
+    words = {"--data": "photos", "--run": "run", "--init": "none", "--out": "job.sbatch", option: given}
+    assert main(["slurm", "finetune_micro", *(word for pair in words.items() for word in pair)]) == 0
+    assert start(Path("job.sbatch").read_text(), slurm).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    at = arguments.index({"--run": "--out"}.get(option, option))
+    assert arguments[at + 1] == written.format(here=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "what"),
+    [
+        ("--data", "torchvision:pet@sets", "no public data set"),
+        ("--data", "s3://me:secret@bucket/a", "a password in an address"),
+        ("--init", "timm:vit_tiny_patch16_224", "does not name a file"),
+    ],
+)
+def test_a_name_that_no_node_will_read_is_refused_now(
+    option: str, given: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"--data": "photos", "--run": "run", "--init": "none", "--out": str(tmp_path / "job"), option: given}
+    assert main(["slurm", "finetune_micro", *(word for pair in words.items() for word in pair)]) == 2
+    assert what in capsys.readouterr().err
+    assert not (tmp_path / "job").exists()

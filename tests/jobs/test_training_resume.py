@@ -36,6 +36,7 @@ from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import assembly
 from vitlet.jobs.options import Options
+from vitlet.jobs.packing import pack
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -71,6 +72,25 @@ class TestAnInterruptedRun:
         begun = interrupted(short, tmp_path / "begun")
         shutil.rmtree(begun.checkpoints)
         assert same_outcome(resume(begun.path, options=QUIET), short)
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({}, "no values for `launch`"),
+            ({"launch": {"verb": "pretrain", "recipe": "debug"}}, "data: field required"),
+            ({"launch": {"verb": "pretrain", "recipe": "debug", "data": 3}}, "data: input should be a valid string"),
+            ({"launch": {"verb": "pretrain", "recipe": "debug", "data": "d", "more": 1}}, "more: unexpected"),
+        ],
+    )
+    def test_whose_start_is_unreadable_is_refused(
+        self, change: dict[str, Any], why: str, short: Run, tmp_path: Path
+    ) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        (begun.path / "environment.json").write_text(json.dumps(change))
+        before = stands(begun.path)
+        with pytest.raises(CheckpointError, match=why):
+            resume(begun.path, options=QUIET)
+        assert stands(begun.path) == before
 
     def test_that_was_stopped_before_its_model_was_written_gets_one(self, short: Run, tmp_path: Path) -> None:
         begun = interrupted(short, tmp_path / "begun")
@@ -228,11 +248,70 @@ class TestAnAddressInARunOfOthers:
         assert main(["resume", str(foreign.path), "--data", listener.address]) == 3
         assert listener.asked
 
-    def test_is_not_where_another_is_given(self, foreign: Run, listener: Listener, data: Path) -> None:
-        for other in (data, f"{listener.address}/more"):
-            with pytest.raises(UsageError, match="was begun on other data"):
-                resume(foreign.path, data=other, options=QUIET)
+    def test_is_not_where_another_is_given(self, foreign: Run, listener: Listener, tmp_path: Path) -> None:
+        pytest.importorskip("aiohttp", reason="aiohttp (extra remote) is not installed")
+        others = write_images(tmp_path / "others", train=8)
+        with pytest.raises(UsageError, match="was begun on other data"):
+            resume(foreign.path, data=others, options=QUIET)
         assert listener.asked == []
+        with pytest.raises(DataError, match="cannot list"):
+            resume(foreign.path, data=f"{listener.address}-of-the-user", options=QUIET)
+        assert {asked.split("/")[1] for asked in listener.asked} == {"shards-of-the-user"}
+
+
+@pytest.fixture(scope="module")
+def shards(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    pack(data, out=out, options=QUIET)
+    return out
+
+
+class TestACopyOfTheDataElsewhere:
+    """Shards of the folder: the same names, sizes, labels and splits."""
+
+    def test_is_gone_on_with_by_the_same_command(self, short: Run, shards: Path, tmp_path: Path) -> None:
+        begun = interrupted(short, tmp_path / "begun")
+        shortly(shards, begun.path)
+        assert same_outcome(begun, short)
+        assert "after step 3" in begun.log_file.read_text()
+
+    def test_is_gone_on_with_by_resume_where_the_first_is_no_more(
+        self, short: Run, data: Path, shards: Path, tmp_path: Path
+    ) -> None:
+        """And in the other direction."""
+        gone = Path(shutil.copytree(shards, tmp_path / "gone"))
+        run = shortly(gone, tmp_path / "run")
+        assert same_outcome(run, short)
+        begun = interrupted(run, tmp_path / "begun")
+        shutil.rmtree(gone)
+        with pytest.raises(DataError, match="there is no"):
+            resume(begun.path, options=QUIET)
+        assert same_outcome(resume(begun.path, data=data, options=QUIET), short)
+        assert "after step 3" in begun.log_file.read_text()
+
+    @pytest.mark.parametrize("again", ["command", "resume"])
+    def test_leaves_a_finished_run_as_it_is(self, again: str, short: Run, shards: Path, tmp_path: Path) -> None:
+        run = Run(shutil.copytree(short.path, tmp_path / "run"))
+        shutil.rmtree(run.checkpoints)
+        before = stands(run.path)
+        shortly(shards, run.path) if again == "command" else resume(run.path, data=shards, options=QUIET)
+        assert stands(run.path) == before
+
+    @pytest.mark.parametrize("state", ["begun", "finished", "without checkpoint"])
+    def test_that_is_none_is_refused(self, state: str, short: Run, data: Path, shards: Path, tmp_path: Path) -> None:
+        """Smaller images; or the run has recorded nothing that could be compared."""
+        run = interrupted(short, tmp_path / "run") if state != "finished" else short
+        others = tmp_path / "smaller"
+        pack(data, out=others, short_side=16, options=QUIET)
+        if state == "without checkpoint":
+            shutil.rmtree(run.checkpoints)
+            others = shards
+        before = stands(run.path)
+        with pytest.raises(UsageError, match=r"holds another run\. data differ"):
+            shortly(others, run.path, options=QUIET.changed(accept_data_change=True))
+        with pytest.raises(UsageError, match="was begun on other data"):
+            resume(run.path, data=others, options=QUIET.changed(accept_data_change=True))
+        assert stands(run.path) == before
 
 
 def test_the_same_folder_may_be_repeated(short: Run, data: Path, tmp_path: Path) -> None:

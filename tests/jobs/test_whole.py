@@ -32,8 +32,8 @@ from vitlet.run import Run
 def test_every_public_name_is_a_function_or_a_class_with_its_words() -> None:
     assert sorted(vitlet.__all__) == sorted(vitlet._HOMES)
     for name in vitlet.__all__:
-        thing = getattr(vitlet, name)
-        assert thing is getattr(importlib.import_module(vitlet._HOMES[name]), name)
+        thing, (module, _, inside) = getattr(vitlet, name), vitlet._HOMES[name].rpartition(".")
+        assert inspect.unwrap(thing) is inspect.unwrap(getattr(importlib.import_module(module), inside))
         assert inspect.getdoc(thing)
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         vitlet.pretrian  # noqa: B018
@@ -47,17 +47,17 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(data: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything a user would do one after the other, in one folder."""
+    """Everything a user would do one after the other, in one folder: each function takes the run of another."""
     out = tmp_path_factory.mktemp("chain")
     run = vitlet.pretrain("debug", data=data, out=out / "mae", options=QUIET, set=SHORT)
-    fine = vitlet.finetune("debug_supervised", init=run.path, data=data, out=out / "fine", options=QUIET, set=SMALLER)
+    fine = vitlet.finetune("debug_supervised", init=run, data=data, out=out / "fine", options=QUIET, set=SMALLER)
     for protocol in ("knn", "logistic"):
-        vitlet.probe(run.path, data=data, protocol=protocol, options=QUIET)
-    vitlet.embed(run.path, data=data, out=out / "features.parquet", options=QUIET)
-    vitlet.predict(fine.path, data=data, out=out / "classes.csv", options=QUIET)
-    vitlet.export(run.path, out=out / "encoder", images=many)
-    vitlet.export(fine.path, out=out / "classifier", images=many)
-    vitlet.write_page([run, fine], out=out / "report.html")
+        vitlet.probe(run, data=data, protocol=protocol, options=QUIET)
+    vitlet.embed(run, data=data, out=out / "features.parquet", options=QUIET)
+    vitlet.predict(fine, data=data, out=out / "classes.csv", options=QUIET)
+    vitlet.export(run, out=out / "encoder", images=many)
+    vitlet.export(fine, out=out / "classifier", images=many)
+    vitlet.write_page([run, str(fine.path)], out=out / "report.html")
     return out
 
 
@@ -90,7 +90,8 @@ def test_timm_alone_gives_the_features_that_embed_wrote(chain: Path, data: Path)
 def test_resuming_changes_nothing_in_it(chain: Path) -> None:
     before = stands(chain)
     for name in ("mae", "fine"):
-        assert vitlet.resume(chain / name, options=QUIET) == Run(chain / name)
+        for given in (chain / name, Run(chain / name)):
+            assert vitlet.resume(given, options=QUIET) == Run(chain / name)
     assert stands(chain) == before
 
 
@@ -114,7 +115,7 @@ def commands(annotated: Path, tmp_path: Path) -> list[list[str]]:
     """Every verb once or more, each on what those before it left."""
     out, data = str(tmp_path), str(write_images(tmp_path / "images", train=72, test=128))
     four = str(write_four_classes(tmp_path / "four"))
-    write_images(tmp_path / "demo/digits", train=12, test=6)  # where the demo would write its own
+    write_images(tmp_path / "demo/digits", train=16, test=6)  # where the demo would write its own
     network = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=3)
     save_file(network.state_dict(), tmp_path / "foreign.safetensors")
     (tmp_path / "suite.toml").write_text(SUITE.format(data=data))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.disk import write_json
+from vitlet.disk import read_json, write_json
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.evaluate.compare import Arm, Protocol, comparison
 from vitlet.report import page as page_module
 from vitlet.report.page import write_page
+from vitlet.run import Run
 from vitlet.text import printable
 
 HOSTILE = [
@@ -136,6 +138,123 @@ def test_every_answer_is_as_plain_as_the_others(tmp_path, run_maker, comparison_
         change = given["protocols"][0]["difference"]
         assert f"{100 * abs(change['mean']):.1f}" in view.locator(".numbers").text_content()
         assert "1,000" in view.locator(".numbers").text_content()
+
+
+def tuned(run: Run, value: float, *, start: str | None = None, labels: int = 200, **launch) -> Run:
+    """The run as fine-tuning from the run `start` leaves it, `value` of 500 images right."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    words = f"{labels:,} label" + "s" * (labels != 1)
+    data, seed = {"name": "digits", "fingerprint": "aa"}, run.recipe_json()["budget"]["seed"]
+    result = {"metric": "top1", "value": value, "n": 500, "seed": seed, "split": "test", "data": data}
+    write_json(run.results / "top1.json", result | {"protocol": f"fine-tuning, {words}"})
+    best = {"protocol": f"fine-tuning, {words}, best of 3 looks, chosen on the test split", "value": 0.99}
+    write_json(run.results / "top1_best.json", result | best)
+    found = {
+        "verb": "finetune", "recipe": f"{labels} {seed}", "init": start, "num_labels": labels, "keep_blocks": None,
+        "start": "random" if start is None else f"content of {start}",
+    }  # fmt: skip
+    write_json(run.path / "environment.json", {"launch": found | launch})
+    return run
+
+
+def head_of(page: Path) -> str:
+    """The page's heading, without its tags."""
+    heading = html.unescape(re.search(r"<h1>(.*?)</h1>", page.read_text())[1])
+    return re.sub(r"<.*?>", "", heading).replace("\N{NO-BREAK SPACE}", " ")
+
+
+class TestRunsFromDifferentStarts:
+    @pytest.fixture
+    def made(self, tmp_path, run_maker):
+        """A run of fine-tuning by name, seed and score; the name is also that of the start, and scratch is none."""
+
+        def make(name: str, value: float, seed: int = 0, **more) -> Run:
+            place = tmp_path / f"{name}-{seed}-{more.get('labels', 200)}"
+            run = run_maker(place, kind="supervised", seed=seed, full=False)
+            return tuned(run, value, start=None if name == "scratch" else f"/elsewhere/runs/{name}", **more)
+
+        return make
+
+    def test_one_seed_decides_nothing_whoever_is_ahead(self, tmp_path, run_maker, made):
+        runs = [run_maker(tmp_path / "mae"), made("mae", 0.205), made("scratch", 0.245)]
+        assert head_of(write_page(runs, out=tmp_path / "page.html")) == (
+            "Undecided. Fine-tuning with 200 labels reached 24.5 % from scratch (scratch-0-200) and 20.5 % from mae "
+            "(mae-0-200) (+4.0 points, 1 seed, 500 test images); one seed decides nothing, run three or more."
+        )
+
+    def test_three_seeds_may_decide_for_either(self, tmp_path, made):
+        for mae, scratch, said in (
+            ((0.6, 0.61, 0.59), (0.5, 0.52, 0.5), "From mae. Fine-tuning with 200 labels reached 60.0 % from mae and"),
+            ((0.5, 0.52, 0.5), (0.6, 0.61, 0.59), "From scratch. Fine-tuning with 200 labels reached 60.0 % from scr"),
+            ((0.6, 0.4, 0.7), (0.5, 0.6, 0.5), "Undecided. Fine-tuning with 200 labels reached 56.7 % from mae and"),
+        ):
+            runs = [made("mae", v, s) for s, v in enumerate(mae)] + [
+                made("scratch", v, s) for s, v in enumerate(scratch)
+            ]
+            said_here = head_of(write_page(runs, out=tmp_path / "page.html"))
+            assert said_here.startswith(said)
+            assert re.search(r" points, 95 % interval [+−][\d.]+ to \+[\d.]+, 3 seeds, 500 test images\)", said_here)
+            assert ("the interval holds 0" in said_here) == said.startswith("Undecided")
+
+    def test_of_three_starts_the_first_two_are_compared(self, tmp_path, made):
+        runs = [made("mae", 0.2), made("scratch", 0.3), made("dino", 0.25), made("dino", 0.9, seed=1)]
+        said = head_of(write_page(runs, out=tmp_path / "page.html"))
+        assert "30.0 % from scratch (scratch-0-200), 25.0 % from dino (dino-0-200) and 20.0 % from mae (mae-0" in said
+        assert "(+5.0 points between the first two, 1 seed, 500 test images)" in said, "seed 1 of dino is alone"
+
+    def test_every_number_of_labels_has_its_sentence(self, tmp_path, made):
+        runs = [made(name, v, labels=n) for n, v in ((200, 0.2), (1000, 0.4)) for name in ("mae", "scratch")]
+        said = head_of(write_page(runs, out=tmp_path / "page.html"))
+        assert said.count("Undecided.") == 2
+        assert "with 200 labels reached 20.0 %" in said
+        assert "with 1,000 labels reached 40.0 %" in said
+
+    def test_what_is_kept_of_a_start_is_told_and_of_which(self, tmp_path, made):
+        runs = [made("mae", 0.3), made("few", 0.2), made("none", 0.1), made("other", 0.0)]
+        for run, kept, source in zip(runs[1:], (2, 0, None), ("runs/mae", "runs/mae", "first/mae"), strict=True):
+            launch = read_json(run.path / "environment.json")["launch"]
+            launch |= {"init": f"/elsewhere/{source}", "keep_blocks": kept}
+            write_json(run.path / "environment.json", {"launch": launch})
+        said = head_of(write_page(runs[:3], out=tmp_path / "page.html"))
+        assert "30.0 % from mae (mae-0-200), 20.0 % from 2 blocks of mae (few-0-200) and 10.0 % from mae before" in said
+        said = head_of(write_page(runs[::3], out=tmp_path / "page.html"))
+        assert "30.0 % from runs/mae (mae-0-200) and 0.0 % from first/mae (" in said
+
+    @pytest.mark.parametrize("other", [
+        "seed", "labels", "subset", "hold_out", "recipe", "images", "asked", "start", "verb", "chosen",
+    ])  # fmt: skip
+    def test_what_differs_in_more_than_the_start_is_not_compared(self, tmp_path, made, other):
+        first = made("mae", 0.2)
+        second = made("scratch", 0.3, **{"seed": {"seed": 1}, "labels": {"labels": 100}}.get(other, {}))
+        facts, recipe = second.path / "environment.json", second.recipe_json()
+        launch, result = read_json(facts)["launch"], read_json(second.results / "top1.json")
+        launch |= {
+            "subset": {"subset": "0.5"}, "hold_out": {"hold_out": True}, "asked": {"recipe": "with other drop path"},
+            "start": {"start": "content of /elsewhere/runs/mae"}, "verb": {"verb": "pretrain"},
+        }.get(other, {})  # fmt: skip
+        if other == "recipe":
+            recipe["objective"]["smoothing"] = 0.2
+        if other == "images":
+            result["data"]["fingerprint"] = "bb"
+        if other == "chosen":
+            result["protocol"] += ", best of 3 looks, chosen on the test split"
+        write_json(facts, {"launch": launch})
+        write_json(second.recipe_file, recipe)
+        write_json(second.results / "top1.json", result)
+        said = head_of(write_page([first, second], out=tmp_path / "page.html"))
+        assert said == f"{first.path.name} · {second.path.name}"
+
+
+def test_a_page_is_asked_for_by_paths(tmp_path, run_maker):
+    run = run_maker(tmp_path / "run")
+    pages = [write_page([given], out=given_out) for given, given_out in (
+        (run, tmp_path / "a.html"), (run.path, tmp_path / "b.html"), (str(run.path), str(tmp_path / "c.html")),
+    )]  # fmt: skip
+    assert len({page.read_bytes() for page in pages}) == 1
+    with pytest.raises(UsageError, match="no run given"):
+        write_page([], out=tmp_path / "page.html")
+    with pytest.raises(CheckpointError, match="no run at"):
+        write_page([tmp_path], out=tmp_path / "page.html")
 
 
 def test_one_seed_has_no_interval_and_the_page_says_so(tmp_path, run_maker, comparison_maker, chromium):

@@ -69,7 +69,7 @@ class Subset:
             raise DataError(
                 f"the list {printable(file)} has changed since the run began",
                 why="It names other images now",
-                fix="restore it, or start anew with --fresh",
+                fix="restore it, or give the command that began the run again, with --fresh",
             )
         return cls(file=file, digest=found)
 

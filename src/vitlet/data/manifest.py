@@ -59,6 +59,15 @@ def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
         raise DataError("no images", where=printable(file), why="The table has no rows", fix="add rows to it")
 
 
+def require_columns(file: Path) -> None:
+    """Refuse a table of lines without the columns of one, before the rest of it is read.
+
+    Raises:
+        DataError: as `add_manifest`.
+    """
+    next(_csv_rows(file, _Problems(file)), None)  # the first row is behind the check
+
+
 @final
 class _Problems:
     """Everything that is wrong with a table; the first 20 are shown."""

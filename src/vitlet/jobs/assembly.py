@@ -17,6 +17,7 @@ from vitlet.jobs.material import (
     classes_of,
     describe,
     gather_material,
+    notes_on_start,
     pick_device,
     start_encoder,
 )
@@ -123,6 +124,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
+    for note in [] if found else notes_on_start(recipe, launch):
+        teller.say(f"note: {note}")
     if not budget.total_steps:
         teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")
     schedule = schedule_of(
@@ -183,7 +186,7 @@ def _resumable(
         raise CheckpointError(
             f"checkpoint {printable(found.path)} belongs to another recipe",
             why=f"its fingerprint is {found.manifest['recipe']}, recipe.json gives {recipe.fingerprint()}",
-            fix="restore recipe.json, or start anew with --fresh",
+            fix="restore recipe.json, or give the command that began the run again, with --fresh",
         )
     _require_same_data(material.index, found.manifest["data"], options)
     return found

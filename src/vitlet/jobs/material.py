@@ -129,7 +129,6 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
             "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
         )
     verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
-    _say_norm(recipe, launch, teller)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
@@ -150,14 +149,16 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     return Material(index, verdicts, ids, held_out, split, len(whole), workers=workers)
 
 
-def _say_norm(recipe: Recipe, launch: Launch, teller: Teller) -> None:
+def notes_on_start(recipe: Recipe, launch: Launch) -> list[str]:
+    """Return what a run does not take from its initial encoder although that encoder has it, and vice versa."""
     if launch.init is None or launch.keep_blocks is not None or isinstance(recipe.encoder, ConvNetConfig):
-        return  # with some blocks kept, the norm above them is new in any case
+        return []  # with some blocks kept, the norm above them is new in any case
     had, has = has_final_norm(launch.init), recipe.encoder.final_norm
-    if had and not has:
-        teller.say("note: the final norm of the initial encoder is left out (encoder.final_norm=false)")
-    elif has and not had:
-        teller.say("note: the initial encoder has no final norm; a new one is trained (encoder.final_norm=true)")
+    if had == has:
+        return []
+    if had:
+        return ["the final norm of the initial encoder is left out (encoder.final_norm=false)"]
+    return ["the initial encoder has no final norm; a new one is trained (encoder.final_norm=true)"]
 
 
 def chosen_ids(

@@ -1,15 +1,25 @@
-"""Options that change no number of a run: where it computes, how fast, how tolerant it is."""
+"""Options that change no number of a run: where it computes, how fast, how tolerant it is. Checks of arguments."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypedDict, TypeVar
 
+import pydantic
 from pydantic import Field
 
-from vitlet.config import Config, parse_value
+from vitlet.config import Config, explain, parse_value
 from vitlet.errors import UsageError
 from vitlet.host import available_cores, ranks_here
-from vitlet.recipe import ConvNetConfig, Recipe
-from vitlet.text import did_you_mean
+from vitlet.recipe import BudgetConfig, ConvNetConfig, Recipe
+from vitlet.text import did_you_mean, printable
+from vitlet.units import Epochs
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_SHOWN = 60
 
 
 class Options(Config):
@@ -35,6 +45,24 @@ class Options(Config):
     """Trackers for metrics, in addition to metrics.jsonl and TensorBoard."""
     quiet: bool = False
     """Print nothing to the terminal."""
+
+    if not TYPE_CHECKING:  # it would hide the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Raise a `UsageError` for an unknown name or a wrong value."""
+            try:
+                super().__init__(**values)
+            except pydantic.ValidationError as error:
+                raise explain(error, Options, where="Options") from None
+
+    def words(self) -> list[str]:
+        """The command-line words for what differs from the defaults, of what every command that reads images takes."""
+        found: list[str] = []
+        for name in ("workers", "device", "max_bad", "follow_outside"):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value != type(self).model_fields[name].default:
+                found += [flag] if value is True else [flag, str(value)]
+        return found
 
     def num_workers(self, *, image_size: int) -> int:
         """Return the number of loader processes of one rank for images of this size."""
@@ -68,22 +96,91 @@ def require_known(given: Mapping[str, Any], known: type) -> None:
             raise UsageError(f"no argument {name!r}", why=did_you_mean(name, names), fix=apart or other)
 
 
+def checked(function: Callable[_P, _R], name: str) -> Callable[_P, _R]:
+    """Return `function` under its public name; arguments of other types than it declares are refused.
+
+    Python accepts anything, and the error would come from somewhere inside. As on the command line, a text that reads
+    as a number is one; a `Run` and any other path stands for its text.
+
+    Raises:
+        UsageError: from the returned function, naming the argument.
+    """
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function, include_extras=True)
+    hints.pop("return", None)
+    for word, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:  # Unpack[a TypedDict]
+            flags = typing.get_type_hints(typing.get_args(hints.pop(word))[0], include_extras=True)
+            hints |= {flag: hint | None for flag, hint in flags.items()}  # None: not given
+    declared = {word: pydantic.TypeAdapter(hint) for word, hint in hints.items()}
+
+    def valid(word: str, value: Any) -> Any:
+        if word not in declared:
+            return value
+        try:
+            return declared[word].validate_python(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        except pydantic.ValidationError as error:
+            raise _wrong_argument(name, word, value, error) from None
+
+    @functools.wraps(function)
+    def called(*given: _P.args, **named: _P.kwargs) -> _R:
+        first = [valid(word, value) for word, value in zip(parameters, given, strict=False)]
+        rest = {word: valid(word, value) for word, value in named.items()}
+        return function(*first, *given[len(first) :], **rest)  # type: ignore[arg-type]
+
+    called.__module__, called.__name__, called.__qualname__ = "vitlet", name, name
+    return called
+
+
+def _wrong_argument(function: str, word: str, value: Any, error: pydantic.ValidationError) -> UsageError:
+    first = error.errors()[0]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, UsageError):  # of `Options`, given as plain values
+        return raised
+    expected = first.get("ctx", {}).get("expected")  # of a choice: 'a', 'b' or 'c'
+    choices = [] if expected is None else expected.replace(" or ", ", ").replace("'", "").split(", ")
+    shown = printable(repr(value))
+    return UsageError(
+        f"{word}={shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + '…'} in vitlet.{function}()",
+        why=did_you_mean(str(value), choices) or first["msg"],
+        fix=f"{word}=[…]" if first["type"] == "sequence_str" else f"see help(vitlet.{function})",
+    )
+
+
 def overrides(flags: Flags) -> dict[str, Any]:
     """Convert flags to dotted keys of a recipe.
 
     Raises:
-        UsageError: for an unknown keyword.
+        UsageError: for an unknown keyword, or a value that the recipe would not take.
     """
     require_known(flags, Flags)
     changes: dict[str, Any] = dict(flags.get("set") or {})
-    epochs = flags.get("epochs")
-    if epochs is not None:
-        changes["budget.duration"] = {"unit": "epochs", "n": epochs}
-    for flag in ("batch_size", "seed", "precision"):
+    for flag, (config, field, key) in _FLAGS.items():
         value = flags.get(flag)
         if value is not None:
-            changes[f"budget.{flag}"] = value
+            value = _flag_value(flag, value, config.model_fields[field].rebuild_annotation())
+            changes[key] = value if flag != "epochs" else {"unit": "epochs", "n": value}
     return changes
+
+
+_FLAGS: dict[str, tuple[type[Config], str, str]] = {
+    "epochs": (Epochs, "n", "budget.duration"),
+    "batch_size": (BudgetConfig, "batch_size", "budget.batch_size"),
+    "seed": (BudgetConfig, "seed", "budget.seed"),
+    "precision": (BudgetConfig, "precision", "budget.precision"),
+}
+"""Flag → config class and field with its bounds, and dotted key."""
+
+
+def _flag_value(flag: str, value: Any, kind: Any) -> Any:
+    """Return the value as the recipe takes it; an error names the flag rather than the key."""
+    try:
+        return pydantic.TypeAdapter(kind, config=Config.model_config).validate_python(value)
+    except pydantic.ValidationError as error:
+        option = f"--{flag.replace('_', '-')}"
+        shown = f"{value:g}" if isinstance(value, float) else printable(str(value))
+        why = error.errors()[0]["msg"]
+        raise UsageError(f"{option} {shown}", why=why, fix=f"give {option} another value") from None
 
 
 def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:

@@ -58,7 +58,7 @@ def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[s
     return page
 
 
-def check_data(
+def check(
     data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options | None = None
 ) -> Verdicts:
     """Decode every image once and report problems: unreadable, odd, tiny, duplicate, leaking, unbalanced, slow.

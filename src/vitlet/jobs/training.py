@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from vitlet.data.choice import Subset
+from vitlet.data.index import open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.stores import is_remote
 from vitlet.disk import read_json
@@ -19,6 +20,7 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run
 from vitlet.text import printable
+from vitlet.train import checkpoint
 from vitlet.train.log import Teller
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
@@ -105,8 +107,9 @@ def resume(
 
     Args:
         run: The run directory.
-        data: The data that the run was started on. Needed only for an address: one that is only read from a file,
-            which may be somebody else's, is not connected to.
+        data: The data that the run was started on, or a copy with the same fingerprint elsewhere. Needed only for
+            that, and for an address: one that is only read from a file, which may be somebody else's, is not connected
+            to.
         options: Settings that do not change the numbers. The run accepts as many bad images as when it was started,
             and more with a larger `max_bad`.
 
@@ -119,8 +122,7 @@ def resume(
     """
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
-    launch = _launch_of(found)
-    _require_repeated(found, launch.data, None if data is None else absolute_data(data))
+    launch = _require_repeated(found, Launch.of(found), None if data is None else absolute_data(data))
     options = options or Options()
     max_bad = max(options.max_bad, launch.max_bad)
     return execute(recipe, launch, found, options.changed(max_bad=max_bad, follow_outside=launch.follow_outside))
@@ -164,27 +166,22 @@ def _place_of(init: str | os.PathLike[str] | None) -> str | None:
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     """Start a run, or resume the one in its folder."""
     recipe = _possible_here(recipe, options)
-    if run.path.is_dir() and not run.recipe_file.is_file() and any(map(_is_foreign, run.path.iterdir())):
-        raise UsageError(
-            f"{printable(run.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
-        )
+    run.require_place()
     if run.recipe_file.is_file() and not options.fresh:
         _require_same(run, launch)
     return execute(recipe, launch, run, options, fresh=options.fresh)
 
 
-def _is_foreign(path: Path) -> bool:
-    """Return whether a file was left neither by a run that never began nor by a rank without the run directory."""
-    return path.name != ".lock" and not path.name.startswith("nonfinite-rank")
+def _require_repeated(run: Run, launch: Launch, given: str | None) -> Launch:
+    """Return `launch` with the data at the place that is given.
 
-
-def _launch_of(run: Run) -> Launch:
-    return Launch(**read_json(run.path / "environment.json")["launch"])
-
-
-def _require_repeated(run: Run, there: str, given: str | None) -> None:
-    """Refuse data other than the run's, and an address that is only named in the run's own file."""
+    Refuse data other than the run's, and an address that is only named in the run's own file.
+    """
+    there = launch.data
     if given is not None and given != there:
+        moved = dataclasses.replace(launch, data=given)
+        if _is_same_data(run, moved):
+            return moved
         raise UsageError(
             f"{printable(run.path)} was begun on other data",
             why=f"{printable(there)} there",
@@ -196,13 +193,24 @@ def _require_repeated(run: Run, there: str, given: str | None) -> None:
             why="The address stands in a file of the run, which may come from others",
             fix=f"vitlet resume {printable(run.path)} --data {printable(there)}, if you trust it",
         )
+    return launch
+
+
+def _is_same_data(run: Run, moved: Launch) -> bool:
+    """Whether the data of `moved` has the fingerprint of what the run was trained on, such as shards of its folder."""
+    recorded = read_json(run.path / "environment.json").get("data")  # of a finished run
+    if recorded is None and (found := checkpoint.latest(run)[0]) is not None:
+        recorded = found.manifest["data"]
+    return recorded is not None and open_index(moved.data, follow_outside=moved.follow_outside).fingerprint == recorded
 
 
 def _require_same(run: Run, launch: Launch) -> None:
-    here, there = dataclasses.asdict(launch), dataclasses.asdict(_launch_of(run))
+    here, there = dataclasses.asdict(launch), dataclasses.asdict(Launch.of(run))
     changed = [key for key in here if key != "max_bad" and there[key] != here[key]]
     if not there["teacher"] and "teacher" in changed:
         changed.remove("teacher")  # started before it was recorded
+    if changed == ["data"] and _is_same_data(run, launch):
+        return
     named = [key for key in changed if key not in ("start", "teacher")]  # they follow from the others
     if changed and not named:
         begun, which = (
@@ -215,12 +223,7 @@ def _require_same(run: Run, launch: Launch) -> None:
             why=f"The {which} was trained again or replaced since",
             fix="--fresh to train from the new ones, or another --out to keep both",
         )
-    if changed:
-        raise UsageError(
-            f"{printable(run.path)} holds another run",
-            why=f"{', '.join(named)} differ: {', '.join(printable(str(there[k])) for k in named)} there",
-            fix="--fresh to replace it, another --out to keep both, or vitlet resume RUN to go on with it",
-        )
+    run.require_same({key: here[key] for key in named}, there=there)
 
 
 def _possible_here(recipe: Recipe, options: Options) -> Recipe:

@@ -1,9 +1,10 @@
 """The contents of a report: the files of one run directory, all optional except the recipe."""
 
 import hashlib
+import itertools
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ class Contents:
     reconstructions: Reconstructions | None
     check: dict[str, Any] | None
     detections: Detections | None = None
+    style: int = 0
+    """Number of its colour and dashes in every figure of the page, see `figures.swatch`."""
+    key: str = ""
+    """What the keys of figures call it."""
 
     @property
     def seed(self) -> int | None:
@@ -74,17 +79,40 @@ class Contents:
         return [row for row in self.metrics if row.get("probe")]
 
 
-def read(runs: Sequence[Run]) -> list[Contents]:
+def read(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> list[Contents]:
     """Read every run's files; runs of one name are distinguished by as much of their paths as needed.
+
+    This is also where the runs of a page get their styles: those of an arm of the comparison share the arm's, and every
+    other run has one of its own.
 
     Raises:
         CheckpointError: if an existing file is not what it should be.
     """
-    paths = [run.path.resolve().parts for run in runs]
-    return [_read(run, name) for run, name in zip(runs, _told_apart(paths), strict=True)]
+    names = told_apart([run.path.resolve().parts for run in runs])
+    arms, styles = _arms(comparison), itertools.count(len(arm_styles(comparison)))
+    shown = {name: arms[name] if name in arms else (next(styles), name) for name in names}
+    return [_read(run, name, *shown[name]) for run, name in zip(runs, names, strict=True)]
 
 
-def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+def arm_styles(comparison: Mapping[str, Any] | None) -> dict[str, int]:
+    """Map the name of each arm to a style, in order of appearance in the protocols."""
+    protocols = comparison["protocols"] if comparison else ()
+    names = dict.fromkeys(arm["name"] for protocol in protocols for arm in protocol["arms"])
+    return {name: style for style, name in enumerate(names)}
+
+
+def _arms(comparison: Mapping[str, Any] | None) -> dict[str, tuple[int, str]]:
+    """Map run names to style and title of their arm, as far as the comparison names the runs."""
+    styles = arm_styles(comparison)
+    return {
+        run: (styles[arm["name"]], arm["title"])
+        for protocol in (comparison["protocols"] if comparison else ())
+        for arm in protocol["arms"]
+        for run in arm.get("runs", ())
+    }
+
+
+def told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
     """The shortest suffix of each path that no other has; a path that is given twice gets a number."""
 
     def end(path: tuple[str, ...]) -> str:
@@ -103,7 +131,7 @@ def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
     return read_json(found) if found else None
 
 
-def _read(run: Run, name: str) -> Contents:
+def _read(run: Run, name: str, style: int, key: str) -> Contents:
     environment = run.path / "environment.json"
     check = run.path / "data_check.json"
     return Contents(
@@ -115,6 +143,8 @@ def _read(run: Run, name: str) -> Contents:
         reconstructions=_reconstructions(run.analysis),
         check=read_json(check) if check.is_file() else None,
         detections=_detections(run.analysis),
+        style=style,
+        key=key,
     )
 
 

@@ -1,5 +1,6 @@
 """The sections with the findings: accuracy, loss curves, pictures, health. Each is independent of the others."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,9 +115,8 @@ def difference_plot(mean: float, interval: tuple[float, float] | None, *, title:
     return Plot(title, finding, (Markup(figures.difference(mean, interval, name="difference")),))
 
 
-def losses(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple[Plot, ...]:
-    """One figure for each kind of loss; runs of one arm share its colour."""
-    arms = _arms(comparison)
+def losses(runs: Sequence[Contents]) -> tuple[Plot, ...]:
+    """One figure for each kind of loss."""
     kinds: dict[tuple[str, str], list[Contents]] = {}
     for run in runs:
         if any(row.get("loss") is not None for row in run.metrics):
@@ -124,9 +124,8 @@ def losses(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple
     plots = []
     for number, ((_, unit), members) in enumerate(kinds.items()):
         recipes = ", ".join(dict.fromkeys(str(run.recipe.get("name", "")) for run in members))
-        styles = _styles(members, arms)
         plot = _curves_plot(
-            members, styles, lambda row: row.get("loss"), name=f"loss-{number}", sizes=(_WIDE, _NARROW),
+            members, lambda row: row.get("loss"), name=f"loss-{number}", sizes=(_WIDE, _NARROW),
             title=f"Training loss of {recipes}", unit=unit,
         )  # fmt: skip
         plots += [plot] if plot else []
@@ -143,11 +142,10 @@ def health(runs: Sequence[Contents]) -> Health | None:
     members = [run for run in runs if any("held_out_top1" not in row["probe"] for row in run.probes)]
     if not members:
         return None
-    styles = _styles(members, {})
     plots = []
     for key, title, unit, is_percent in _HEALTH:
         plot = _curves_plot(
-            members, styles, lambda row, key=key: (row.get("probe") or {}).get(key), sizes=(_PANEL,), title=title,
+            members, lambda row, key=key: (row.get("probe") or {}).get(key), sizes=(_PANEL,), title=title,
             unit=unit, name=f"health-{key.replace('_', '-')}", percent=is_percent,
         )  # fmt: skip
         plots += [plot] if plot else []
@@ -189,28 +187,8 @@ def _loss(run: Contents) -> tuple[str, str]:
     return method, units.get(method, "loss")
 
 
-def _arms(comparison: dict[str, Any] | None) -> dict[str, tuple[int, str]]:
-    """Map run names to style and title of their arm, as far as the comparison names the runs."""
-    if comparison is None:
-        return {}
-    styles = tables.arm_styles(comparison)
-    return {
-        run: (styles[arm["name"]], arm["title"])
-        for protocol in comparison["protocols"]
-        for arm in protocol["arms"]
-        for run in arm.get("runs", ())
-    }
-
-
-def _styles(runs: Sequence[Contents], arms: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Map run names to style and key text."""
-    rest = [run.name for run in runs if run.name not in arms]
-    return {run.name: arms.get(run.name) or (rest.index(run.name), run.name) for run in runs}
-
-
 def _curves_plot(
     runs: Sequence[Contents],
-    styles: dict[str, tuple[int, str]],
     value: Callable[[dict[str, Any]], Any],
     *,
     name: str,
@@ -219,13 +197,16 @@ def _curves_plot(
     sizes: Sequence[tuple[int, int]],
     percent: bool = False,
 ) -> Plot | None:
-    """Plot `value` of every run's rows over the epochs; None if no value is finite."""
+    """Plot `value` of every run's rows over the epochs, in the run's style; None if no value is finite."""
     smooth = not name.startswith("health")
     rows = {run.name: [row for row in run.metrics if value(row) is not None] for run in runs}
     # If rows share whole epochs, as in a long epoch, points would stack; steps always spread them.
     by_epoch = all(len({r.get("epoch") for r in found}) == len(found) for found in rows.values())
     axis, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
-    lines = [Curve([r[axis] for r in found], [value(r) for r in found], styles[run][0]) for run, found in rows.items()]
+    lines = [
+        Curve([r[axis] for r in found], [value(r) for r in found], run.style)
+        for run, found in zip(runs, rows.values(), strict=True)
+    ]
     drawings = tuple(
         figures.curves(
             lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=percent, smooth=smooth
@@ -247,15 +228,13 @@ def _curves_plot(
         title=title,
         finding=finding,
         drawings=tuple(map(Markup, drawings)),
-        key=_key(styles, name=name) if len(lines) > 1 else (),
+        key=_key(runs, name=name) if len(lines) > 1 else (),
         note=note if smooth and window > 1 else "",
     )
 
 
-def _key(styles: dict[str, tuple[int, str]], *, name: str) -> tuple[tuple[Markup, str], ...]:
-    counts: dict[tuple[int, str], int] = {}
-    for style in styles.values():
-        counts[style] = counts.get(style, 0) + 1
+def _key(runs: Sequence[Contents], *, name: str) -> tuple[tuple[Markup, str], ...]:
+    counts = Counter((run.style, run.key) for run in runs)
     return tuple(
         (
             Markup(figures.swatch(style, name=f"{name}-key-{i}")),

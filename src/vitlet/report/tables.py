@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlet.evaluate.compare import mean_interval
-from vitlet.report.contents import Contents
+from vitlet.report.contents import Contents, arm_styles
 
 SPACE = "\N{NO-BREAK SPACE}"
 _DETECTION = {"bbox_ap": "box AP", "segm_ap": "mask AP"}
@@ -152,12 +152,6 @@ def groups_of_comparison(comparison: dict[str, Any]) -> list[Group]:
     return groups
 
 
-def arm_styles(comparison: Mapping[str, Any]) -> dict[str, int]:
-    """Map the name of each arm to a style, in order of appearance in the protocols."""
-    names = dict.fromkeys(arm["name"] for protocol in comparison["protocols"] for arm in protocol["arms"])
-    return {name: style for style, name in enumerate(names)}
-
-
 def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
     """The measured shares of several runs, grouped if they measure the same thing on the same images."""
 
@@ -179,7 +173,7 @@ def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
         rows = tuple(
             row(
                 runs[i].name, [r["value"] for r in found], seeds=[r.get("seed", 0) for r in found],
-                n=int(n or 0), style=i,
+                n=int(n or 0), style=runs[i].style,
             )
             for i, found in by_run.items()
         )  # fmt: skip

@@ -207,7 +207,7 @@ def _latest_here(run: Run) -> tuple[Checkpoint | None, list[str]]:
             f"no valid checkpoint among {plural(len(candidates), 'checkpoint')}",
             where=printable(run.checkpoints),
             why=passed[0].rstrip("."),
-            fix="restore a copy, or start anew with --fresh",
+            fix="restore a copy, or give the command that began the run again, with --fresh",
         )
     return None, []
 
@@ -222,7 +222,7 @@ def restore(checkpoint: Checkpoint, *, objective: nn.Module, optimizer: Optimize
         checkpoint.tensors,
         _tensors(objective, optimizer),
         what=f"checkpoint {printable(checkpoint.path)} is of another model",
-        fix="give another --out, or start anew with --fresh",
+        fix="give another --out, or give the command that began the run again, with --fresh",
         types=True,
     )
     parts = {name: name.removeprefix("model.") for name in checkpoint.tensors if name.startswith("model.")}

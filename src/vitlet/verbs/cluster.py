@@ -5,9 +5,12 @@ from pathlib import Path
 from rich.console import Console
 
 from vitlet.arguments import AtLeastOne, Shared, Whole, chosen_recipe
+from vitlet.data.names import PublicData
 from vitlet.errors import UsageError
+from vitlet.run import spelled_out
 from vitlet.text import printable
 from vitlet.verbs.files import require_free
+from vitlet.weights.names import Source
 
 
 def slurm(
@@ -65,15 +68,32 @@ def slurm(
         )
     cluster = Cluster(nodes=nodes, gpus=gpus, cpus=cpus, hours=hours, partition=partition, account=account)
     require_divisible(chosen.budget.batch_size, cluster)
-    words = [verb, str(Path(recipe).absolute()) if recipe.endswith(".json") else recipe, "--data", _place(data)]
-    words += ["--init", init if init == "none" else _place(init)] if init is not None else []
+    words = [verb, str(Path(recipe).absolute()) if recipe.endswith(".json") else recipe, "--data", _data_place(data)]
+    words += ["--init", _weights_place(init)] if init is not None else []
     words += ["--num-labels", str(num_labels)] if num_labels is not None else []
     words += shared.words()
-    script = batch_script(words, name=f"vitlet-{chosen.name}", out=_place(str(run)), cluster=cluster, seeds=seeds)
+    script = batch_script(words, name=f"vitlet-{chosen.name}", out=_absolute(run), cluster=cluster, seeds=seeds)
     write_file(out, script.encode())
     Console(highlight=False, soft_wrap=True).print(f"written: {printable(out)}   next: sbatch", markup=False)
 
 
-def _place(text: str) -> str:
-    """Return an absolute path; a name with a scheme (`s3://…`, `timm:…`) stays as it is."""
-    return text if ":" in text.split("/")[0] else str(Path(text).expanduser().absolute())
+def _data_place(data: str) -> str:
+    """Return `data` independently of the working directory; unlike for `absolute_data`, it need not exist here."""
+    from vitlet.data.stores import remote_address
+
+    named = PublicData.parse(data)
+    return str(named.absolute()) if named else remote_address(data) or _absolute(data)
+
+
+def _weights_place(init: str) -> str:
+    """Return `init` independently of the working directory; it need not exist here."""
+    if init == "none":
+        return init
+    name, at, path = init.partition("@") if init.startswith("timm:") else ("", "", init)
+    if not path:
+        Source.parse(init)  # says what is missing
+    return name + at + _absolute(path)
+
+
+def _absolute(path: str | Path) -> str:
+    return str(spelled_out(Path(path).expanduser()))

@@ -27,9 +27,9 @@ def check(
     """
     existing_data(data)
     from vitlet.jobs.options import Options
-    from vitlet.jobs.output import check_data
+    from vitlet.jobs.output import check as job
 
-    check_data(data, out=out, options=Options(max_bad=max_bad, follow_outside=follow_outside))
+    job(data, out=out, options=Options(max_bad=max_bad, follow_outside=follow_outside))
 
 
 def pack(

@@ -1,7 +1,7 @@
 """Commands that train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -67,6 +67,7 @@ def pretrain(
     existing_data(data)
     start = None if init is None else existing_source(init)
     part = subset_words(subset)
+    _require_place(out, shared, recipe=chosen.fingerprint(), subset=part)
     from vitlet.jobs.training import pretrain as job
 
     run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
@@ -106,6 +107,8 @@ def finetune(
     from vitlet.jobs.options import require_start
 
     require_start(start, keep_blocks)
+    labels = {"num_labels": num_labels, "subset": part, "hold_out": hold_out}
+    _require_place(out, shared, recipe=chosen.fingerprint(), keep_blocks=keep_blocks, **labels)
     from vitlet.jobs.training import finetune as job
 
     run = job(
@@ -228,6 +231,19 @@ def overfit(
         file=json,
         options=(looking or Looking()).options(),
     )
+
+
+def _require_place(out: Path, shared: Shared, **launch: Any) -> None:
+    """Refuse an --out that holds something else, or a run that was started on other values and is not to be replaced.
+
+    Raises:
+        UsageError: naming what is there.
+    """
+    from vitlet.run import Run
+
+    Run(out).require_place()
+    if not shared.fresh:
+        Run(out).require_same(launch, there=Run(out).launch_json())
 
 
 def _done(path: Path, then: str) -> None:
