@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.text import did_you_mean, plural, printable
+from vitlet.text import did_you_mean, plural, printable, shareable, shareable_word
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,33 @@ def test_numbers_agree() -> None:
     assert plural(1, "image") == "1 image"
     assert plural(0, "image") == "0 images"
     assert plural(2000, "class", "classes") == "2,000 classes"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("../../home/alice/client x/photos", "photos"),
+        ("/home/alice/photos.csv", "photos.csv"),
+        ("~/photos", "photos"),
+        ("../photos", "photos"),
+        ("timm:vit_tiny@../alice/w.pth", "timm:vit_tiny@w.pth"),
+        ("torchvision:pets@../../alice/data", "torchvision:pets@data"),
+    ],
+)
+def test_of_a_path_outside_the_working_folder_the_last_component_stays(word: str, shown: str) -> None:
+    assert shareable_word(word) == shown
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["runs/mae/recipe.json", "photos", "..", "--data", "0.1", "s3://bucket/a/b", "https://me@host/a", "a@/b", "...b/c",
+     "timm:vit_tiny@weights/a.pth", "untrained:resnet18"],
+)  # fmt: skip
+def test_other_words_stay_as_they_are(word: str) -> None:
+    assert shareable_word(word) == word
+
+
+def test_a_command_that_is_passed_on_names_no_folder_outside():
+    command = "vitlet pretrain runs/a/recipe.json --data '../../home/alice/client x/photos/' --out NEW"
+    assert shareable(command) == "vitlet pretrain runs/a/recipe.json --data photos --out NEW"
+    assert shareable("an 'unclosed quote") == ""

@@ -2,10 +2,14 @@
 
 import difflib
 import os
+import re
+import shlex
 import unicodedata
 from collections.abc import Iterable
 
 _SHOWN = 20
+_OUTSIDE = re.compile(r"((?:timm|torchvision):[^@]*@)?(?:\.\.|~[^/]*)?/(?:.*/)?", re.DOTALL)
+"""What precedes the last component of a path outside the working folder; the group is the name before `@`."""
 # Cc control, Cf format (bidirectional overrides), Cs lone surrogates, Co private, Zl/Zp line separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -21,6 +25,24 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as preserved by os.fsdecode
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shareable(command: str) -> str:
+    """`command` with paths that lead out of the working folder shortened to their last component; "" if it is none.
+
+    Cards and pages are passed on; the names of the user's folders are not.
+    """
+    try:
+        return shlex.join(map(shareable_word, shlex.split(command)))
+    except ValueError:  # an unclosed quote, in a file that vitlet did not write
+        return ""
+
+
+def shareable_word(word: str) -> str:
+    """One word of a command, shortened if it is a path out of the working folder."""
+    bare = word.rstrip("/")
+    found = _OUTSIDE.match(bare)
+    return word if found is None else (found[1] or "") + bare[found.end() :]
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

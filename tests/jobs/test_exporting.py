@@ -200,7 +200,11 @@ def test_timm_alone_computes_what_embed_writes(pretrained: Run, data: Path, tmp_
     embed(pretrained.path, data=data, out=tmp_path / "features.parquet", options=QUIET)
     table = pq.read_table(tmp_path / "features.parquet").to_pydict()
     written = dict(zip(table["path"], np.array(table["feature"]), strict=True))
-    again = import_weights(pretrained.encoder / WEIGHTS, out=tmp_path / "again")
+    theirs = Path(shutil.copytree(pretrained.encoder, tmp_path / "theirs"))
+    config = json.loads((theirs / CONFIG).read_text())
+    del config["vitlet"]  # as anybody's timm folder
+    (theirs / CONFIG).write_text(json.dumps(config))
+    again = import_weights(theirs / WEIGHTS, out=tmp_path / "again")
     for folder in (pretrained.encoder, again):
         config = json.loads((folder / CONFIG).read_text())
         mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))

@@ -9,7 +9,6 @@ import torch
 from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 
 from vitlet.cli import app
-from vitlet.data.choice import Subset
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
@@ -147,27 +146,6 @@ def test_the_command_of_a_run_is_one_that_the_command_line_takes(
     assert command == ["vitlet", launch.verb, "r/run/recipe.json", "--data", "d/images", *words, "--out", "NEW"]
     app.parse_args(command[1:], exit_on_error=False, print_error=False)
     assert shlex.split(shlex.join(command)) == command
-
-
-def test_the_command_of_a_run_names_no_folder_outside_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cards and reports show it, and they are passed on."""
-    secret = tmp_path / "alice/client x"
-    for folder in ("images", "before", "run", "data"):
-        (secret / folder).mkdir(parents=True)
-    (secret / "few.txt").write_text("a.png\n")
-    (secret / "weights.pth").touch()
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    subset = str(Subset.parse(str(secret / "few.txt")))
-    launch = Launch("finetune", "", f"{secret}/images", f"{secret}/before", subset=subset)
-    tail = ["--subset", "few.txt", "--out", "NEW"]
-    command = ["vitlet", "finetune", "recipe.json", "--data", "images", "--init", "before", *tail]
-    assert launch.command(secret / "run") == command
-    named = Launch("finetune", "", f"torchvision:pets@{secret}/data", f"timm:vit_tiny@{secret}/weights.pth")
-    words = ["--data", "torchvision:pets@data", "--init", "timm:vit_tiny@weights.pth"]
-    assert named.command(secret / "run") == ["vitlet", "finetune", "recipe.json", *words, "--out", "NEW"]
 
 
 class TestStart:

@@ -1,6 +1,5 @@
 """Numbers as people read them."""
 
-from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest, t
@@ -79,9 +78,3 @@ def test_a_recipe_is_flattened_without_losing_a_value():
     assert tables.flatten(nested) == {
         "a.b": "[1, 2]", "a.c.0.d": "null", "a.c.1.d": "x", "e": "true", "f": "{}",
     }  # fmt: skip
-
-
-def test_a_page_does_not_tell_the_home_folder(monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/anna"))
-    assert tables.without_home("vitlet check /home/anna/photos '/home/anna'") == "vitlet check ~/photos '~'"
-    assert tables.without_home("vitlet check /home/annabel/x") == "vitlet check /home/annabel/x"

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.weights.card import published
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
 from vitlet.weights.form import Form, Target, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
@@ -79,7 +78,6 @@ def export(
     teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
-    saved = replace(saved, facts=published(saved.facts))
     witnesses = gather_witnesses(saved, images, calibrate=int8, options=options, teller=teller)
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch) / "model"

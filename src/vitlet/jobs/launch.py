@@ -13,7 +13,6 @@ from vitlet.errors import CheckpointError
 from vitlet.jobs.options import Options
 from vitlet.run import Run
 from vitlet.text import printable
-from vitlet.weights.card import published_word
 from vitlet.weights.names import Source
 
 RANDOM_START = "random"
@@ -66,11 +65,7 @@ class Launch:
             ) from None
 
     def command(self, run: Path) -> list[str]:
-        """Return the command that repeats the run, with the recipe in its folder, as cards and reports show it.
-
-        Paths are relative to the working folder; of one outside it, only the last component is given. `launch` in
-        `environment.json` has the whole paths.
-        """
+        """Return a command that repeats the run: its recipe comes from the run's folder, paths are relative."""
         words = ["vitlet", self.verb, os.path.relpath(run / "recipe.json"), "--data", relative_data(self.data)]
         if self.verb == "finetune" or self.init:
             words += ["--init", str(Source.parse(self.init).relative()) if self.init else "none"]
@@ -83,4 +78,4 @@ class Launch:
         if self.hold_out:
             words.append("--hold-out")
         words += Options(max_bad=self.max_bad, follow_outside=self.follow_outside).words()
-        return [*map(published_word, words), "--out", "NEW"]
+        return [*words, "--out", "NEW"]

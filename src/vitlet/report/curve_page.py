@@ -19,7 +19,8 @@ from vitlet.report.evidence import Plot
 from vitlet.report.intervals import Level, Measured, Series, interval_curves
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between, duration, interval_of_arm, percent, without_home, without_interval
+from vitlet.report.tables import between, duration, interval_of_arm, percent, without_interval
+from vitlet.text import shareable
 
 _WIDE, _NARROW = (720, 340), (350, 280)
 _ANSWERS = ("yes", "no", "undecided")
@@ -55,7 +56,7 @@ def write_curve_page(document: Mapping[str, Any], *, folder: Path) -> Path:
         tables=[_accuracies(curve) for curve in document["curves"]],
         costs=_costs(document),
         facts=_facts(document),
-        command=without_home(document["machine"]["command"]),
+        command=shareable(document["machine"]["command"]),
     )
     write_file(folder / "report.html", page.encode())
     for curve, plot in zip(document["curves"], plots, strict=True):

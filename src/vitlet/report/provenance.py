@@ -9,7 +9,7 @@ from typing import Any
 
 from vitlet.report import tables
 from vitlet.report.contents import Contents
-from vitlet.text import plural
+from vitlet.text import plural, shareable
 
 _MOST_ROWS, _EXAMPLES = 50, 5
 # Names used by `vitlet check` that need more than replacing their underscores.
@@ -124,7 +124,7 @@ def made(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Made:
         (*facts, ("runs", ", ".join(names))) if len(machines) > 1 else facts for facts, names in machines.items()
     )
     return Made(
-        tuple(dict.fromkeys(tables.without_home(command) for command in commands)),
+        tuple(dict.fromkeys(shareable(command) for command in commands)),
         _runs_table(runs),
         _recipes_table(runs),
         named,

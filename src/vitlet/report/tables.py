@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from vitlet.evaluate.compare import mean_interval
@@ -215,9 +214,3 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
         for name, inner in pairs
         for key, text in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
     }
-
-
-def without_home(command: str) -> str:
-    """Replace the user's home folder in `command` by `~`, since a page is passed on and a home folder is not."""
-    home = str(Path.home())
-    return command if home == "/" else re.sub(re.escape(home) + r"(?=[/\s'\"]|$)", "~", command)

@@ -11,8 +11,8 @@ from vitlet.disk import read_json, write_file
 from vitlet.report import evidence
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between_shares, duration, percent, without_home
-from vitlet.text import plural
+from vitlet.report.tables import between_shares, duration, percent
+from vitlet.text import plural, shareable
 
 
 def write_transfer_page(folder: Path) -> Path:
@@ -38,7 +38,7 @@ def write_transfer_page(folder: Path) -> Path:
         chosen=_chosen(done),
         tried=[_tried(row) for row in done if row["tried"]],
         missing=[(row["data_title"], row["encoder"], row["why"]) for row in found["rows"] if row["state"] != "done"],
-        command=without_home(found["machine"]["command"]),
+        command=shareable(found["machine"]["command"]),
         facts=[
             ("wall time", duration(found["wall_seconds"])),
             ("CPU time of all trainings", duration(sum(row["cpu_seconds"] for row in done))),

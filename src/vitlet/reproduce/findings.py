@@ -217,7 +217,7 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
         "n": first["n"],
         "split": first["split"],
         "protocol": first["protocol"],
-        "runs": [results[seed]["run"] for results in by_step for seed in seeds],
+        "runs": reader.behind(results[seed]["run"] for results in by_step for seed in seeds),
         "stand_in": _stand_in(reader, cell.step),
         "origin": "" if is_difference else reader.origins.of(cell.step, place=place),
     }
@@ -255,7 +255,7 @@ def _drawing(reader: _Reader, item: Drawing) -> dict[str, Any]:
             **{key: arrays[key] for key in wanted},
             "seeds": list(looks),
             "images": every[0].images,
-            "runs": [run for _, run in looks.values()],
+            "runs": reader.behind(run for _, run in looks.values()),
         }
     }
 

@@ -1,13 +1,11 @@
 """Model cards: description, how to load the model, results, and the licences it inherits."""
 
 import json
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitlet.text import printable
+from vitlet.text import printable, shareable, shareable_word
 from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN
 
 OPENING = {
@@ -21,26 +19,15 @@ OPENING = {
 
 
 _ROLES = {"init": "started from", "teacher": "taught by"}
-_OUTSIDE = re.compile(r"((?:timm|torchvision):[^@]*@)?(?:\.\.|~[^/]*)?/(?:.*/)?", re.DOTALL)
-"""What precedes the last component of a path outside the working folder; the group is the name before `@`."""
-
-
-def published_word(word: str) -> str:
-    """Shorten a path that leads out of the working folder to its last component; return other words unchanged."""
-    found = _OUTSIDE.match(word)
-    return word if found is None else (found[1] or "") + word[found.end() :]
 
 
 def published(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return `facts` without the names of folders outside the working folder."""
     shown = dict(facts)
     if isinstance(source := facts.get("source"), str):
-        shown["source"] = published_word(source)
+        shown["source"] = shareable_word(source)
     if isinstance(command := facts.get("command"), str):
-        try:
-            shown["command"] = shlex.join(map(published_word, shlex.split(command)))
-        except ValueError:  # an unclosed quote, in facts that vitlet did not write
-            del shown["command"]
+        shown["command"] = shareable(command)
     return shown | {role: published(facts[role]) for role in _ROLES if isinstance(facts.get(role), Mapping)}
 
 

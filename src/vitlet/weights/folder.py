@@ -26,7 +26,7 @@ from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
-from vitlet.weights.card import card
+from vitlet.weights.card import card, published
 from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.tensors import require_same, sealed, unsealed
 
@@ -68,7 +68,7 @@ def write_model(
         classifier: Adds `fc_norm` and `head`, or the ConvNet's last layer under timm's name.
         classes: Names of the head's outputs.
     """
-    tensors = _named(_parts(encoder, classifier))
+    tensors, facts = _named(_parts(encoder, classifier)), published(facts)
     if isinstance(encoder, Encoder) and encoder.config.relative_position:
         tensors = to_beit(tensors)
     weights, sha256 = sealed(tensors)
