@@ -1,21 +1,34 @@
-"""Shards and Parquet files in an object store: a real S3 protocol over loopback, served by moto."""
+"""Shards and Parquet files elsewhere: a real S3 protocol over loopback, served by moto, and web servers."""
 
+import json
 import os
+import re
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "jobs"))
+
+from small_runs import QUIET, SHORT, interrupted, rows, weights, write_images
+
 from vitlet.augmentation import Shift, View
+from vitlet.cli import main
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack
 from vitlet.data.stores import Store, is_remote, read_regular, remote_address
 from vitlet.errors import DataError, UsageError
+from vitlet.jobs.training import pretrain
+from vitlet.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +60,7 @@ def data(bucket: str, tree, tmp_path: Path) -> tuple[Index, str, Store]:
     index = open_index(tree(tmp_path / "images", *(f"{'ab'[i % 2]}/{i}.png" for i in range(20))))
     pack(index, np.arange(20), out=tmp_path / "out", form=Form(shard_bytes=12 * 1024))
     address = f"{bucket}/{tmp_path.name}"
-    import s3fs
-
-    system = s3fs.S3FileSystem()
-    for file in (tmp_path / "out").iterdir():
-        system.pipe_file(f"{address}/{file.name}", file.read_bytes())
+    copy(tmp_path / "out", address)
     return index, address, Store(address)
 
 
@@ -128,7 +137,7 @@ def tables(bucket: str, parquet, png, tmp_path: Path) -> tuple[Path, str]:
 def copy(folder: Path, address: str) -> None:
     import s3fs
 
-    for file in folder.rglob("*.parquet"):
+    for file in folder.rglob("*.*"):
         s3fs.S3FileSystem().pipe_file(f"{address}/{file.relative_to(folder)}", file.read_bytes())
 
 
@@ -166,6 +175,25 @@ def test_a_damaged_parquet_file_is_refused_by_its_address(tables: tuple[Path, st
         open_index(address)
 
 
+def test_the_command_line_trains_from_s3_and_resumes_there(bucket: str, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", train=16)
+    local = pretrain("debug", data=images, out=tmp_path / "local", options=QUIET, set=SHORT)
+    address = f"{bucket}/{tmp_path.name}"
+    index = open_index(images)
+    pack(index, np.arange(len(index)), out=tmp_path / "shards", form=Form())
+    copy(tmp_path / "shards", address)
+    run = Run(tmp_path / "run")
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in SHORT.items()]
+    words = ["--data", address, "--workers", "0"]
+    assert main(["pretrain", "debug", "--out", str(run.path), *words, *settings]) == 0
+    begun = interrupted(run, tmp_path / "begun")
+    assert main(["resume", str(begun.path), *words]) == 0
+    for other in (run, begun):
+        assert weights(other) == weights(local)
+        assert rows(other) == rows(local)
+    assert "resuming" in begun.log_file.read_text()
+
+
 def _result(index: Index, i: int) -> bytes | BadImage:
     try:
         return index.read(i)
@@ -181,6 +209,125 @@ def test_what_cannot_be_listed_or_is_empty_is_refused(bucket: str) -> None:
     s3fs.S3FileSystem().pipe_file(f"{bucket}/empty/readme.txt", b"no shards")
     with pytest.raises(DataError, match=r"no shards .*neither a \.tar nor a Parquet file with images"):
         open_index(f"{bucket}/empty")
+
+
+class Whole(SimpleHTTPRequestHandler):
+    """A web server as Python's own: pages of links, and whole files whatever part is asked for."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Parts(Whole):
+    """As most are: a part of a file where one is asked for."""
+
+    def do_GET(self) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        file = Path(self.translate_path(self.path))
+        if wanted is None or not file.is_file():
+            super().do_GET()
+            return
+        start, content = int(wanted[1]), file.read_bytes()
+        part = content[start : int(wanted[2]) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+
+class Sizeless(Parts):
+    """Says of no file how large it is."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Content-Length" or "Range" in self.headers:
+            super().send_header(keyword, value)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Callable[[type[Whole]], str]]:
+    """A function that serves the folder of the test, and returns its address."""
+    pytest.importorskip("aiohttp", reason="aiohttp (extra remote) is not installed")
+    servers = []
+
+    def serve(kind: type[Whole]) -> str:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(tmp_path))))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def shards(tree, tmp_path: Path) -> Index:
+    """A folder's index, and its shards in `out`."""
+    index = open_index(tree(tmp_path / "images", *(f"{'ab'[i % 2]}/{i}.png" for i in range(20))))
+    pack(index, np.arange(20), out=tmp_path / "out", form=Form(shard_bytes=12 * 1024))
+    return index
+
+
+def test_shards_and_tables_of_a_web_server_are_the_folders(
+    shards: Index, web: Callable[[type[Whole]], str], parquet, png, tmp_path: Path
+) -> None:
+    parquet(tmp_path / "tables/data/train.parquet", [png(i) for i in range(5)], labels=[0] * 5)
+    address = web(Parts)
+    remote = open_index(f"{address}/out")
+    assert remote.fingerprint == shards.fingerprint
+    for ours, theirs in zip(first_batches(remote, workers=2), first_batches(shards, workers=0), strict=True):
+        assert ours.images.equal(theirs.images)
+        assert ours.replaced == ()
+    for part in ("out/train-000001.tar", "tables", "tables/data/train.parquet"):
+        local, remote = open_index(tmp_path / part), open_index(f"{address}/{part}")
+        assert remote.fingerprint == local.fingerprint
+        assert [remote.read(i) for i in range(len(remote))] == [local.read(i) for i in range(len(local))]
+
+
+def test_of_a_page_of_links_those_to_files_beside_it_count(
+    shards: Index, web: Callable[[type[Whole]], str], tmp_path: Path
+) -> None:
+    names = sorted(os.listdir(tmp_path / "out"))
+    links = ["?C=N;O=D", "../up.tar", "below/deep.tar", "https://example.test/out/far.tar", names[0], *names]
+    (tmp_path / "out/index.html").write_text("".join(f'<a href="{link}">{link}</a>' for link in links))
+    address = f"{web(Parts)}/out"
+    assert [entry.name for entry in Store(address).entries(ending=".tar")] == [n for n in names if n.endswith(".tar")]
+    assert open_index(address).fingerprint == shards.fingerprint
+
+
+@pytest.mark.parametrize("part", ["out", "out/train-000000.tar", "tables", "tables/data/train.parquet"])
+def test_a_server_that_only_sends_whole_files_is_refused(
+    part: str, shards: Index, web: Callable[[type[Whole]], str], parquet, png, tmp_path: Path, capsys
+) -> None:
+    parquet(tmp_path / "tables/data/train.parquet", [png(i) for i in range(5)], labels=[0] * 5)
+    assert main(["check", f"{web(Whole)}/{part}"]) == 3
+    said = capsys.readouterr().err
+    assert "only sends whole files" in said
+    assert "Fix: download the data and give that folder" in said
+
+
+def test_a_server_that_says_no_sizes_is_refused(shards: Index, web: Callable[[type[Whole]], str]) -> None:
+    with pytest.raises(DataError, match=r"cannot list .*/out\. the server does not say the size of"):
+        open_index(f"{web(Sizeless)}/out")
+
+
+def test_a_shard_that_changes_on_a_web_server_is_indexed_anew(
+    shards: Index, web: Callable[[type[Whole]], str], tmp_path: Path
+) -> None:
+    """Of the same size: only the time of its change tells."""
+    address, file = f"{web(Parts)}/out/train-000000.tar", tmp_path / "out/train-000000.tar"
+    first = open_index(address)
+    assert open_index(address).folder == first.folder
+    os.utime(file, (file.stat().st_mtime + 10,) * 2)
+    assert open_index(address).folder != first.folder
+
+
+def test_a_store_without_concurrency_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec (extra remote) is not installed")
+    fsspec.filesystem("memory").pipe_file("/shards/a", b"0123456789")
+    monkeypatch.setattr(Store, "read", None)
+    assert Store("memory://shards").read_many([("a", 0, 2), ("a", 4, 3)]) == [b"01", b"456"]
 
 
 def test_addresses() -> None:

@@ -11,7 +11,6 @@ to one worker; unreadable samples are counted, not silently skipped; `pipe:` and
 
 import json
 import os
-import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +42,7 @@ SCHEMA = pa.schema(
 )
 """One row per image, in the order of the packed data. The metadata entry `vitlet` holds classes and shards."""
 
-_COMPRESSED = re.compile(r"(?i).*\.(tgz|tar\.(gz|bz2|xz|zst|lz4))")
+_COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _IMAGE_SUFFIXES = {suffix.decode() for suffix in SUFFIXES} | {".npy"}
 _MAX_LABEL_BYTES = 4096
 _BATCH_ROWS = 65_536
@@ -68,10 +67,10 @@ def find_shards(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
     is_folder = not name and not store.is_remote
     if is_folder and not os.path.isfile(store.place(INDEX_FILE)) and _holds_more(Path(store.root)):
         return store, []
-    entries = [store.entry(name)] if name else store.entries()
+    entries = [store.entry(name)] if name else store.entries(ending=(".tar", INDEX_FILE, *_COMPRESSED))
     if any(entry.name.endswith(".tar") for entry in entries):
         return store, [entry for entry in entries if entry.name.endswith((".tar", INDEX_FILE))]
-    compressed = [entry.name for entry in entries if _COMPRESSED.fullmatch(entry.name)]
+    compressed = [entry.name for entry in entries if entry.name.lower().endswith(_COMPRESSED)]
     if compressed:
         raise DataError(
             f"compressed shards: {printable(', '.join(compressed[:3]))}",

@@ -1,9 +1,10 @@
-"""Storage of shards and tables: a folder, or an object store that fsspec opens (`s3://`, `gs://`, `hf://`).
+"""Storage of shards and tables: a folder, or a store that fsspec opens (`s3://`, `gs://`, `hf://`, `https://`).
 
 A store lists its files, reads a byte range of one, and reads many ranges at once. Nothing is kept open: opening a local
 file takes 10 µs, and forked workers then share no state. Only listed address schemes are accepted; fsspec's schemes
 that start programs or chain addresses are not among them. Plain `http:` is accepted only for this machine, since others
-could tamper with the content in transit.
+could tamper with the content in transit. A web server's folder is the page of links that it answers with; a server that
+only sends whole files is refused, since every image would cost a whole shard.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, final
 
@@ -23,6 +25,7 @@ SCHEMES = ("s3", "gs", "gcs", "hf", "http", "https", "memory")
 
 _ADDRESS = re.compile(r"([a-z0-9]+):/+([^/].*)", re.DOTALL)
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?(/|$)")
+_WEB = re.compile(r"https?://")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
 # Small enough that a batch of 4,096 raw images is not in memory twice, large enough to hide the latency.
@@ -91,40 +94,44 @@ class Store:
         """Return the path or address of the file `name`."""
         return os.path.join(self.root, name)
 
-    def entries(self, within: str = "", *, ending: str = "") -> list[Entry]:
+    def entries(self, within: str = "", *, ending: str | tuple[str, ...] = "") -> list[Entry]:
         """List the files directly in the store, sorted by the bytes of their names.
 
         Args:
             within: List this subfolder instead; empty if it does not exist.
-            ending: List only names with this ending. Local files with other names are not even inspected.
+            ending: List only names with this ending, or one of these. Files with other names are not even inspected.
 
         Raises:
-            DataError: if the folder cannot be listed.
+            DataError: if the folder cannot be listed, or is on a server that only sends whole files.
         """
         try:
-            found = self._remote_entries(within) if self.is_remote else self._local_entries(within, ending)
+            found = self._remote_entries(within, ending) if self.is_remote else self._local_entries(within, ending)
         except _FAULTS as error:
             if within and isinstance(error, FileNotFoundError):
                 return []
             raise self._unreadable("list", within, error) from error
-        found = [entry for entry in found if entry.name.lower().endswith(ending)]
+        if found:
+            self._require_ranges(max(found, key=lambda entry: entry.size))
         return sorted(found, key=lambda entry: os.fsencode(entry.name))
 
     def entry(self, name: str) -> Entry:
         """Return the entry of one file.
 
         Raises:
-            DataError: if there is no such file.
+            DataError: if there is no such file, or it is on a server that only sends whole files.
         """
         try:
             if self.is_remote:
                 system, root = _filesystem(self.root)
                 system.invalidate_cache(root)
-                return _remote_entry(system.info(f"{root}/{name}"), name)
-            status = os.stat(self.place(name))
+                entry = _remote_entry(system.info(f"{root}/{name}"), name)
+            else:
+                status = os.stat(self.place(name))
+                entry = Entry(name, status.st_size, status.st_mtime_ns)
         except _FAULTS as error:
             raise self._unreadable("find", name, error) from error
-        return Entry(name, status.st_size, status.st_mtime_ns)
+        self._require_ranges(entry)
+        return entry
 
     def open(self, name: str) -> Any:
         """Open a file for reading and seeking in binary; fsspec's files have no standard-library type."""
@@ -150,7 +157,7 @@ class Store:
         return _whole(content, name, offset, length)
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
-        """Read several ranges; an object store serves 64 of them concurrently, at the latency of one."""
+        """Read several ranges, 64 of them at a time and at the latency of one; from `hf://` one after the other."""
         results: list[bytes | BadImage] = []
         for start in range(0, len(ranges), _AT_ONCE):
             results += self._read_some(ranges[start : start + _AT_ONCE])
@@ -161,7 +168,7 @@ class Store:
             contents: list[Any] = [None] * len(ranges)
         else:
             system, root = _filesystem(self.root)
-            names, starts, lengths = zip(*ranges, strict=True)
+            names, starts, lengths = map(list, zip(*ranges, strict=True))  # for a tuple fsspec takes one number
             ends = [start + length for start, length in zip(starts, lengths, strict=True)]
             contents = system.cat_ranges([f"{root}/{name}" for name in names], starts, ends, on_error="return")
         results: list[bytes | BadImage] = []
@@ -173,16 +180,37 @@ class Store:
                 results.append(error)
         return results
 
-    def _local_entries(self, within: str, ending: str) -> list[Entry]:
+    def _local_entries(self, within: str, ending: str | tuple[str, ...]) -> list[Entry]:
         with os.scandir(self.place(within)) as entries:
             names = [e.name for e in entries if e.name[:1] != "." and e.name.lower().endswith(ending) and e.is_file()]
         return [self.entry(os.path.join(within, name)) for name in names]
 
-    def _remote_entries(self, within: str) -> list[Entry]:
+    def _remote_entries(self, within: str, ending: str | tuple[str, ...]) -> list[Entry]:
         system, root = _filesystem(self.place(within).rstrip("/"))
         system.invalidate_cache(root)
         files = [found for found in system.ls(root, detail=True) if found["type"] == "file"]
+        files = [found for found in files if found["name"].lower().endswith(ending)]
+        if _WEB.match(self.root):  # links carry no sizes, and may lead to other folders
+            own = sorted({found["name"] for found in files if found["name"].rpartition("/")[0] == root})
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                files = list(pool.map(system.info, own))
         return [_remote_entry(found, os.path.join(within, found["name"].rsplit("/", 1)[-1])) for found in files]
+
+    def _require_ranges(self, entry: Entry) -> None:
+        if not _WEB.match(self.root):
+            return
+        try:
+            with self.open(entry.name) as stream:
+                stream.seek(max(0, entry.size - 1))
+                stream.read(1)
+        except ValueError as error:
+            raise DataError(
+                f"{printable(self.root)} only sends whole files",
+                why="Of a shard, the images of a batch are read, and the server does not answer requests for a part",
+                fix="download the data and give that folder, or give an address of s3://, gs:// or hf://",
+            ) from error
+        except _FAULTS as error:
+            raise self._unreadable("read", entry.name, error) from error
 
     def _unreadable(self, what: str, name: str, error: Exception) -> DataError:
         fix = "check the address and the credentials" if self.is_remote else "check the path and who may read it"
@@ -248,12 +276,14 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _remote_entry(found: dict[str, Any], name: str) -> Entry:
+    if found["size"] is None:
+        raise OSError(f"the server does not say the size of {name}")
     return Entry(name, int(found["size"]), _stamp(found))
 
 
 def _stamp(found: dict[str, Any]) -> int:
     version = found.get("ETag") or found.get("etag") or found.get("blob_id") or found.get("LastModified")
-    version = version or found.get("created") or found.get("mtime") or ""
+    version = version or found.get("Last-Modified") or found.get("created") or found.get("mtime") or ""
     return int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7], "big")
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.data.detection.annotations import annotations_of
 from vitlet.data.index import open_index
 from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
 from vitlet.data.packing import pack as write_shards
+from vitlet.errors import DataError
 from vitlet.host import available_cores
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
@@ -39,13 +41,19 @@ def pack(
         The content of `shards.json`: exact counts, how the data was packed, and what was left out.
 
     Raises:
-        DataError: if more images are unreadable than accepted.
+        DataError: if more images are unreadable than accepted, or objects are annotated on them: shards hold none.
         UsageError: if `out` is not empty.
         ResourceError: if the disk is full; nothing is left behind.
     """
     options = options or Options()
     teller = Teller(quiet=options.quiet)
     index = open_index(data, follow_outside=options.follow_outside)
+    if annotations_of(index) is not None:
+        raise DataError(
+            f"{index.name} has annotated objects, which shards cannot hold",
+            why="The boxes would be lost",
+            fix="train on the folder itself, or pack only its images: give the folder that they are in",
+        )
     verdicts = judge(index, options, teller)
     ids = np.flatnonzero(verdicts.good)
     form = Form(short_side=short_side, raw=raw, shard_bytes=shard_bytes)

@@ -182,7 +182,8 @@ pass_on() {{ if [[ $step ]]; then kill -"$1" "$step" 2>/dev/null || true; else e
 trap 'time_is_up=1; pass_on USR1' USR1
 trap 'pass_on TERM' TERM
 
-srun --kill-on-bad-exit=1 "${{command[@]}}" &
+# Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch: without it the step has one core.
+srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}} "${{command[@]}}" &
 step=$!
 [[ ! $early ]] || pass_on "$early"
 # Each wait is short: bash can miss a signal in the moment before one, and sees it after.
