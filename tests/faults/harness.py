@@ -223,6 +223,10 @@ def kill_when(pid: int, condition: Callable[[], bool], number: int = signal.SIGK
     return True
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @contextmanager
 def watched_saving(page: Page, *, instead: Callable[..., Path] | None = None) -> Iterator[None]:
     """Count the calls that change the disk while a checkpoint is saved."""

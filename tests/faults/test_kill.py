@@ -1,6 +1,9 @@
 """kill -9 at any moment: the run that goes on ends with the same bits as the run that was never killed."""
 
+import contextlib
+import multiprocessing
 import os
+import platform
 import random
 import shutil
 import signal
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -18,18 +22,26 @@ from harness import (
     CRASHED,
     Job,
     Page,
+    children_of,
     crash_at,
     digest,
+    fork,
     kill_when,
     leftovers,
     rows_without_timing,
     wait,
 )
+from PIL import Image
 
+from vitlet.augmentation import Centre, View
+from vitlet.data import loader, workers
+from vitlet.data.index import open_index
+from vitlet.data.workers import parallel
 from vitlet.methods.objective import Objective
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
+from vitlet.train.ranks import Member
 
 KILLS, INSIDE = 100, 60
 SECONDS = 60.0
@@ -224,3 +236,93 @@ def test_saving_flushes_then_renames_then_flushes_the_folder_and_only_then_prune
     ]
     assert calls.index("rename step-00000003") > calls.index("fsync checkpoints")
     assert [c for c in calls if c.startswith(("unlink", "rmdir"))][-1] == "rmdir .del-PID-step-00000003"
+
+
+def too_late(_: signal.Signals) -> None:
+    """A request to the kernel that comes when the parent is already gone, and so has no effect."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and os.getppid() == parent.pid:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("ask", "leaves"),
+    [(workers.end_with_parent, True), (too_late, True), (lambda _: None, False)],
+    ids=["as it is", "killed before the child began", "control: the end of a pipe does not tell"],
+)
+def test_decoding_processes_end_with_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[signal.Signals], None], leaves: bool
+) -> None:
+    """One hangs at an image, one waits for more."""
+    monkeypatch.setattr(workers, "end_with_parent", ask)
+
+    def decode(i: int) -> None:
+        if i == 0:
+            time.sleep(60)
+
+    def body() -> None:
+        for i, *_ in parallel(decode, range(40), workers=2, timeout=60):
+            if i == 39:
+                page["reached"] = 1
+                signal.pause()
+
+    page = Page()
+    pid = fork(body, error_file=tmp_path / "error.txt")
+    is_set = (lambda: len(children_of(pid)) == 2) if ask is too_late else (lambda: page["reached"] == 1)
+    until = time.monotonic() + 20
+    while not is_set():
+        assert time.monotonic() < until, "it does not begin"
+        time.sleep(0.01)
+    children = [Member(platform.node(), child) for child in children_of(pid)]
+    try:
+        assert len(children) == 2
+        os.kill(pid, signal.SIGKILL)
+        assert wait(pid) == -signal.SIGKILL
+        until = time.monotonic() + (5 if leaves else 1)
+        while not all(child.state() == "is gone" for child in children) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert [child.state() == "is gone" for child in children] == [leaves] * 2
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # theirs is the group of their parent
+
+
+@pytest.mark.parametrize(
+    ("ask", "leaves"),
+    [(workers.end_with_parent, True), (lambda _: None, False)],
+    ids=["as it is", "control: torch looks every five seconds"],
+)
+def test_loader_workers_end_with_their_parent_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[signal.Signals], None], leaves: bool
+) -> None:
+    """Until they do, they hold the connections of a killed rank, and the others do not hear of its loss."""
+    monkeypatch.setattr(loader, "end_with_parent", ask)
+    for i in range(8):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
+    index = open_index(tmp_path, cache=tmp_path / "cache")
+    page = Page()
+
+    def body() -> None:
+        view = View(size=8, crop=Centre(share=1.0))
+        batches = loader.evaluation_batches(index, np.arange(8), view=view, batch_size=1, workers=1)
+        next(batches)
+        page["reached"] = 1
+        signal.pause()
+
+    pid = fork(body, error_file=tmp_path / "error.txt")
+    until = time.monotonic() + 20
+    while page["reached"] != 1:
+        assert time.monotonic() < until, "it does not begin"
+        time.sleep(0.01)
+    children = [Member(platform.node(), child) for child in children_of(pid)]
+    try:
+        assert children
+        os.kill(pid, signal.SIGKILL)
+        assert wait(pid) == -signal.SIGKILL
+        until = time.monotonic() + 1
+        while not all(child.state() == "is gone" for child in children) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert all(child.state() == "is gone" for child in children) == leaves
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)

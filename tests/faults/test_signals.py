@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import BROKEN, Job, Page, digest, kill_when, leftovers, rows_without_timing, wait
+from harness import BROKEN, Job, Page, children_of, digest, kill_when, leftovers, rows_without_timing, wait
 
 from vitlet.data import loader
 from vitlet.errors import WorkerError
@@ -95,10 +95,6 @@ def test_workers_that_get_the_signal_first(
     heard_at = page["step"]
     kill_when(pid, lambda: page["step"] >= heard_at + 3, signal.SIGTERM)
     assert wait(pid) == (143 if quiet else WorkerError.exit_code)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def nobody_is_left(group: int) -> bool:

@@ -1,6 +1,5 @@
 """Numbers as people read them."""
 
-
 import pytest
 from scipy.stats import binomtest, t
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import Job, Page, fork, wait
-from ranked import require_same_weights, run_training
+from harness import Job, Page, fork, kill_when, wait
+from ranked import errors, require_same_weights, run_training
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vitlet.errors import VitletError
@@ -142,3 +142,32 @@ def test_a_cut_cable_ends_both_hosts_and_the_run_goes_on(
     run_training(job, run, World(), every=3)
     run_training(job, Run(tmp_path / "alone"), World(), every=3)
     require_same_weights(run, Run(tmp_path / "alone"))
+
+
+@pytest.mark.parametrize("hosts", [None], indirect=True)
+def test_a_cable_cut_outside_a_step_is_noticed_after_the_timeout(
+    hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank works alone, as at the image check, while the other waits."""
+    monkeypatch.setenv(TIMEOUT_VARIABLE, str(TIMEOUT_SECONDS))
+    page = Page()
+
+    def rank(number: int) -> None:
+        hosts[number].enter()
+        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": "29400"}
+        with World.joined() as world, world.one_first():
+            page["reached"] = 1
+            while not number and page["step"] < 1:
+                time.sleep(0.01)
+
+    pids = [fork(lambda number=number: rank(number), error_file=tmp_path / f"error-{number}.txt") for number in (0, 1)]
+    assert kill_when(pids[1], lambda: page["reached"] == 1, 0), errors(tmp_path)
+    time.sleep(TIMEOUT_SECONDS + 1)
+    assert os.waitpid(pids[1], os.WNOHANG)[0] == 0, "a rank that works is waited for"
+    hosts[0].cut()
+    assert wait(pids[1], seconds=TIMEOUT_SECONDS + 10) == 7, errors(tmp_path)
+    page["step"] = 1
+    assert wait(pids[0], seconds=10) == 7, errors(tmp_path)
+    said = [(tmp_path / f"error-{number}.txt").read_text() for number in (0, 1)]
+    assert "no connection to another host: rank 1 on host-b (seen by rank 0 on host-a)" in said[0]
+    assert "no connection to another host: rank 0 on host-a (seen by rank 1 on host-b)" in said[1]

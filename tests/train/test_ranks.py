@@ -1,10 +1,14 @@
 """Two processes over loopback: one gradient, one set of weights, one moment to stop."""
 
+import atexit
+import contextlib
 import dataclasses
 import os
 import platform
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +19,13 @@ from harness import Job, Page, fork, kill_when, tiny_objective, wait
 from ranked import errors, noting, order, require_same_weights, run_training, start_ranks
 from torch import nn
 
+from vitlet.data import workers
 from vitlet.data.batch import Batch
+from vitlet.data.workers import parallel
 from vitlet.errors import WorkerError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
-from vitlet.train import checkpoint
+from vitlet.train import checkpoint, ranks
 from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World
 
 
@@ -164,6 +170,159 @@ def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
         wait(pids[1])
     assert "rank 1 is stopped" in (tmp_path / "error-0.txt").read_text()
     assert checkpoint.folders(run)[0].name == "step-00000006", "what was saved is whole"
+
+
+EXCHANGES: dict[str, Callable[[World], object]] = {
+    "wait": World.wait,
+    "gather_rows": lambda world: world.gather_rows(torch.ones(2, 3), total=4),
+    "share": lambda world: world.share(b"x"),
+    "gather": lambda world: world.gather("x"),
+    "require_same": lambda world: world.require_same("x", of="images"),
+    "total": lambda world: world.total(1.0),
+}
+"""Those before which the ranks may work unequally long: no training step is due to end any of them."""
+
+
+def begin_pairs(body: Callable[[World, str], None], tmp_path: Path) -> dict[str, list[int]]:
+    """Two ranks for each of the exchanges, all at once, since what they do is wait."""
+    pids = {}
+    for name in EXCHANGES:
+        (tmp_path / name).mkdir()
+        pids[name] = start_ranks(lambda world, name=name: body(world, name), tmp_path / name)
+    return pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_lost_outside_a_step_is_missed_in_any_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """At once if it is killed, after the timeout if it is frozen; then it is killed by the rank that missed it."""
+    timeout = 4 if number == signal.SIGSTOP else 100
+    monkeypatch.setenv(TIMEOUT_VARIABLE, str(timeout))
+
+    def body(world: World, name: str) -> None:
+        if world.rank == 1:
+            os.kill(os.getpid(), number)
+        atexit._clear()  # pytest's
+        try:
+            EXCHANGES[name](world)
+        finally:
+            atexit._run_exitfuncs()
+
+    began, pids = time.monotonic(), begin_pairs(body, tmp_path)
+    try:
+        for name, (first, second) in pids.items():
+            assert wait(first, seconds=began + 20 - time.monotonic()) == 7, errors(tmp_path / name)
+            assert wait(second, seconds=5) == -signal.SIGKILL
+            what = "is stopped" if number == signal.SIGSTOP else "is gone"
+            assert f"rank 1 {what} (process {second})" in errors(tmp_path / name)
+    finally:
+        end(*(pid for pair in pids.values() for pid in pair))
+
+
+def end(*pids: int) -> None:
+    """Kill those of the children that are left."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):  # waited for before
+            if not os.waitpid(pid, os.WNOHANG)[0]:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("patient", [True, False], ids=["as it is", "control: nobody waits for those that work"])
+def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
+    if not patient:
+        monkeypatch.setattr(ranks._Pulse, "meet", lambda _: None)
+
+    def body(world: World, name: str) -> None:
+        time.sleep(5 * (world.rank == 0))
+        EXCHANGES[name](world)
+        world.wait()  # rank 0 is not gone before the other has what it waits for
+
+    pids = begin_pairs(body, tmp_path)
+    try:
+        for name, (first, second) in pids.items():
+            codes = [wait(first, seconds=20), wait(second, seconds=20)]
+            assert (codes == [0, 0]) if patient else (7 in codes), errors(tmp_path / name)
+    finally:
+        end(*(pid for pair in pids.values() for pid in pair))
+
+
+def test_a_rank_that_leaves_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its process lives on, as rank 0 does that writes the results alone."""
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "100")
+
+    def body(world: World) -> None:
+        if world.rank == 0:
+            world.leave()
+            while not (tmp_path / "done").exists():
+                time.sleep(0.01)
+        elif world.rank == 1:
+            time.sleep(0.5)
+        else:
+            world.wait()
+
+    pids = start_ranks(body, tmp_path, size=3)
+    try:
+        assert wait(pids[1], seconds=10) == 0
+        assert wait(pids[2], seconds=10) == 7
+        assert "A rank has left" in errors(tmp_path)
+        (tmp_path / "done").touch()
+        assert wait(pids[0]) == 0, errors(tmp_path)
+    finally:
+        end(*pids)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["as it is", "control: what it forked holds its connections"])
+def test_a_rank_killed_during_the_image_check_is_missed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    if not alone:
+        monkeypatch.setattr(workers, "end_with_parent", lambda _: None)
+    started = tmp_path / "started"
+
+    def decode(_: int) -> None:
+        started.touch()
+        time.sleep(60)
+
+    def body(world: World) -> None:
+        with world.one_first():
+            list(parallel(decode, [0] * (world.rank == 0), workers=1, timeout=100))
+
+    pids = start_ranks(body, tmp_path)
+    try:
+        assert kill_when(pids[0], started.exists), errors(tmp_path)
+        assert wait(pids[0]) == -signal.SIGKILL
+        if alone:
+            assert wait(pids[1], seconds=5) == 7
+            assert f"rank 0 is gone (process {pids[0]})" in errors(tmp_path)
+        else:
+            time.sleep(2)
+            assert os.waitpid(pids[1], os.WNOHANG)[0] == 0
+    finally:
+        end(*pids)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pids[0], signal.SIGKILL)  # what it forked, which is of its group
+
+
+def test_only_a_stopped_process_of_the_same_launcher_is_killed() -> None:
+    stranger = subprocess.Popen(["sleep", "60"])  # a child of this process, not of its launcher
+    try:
+        member = Member(platform.node(), stranger.pid)
+        stranger.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + 5
+        while member.state() != "is stopped":
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        member.end()
+        time.sleep(0.1)
+        assert member.state() == "is stopped"
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_timeout_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.views import IMAGENET, Normalisation, apply_view
+from vitlet.data.workers import end_with_parent
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import ranks_here
 from vitlet.rng import derive, permutation
@@ -271,8 +272,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
 
 
 def _worker_error(samples: Samples, error: Exception) -> WorkerError:
-    at = [int(position) for position in samples.reading if position >= 0]
-    names = [printable(samples.index.path(int(samples.ids[position]))) for position in at]
+    names = [printable(samples.index.path(int(samples.ids[int(at)]))) for at in samples.reading if at >= 0]
     return WorkerError(
         "a loader worker died or hung",
         where=f"while reading {' or '.join(names) or 'the first image'}",
@@ -289,8 +289,7 @@ def _guarded(children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractCon
     Torch's handler of SIGCHLD raises wherever the main thread happens to be: within a step, or while a checkpoint is
     written. Children are killed at the end: they do not listen to SIGTERM, and one that hangs would hold up the exit.
     """
-    is_waiting = False
-    raising = signal.getsignal(signal.SIGCHLD)
+    is_waiting, raising = False, signal.getsignal(signal.SIGCHLD)
 
     def hold_back(number: int, frame: FrameType | None) -> None:
         if is_waiting and callable(raising):
@@ -320,9 +319,10 @@ def _guarded(children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractCon
 
 
 def _quiet_worker(worker: int) -> None:
-    """A signal to the whole process group must not kill the workers before the last step is saved."""
+    """Only its parent ends a worker: a signal to the whole process group must leave it until the last step is saved."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)
     torch.set_num_threads(1)
     os.nice(1)
 

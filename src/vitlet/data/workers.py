@@ -4,6 +4,7 @@ A pool of the standard library loses the whole map when one process dies and wai
 parent knows which item each process is at: that item is given up with its cause, and a new process takes the rest.
 """
 
+import ctypes
 import itertools
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from vitlet.errors import WorkerError
 
 _CHUNK = 32
 _START_SECONDS = 120.0
+_PR_SET_PDEATHSIG = 1
 
 
 @final
@@ -144,6 +146,11 @@ class _Pool:
 
 def _serve(pipe: Connection, work: Callable[[int], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    # A forked process holds the parent's ends of the pipes, its own included: they do not tell that the parent is gone.
+    end_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        return  # it was gone before
     torch.set_num_threads(1)
     with tempfile.TemporaryFile() as noise:
         os.dup2(noise.fileno(), 2)  # C libraries write their warnings there, with no other way to hear them
@@ -165,3 +172,9 @@ def _take(descriptor: int) -> str:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return text
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -151,6 +151,7 @@ def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: Worl
     with teller.progress("looking at images", total=last - first) as tick:
         if first < last:  # else there are fewer batches than ranks, and this one adds nothing to the sums
             survey.run(_counted(sample.batches(sample.ids[first:last], size=sample.batch_size), tick))
+    world.wait()  # shares are unequal
     survey.sum_over_ranks()
     return survey
 

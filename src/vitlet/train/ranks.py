@@ -1,15 +1,16 @@
 """The processes of one training run, as started by torchrun; without it there is one, and no port is opened."""
 
+import atexit
 import contextlib
-import ctypes
 import json
 import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from vitlet.data.workers import end_with_parent
 from vitlet.errors import DataError, UsageError, WorkerError
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""
 
-_TIMEOUT_SECONDS = 300
-# For work that one rank does while the others wait, such as decoding every image once. However long this is, a rank
-# that dies is noticed at once by its closed connection.
-_PATIENCE = timedelta(hours=12)
-_PR_SET_PDEATHSIG = 1
+_PULSE_SECONDS = 0.5
 _CPU = torch.device("cpu")
 
 
@@ -41,13 +39,66 @@ class Member:
 
     def state(self) -> str:
         """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that is alive or elsewhere."""
-        if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
-            return ""
-        try:
-            letter = Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (OSError, IndexError):
-            return "is gone"
+        letter = self._told()[0]
         return "is gone" if letter in "ZX" else "is stopped" if letter in "Tt" else ""
+
+    def end(self) -> None:
+        """Kill it if it is stopped: it was given up and hears nothing gentler. Only if it has this process's parent."""
+        if self.state() == "is stopped" and self._told()[1] == str(os.getppid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+
+    def _told(self) -> list[str]:
+        """State and parent, as the kernel tells them; of another host it tells nothing."""
+        if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
+            return ["-", ""]
+        try:
+            return Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+        except (OSError, IndexError):
+            return ["X", ""]
+
+
+class _Pulse:
+    """Tells the other ranks twice a second that this process runs, and how many meetings it has come to.
+
+    A process that works keeps this up however long it takes; one that is frozen or cut off is missed after the timeout.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self._group, self._came, self._all_came, self._leaves = group, 0, 0, False
+        self._lost: RuntimeError | None = None
+        self._news = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def meet(self) -> None:
+        """Wait until every rank has come, for as long as all of them have a pulse."""
+        self._came += 1
+        self._news.set()
+        while self._all_came < self._came and not self._lost:
+            time.sleep(0.01)
+        if self._all_came < self._came and self._lost:
+            raise self._lost
+
+    def leave(self) -> None:
+        """End the pulses of all ranks."""
+        self._leaves = True
+        self._news.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        try:
+            while not self._lost:
+                if self._came == self._all_came:  # else the slower ranks set the pace, and the last one waits for none
+                    self._news.wait(_PULSE_SECONDS)
+                self._news.clear()
+                told = torch.tensor([self._came, not self._leaves])
+                dist.all_reduce(told, op=dist.ReduceOp.MIN, group=self._group)
+                self._all_came, all_stay = told.tolist()
+                if not all_stay:
+                    self._lost = RuntimeError("A rank has left")
+        except RuntimeError as error:
+            self._lost = error
 
 
 @dataclass(frozen=True)
@@ -58,8 +109,8 @@ class World:
     size: int = 1
     members: tuple[Member, ...] = field(default=(), compare=False, repr=False)
     """By rank; empty for a single process."""
-    _side: Any = field(default=None, compare=False, repr=False)
-    """A gloo group for CPU tensors and for operations that may take long."""
+    _side: Any = field(default=None, compare=False, repr=False)  # a gloo group, for CPU tensors
+    _pulse: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def join(cls, device: torch.device = _CPU) -> "World":
@@ -76,24 +127,27 @@ class World:
             return cls()
         timeout = _timeout()
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            _end_with_parent()
-        with _together((), rank=int(os.environ["RANK"])):
+            end_with_parent(signal.SIGTERM)  # all hear it at once and finish their step, and rank 0 saves
+        with cls(int(os.environ["RANK"]))._together():
             if not dist.is_initialized():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
                 store, rank, size = next(rendezvous("env://", timeout=timeout))
+                # torchrun keeps one store across restarts (torch 2.14), where a fast rank would find the address of one
+                # that is gone. A change of hosts does not count as a restart, but changes the number of ranks.
+                attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{size}"
                 dist.init_process_group(
                     "nccl" if device.type == "cuda" else "gloo",
-                    store=dist.PrefixStore(_attempt(), store),
+                    store=dist.PrefixStore(attempt, store),
                     rank=rank,
                     world_size=size,
                     timeout=timeout,
                 )
-            side = dist.new_group(backend="gloo", timeout=_PATIENCE)
-            alone = cls(dist.get_rank(), dist.get_world_size(), _side=side)
-            here = json.dumps([os.uname().nodename, os.getpid()]).encode()
-            members = tuple(Member(*json.loads(text)) for text in alone._gathered(here))
-        return cls(alone.rank, alone.size, members, side)
+            side, beating = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
+            pulse = _Pulse(beating) if dist.get_world_size() > 1 else None
+            world = cls(dist.get_rank(), dist.get_world_size(), _side=side, _pulse=pulse)
+            here = json.dumps([os.uname().nodename, os.getpid()])
+            return replace(world, members=tuple(Member(*json.loads(text)) for text in world.gather(here)))
 
     @classmethod
     @contextlib.contextmanager
@@ -111,11 +165,7 @@ class World:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over ranks, in one message.
-
-        A ViT-Tiny's gradients are 23 MB: one flat all-reduce after the last accumulation step costs less than
-        wrapping the objective, works with any number of accumulation steps, and needs no flag for unused parameters.
-        """
+        """Average the gradients over ranks, in one message after the last accumulation step (decision 2)."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -140,7 +190,8 @@ class World:
         return int(self._reduced(value, dist.ReduceOp.MAX))
 
     def total(self, value: float) -> float:
-        """The sum of the ranks' numbers."""
+        """The sum of the ranks' numbers, however unequally long what they counted took them."""
+        self.wait()
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def _reduced(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
@@ -157,10 +208,10 @@ class World:
         self.highest(0)
 
     def wait(self) -> None:
-        """Wait until all ranks arrive, however long it takes: for work that one of them does alone."""
+        """Wait until all ranks arrive, however long the work of any takes; one that is frozen is given up."""
         if self.size > 1:
-            with self._together():
-                dist.barrier(group=self._side)
+            with self._together(patient=True):
+                dist.barrier(group=self._side)  # none leaves while another still has to hear that all are here
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
@@ -180,7 +231,7 @@ class World:
         padded = torch.zeros((share, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(rows)] = rows.cpu()
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._together():
+        with self._together(patient=True):
             dist.all_gather(parts, padded, group=self._side)
         return torch.stack(parts, dim=1).flatten(0, 1)[:total]
 
@@ -189,7 +240,7 @@ class World:
         if self.size == 1:
             return content
         mine = content if self.is_first else None
-        with self._together():
+        with self._together(patient=True):
             length = torch.tensor([-1 if mine is None else len(mine)])
             dist.broadcast(length, 0, group=self._side)
             if length < 0:
@@ -199,11 +250,17 @@ class World:
         return sent.numpy().tobytes()
 
     def gather(self, text: str) -> list[str]:
-        """The texts of all ranks, by rank."""
+        """The texts of all ranks, by rank. torch's own object collectives unpickle what arrives."""
         if self.size == 1:
             return [text]
-        with self._together():
-            return [found.decode() for found in self._gathered(text.encode())]
+        mine = text.encode()
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with self._together(patient=True):
+            dist.all_gather(lengths, torch.tensor([len(mine)]), group=self._side)
+            longest = max(int(length) for length in lengths)
+            parts = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+            dist.all_gather(parts, _as_tensor(mine.ljust(longest)), group=self._side)
+        return [bytes(part.tolist())[: int(length)].decode() for part, length in zip(parts, lengths, strict=True)]
 
     def require_same(self, what: str, *, of: str) -> None:
         """Refuse to continue if ranks see different things under one name.
@@ -215,13 +272,10 @@ class World:
         Raises:
             DataError: on all ranks, with what each of them sees.
         """
-        if self.size == 1:
-            return
         seen = self.gather(what)
         if len(set(seen)) > 1:
-            lines = "".join(
-                f"\n  rank {r} on {m.host}: {text}" for r, (m, text) in enumerate(zip(self.members, seen, strict=True))
-            )
+            ranks = enumerate(zip(self.members, seen, strict=True))
+            lines = "".join(f"\n  rank {rank} on {member.host}: {text}" for rank, (member, text) in ranks)
             raise DataError(
                 f"the ranks see different {of}",
                 why="They would not work on the same thing:" + lines,
@@ -231,20 +285,24 @@ class World:
     def leave(self) -> None:
         """Close the group."""
         if self.size > 1 and dist.is_initialized():
+            self._pulse.leave()
             dist.destroy_process_group()
 
-    def _gathered(self, text: bytes) -> list[bytes]:
-        """The texts of all ranks. torch's own object collectives unpickle what arrives."""
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(text)]), group=self._side)
-        longest = max(int(length) for length in lengths)
-        padded = _as_tensor(text.ljust(longest))
-        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(parts, padded, group=self._side)
-        return [bytes(part.tolist())[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+    @contextlib.contextmanager
+    def _together(self, *, patient: bool = False) -> Iterator[None]:
+        """Report which rank is gone in vitlet's own words; `patient` where ranks come from work of unequal length.
 
-    def _together(self) -> contextlib.AbstractContextManager[None]:
-        return _together(self.members, rank=self.rank)
+        Raises:
+            WorkerError: when the connection to a rank breaks or it does not answer in time.
+        """
+        try:
+            if patient:
+                self._pulse.meet()
+            yield
+        except RuntimeError as error:
+            who, where = _blame(self.members, self.rank)
+            fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
+            raise WorkerError(who, where=where, why=_reason(error), fix=fix) from error
 
 
 def _as_tensor(content: bytes) -> Tensor:
@@ -252,7 +310,7 @@ def _as_tensor(content: bytes) -> Tensor:
 
 
 def _timeout() -> timedelta:
-    text = os.environ.get(TIMEOUT_VARIABLE, str(_TIMEOUT_SECONDS))
+    text = os.environ.get(TIMEOUT_VARIABLE, "300")
     if not text.isdigit() or not int(text):
         raise UsageError(f"{TIMEOUT_VARIABLE}={text!r}", why="It is a number of seconds", fix=f"{TIMEOUT_VARIABLE}=300")
     return timedelta(seconds=int(text))
@@ -261,43 +319,6 @@ def _timeout() -> timedelta:
 def is_restart() -> bool:
     """Whether torchrun started this process to replace one that was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
-def _attempt() -> str:
-    """A key that distinguishes this start of the ranks from earlier ones.
-
-    torchrun keeps one store across restarts (torch 2.14), where a fast rank would find the address of one that is gone.
-    A change of hosts does not count as a restart, but changes the number of ranks.
-    """
-    return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{os.environ['WORLD_SIZE']}"
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when torchrun is gone, since nobody would start, stop or watch this rank then.
-
-    All ranks get it at once and finish their step, and rank 0 saves; a rank that cannot is given up after the timeout.
-    """
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-
-
-@contextlib.contextmanager
-def _together(members: tuple[Member, ...], *, rank: int) -> Iterator[None]:
-    """Report which rank is gone in vitlet's own words.
-
-    Raises:
-        WorkerError: when the connection to a rank breaks or it does not answer in time.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        who, where = _blame(members, rank)
-        raise WorkerError(
-            who,
-            where=where,
-            why=_reason(error),
-            fix="look at the output of the other ranks; the same command goes on from the last checkpoint",
-        ) from error
 
 
 def _reason(error: RuntimeError) -> str:
@@ -309,14 +330,15 @@ def _reason(error: RuntimeError) -> str:
 def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
     """Which rank is missing, and who noticed: an unhealthy rank of this host, else the other hosts."""
     here = f"seen by rank {rank} on {os.uname().nodename}"
-    others = [(r, member) for r, member in enumerate(members) if r != rank]
     ill: list[tuple[int, Member, str]] = []
     for _ in range(20):  # a killed process closes its connections shortly before it counts as gone
-        ill = [(r, member, state) for r, member in others if (state := member.state())]
+        ill = [(r, member, state) for r, member in enumerate(members) if r != rank and (state := member.state())]
         if ill or not members:
             break
         time.sleep(0.05)
     if ill:
+        for _, member, _ in ill:
+            atexit.register(member.end)  # after this rank has said why: torchrun, once it sees a loss, ends them all
         return " and ".join(f"rank {r} {state} (process {member.process})" for r, member, state in ill), here
     far: dict[str, list[str]] = {}
     for r, member in enumerate(members):

@@ -131,7 +131,7 @@ def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None,
 
     Args:
         run: The run directory.
-        data: The data that the run was started on; needed only for an address, or for a copy of the data elsewhere like s3://…
+        data: The data that the run was started on; needed only for an address like s3://…, or a copy elsewhere.
         workers: Loader processes.
         device: Where to compute.
         max_bad: Accepted share of unreadable images, if larger than when the run was started.
