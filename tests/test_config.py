@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vitlet.config import Config, apply_overrides, dotted_keys, parse_value
+from vitlet.config import Config, apply_overrides, dotted_keys, flatten, parse_value
 from vitlet.errors import UsageError
 from vitlet.recipes import by_name, with_overrides
 
@@ -106,3 +106,10 @@ def test_configs_are_frozen_and_checked_when_changed() -> None:
     with pytest.raises(UsageError, match="base_lr"):
         optimizer.changed(base_lr=-1.0)
     assert issubclass(type(optimizer), Config)
+
+
+def test_a_recipe_is_flattened_without_losing_a_value():
+    nested = {"a": {"b": [1, 2], "c": [{"d": None}, {"d": "x"}]}, "e": True, "f": {}}
+    assert flatten(nested) == {
+        "a.b": "[1, 2]", "a.c.0.d": "null", "a.c.1.d": "x", "e": "true", "f": "{}",
+    }  # fmt: skip

@@ -79,10 +79,22 @@ def test_a_run_says_what_it_was_started_on_or_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_was_started_on_other_values_is_not_gone_on_with(tmp_path: Path) -> None:
     run, there = Run(tmp_path), {"recipe": "aa", "num_labels": None}
-    run.require_same({"recipe": "aa"}, there={})
-    run.require_same({"recipe": "aa", "num_labels": None, "of a later version": 1}, there=there)
+    run.require_same({"recipe": "aa"}, there={}, recipe={})
+    run.require_same({"recipe": "aa", "num_labels": None, "of a later version": 1}, there=there, recipe={})
     with pytest.raises(UsageError, match=r"holds another run\. num_labels differ: None there\. Fix: --fresh"):
-        run.require_same({"recipe": "aa", "num_labels": 3}, there=there)
+        run.require_same({"recipe": "aa", "num_labels": 3}, there=there, recipe={})
+
+
+def test_values_of_the_recipe_that_are_others_are_named(tmp_path: Path) -> None:
+    run, there = Run(tmp_path), {"recipe": "aa"}
+    run.recipe_file.write_text('{"budget": {"seed": 1, "epochs": 8, "size": 4}, "name": "mae", "same": 0}')
+    asked = {"budget": {"seed": 2, "epochs": 8, "size": 4}, "name": "mae", "same": 0}
+    with pytest.raises(
+        UsageError, match=r"recipe differ: budget\.seed=1 there\. Fix: .*vitlet resume .* to finish it"
+    ):
+        run.require_same({"recipe": "bb"}, there=there, recipe=asked)
+    with pytest.raises(UsageError, match=r"budget\.seed=1, budget\.epochs=8, budget\.size=4 and 2 more there"):
+        run.require_same({"recipe": "bb"}, there=there, recipe={})
 
 
 def test_a_run_stands_for_its_path(tmp_path: Path) -> None:

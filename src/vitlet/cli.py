@@ -49,7 +49,7 @@ app.command(models.import_, name="import")
 app.command(comparing.sweep)
 
 
-_TOGETHER = {"pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "analyse"}
+_TOGETHER = {"pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"}
 """Verbs whose work is shared among ranks."""
 
 

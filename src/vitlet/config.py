@@ -103,6 +103,21 @@ def dotted_keys(values: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Flatten nested JSON to `a.b.0.c` → the value as text."""
+    if isinstance(value, dict) and value:
+        pairs = value.items()
+    elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        pairs = enumerate(value)
+    else:
+        return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+    return {
+        key: text
+        for name, inner in pairs
+        for key, text in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
 def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
     """Convert to one `UsageError` that names all wrong keys and values.
 

@@ -25,10 +25,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vitlet.config import flatten
 from vitlet.disk import read_json, sweep
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.host import available_cores
 from vitlet.text import did_you_mean, printable
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -128,18 +131,32 @@ class Run:
                 f"{printable(self.path)} is not empty and not a run", fix="give --out a new folder; nothing was changed"
             )
 
-    def require_same(self, launch: Mapping[str, Any], *, there: Mapping[str, Any]) -> None:
-        """Refuse to go on with the run if it was started on other values (`there`), as far as both name them.
+    def require_same(self, launch: Mapping[str, Any], *, there: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+        """Refuse to go on with the run if it was started on other values, as far as both name them.
+
+        Args:
+            launch: What is asked for; its recipe by fingerprint.
+            there: The same of the run.
+            recipe: The recipe that is asked for.
 
         Raises:
             UsageError: naming them.
         """
         if named := [key for key, value in launch.items() if key in there and there[key] != value]:
+            others = [self._other_values(recipe) if key == "recipe" else printable(str(there[key])) for key in named]
+            shown = printable(self.path)
             raise UsageError(
-                f"{printable(self.path)} holds another run",
-                why=f"{', '.join(named)} differ: {', '.join(printable(str(there[k])) for k in named)} there",
-                fix="--fresh to replace it, another --out to keep both, or vitlet resume RUN to go on with it",
+                f"{shown} holds another run",
+                why=f"{', '.join(named)} differ: {', '.join(others)} there",
+                fix=f"--fresh to replace it, another --out to keep both, or vitlet resume {shown} to finish it",
             )
+
+    def _other_values(self, recipe: Mapping[str, Any]) -> str:
+        """The first values of the run's recipe that are others than those of `recipe`."""
+        ours, theirs = flatten(self.recipe_json()), flatten(recipe)
+        keys = [key for key in ours if theirs.get(key) != ours[key]]
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        return ", ".join(f"{key}={printable(ours[key])}" for key in keys[:_SHOWN]) + more
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, ignoring a torn last line (from a kill while writing)."""

@@ -55,14 +55,14 @@ TINY_DETECTOR: dict[str, Any] = {
 """Of `detection_micro`."""
 
 
-def on_two_ranks(*words: object, settings: Mapping[str, Any]) -> None:
-    """A command line of vitlet under torchrun, two processes on gloo."""
+def on_two_ranks(*words: object, settings: Mapping[str, Any] | None = None) -> None:
+    """A command line of vitlet under torchrun, two processes on gloo; `settings` change the recipe of a training."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    changes = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    changes = [f"--set={key}={json.dumps(value)}" for key, value in (settings or {}).items()]
     command = [*launcher, "-m", "vitlet", *words, "--workers", "0", *changes]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished: ") == 2, "each process ends well"
+    assert done.stdout.count("finished: ") == (0 if settings is None else 2), "each process of a training ends well"
 
 
 def pixels(key: int, *, light: bool) -> np.ndarray:

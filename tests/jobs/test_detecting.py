@@ -86,6 +86,21 @@ def test_two_ranks_learn_and_score_what_one_does(annotated: Path, run: Run, tmp_
         assert ours["value"] == pytest.approx(theirs["value"], abs=1e-3)
 
 
+def test_two_ranks_find_what_one_does(annotated: Path, run: Run, tmp_path: Path) -> None:
+    """Nine images for two ranks; the file lists them in the order of one."""
+    one = detect(run.path, data=annotated, out=tmp_path / "one.json", options=QUIET)
+    pictures = tmp_path / "drawn"
+    on_two_ranks("detect", run.path, "--data", annotated, "--out", tmp_path / "two.json", "--pictures", pictures)
+    ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("two.json", one.name))
+    assert len(theirs) > 9
+    places = [[(entry["file_name"], entry["category_id"]) for entry in entries] for entries in (ours, theirs)]
+    assert places[0] == places[1]
+    for entries in zip(ours, theirs, strict=True):
+        first, second = ((*entry["bbox"], entry["score"]) for entry in entries)
+        assert first == pytest.approx(second, abs=1e-3)
+    assert len(list(pictures.iterdir())) == 9
+
+
 def test_an_encoder_of_another_size_is_the_start(annotated: Path, tmp_path: Path) -> None:
     shape = {k: DETECTING[k] for k in ("encoder.width", "encoder.depth", "encoder.heads")}
     shape |= {"objective.decoder_width": 16, "objective.decoder_heads": 2, "encoder.patch_size": 8}

@@ -70,10 +70,3 @@ def test_two_seeds_of_one_run_are_one_row():
     (group,) = tables.groups_of_results([contents("a", [measured(0.7), measured(0.72, seed=1)])])
     assert group.rows[0].values == (0.7, 0.72)
     assert group.note.endswith("intervals over seeds")
-
-
-def test_a_recipe_is_flattened_without_losing_a_value():
-    nested = {"a": {"b": [1, 2], "c": [{"d": None}, {"d": "x"}]}, "e": True, "f": {}}
-    assert tables.flatten(nested) == {
-        "a.b": "[1, 2]", "a.c.0.d": "null", "a.c.1.d": "x", "e": "true", "f": "{}",
-    }  # fmt: skip

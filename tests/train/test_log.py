@@ -98,3 +98,13 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
             tick(done, f"loss {done}")
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["training: 2/10, 80 s left  loss 2", "training: 4/10, 60 s left  loss 4"]
+
+
+def test_work_that_goes_back_is_timed_anew(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of many that begins anew takes off what its last beginning had done."""
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with Teller().progress("making runs", total=10) as tick:
+        for done in (5, 1, 2, 4):
+            tick(done)
+    assert capsys.readouterr().out.splitlines() == ["making runs: 2/10, 160 s left", "making runs: 4/10, 80 s left"]

@@ -1,6 +1,7 @@
 """Detection: the outputs of a finished training run, and detecting objects in other images."""
 
 import io
+import json
 import os
 import time
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ import numpy as np
 from vitlet.data.decode import decode
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.outlines import to_mask
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.views import Normalisation
 from vitlet.disk import to_json_bytes, write_file, write_json
@@ -23,7 +24,8 @@ from vitlet.evaluate.detection.gallery import Drawn, draw, drawable, quality, sq
 from vitlet.evaluate.detection.scores import Kind, Scores, score
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import Material, judge, pick_device
+from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.material import Material, pick_device
 from vitlet.jobs.options import Options
 from vitlet.methods.detection import Detection
 from vitlet.recipe import Recipe
@@ -31,6 +33,7 @@ from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
 
@@ -50,7 +53,7 @@ def finish_detection(
         teller.say("note: no image was held out, so nothing was scored.")
         return
     began, cpu_began = time.monotonic(), time.process_time()
-    found = list(_found(objective, material.index, material.held_out, recipe, teller))
+    found = list(_found(objective, material.index, material.held_out, recipe, teller, World()))
     truth = ground_truth(material.index, annotations, material.held_out)
     kinds: tuple[Kind, ...] = ("bbox", "segm") if objective.detector.shape.masks else ("bbox",)
     for kind in kinds:
@@ -95,23 +98,27 @@ def detect(
         CheckpointError: if it is not finished.
     """
     options = options or Options()
-    teller = Teller(quiet=options.quiet)
     model = _load(Run.open(run))
-    index = open_index(data, follow_outside=options.follow_outside)
-    annotations = annotations_of(index)
-    ids = np.flatnonzero(judge(index, options, teller).good)
-    objective = model.objective.to(pick_device(options)).eval()
-    entries, count = [], 0
-    for found in _found(objective, index, ids, model.recipe, teller):
-        row = int(ids[found.position])
-        number = row if annotations is None else int(annotations.columns["image_ids"][row])
-        name = {"file_name": printable(index.path(row))}
-        entries += [e | name for e in found.to_coco(image_id=number, category_ids=model.labels.category_ids)]
-        count += 1
-        if pictures is not None:
-            _write_picture(Path(pictures), index, row, drawable(found, model.labels.classes))
+    with World.joined(pick_device(options)) as world:
+        teller = Teller(quiet=options.quiet or not world.is_first)
+        index = opened(data, options, world)
+        annotations = annotations_of(index)
+        ids = np.flatnonzero(judged(index, options, teller, world, training=False).good)
+        objective = model.objective.to(pick_device(options)).eval()
+        mine = []
+        for found in _found(objective, index, ids, model.recipe, teller, world):
+            row = int(ids[found.position])
+            number = row if annotations is None else int(annotations.columns["image_ids"][row])
+            objects = found.to_coco(image_id=number, category_ids=model.labels.category_ids)
+            mine.append((found.position, [one | {"file_name": printable(index.path(row))} for one in objects]))
+            if pictures is not None:
+                _write_picture(Path(pictures), index, row, drawable(found, model.labels.classes))
+        images = sorted(image for part in world.gather(json.dumps(mine)) for image in json.loads(part))
+    if not world.is_first:
+        return Path(out)
+    entries = [entry for _, objects in images for entry in objects]
     write_file(Path(out), to_json_bytes(entries))
-    teller.say(f"{plural(len(entries), 'object')} on {plural(count, 'image')}: {printable(out)}")
+    teller.say(f"{plural(len(entries), 'object')} on {plural(len(images), 'image')}: {printable(out)}")
     if pictures is not None:
         teller.say(f"pictures: {printable(pictures)}")
     return Path(out)
@@ -139,13 +146,17 @@ def _load(run: Run) -> _Model:
     return _Model(objective, recipe, labels)
 
 
-def _found(objective: Detection, index: Index, ids: np.ndarray, recipe: Recipe, teller: Teller) -> Iterable[Found]:
-    """Detect objects in every image once, with progress."""
+def _found(
+    objective: Detection, index: Index, ids: np.ndarray, recipe: Recipe, teller: Teller, world: World
+) -> Iterable[Found]:
+    """Detect objects in every image once, with progress; each rank takes its share."""
     view = recipe.data.evaluation
     device = next(objective.parameters()).device
     normalisation = Normalisation(recipe.data.mean, recipe.data.std)
-    batches = evaluation_batches(index, ids, view=view, batch_size=_BATCH, normalisation=normalisation)
-    with teller.progress("finding objects", total=len(ids)) as tick:
+    batches = evaluation_batches(
+        index, ids, view=view, batch_size=_BATCH, rank=world.rank, num_ranks=world.size, normalisation=normalisation
+    )
+    with teller.progress("finding objects", total=len(range(world.rank, len(ids), world.size))) as tick:
         for done, found in enumerate(find_objects(objective.detect, batches, view=view, device=device), start=1):
             yield found
             tick(done)

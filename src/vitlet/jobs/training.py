@@ -168,7 +168,7 @@ def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     recipe = _possible_here(recipe, options)
     run.require_place()
     if run.recipe_file.is_file() and not options.fresh:
-        _require_same(run, launch)
+        _require_same(run, launch, recipe)
     return execute(recipe, launch, run, options, fresh=options.fresh)
 
 
@@ -204,7 +204,7 @@ def _is_same_data(run: Run, moved: Launch) -> bool:
     return recorded is not None and open_index(moved.data, follow_outside=moved.follow_outside).fingerprint == recorded
 
 
-def _require_same(run: Run, launch: Launch) -> None:
+def _require_same(run: Run, launch: Launch, recipe: Recipe) -> None:
     here, there = dataclasses.asdict(launch), dataclasses.asdict(Launch.of(run))
     changed = [key for key in here if key != "max_bad" and there[key] != here[key]]
     if not there["teacher"] and "teacher" in changed:
@@ -223,7 +223,7 @@ def _require_same(run: Run, launch: Launch) -> None:
             why=f"The {which} was trained again or replaced since",
             fix="--fresh to train from the new ones, or another --out to keep both",
         )
-    run.require_same({key: here[key] for key in named}, there=there)
+    run.require_same({key: here[key] for key in named}, there=there, recipe=recipe.to_json())
 
 
 def _possible_here(recipe: Recipe, options: Options) -> Recipe:

@@ -16,13 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vitlet.config import flatten
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import decide, paired_difference
 from vitlet.report import evidence, provenance, tables
 from vitlet.report.contents import Contents, find_comparison, read, told_apart
 from vitlet.report.objects import objects
-from vitlet.report.tables import SPACE, between, duration, flatten, metric_title, percent, points
+from vitlet.report.tables import SPACE, between, duration, metric_title, percent, points
 from vitlet.run import Run
 from vitlet.text import plural, printable
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from vitlet.config import flatten
 from vitlet.report import tables
 from vitlet.report.contents import Contents
 from vitlet.text import plural, shareable
@@ -158,7 +159,7 @@ def _recipes_table(runs: Sequence[Contents]) -> Table:
     """One column per recipe, ignoring the seed; rows in which they differ are marked."""
     columns: dict[str, tuple[dict[str, str], list[Contents]]] = {}
     for run in runs:
-        values = {key: text for key, text in tables.flatten(run.recipe).items() if key != "budget.seed"}
+        values = {key: text for key, text in flatten(run.recipe).items() if key != "budget.seed"}
         columns.setdefault(json.dumps(values, sort_keys=True), (values, []))[1].append(run)
     recipes = [values for values, _ in columns.values()]
     keys = list(dict.fromkeys(key for values in recipes for key in values))

@@ -1,6 +1,5 @@
 """Numbers formatted for readers, and the rows of the page's tables."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -199,18 +198,3 @@ def _difference_text(difference: dict[str, Any] | None) -> str:
     if difference.get("method"):
         words.append(difference["method"])
     return ", ".join(words)
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Flatten nested JSON to `a.b.0.c` → the value as text."""
-    if isinstance(value, dict) and value:
-        pairs = value.items()
-    elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
-        pairs = enumerate(value)
-    else:
-        return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
-    return {
-        key: text
-        for name, inner in pairs
-        for key, text in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

@@ -90,7 +90,8 @@ def findings(plan: Plan, choice: Choice, *, command: str) -> dict[str, Any]:
 
 
 def _made_on(machine: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: machine[k] for k in ("processor", "cores", "commit")} | {"torch": machine["packages"]["torch"]}
+    torch, commit = machine["packages"]["torch"], machine.get("commit", "")  # older runs have none
+    return {"processor": machine["processor"], "cores": machine["cores"], "torch": torch, "commit": commit}
 
 
 @final

@@ -187,7 +187,7 @@ class Ticker:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or done < self._first:  # work that began anew after an interruption goes back
             self._first, self._started = done, now
         if now - self._told < _PLAIN_LINE_SECONDS or done == self._first:
             return

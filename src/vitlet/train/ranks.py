@@ -260,7 +260,7 @@ class World:
             longest = max(int(length) for length in lengths)
             parts = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
             dist.all_gather(parts, _as_tensor(mine.ljust(longest)), group=self._side)
-        return [bytes(part.tolist())[: int(length)].decode() for part, length in zip(parts, lengths, strict=True)]
+        return [part.numpy().tobytes()[: int(length)].decode() for part, length in zip(parts, lengths, strict=True)]
 
     def require_same(self, what: str, *, of: str) -> None:
         """Refuse to continue if ranks see different things under one name.

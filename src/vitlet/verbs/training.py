@@ -67,7 +67,7 @@ def pretrain(
     existing_data(data)
     start = None if init is None else existing_source(init)
     part = subset_words(subset)
-    _require_place(out, shared, recipe=chosen.fingerprint(), subset=part)
+    _require_place(out, shared, chosen, subset=part)
     from vitlet.jobs.training import pretrain as job
 
     run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
@@ -108,7 +108,7 @@ def finetune(
 
     require_start(start, keep_blocks)
     labels = {"num_labels": num_labels, "subset": part, "hold_out": hold_out}
-    _require_place(out, shared, recipe=chosen.fingerprint(), keep_blocks=keep_blocks, **labels)
+    _require_place(out, shared, chosen, keep_blocks=keep_blocks, **labels)
     from vitlet.jobs.training import finetune as job
 
     run = job(
@@ -233,7 +233,7 @@ def overfit(
     )
 
 
-def _require_place(out: Path, shared: Shared, **launch: Any) -> None:
+def _require_place(out: Path, shared: Shared, recipe: Any, **launch: Any) -> None:
     """Refuse an --out that holds something else, or a run that was started on other values and is not to be replaced.
 
     Raises:
@@ -243,7 +243,8 @@ def _require_place(out: Path, shared: Shared, **launch: Any) -> None:
 
     Run(out).require_place()
     if not shared.fresh:
-        Run(out).require_same(launch, there=Run(out).launch_json())
+        asked = {"recipe": recipe.fingerprint(), **launch}
+        Run(out).require_same(asked, there=Run(out).launch_json(), recipe=recipe.to_json())
 
 
 def _done(path: Path, then: str) -> None:
