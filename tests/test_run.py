@@ -89,9 +89,7 @@ def test_values_of_the_recipe_that_are_others_are_named(tmp_path: Path) -> None:
     run, there = Run(tmp_path), {"recipe": "aa"}
     run.recipe_file.write_text('{"budget": {"seed": 1, "epochs": 8, "size": 4}, "name": "mae", "same": 0}')
     asked = {"budget": {"seed": 2, "epochs": 8, "size": 4}, "name": "mae", "same": 0}
-    with pytest.raises(
-        UsageError, match=r"recipe differ: budget\.seed=1 there\. Fix: .*vitlet resume .* to finish it"
-    ):
+    with pytest.raises(UsageError, match=r"recipe differ: budget\.seed=1 there\. Fix: .*vitlet resume .* to finish it"):
         run.require_same({"recipe": "bb"}, there=there, recipe=asked)
     with pytest.raises(UsageError, match=r"budget\.seed=1, budget\.epochs=8, budget\.size=4 and 2 more there"):
         run.require_same({"recipe": "bb"}, there=there, recipe={})

@@ -75,4 +75,6 @@ def test_other_words_stay_as_they_are(word: str) -> None:
 def test_a_command_that_is_passed_on_names_no_folder_outside():
     command = "vitlet pretrain runs/a/recipe.json --data '../../home/alice/client x/photos/' --out NEW"
     assert shareable(command) == "vitlet pretrain runs/a/recipe.json --data photos --out NEW"
-    assert shareable("an 'unclosed quote") == ""
+    assert shareable("a  command 'of'  no path") == "a  command 'of'  no path", "as it was written"
+    assert shareable("an 'unclosed quote") == "an 'unclosed quote"
+    assert shareable("an 'unclosed /home/alice/photos") == "an 'unclosed photos"

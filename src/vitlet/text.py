@@ -28,14 +28,16 @@ def _escape(character: str) -> str:
 
 
 def shareable(command: str) -> str:
-    """`command` with paths that lead out of the working folder shortened to their last component; "" if it is none.
+    """`command` with paths that lead out of the working folder shortened to their last component.
 
     Cards and pages are passed on; the names of the user's folders are not.
     """
     try:
-        return shlex.join(map(shareable_word, shlex.split(command)))
+        words, join = shlex.split(command), shlex.join
     except ValueError:  # an unclosed quote, in a file that vitlet did not write
-        return ""
+        words, join = command.split(), " ".join
+    shown = list(map(shareable_word, words))
+    return command if shown == words else join(shown)
 
 
 def shareable_word(word: str) -> str:
