@@ -15,7 +15,8 @@ import pytest
 import vitlet
 from vitlet.cli import app
 from vitlet.errors import UsageError
-from vitlet.jobs.options import Flags, Options, checked
+from vitlet.jobs.calling import checked
+from vitlet.jobs.options import Flags, Options
 from vitlet.run import Run
 
 COMMANDS = {

@@ -83,7 +83,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vitlet' has no attribute {name!r}")
-    from vitlet.jobs.options import checked
+    from vitlet.jobs.calling import checked
 
     module, _, inside = _HOMES[name].rpartition(".")
     found = getattr(importlib.import_module(module), inside)

@@ -1,6 +1,11 @@
-"""Host resources available to a process: the cores, and how many ranks of the same run share them."""
+"""What a process asks of its host: its cores, the ranks that share them, and to be ended with its parent."""
 
+import ctypes
 import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
 
 
 def available_cores() -> int:
@@ -12,3 +17,9 @@ def ranks_here() -> int:
     """Number of ranks of this run on this host, from torchrun's environment; 1 without it."""
     count = os.environ.get("LOCAL_WORLD_SIZE", "")
     return max(1, int(count)) if count.isdecimal() else 1
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

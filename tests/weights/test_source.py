@@ -16,7 +16,7 @@ from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import write_model
 from vitlet.weights.foreign import HALF, IMAGENET
 from vitlet.weights.names import Source
-from vitlet.weights.source import blank_network, evaluation_view, has_final_norm, load_encoder
+from vitlet.weights.source import blank_network, evaluation_view, load_encoder
 from vitlet.weights.teacher import load_feature_teacher
 
 SHAPE = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
@@ -119,7 +119,7 @@ def test_whether_there_is_a_final_norm_is_told_alike_by_a_folder_and_by_a_file(
     torch.save(model.state_dict(), tmp_path / "file.pth")
     folder = import_weights(tmp_path / "file.pth", out=tmp_path / "out", heads=3)
     for source in (f"timm:vit_tiny_patch16_224@{tmp_path / 'file.pth'}", folder):
-        assert has_final_norm(source) == final_norm
+        assert load_encoder(source).encoder.config.final_norm == final_norm
 
 
 @pytest.mark.parametrize(

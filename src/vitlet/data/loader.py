@@ -26,9 +26,8 @@ from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.views import IMAGENET, Normalisation, apply_view
-from vitlet.data.workers import end_with_parent
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.host import ranks_here
+from vitlet.host import end_with_parent, ranks_here
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch

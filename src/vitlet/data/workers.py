@@ -4,7 +4,6 @@ A pool of the standard library loses the whole map when one process dies and wai
 parent knows which item each process is at: that item is given up with its cause, and a new process takes the rest.
 """
 
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -20,10 +19,10 @@ from typing import Any, final
 import torch
 
 from vitlet.errors import WorkerError
+from vitlet.host import end_with_parent
 
 _CHUNK = 32
 _START_SECONDS = 120.0
-_PR_SET_PDEATHSIG = 1
 
 
 @final
@@ -172,9 +171,3 @@ def _take(descriptor: int) -> str:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return text
-
-
-def end_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -17,7 +17,6 @@ from vitlet.jobs.material import (
     classes_of,
     describe,
     gather_material,
-    notes_on_start,
     pick_device,
     start_encoder,
 )
@@ -81,7 +80,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     if world.highest(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
-    encoder, recipe = start_encoder(recipe, launch)
+    encoder, recipe, note = start_encoder(recipe, launch)
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
     num_classes = len(classes_of(index, recipe))
@@ -124,7 +123,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    for note in [] if found else notes_on_start(recipe, launch):
+    if note and not found:
         teller.say(f"note: {note}")
     if not budget.total_steps:
         teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")

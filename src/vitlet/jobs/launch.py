@@ -8,7 +8,6 @@ from pydantic.dataclasses import dataclass
 
 from vitlet.data.choice import Subset
 from vitlet.data.names import relative_data
-from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.jobs.options import Options
 from vitlet.run import Run
@@ -51,16 +50,14 @@ class Launch:
         Raises:
             CheckpointError: if the run does not say it, or says something else than this version would.
         """
-        facts = run.path / "environment.json"
-        recorded = read_json(facts)
+        recorded = run.launch_json()
         try:
-            return cls(**recorded["launch"])
-        except (KeyError, TypeError, pydantic.ValidationError) as error:
-            wrong = error.errors() if isinstance(error, pydantic.ValidationError) else []
-            why = "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in wrong)
+            return cls(**recorded)
+        except pydantic.ValidationError as error:
+            wrong = "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())
             raise CheckpointError(
-                f"{printable(facts)} does not say how the run was started",
-                why=why or "It has no values for `launch`",
+                f"{printable(run.path / 'environment.json')} does not say how the run was started",
+                why=wrong if recorded else "It has no values for `launch`",
                 fix="restore it from a copy, or give the command that began the run again, with --fresh",
             ) from None
 

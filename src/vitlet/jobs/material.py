@@ -28,7 +28,7 @@ from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
-from vitlet.weights.source import has_final_norm, load_encoder
+from vitlet.weights.source import load_encoder
 
 _HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 _SHAPE = {
@@ -118,7 +118,7 @@ def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
 
 
 def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
-    """Check the images and choose those to train on; say what became of the final norm of an initial encoder.
+    """Check the images and choose those to train on.
 
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
@@ -147,18 +147,6 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     if launch.subset is not None:  # a list may leave a class out
         require_labels(index, verdicts, ids, held_out if len(held_out) else ids, split)
     return Material(index, verdicts, ids, held_out, split, len(whole), workers=workers)
-
-
-def notes_on_start(recipe: Recipe, launch: Launch) -> list[str]:
-    """Return what a run does not take from its initial encoder although that encoder has it, and vice versa."""
-    if launch.init is None or launch.keep_blocks is not None or isinstance(recipe.encoder, ConvNetConfig):
-        return []  # with some blocks kept, the norm above them is new in any case
-    had, has = has_final_norm(launch.init), recipe.encoder.final_norm
-    if had == has:
-        return []
-    if had:
-        return ["the final norm of the initial encoder is left out (encoder.final_norm=false)"]
-    return ["the initial encoder has no final norm; a new one is trained (encoder.final_norm=true)"]
 
 
 def chosen_ids(
@@ -273,8 +261,8 @@ def _described(encoder: AnyEncoder, values: set[str]) -> str:
     return json.dumps([encoder.config.model_dump(mode="json", include=values), encoder.mean, encoder.std])
 
 
-def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
-    """Return the encoder to train, and the recipe with its actual shape.
+def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe, str]:
+    """Return the encoder to train, the recipe with its actual shape, and a note if the final norm is dropped or new.
 
     An initial encoder brings its own shape and, if the recipe fixes positions, what they are; the recipe decides
     everything else that is not a tensor.
@@ -287,8 +275,8 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     shape: EncoderConfig | ConvNetConfig = recipe.encoder
     if launch.init is None:
         if isinstance(shape, ConvNetConfig):
-            return ConvEncoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
-        return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe
+            return ConvEncoder(shape, mean=data.mean, std=data.std, seed=seed), recipe, ""
+        return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe, ""
     saved = load_encoder(launch.init)
     if _content(saved, launch.keep_blocks) != launch.start:
         raise CheckpointError(
@@ -300,7 +288,7 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     if isinstance(shape, ConvNetConfig):
         if launch.keep_blocks is not None:
             raise UsageError("--keep-blocks with a ConvNet", why="It has no blocks", fix="leave it out")
-        return _start_convnet(recipe, shape, found)
+        return *_start_convnet(recipe, shape, found), ""
     source = require_patches(found, purpose=f"recipe {recipe.name}")
     changes = {k: getattr(source.config, k) for k in ("patch_size", "width", "depth", "heads", "mlp_ratio")}
     if source.config.image_size != recipe.encoder.image_size and recipe.objective.learns_objects() is None:
@@ -314,7 +302,17 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe]:
     changes["relative_position"] = recipe.encoder.relative_position or source.config.relative_position
     wanted = recipe.encoder.changed(**changes)
     changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))
-    return initialised_from(source, wanted, seed=seed, keep_blocks=launch.keep_blocks), changed
+    # With some blocks kept, the norm above them is new in any case.
+    note = _note_on_norm(source.config.final_norm, wanted.final_norm) if launch.keep_blocks is None else ""
+    return initialised_from(source, wanted, seed=seed, keep_blocks=launch.keep_blocks), changed, note
+
+
+def _note_on_norm(had: bool, has: bool) -> str:
+    if had == has:
+        return ""
+    if had:
+        return "the final norm of the initial encoder is left out (encoder.final_norm=false)"
+    return "the initial encoder has no final norm; a new one is trained (encoder.final_norm=true)"
 
 
 def _start_convnet(recipe: Recipe, shape: ConvNetConfig, source: AnyEncoder) -> tuple[ConvEncoder, Recipe]:

@@ -32,6 +32,11 @@ def effect(part: Mapping[str, Any]) -> tuple[str, str]:
     return f"{shown(part['mean'])} {part['unit']}", f"{interval}{margin}"
 
 
+def runs_behind(claim: Mapping[str, Any]) -> list[str]:
+    """The names of all runs behind the parts of a claim and behind those beside it."""
+    return list(dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"]))
+
+
 def counted(part: Mapping[str, Any]) -> str:
     """`3 seeds, 5,000 images`; "" without a value."""
     return f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images" if part["n_seeds"] else ""

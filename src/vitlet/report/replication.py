@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vitlet.disk import write_file
 from vitlet.report import charts, figures
-from vitlet.report.claims import counted, effect, headline
+from vitlet.report.claims import counted, effect, headline, runs_behind
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.report.page import template
@@ -149,10 +149,9 @@ def _markdown_rows(item: Shown) -> Iterator[str]:
 
 
 def _claim(claim: Mapping[str, Any]) -> ShownClaim:
-    runs = dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"])
     parts, beside = (tuple(map(_part, claim[where])) for where in ("parts", "beside"))
     head = claim["number"], claim["statement"], claim["source"], claim["answer"], claim["why"]
-    return ShownClaim(*head, parts, beside, tuple(runs))
+    return ShownClaim(*head, parts, beside, tuple(runs_behind(claim)))
 
 
 def _part(part: Mapping[str, Any]) -> tuple[str, ...]:

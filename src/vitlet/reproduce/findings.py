@@ -205,8 +205,9 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
     steps = [step for step in (cell.step, cell.minus) if step is not None]
     by_step = [reader.results(step, cell.metric) for step in steps]
     seeds = sorted(set.intersection(*map(set, by_step)))
+    lost = next(filter(None, map(reader.lost, steps)), None)
     if not seeds:
-        return found | {"not_run": next(filter(None, map(reader.lost, steps)), NOT_YET)}
+        return found | {"not_run": lost or NOT_YET}
     first = by_step[0][seeds[0]]
     values = [results[0] - math.fsum(results[1:]) for results in ([r[s]["value"] for r in by_step] for s in seeds)]
     is_difference = cell.minus is not None
@@ -222,7 +223,7 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
         "stand_in": _stand_in(reader, cell.step),
         "origin": "" if is_difference else reader.origins.of(cell.step, place=place),
     }
-    return found | {"measured": measured, "not_run": next(filter(None, map(reader.lost, steps)), None)}
+    return found | {"measured": measured, "not_run": lost}
 
 
 def _published(found: Published | None) -> dict[str, Any] | None:
@@ -302,7 +303,7 @@ def _part(reader: _Reader, part: Part) -> dict[str, Any]:
         "answer": decide_part(interval, margin=part.margin) if is_whole else "not run",
         "values": values,
         "n": min(c[s][2] for c in columns for s in seeds),
-        "runs": reader.behind(dict.fromkeys(c[s][1] for s in seeds for c in columns)),
+        "runs": reader.behind(c[s][1] for s in seeds for c in columns),
     }
 
 

@@ -16,7 +16,7 @@ from vitlet.disk import read_json, write_json
 from vitlet.errors import StoppedError, UsageError, VitletError
 from vitlet.jobs.options import Options
 from vitlet.jobs.slurm import Cluster
-from vitlet.report.claims import counted, effect, headline
+from vitlet.report.claims import counted, effect, headline, runs_behind
 from vitlet.report.replication import write_replication_page
 from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
@@ -204,8 +204,7 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
             found, interval = effect(part)
             seen = f" ({interval}), {counted(part)}" if interval else ""
             teller.say(f"      {mark}{part['title']}: {found}{seen}")
-        runs = dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"])
-        if runs:
+        if runs := runs_behind(claim):
             teller.say(f"      runs: {', '.join(runs)}")
     if claims:
         teller.say(headline(claims))

@@ -181,5 +181,5 @@ def steps_of(item: Item) -> list[Step]:
     """Every step that the item measures, in order, each once."""
     if isinstance(item, Drawing):
         return [item.look]
-    cells = [cell.step for row in item.rows for cell in row.cells]
+    cells = [step for row in item.rows for cell in row.cells for step in (cell.step, cell.minus)]
     return list(dict.fromkeys(step for step in cells if isinstance(step, Measured)))

@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from vitlet.data.workers import end_with_parent
 from vitlet.errors import DataError, UsageError, WorkerError
+from vitlet.host import end_with_parent
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""

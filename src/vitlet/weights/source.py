@@ -16,7 +16,7 @@ from vitlet.errors import UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Pixels
 from vitlet.nn.heads import new_classifier
-from vitlet.recipe import ConvNetConfig, EncoderConfig
+from vitlet.recipe import ConvNetConfig
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.folder import Saved, load_exactly, read_model
 from vitlet.weights.foreign import import_file
@@ -53,18 +53,6 @@ def facts_of(source: str | os.PathLike[str] | Source) -> dict[str, Any]:
         return load_encoder(named).facts
     facts = read_json(model_folder(named.path) / CONFIG).get("vitlet", {}).get("facts")
     return facts if isinstance(facts, dict) else {}
-
-
-def has_final_norm(source: str | os.PathLike[str] | Source) -> bool:
-    """Return whether the ViT that `load_encoder` would load has a final norm, without loading weights if possible.
-
-    Raises:
-        CheckpointError, UsageError: see `load_encoder`.
-    """
-    named = source if isinstance(source, Source) else Source.parse(source)
-    if named.architecture is not None:
-        return cast(EncoderConfig, load_encoder(named).encoder.config).final_norm
-    return bool(read_json(model_folder(named.path) / CONFIG)["vitlet"]["encoder"]["final_norm"])
 
 
 def evaluation_view(image_size: int) -> View:
