@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from small_runs import Here, write_images
 
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs import comparing, learning
-from vitlet.jobs.learning import METHODS, _length, _rows, learn
+from vitlet.jobs.learning import METHODS, TEACHER, _length, _rows, learn
 from vitlet.run import Run
 from vitlet.units import Images
 
@@ -89,6 +90,7 @@ def test_a_table_of_both_families_from_end_to_end(
         views=128,
         num_labels=8,
         seeds=1,
+        seed=3,
         methods=methods,
         settings={"budget.duration": Images(n=64), "budget.batch_size": 8},
         json=tmp_path / "table.json",
@@ -106,6 +108,9 @@ def test_a_table_of_both_families_from_end_to_end(
     assert finetuned["random-1"]["title"] == "random weights like mae_micro"
     assert not any(finetuned[method]["above_random"] for method in methods), "one seed has no interval"
     assert set(written["pretraining_cpu_seconds"]) == set(methods)
+    assert written["seed"] == 3
+    assert {Run(tmp_path / "out" / name).recipe_json()["budget"]["seed"] for name in (*methods, TEACHER)} == {3}
+    assert {re.sub(".*-seed|-[^-]*$", "", run.name) for run in (tmp_path / "out/finetuned").iterdir()} == {"3"}
     assert Run(tmp_path / "out/mae_micro").metrics()[-1]["step"] == 128 // 64
     told = capsys.readouterr().out
     assert "above random" in told

@@ -46,6 +46,7 @@ def learn(
     views: int = VIEWS,
     num_labels: int = 1_000,
     seeds: int = 3,
+    seed: int = 0,
     methods: Sequence[str] = METHODS,
     settings: Mapping[str, Any] | None = None,
     options: Options | None = None,
@@ -60,6 +61,8 @@ def learn(
             again.
         num_labels: Training labels for the probes and for fine-tuning, drawn anew for each seed.
         seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
+        seed: Seed of pre-training and of the first repetition; the others count on from it. Another one is a test on
+            fresh draws, which saw neither the labels nor the weights that a recipe was chosen with.
         methods: Recipes.
         settings: Changes to the fine-tuning recipes.
         options: Workers, device, tolerance for unreadable images.
@@ -73,19 +76,20 @@ def learn(
     terms = Terms(
         data=data,
         out=out / "finetuned",
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(seed, seed + seeds)),
         num_labels=num_labels,
         settings=settings or {},
         options=options,
     )
-    terms.steps(images, seed=0)  # refuses more labels than there are, before anything is pre-trained
+    terms.steps(images, seed)  # refuses more labels than there are, before anything is pre-trained
     runs = {
         method: pretrain(
             method,
             data=data,
             out=out / method,
             options=options,
-            set=_length(method, views) | _teacher(method, data=data, out=out, views=views, options=options),
+            seed=seed,
+            set=_length(method, views) | _teacher(method, seed, data=data, out=out, views=views, options=options),
         )
         for method in methods
     }
@@ -110,6 +114,7 @@ def learn(
         "data": {"name": index.name, "fingerprint": index.fingerprint},
         "n": n,
         "seeds": seeds,
+        "seed": seed,
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
@@ -121,7 +126,7 @@ def learn(
 
 
 def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller) -> dict[str, list[Arm]]:
-    often = dataclasses.replace(terms, seeds=tuple(range(PROBES)))
+    often = dataclasses.replace(terms, seeds=tuple(range(terms.seeds[0], terms.seeds[0] + PROBES)))
     return {
         "finetune": finetune_arms(starts, terms, teller),
         "knn": frozen_arms(starts, often, images, teller, protocol="knn"),
@@ -129,11 +134,12 @@ def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller)
     }
 
 
-def _teacher(method: str, *, data: Path, out: Path, views: int, options: Options) -> dict[str, Any]:
+def _teacher(method: str, seed: int, *, data: Path, out: Path, views: int, options: Options) -> dict[str, Any]:
     """Train a teacher if the method needs one, and return the setting that names it."""
     if method not in _NEEDS_TEACHER:
         return {}
-    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, set=_length(TEACHER, views))
+    length = _length(TEACHER, views)
+    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, seed=seed, set=length)
     return {"objective.teacher": os.path.abspath(teacher.path)}
 
 

@@ -157,6 +157,7 @@ def learn(
     views: AtLeastOne | None = None,
     num_labels: AtLeastOne = 1_000,
     seeds: AtLeastOne = 3,
+    seed: Whole = 0,
     methods: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     json: Path | None = None,
     looking: Looking | None = None,
@@ -169,6 +170,7 @@ def learn(
         views: Image views per method; the default takes minutes.
         num_labels: Training labels for the probes and for fine-tuning.
         seeds: Repetitions of fine-tuning; probes are repeated ten times.
+        seed: Seed of pre-training and of the first repetition; the others count on from it.
         methods: Micro recipes; by default one per method.
         json: Also write the table to this file.
     """
@@ -187,6 +189,7 @@ def learn(
         views=views or VIEWS,
         num_labels=num_labels,
         seeds=seeds,
+        seed=seed,
         methods=methods or METHODS,
         options=(looking or Looking()).options(),
         json=json,
