@@ -4,44 +4,23 @@ The page needs no network and holds no script; its content policy forbids both. 
 enters it only through `text.printable` and the template's escaping. Equal files give equal bytes.
 """
 
-import json
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vitlet.config import flatten
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
-from vitlet.evaluate.compare import decide, paired_difference
-from vitlet.report import evidence, provenance, tables
-from vitlet.report.contents import Contents, find_comparison, read, told_apart
+from vitlet.report import evidence, provenance
+from vitlet.report.contents import Contents, find_comparison, read
 from vitlet.report.objects import objects
-from vitlet.report.tables import SPACE, between, duration, metric_title, percent, points
+from vitlet.report.tables import duration
+from vitlet.report.verdict import of_comparison, of_runs
 from vitlet.run import Run
 from vitlet.text import plural, printable
-
-_FINE_TUNED = re.compile(r"fine-tuning, [\d,]+ labels?")
-"""The protocol of a run's own accuracy, where nothing was chosen on the images that it is measured on."""
-_OF_THE_START = re.compile(r"encoder\..*|data\.(mean|std)\..*|budget\.seed")
-"""Values of a recipe that an initial encoder brings, and the seed."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The head of a comparing page: the answer, its sentence, and the numbers behind it."""
-
-    question: str
-    answer: str
-    sentence: str
-    facts: tuple[tuple[str, str], ...]
-    plot: evidence.Plot | None
 
 
 def write_page(
@@ -76,7 +55,7 @@ def write_page(
 
 
 def _page(runs: list[Contents], comparison: dict[str, Any] | None) -> dict[str, Any]:
-    verdict = _verdict(comparison) if comparison else _verdict_of_runs(runs)
+    verdict = of_comparison(comparison) if comparison else of_runs(runs)
     title = comparison["question"] if comparison else " · ".join(run.name for run in runs)
     content = {
         "title": title,
@@ -100,111 +79,6 @@ def _page(runs: list[Contents], comparison: dict[str, Any] | None) -> dict[str, 
         ("health", "Health during pre-training"), ("data", "Data"), ("made", "What was run"),
     )  # fmt: skip
     return content | {"sections": [(key, words) for key, words in sections if content[key]]}
-
-
-def _verdict(comparison: dict[str, Any]) -> Verdict:
-    """The answer, with the numbers of the first protocol that measured a difference."""
-    verdict = comparison["verdict"]
-    protocol = next((p for p in comparison["protocols"] if p.get("difference")), None)
-    facts: list[tuple[str, str]] = []
-    plot = None
-    if protocol:
-        change = protocol["difference"]
-        interval = None if change["low"] is None else (change["low"], change["high"])
-        confidence = percent(change.get("confidence", 0.95)).replace(".0", "")
-        facts = [
-            ("difference, points", points(change["mean"])),
-            (f"{confidence} interval, points", between(interval, form=points) if interval else "none"),
-            (f"n, {protocol.get('split', 'test')} images", f"{protocol['n']:,}"),
-        ]
-        if "pairs" in change:
-            facts.append(("pairs of seeds", f"{change['pairs']:,}"))
-        plot = evidence.difference_plot(
-            change["mean"], interval, title=f"{protocol['title']}: {metric_title(protocol['metric'])}"
-        )
-    answer, sentence = verdict["answer"].capitalize(), verdict["sentence"]
-    if sentence.startswith(f"{answer}: "):  # the sentence already includes the answer
-        answer, _, sentence = sentence.partition(" ")
-    else:
-        answer += "."
-    return Verdict(comparison["question"], answer, sentence, tuple(facts), plot)
-
-
-def _verdict_of_runs(runs: Sequence[Contents]) -> Verdict | None:
-    """The answer if runs were fine-tuned with the same recipe and labels from different starts; None if none were.
-
-    There is a sentence for each recipe and number of labels, in the order of the runs. Only seeds that every start of
-    such a group has are compared, since a seed decides which labels are used.
-    """
-    groups: dict[str, dict[str, dict[str, tuple[float, str]]]] = {}
-    starts: dict[str, Mapping[str, Any]] = {}
-    measured: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        launch = run.environment.get("launch") or {}
-        is_known = launch.get("verb") == "finetune" and {"recipe", "start"} <= launch.keys()
-        for result in run.results if is_known else ():
-            is_share = tables.is_share(result["metric"], result["value"])
-            if not is_share or not _FINE_TUNED.fullmatch(str(result.get("protocol"))):
-                continue
-            recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}
-            labels = [launch.get(key) for key in ("subset", "hold_out")]  # their number is in the protocol
-            images = [result.get(key) for key in ("protocol", "split", "n", "data")]
-            group = json.dumps([recipe, labels, images], sort_keys=True)
-            starts[launch["start"]], measured[group] = launch, result
-            # `launch.recipe` is what was asked for, including what is left out above
-            by_seed = groups.setdefault(group, {}).setdefault(launch["start"], {})
-            by_seed[launch["recipe"]] = result["value"], run.name
-    names = _start_names(starts)
-    found = []
-    for group, by_start in groups.items():
-        shared = [key for key in next(iter(by_start.values())) if all(key in others for others in by_start.values())]
-        if len(by_start) > 1 and shared:
-            arms = []
-            for start, by_seed in by_start.items():
-                name = f" ({by_seed[shared[0]][1]})" if len(shared) == 1 else ""
-                arms.append((f"{names[start]}{name}", [by_seed[key][0] for key in shared]))
-            found.append(_best_start(arms, measured[group]))
-    if not found:
-        return None
-    answer, sentence = found[0]
-    more = [f"{answer} {sentence}" for answer, sentence in found[1:]]
-    return Verdict("Which start is best for fine-tuning?", answer, " ".join([sentence, *more]), (), None)
-
-
-def _start_names(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Map each start's identifier to words for it: `from scratch`, `from mae`."""
-    paths = list(dict.fromkeys(launch["init"] for launch in starts.values() if launch.get("init")))
-    names = dict(zip(paths, told_apart([Path(path).parts for path in paths]), strict=True))
-    words = {}
-    for start, launch in starts.items():
-        name, kept = names.get(launch.get("init"), ""), launch.get("keep_blocks")
-        if not name:
-            words[start] = "from scratch"
-        elif kept == 0:
-            words[start] = f"from {name} before its training"
-        else:
-            words[start] = f"from {name}" if kept is None else f"from {plural(kept, 'block')} of {name}"
-    return words
-
-
-def _best_start(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[str, Any]) -> tuple[str, str]:
-    """Answer and sentence about fine-tuning from several starts; the two with the highest means are compared."""
-    ranked = sorted(arms, key=lambda arm: -fmean(arm[1]))
-    (best, first), (_, second), *others = ranked
-    found = paired_difference(first, second)
-    *means, last = [f"{percent(fmean(values))} {start}" for start, values in ranked]
-    between_two = " between the first two" if others else ""
-    counted = f"{plural(found.pairs, 'seed')}, {plural(measured['n'], '{} image'.format(measured['split']))}"
-    protocol = measured["protocol"].replace(",", " with", 1)
-    said = f"{protocol[:1].upper()}{protocol[1:]} reached {', '.join(means)} and {last} "
-    if found.low is None or found.high is None:
-        said += f"({points(found.mean)} points{between_two}, {counted}); one seed decides nothing, run three or more."
-        return "Undecided.", said
-    interval = f"95{SPACE}% interval {between((found.low, found.high), form=points)}"
-    said += f"({points(found.mean)} points{between_two}, {interval}, {counted})"
-    if decide(found) == "yes":
-        return f"{best[:1].upper()}{best[1:]}.", f"{said}."
-    return "Undecided.", f"{said}; the interval holds 0, so chance could explain it."
 
 
 def _summary(run: Contents) -> str:
