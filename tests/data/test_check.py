@@ -179,6 +179,7 @@ def test_200_000_images_cost_a_fifth_of_what_a_million_may(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
+import numpy.random
 import vitlet.data.check as module
 from vitlet.data.columns import Writer
 from vitlet.data.index import Index

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -168,12 +169,26 @@ def test_exif_orientation(kind, orientation):
     assert np.abs(pixels.astype(int) - np.asarray(upright)).max() < 30
 
 
-def test_jpeg_fast_path_gives_pillows_pixels():
+@pytest.mark.parametrize("options", [{}, *({"subsampling": name} for name in ("4:4:4", "4:2:2", "4:2:0", "4:1:1"))])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_fast_path_gives_pillows_pixels(options, progressive):
     for image in (photo(120, 200), photo(121, 203), photo(64, 64).convert("L")):
-        content = encoded(image, "JPEG", quality=90)
+        content = encoded(image, "JPEG", quality=90, progressive=progressive, **options)
         with Image.open(io.BytesIO(content)) as reference:
             expected = np.asarray(reference.convert("RGB")).astype(int)
         assert np.abs(pixels_of(content).astype(int) - expected).max() <= 2
+
+
+def test_of_libjpegs_warnings_only_damage_refuses_a_jpeg():
+    whole = encoded(photo(100, 100), "JPEG")
+    padded = whole[:-2] + b"some camera" + whole[-2:]
+    with pytest.raises(ValueError, match="extraneous bytes"):  # else this tests nothing
+        simplejpeg.decode_jpeg(padded)
+    assert np.array_equal(pixels_of(padded), pixels_of(whole))
+    cut = whole[:-150] + whole[-2:]
+    with Image.open(io.BytesIO(cut)) as image:
+        assert image.convert("RGB").size == (100, 100), "Pillow fills it up with grey"
+    assert "premature end of data segment" in refusal(cut)
 
 
 def test_format_is_read_from_the_bytes_and_the_list_is_closed():

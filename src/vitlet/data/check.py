@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
-import torchvision.io  # noqa: F401  # before the fork, else every process pays seconds for it
 
 from vitlet.data.columns import cache_folder
-from vitlet.data.decode import MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
+from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
 from vitlet.data.duplicates import THUMBNAIL, thumbnail
 from vitlet.data.findings import PART_ROWS, ROW, Findings
 from vitlet.data.index import Index
@@ -33,8 +32,6 @@ ITEM_SECONDS = 60.0
 
 _SAVE_SECONDS = 60.0
 _CRC_BYTES = 4
-# libjpeg goes on after these with grey or shifted blocks, and says so on stderr only.
-_DAMAGE = ("premature end of data segment", "bad Huffman code")
 
 
 def check(
@@ -129,7 +126,7 @@ class _Ledger:
         if isinstance(finding, Lost):
             finding = _Finding(reason=finding.reason, is_lasting=False)
         warning = printable(" ".join(noise.split()))[:200]
-        if any(word in warning for word in _DAMAGE):
+        if any(word in warning for word in JPEG_DAMAGE):
             finding = finding._replace(mode="", reason=f"damaged: {warning}")
         texts = {"mode": finding.mode, "reason": finding.reason, "warning": warning}
         self.findings.enter(
