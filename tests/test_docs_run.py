@@ -41,7 +41,7 @@ from vitlet import recipes
 from vitlet.cli import main
 from vitlet.errors import UsageError
 from vitlet.evaluate.imagenet import synsets
-from vitlet.jobs import comparing, learning, lineup, steps
+from vitlet.jobs import comparing, learning, lineup, side_by_side, steps
 from vitlet.recipe import Recipe
 
 pytestmark = [
@@ -138,7 +138,7 @@ def _small() -> Iterator[None]:
         patch.setattr(recipes, "all_recipes", lambda: known)
         for module in (steps, comparing):
             patch.setattr(module, "to_steps", lambda *values, **sizes: min(_STEPS, _TO_STEPS(*values, **sizes)))
-        patch.setattr(comparing, "ProcessPoolExecutor", Here)
+        patch.setattr(side_by_side, "ProcessPoolExecutor", Here)
         patch.setattr(learning, "PROBES", 2)
         patch.setattr(lineup, "PAPER", {"resnet18": lineup.PAPER["resnet18"]})
         patch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)

@@ -15,7 +15,7 @@ from small_runs import QUIET, SMALLER, Here, write_image, write_images
 import vitlet
 from vitlet.data import loader
 from vitlet.errors import CheckpointError, DataError, UsageError, VitletError
-from vitlet.jobs import comparing
+from vitlet.jobs import side_by_side
 from vitlet.jobs.analysing import analyse
 from vitlet.jobs.options import Options
 from vitlet.jobs.studying import study
@@ -150,7 +150,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("images were read")
 
     monkeypatch.setattr(loader, "_load", refuse)
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 import contextlib
 import dataclasses
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import torchvision.datasets.cifar
@@ -19,7 +16,7 @@ from small_runs import QUIET, Here, interrupted, stands, write_public
 from vitlet.data.index import open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs import comparing
+from vitlet.jobs import comparing, side_by_side
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
@@ -111,7 +108,7 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
 
 def test_a_pre_training_of_no_steps_wins_nothing(data: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what the recipe itself begins from differs in more than training."""
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     run = pretrain("mae_micro", data=data, out=terms.out / "untrained", options=QUIET, epochs=0, batch_size=8)
     terms = dataclasses.replace(terms, seeds=(0,), settings={"budget.duration": Steps(n=2), "budget.batch_size": 8})
     trained = Start("no-step", "no step", run.path)
@@ -179,7 +176,7 @@ def test_what_was_begun_from_a_place_that_is_gone_is_trained_anew(
     pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of equal content, and unfinished: it cannot be resumed, as its start has moved."""
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
     teller = Teller(quiet=True)
     first = shutil.copytree(pretrained.path, tmp_path / "first")
@@ -197,7 +194,7 @@ def test_what_was_begun_on_a_public_data_set_goes_on(
     pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name is no path: made absolute as one it would never be where the run was begun."""
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
     data = Path(write_public(tmp_path / "tv", train=16, test=4))
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
@@ -216,7 +213,7 @@ def test_another_teacher_in_the_same_place_is_another_run(
     pretrained: Run, tuned: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the control: the same teacher is not."""
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     teacher = shutil.copytree(tuned.encoder, tmp_path / "teacher")
     taught = QUICK | {"objective.teacher": str(teacher), "objective.pool": "mean"}
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=taught, recipe="debug_supervised")
@@ -238,8 +235,8 @@ def test_after_a_failure_nothing_more_is_begun(
     pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight runs of which the first cannot begin; those beside it are finished and used again."""
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
-    monkeypatch.setattr(comparing, "available_cores", lambda: 2)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
     terms = Terms(data, tmp_path / "runs", tuple(range(8)), num_labels=8, settings=QUICK, recipe="debug_supervised")
     start = Start("a", "A", pretrained.path)
     (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0,), out=tmp_path / "first"), SILENT)
@@ -254,39 +251,3 @@ def test_after_a_failure_nothing_more_is_begun(
     (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0, 1)), SILENT)
     assert arm.runs[1] == beside.name
     assert stands(beside) == before
-
-
-_PARENT = """
-import multiprocessing, os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-
-if __name__ == "__main__":
-    options = {}
-    if sys.argv[1] == "ours":
-        from vitlet.jobs.comparing import begin_worker
-        options = {"initializer": begin_worker, "initargs": (1,)}
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        pool.submit(time.sleep, 60).result()
-"""
-
-
-@pytest.mark.parametrize(("kind", "ends"), [("ours", True), ("plain", False)])
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str, ends: bool) -> None:
-    """The plain pool is the control: its worker finishes what it has, unseen."""
-    script = tmp_path / "parent.py"
-    script.write_text(_PARENT)
-    parent = subprocess.Popen([sys.executable, script, kind], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker = psutil.Process(int(parent.stdout.readline()))
-    try:
-        parent.kill()
-        parent.wait()
-        if ends:
-            assert not psutil.wait_procs([worker], timeout=30)[1]
-        else:
-            assert psutil.wait_procs([worker], timeout=2)[1]
-    finally:
-        parent.stdout.close()
-        if worker.is_running():
-            worker.kill()

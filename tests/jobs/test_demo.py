@@ -13,8 +13,8 @@ from small_runs import SHORT, SMALLER, Here, pixels, stands, write_image, write_
 
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm, Protocol, verdict
-from vitlet.jobs import comparing
 from vitlet.jobs import demo as module
+from vitlet.jobs import side_by_side
 from vitlet.jobs.demo import demo, few_labels
 from vitlet.jobs.options import Options
 from vitlet.run import Run
@@ -27,7 +27,7 @@ def _small() -> Any:
         patch.setattr(module, "_LONG", SHORT)
         patch.setattr(module, "_FEWEST_IMAGES", 4)
         patch.setattr(module, "_SHORT", {k: v for k, v in SMALLER.items() if k != "budget.probe_every"})
-        patch.setattr(comparing, "available_cores", lambda: 1)
+        patch.setattr(side_by_side, "available_cores", lambda: 1)
         yield
 
 
@@ -137,7 +137,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
     before = {name: stands(told / name) for name in (pretrained(told).name, *runs(told))}
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", None)  # none is started where nothing is to be done
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", None)  # none is started where nothing is to be done
     demo(out=told, seeds=2, num_labels=8)
     assert {name: stands(told / name) for name in before} == before, "nothing was trained again"
     document = found(told)
@@ -227,7 +227,7 @@ class TestBeforeAnythingIsTrained:
         write_images(tmp_path / "out/digits", train=12, test=6)
         for path in sorted((tmp_path / "out/digits/train/light").iterdir())[2:]:
             path.unlink()
-        monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+        monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
         demo(out=tmp_path / "out", seeds=1)
         assert found(tmp_path / "out")["data"]["num_labelled"] == 2
         sizes = {Run(path).recipe_json()["budget"]["batch_size"] for path in (tmp_path / "out").glob("*-seed0-*")}
@@ -243,7 +243,7 @@ def test_other_images_in_the_same_folder_leave_the_first_ones_runs(
     out = Path(shutil.copytree(told, tmp_path / "out"))
     before = {name: stands(out / name) for name in (pretrained(told).name, *runs(told))}
     write_image(out / "digits/train/dark/new.png", 99, light=False)
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     demo(out=out, seeds=1, num_labels=8)
     assert {name: stands(out / name) for name in before} == before
     assert len([path for path in out.glob("pretrained-*") if "-seed" not in path.name]) == 2

@@ -9,7 +9,7 @@ import pytest
 from small_runs import Here, write_images
 
 from vitlet.evaluate.compare import Arm
-from vitlet.jobs import comparing, learning
+from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.learning import METHODS, TEACHER, _length, _rows, learn
 from vitlet.run import Run
 from vitlet.units import Images
@@ -81,7 +81,7 @@ def test_views_count_by_their_area(method: str, images: int) -> None:
 def test_a_table_of_both_families_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(learning, "PROBES", 2)
     methods = ("mae_micro", "seed_micro")
     found = learn(

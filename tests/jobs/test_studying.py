@@ -10,7 +10,7 @@ from small_runs import QUIET, Here, write_images
 from vitlet.analyse.diagnosis import Claim, Suggestion, Way
 from vitlet.data.index import open_index
 from vitlet.evaluate.compare import paired_difference
-from vitlet.jobs import comparing, studying
+from vitlet.jobs import side_by_side, studying
 from vitlet.jobs.studying import outcome, study
 from vitlet.jobs.training import pretrain
 from vitlet.units import Images
@@ -52,7 +52,7 @@ def test_from_end_to_end_with_planted_suggestions(
         Suggestion("Distillation", "f", "", "", "no evidence"),
     ]
     monkeypatch.setattr("vitlet.jobs.analysing.diagnose", lambda measured, place: planted)
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
 
     def run() -> dict[str, Any]:
         options = {

@@ -9,7 +9,7 @@ from small_runs import Here
 
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
-from vitlet.jobs import comparing
+from vitlet.jobs import side_by_side
 from vitlet.jobs.sweeping import layer_words, sweep_distill_layers, sweep_keep_blocks
 from vitlet.run import Run
 from vitlet.weights.source import load_encoder
@@ -29,7 +29,7 @@ TEACHER = "untrained:vit_tiny_patch16_224"
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
 
 
 def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path: Path) -> None:

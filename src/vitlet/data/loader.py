@@ -218,7 +218,7 @@ def evaluation_batches(
     ids: np.ndarray,
     *,
     view: View,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int = 0,
     rank: int = 0,
     num_ranks: int = 1,
@@ -228,6 +228,7 @@ def evaluation_batches(
 
     `normalisation` shows where `view` leaves a part of the square empty, as `Fit` does.
     """
+    batch_size = batch_size or (256 if torch.cuda.is_available() else 64)  # 256 leave a CPU's caches: a fifth slower
     samples = Samples(index, ids, views=(view,), seed=0, workers=workers, normalisation=normalisation)
     mine = range(rank, len(ids), num_ranks)
     order = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]

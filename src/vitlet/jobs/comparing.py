@@ -5,12 +5,8 @@ encoder and the teacher (by content, not by path), what is kept of that encoder,
 therefore reused exactly when a new one would give the same result.
 """
 
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +18,11 @@ from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
-from vitlet.host import available_cores
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.launch import RANDOM_START
-from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
+from vitlet.jobs.material import chosen_ids, open_labelled, start_content
 from vitlet.jobs.options import Options
+from vitlet.jobs.side_by_side import Training, train_side_by_side
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -40,7 +36,6 @@ from vitlet.weights.source import load_encoder
 
 UNTRAINED = "random weights"
 """Title of the starts that `untrained` returns."""
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -147,26 +142,8 @@ class Labelled:
         return cls(*open_labelled(data, options, teller))
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One fine-tuning run."""
-
-    start: Start
-    terms: Terms
-    seed: int
-    run: Run
-    steps: int
-
-    @property
-    def is_finished(self) -> bool:
-        return self.run.recipe_file.is_file() and "finished" in read_json(self.run.path / "environment.json")
-
-
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
-    """Fine-tune from every start with every seed, in as many parallel processes as there are cores.
-
-    A small network gains little from a second thread; two single-threaded runs use two cores fully.
-    """
+    """Fine-tune from every start with every seed, side by side."""
     return finetune_grid([(start, terms) for start in starts], teller)
 
 
@@ -189,40 +166,13 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
         for (start, terms), objective in zip(cells, objectives, strict=True)
     ]
     every = [trial for arm in trials for trial in arm]
-    pending = [trial for trial in {t.run: t for t in every}.values() if not trial.is_finished]
-    if pending:
-        _train(pending, every, teller)
+    train_side_by_side(every, title="fine-tuning", options=cells[0][1].options, teller=teller)
     return [_arm(start, terms, arm) for (start, terms), arm in zip(cells, trials, strict=True)]
-
-
-def _train(pending: Sequence[_Trial], every: Sequence[_Trial], teller: Teller) -> None:
-    """Run the pending trials. After a failure no more are started; those running finish and are reused next time."""
-    on_cpu = pick_device(every[0].terms.options).type == "cpu"
-    workers = min(available_cores(), len(pending)) if on_cpu else 1
-    threads = max(1, available_cores() // workers)
-    with (
-        ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=begin_worker,
-            initargs=(threads,),
-        ) as pool,
-        teller.progress("fine-tuning", total=sum(trial.steps for trial in every)) as tick,
-    ):
-        left, running = list(reversed(pending)), set[Future[None]]()
-        while left or running:
-            while left and len(running) < workers:  # the pool would start queued trials even after a failure
-                trial = left.pop()
-                running.add(pool.submit(_finetune_one, trial.start, trial.terms, trial.seed, trial.run.path))
-            done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            tick(sum(_steps_done(trial.run) for trial in every))
-            for job in done:
-                job.result()
 
 
 def _trial(
     start: Start, terms: Terms, seed: int, images: Labelled, *, weights: tuple[str, str], places: dict[str, Run]
-) -> _Trial:
+) -> Training:
     """Return the run of one repetition: one of the same content in `terms.out` or already planned, or a new one.
 
     `weights` identifies the weights of start and teacher by content.
@@ -241,10 +191,11 @@ def _trial(
     if digest not in places:
         there = sorted(terms.out.glob(f"*-{digest}"))
         places[digest] = Run(there[0] if there else terms.out / f"{start.name}-seed{seed}-{digest}")
-    return _Trial(start, terms, seed, places[digest], steps)
+    run = places[digest]
+    return Training(run, steps, _finetune_one, (start, terms, seed, run.path))
 
 
-def _arm(start: Start, terms: Terms, trials: Sequence[_Trial]) -> Arm:
+def _arm(start: Start, terms: Terms, trials: Sequence[Training]) -> Arm:
     runs = [trial.run for trial in trials]
     return Arm(
         name=start.name,
@@ -254,21 +205,6 @@ def _arm(start: Start, terms: Terms, trials: Sequence[_Trial]) -> Arm:
         cpu_seconds=tuple(read_json(run.path / "environment.json")["cpu_seconds"] for run in runs),
         runs=tuple(run.path.name for run in runs),
     )
-
-
-def begin_worker(threads: int) -> None:
-    """Set the number of threads, and exit with the parent process, so that no run survives it unnoticed."""
-    import torch
-
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
@@ -288,11 +224,6 @@ def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
         seed=seed,
         set=terms.settings,
     )
-
-
-def _steps_done(run: Run) -> int:
-    rows = run.metrics()
-    return rows[-1]["step"] if rows else 0
 
 
 def frozen_arms(

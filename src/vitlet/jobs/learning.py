@@ -20,7 +20,7 @@ from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.options import Options
-from vitlet.jobs.training import pretrain
+from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.recipes import by_name
 from vitlet.run import environment
 from vitlet.text import printable
@@ -82,19 +82,14 @@ def learn(
         options=options,
     )
     terms.steps(images, seed)  # refuses more labels than there are, before anything is pre-trained
-    runs = {
-        method: pretrain(
-            method,
-            data=data,
-            out=out / method,
-            options=options,
-            seed=seed,
-            set=_length(method, views) | _teacher(method, seed, data=data, out=out, views=views, options=options),
-        )
-        for method in methods
-    }
+    taught = [method for method in methods if method in _NEEDS_TEACHER]
+    first = [*(method for method in methods if method not in taught), *([TEACHER] if taught else [])]
+    of_teacher = {"objective.teacher": os.path.abspath(out / TEACHER)}
+    for names, more in ((first, {}), (taught, of_teacher)):
+        recipes = {out / name: (name, _length(name, views) | {"budget.seed": seed} | more) for name in names}
+        pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=options, teller=teller)
     protocols: dict[str, dict[str, Any]] = {"finetune": {}, "knn": {}, "logistic": {}}
-    starts = [Start(method, method, run.path) for method, run in runs.items()]
+    starts = [Start(method, method, out / method) for method in methods]
     like = untrained(starts)
     for family, recipe in _FAMILIES.items():
         kin = [start for start in starts if by_name(start.name).encoder.kind == family]
@@ -104,7 +99,7 @@ def learn(
             for protocol, columns in arms.items():
                 protocols[protocol] |= _rows(columns, {name: random.name for name, random in like.items()})
     index, n = images.index, len(images.test)
-    cost = {name: read_json(run.path / "environment.json")["cpu_seconds"] for name, run in runs.items()}
+    cost = {method: read_json(out / method / "environment.json")["cpu_seconds"] for method in methods}
     found = {
         "kind": "learning",
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",
@@ -132,15 +127,6 @@ def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller)
         "knn": frozen_arms(starts, often, images, teller, protocol="knn"),
         "logistic": frozen_arms(starts, often, images, teller, protocol="logistic"),
     }
-
-
-def _teacher(method: str, seed: int, *, data: Path, out: Path, views: int, options: Options) -> dict[str, Any]:
-    """Train a teacher if the method needs one, and return the setting that names it."""
-    if method not in _NEEDS_TEACHER:
-        return {}
-    length = _length(TEACHER, views)
-    teacher = pretrain(TEACHER, data=data, out=out / TEACHER, options=options, seed=seed, set=length)
-    return {"objective.teacher": os.path.abspath(teacher.path)}
 
 
 def _length(method: str, views: int) -> dict[str, Any]:

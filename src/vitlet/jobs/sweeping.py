@@ -28,7 +28,8 @@ from vitlet.jobs.judging import (
 )
 from vitlet.jobs.material import shape_of
 from vitlet.jobs.options import Options, require_known
-from vitlet.jobs.training import pretrain, resolved
+from vitlet.jobs.side_by_side import pretrain_side_by_side
+from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
 from vitlet.recipes.distill import DistillObjective
@@ -202,12 +203,10 @@ def sweep_distill_layers(
     _require_layers(recipe, teacher, lists, base)
     images = Labelled.open(data, terms.options, teller)
     changes = [base | _distilled(pairs) for pairs in lists]
-    starts = []
-    for pairs, change in zip(lists, changes, strict=True):
-        teller.say(f"pre-training {recipe}: {layer_words(pairs)}")
-        path = out / "pretrained" / _place(recipe, change, images=images.index, teacher=teacher)
-        run = pretrain(recipe, data=data, out=path, options=terms.options, set=change)
-        starts.append(Start("distilled", layer_words(pairs), str(run.path)))
+    places = [out / "pretrained" / _place(recipe, change, images=images.index, teacher=teacher) for change in changes]
+    recipes = {place: (recipe, change) for place, change in zip(places, changes, strict=True)}
+    pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=terms.options, teller=teller)
+    starts = [Start("distilled", layer_words(pairs), str(place)) for pairs, place in zip(lists, places, strict=True)]
     random = untrained(starts)[starts[0].name]
     everyone = [random, *starts]
     judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}

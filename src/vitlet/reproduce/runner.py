@@ -23,11 +23,11 @@ from vitlet.errors import CheckpointError, DataError, NonFiniteError, StoppedErr
 from vitlet.evaluate.result import write_result
 from vitlet.host import available_cores
 from vitlet.jobs.analysing import Look, analyse
-from vitlet.jobs.comparing import begin_worker
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.scoring import score
+from vitlet.jobs.side_by_side import begin_worker
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe

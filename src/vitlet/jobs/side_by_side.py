@@ -1,0 +1,130 @@
+"""Trainings side by side, each in a process of its own with its share of the cores.
+
+A small network gains little from a second thread; two single-threaded runs use two cores fully.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitlet.disk import read_json
+from vitlet.host import available_cores
+from vitlet.jobs.material import pick_device
+from vitlet.jobs.options import Options
+from vitlet.jobs.training import pretrain, resolved
+from vitlet.run import Run
+from vitlet.train.log import Teller
+from vitlet.units import to_steps
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run to be made in `steps` steps by `train(*arguments)`; both travel to another process."""
+
+    run: Run
+    steps: int
+    train: Callable[..., object]
+    arguments: tuple[Any, ...]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.run.recipe_file.is_file() and "finished" in read_json(self.run.path / "environment.json")
+
+
+def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Options, teller: Teller) -> None:
+    """Make the runs that are not finished, as many at a time as there are cores; on a GPU one after the other.
+
+    After a failure no more are started; those running finish and are reused next time.
+
+    Args:
+        trainings: The runs; one that is listed twice is made once.
+        title: Words for the progress bar.
+        options: Decides the device.
+        teller: Shows the progress.
+    """
+    every = list({training.run: training for training in trainings}.values())
+    left = [training for training in reversed(every) if not training.is_finished]
+    if not left:
+        return
+    workers = min(available_cores(), len(left)) if pick_device(options).type == "cpu" else 1
+    with (
+        ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=begin_worker,
+            initargs=(max(1, available_cores() // workers),),
+        ) as pool,
+        teller.progress(title, total=sum(training.steps for training in every)) as tick,
+    ):
+        running = set[Future[object]]()
+        while left or running:
+            while left and len(running) < workers:  # the pool would start queued runs even after a failure
+                training = left.pop()
+                running.add(pool.submit(training.train, *training.arguments))
+            done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            tick(sum(_steps_done(training.run) for training in every))
+            for job in done:
+                job.result()
+
+
+def _steps_done(run: Run) -> int:
+    rows = run.metrics()
+    return rows[-1]["step"] if rows else 0
+
+
+def pretrain_side_by_side(
+    recipes: Mapping[Path, tuple[str, Mapping[str, Any]]],
+    *,
+    data: Path,
+    num_images: int,
+    options: Options,
+    teller: Teller,
+) -> None:
+    """Pre-train on `data` in every folder of `recipes`, each with a recipe's name and changes to it.
+
+    Args:
+        recipes: What to train, and where; finished runs are reused.
+        data: The images.
+        num_images: Training images, for the length of the progress bar.
+        options: As for `pretrain`.
+        teller: Shows the progress.
+
+    Raises:
+        VitletError: as `pretrain`; also for a finished run of other values in one of the folders.
+    """
+    trainings = []
+    for place, (name, changes) in recipes.items():
+        budget = resolved(name, {"set": changes}).budget
+        steps = to_steps(budget.duration, num_images=num_images, batch_size=budget.batch_size)
+        trainings.append(Training(Run(place), steps, _pretrain_one, (name, data, place, options, changes)))
+    for training in trainings:
+        if training.is_finished:
+            training.train(*training.arguments)  # returns at once, or says which values differ
+    train_side_by_side(trainings, title="pre-training", options=options, teller=teller)
+
+
+def _pretrain_one(name: str, data: Path, out: Path, options: Options, changes: Mapping[str, Any]) -> None:
+    pretrain(name, data=data, out=out, options=options.changed(quiet=True), set=changes)
+
+
+def begin_worker(threads: int) -> None:
+    """Set the number of threads, and exit with the parent process, so that no run survives it unnoticed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,92 @@
+"""Trainings side by side: nothing is made twice or taken for something else, and no process is left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_runs import Here, stands, write_images
+
+from vitlet.errors import UsageError
+from vitlet.jobs import side_by_side
+from vitlet.jobs.options import Options
+from vitlet.jobs.side_by_side import Training, pretrain_side_by_side, train_side_by_side
+from vitlet.run import Run
+from vitlet.train.log import Teller
+
+SILENT = Teller(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "images", train=16, test=8)
+
+
+def pretrain(data: Path, *places: Path, **changes: Any) -> None:
+    steps = {"unit": "steps", "n": 1}
+    short = {"budget.duration": steps, "budget.batch_size": 8, "optimizer.warmup": steps | {"n": 0}}
+    settings = short | changes
+    recipes = {place: ("debug", settings | {"budget.seed": i}) for i, place in enumerate(places)}
+    pretrain_side_by_side(recipes, data=data, num_images=16, options=Options(), teller=SILENT)
+
+
+def test_a_finished_run_is_kept_and_one_of_other_values_is_not_taken_for_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    first, second = tmp_path / "first", tmp_path / "second"
+    pretrain(data, first)
+    before = stands(first)
+    pretrain(data, first, second)
+    assert stands(first) == before
+    assert [Run(place).recipe_json()["budget"]["seed"] for place in (first, second)] == [0, 1]
+    with pytest.raises(UsageError, match=r"optimizer\.base_lr"):
+        pretrain(data, first, second, **{"optimizer.base_lr": 0.5})
+    finished = Training(Run(first), 1, pytest.fail, ("made again",))
+    train_side_by_side([finished], title="", options=Options(), teller=SILENT)  # alone, it does not look at the values
+
+
+def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    made: list[str] = []
+    trainings = [Training(Run(tmp_path / name), 1, made.append, (name,)) for name in ("a", "b", "a")]
+    train_side_by_side(trainings, title="", options=Options(), teller=SILENT)
+    assert sorted(made) == ["a", "b"]
+
+
+_PARENT = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    options = {}
+    if sys.argv[1] == "ours":
+        from vitlet.jobs.side_by_side import begin_worker
+        options = {"initializer": begin_worker, "initargs": (1,)}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("ours", True), ("plain", False)])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str, ends: bool) -> None:
+    """The plain pool is the control: its worker finishes what it has, unseen."""
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    parent = subprocess.Popen([sys.executable, script, kind], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    try:
+        parent.kill()
+        parent.wait()
+        if ends:
+            assert not psutil.wait_procs([worker], timeout=30)[1]
+        else:
+            assert psutil.wait_procs([worker], timeout=2)[1]
+    finally:
+        parent.stdout.close()
+        if worker.is_running():
+            worker.kill()
