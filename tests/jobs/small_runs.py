@@ -147,6 +147,9 @@ class Here:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def shutdown(self, **_: bool) -> None:
+        pass
+
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:

@@ -1,18 +1,21 @@
 """Trainings side by side: nothing is made twice or taken for something else, and no process is left behind."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from small_runs import Here, stands, write_images
 
-from vitlet.errors import UsageError
+from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import side_by_side
 from vitlet.jobs.options import Options
-from vitlet.jobs.side_by_side import Training, pretrain_side_by_side, train_side_by_side
+from vitlet.jobs.side_by_side import Training, meanwhile, pretrain_side_by_side, train_side_by_side
 from vitlet.run import Run
 from vitlet.train.log import Teller
 
@@ -48,12 +51,49 @@ def test_a_finished_run_is_kept_and_one_of_other_values_is_not_taken_for_it(
     train_side_by_side([finished], title="", options=Options(), teller=SILENT)  # alone, it does not look at the values
 
 
+def test_a_process_that_ends_without_a_result_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="__main__"):
+        train_side_by_side([Training(Run(tmp_path), 1, os._exit, (0,))], title="", options=Options(), teller=SILENT)
+
+
 def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     made: list[str] = []
     trainings = [Training(Run(tmp_path / name), 1, made.append, (name,)) for name in ("a", "b", "a")]
     train_side_by_side(trainings, title="", options=Options(), teller=SILENT)
     assert sorted(made) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("cores", "made"), [(2, ["a", "b"]), (1, [])])
+def test_meanwhile_trains_beside_the_block_where_a_core_is_left(
+    cores: int, made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: cores)
+    found: list[str] = []
+    trainings = [Training(Run(tmp_path / name), 1, found.append, (name,)) for name in ("a", "b")]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with meanwhile(trainings, options=Options()):
+            assert (found, torch.get_num_threads()) == (made, 1 if cores == 2 else 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_error_in_the_block_ends_what_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
+    began = time.monotonic()
+    with pytest.raises(KeyError):
+        _fail_beside(Training(Run(tmp_path), 1, time.sleep, (300,)))
+    assert time.monotonic() - began < 60
+
+
+def _fail_beside(training: Training) -> None:
+    with meanwhile([training], options=Options()):
+        time.sleep(4)  # it has begun by then
+        raise KeyError
 
 
 _PARENT = """

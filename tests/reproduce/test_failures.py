@@ -64,7 +64,7 @@ def test_one_run_that_diverges_costs_what_needs_it_alone(
     side_by_side: str, copied: Path, images: Path, diverging: Scale, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):  # fmt: skip
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", HerePool)
+    monkeypatch.setattr("vitlet.jobs.side_by_side.ProcessPoolExecutor", HerePool)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     plan = planned(diverging, images, copied, *WORDS)
     moco, later = moco_in(plan), plan.node(transferred(DMAE, "flowers"), 0)

@@ -153,21 +153,30 @@ def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[
     Raises:
         VitletError: before the first run begins, if any of them cannot begin.
     """
+    trials = finetunings(cells, teller)
+    every = [trial for arm in trials for trial in arm]
+    train_side_by_side(every, title="fine-tuning", options=cells[0][1].options, teller=teller)
+    return [_arm(start, terms, arm) for (start, terms), arm in zip(cells, trials, strict=True)]
+
+
+def finetunings(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[list[Training]]:
+    """Return the runs that `finetune_grid` makes, for every cell one a seed.
+
+    Raises:
+        VitletError: if any of them cannot begin.
+    """
     images = Labelled.open(cells[0][1].data, cells[0][1].options, teller)
     places: dict[str, Run] = {}
     contents = {start: start_content(start.source, start.keep_blocks) for start, _ in cells}
     objectives = [terms.resolved(terms.seeds[0]).objective for _, terms in cells]
     taught = {objective: teacher_content(objective) for objective in set(objectives)}
-    trials = [
+    return [
         [
             _trial(start, terms, seed, images, weights=(contents[start], taught[objective]), places=places)
             for seed in terms.seeds
         ]
         for (start, terms), objective in zip(cells, objectives, strict=True)
     ]
-    every = [trial for arm in trials for trial in arm]
-    train_side_by_side(every, title="fine-tuning", options=cells[0][1].options, teller=teller)
-    return [_arm(start, terms, arm) for (start, terms), arm in zip(cells, trials, strict=True)]
 
 
 def _trial(

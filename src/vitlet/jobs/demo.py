@@ -21,9 +21,10 @@ from vitlet.data.subsets import training_ids
 from vitlet.disk import write_json
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options
+from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
@@ -101,7 +102,10 @@ def demo(
 
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
     place = _place(out, resolved(pretraining, {"set": long}), index, data=source)
-    run = pretrain(pretraining, data=source, out=place, options=options, set=long)
+    scratch = Start("scratch", "from scratch", None)
+    # What does not need the pre-trained encoder runs beside it: two small trainings of one thread use two cores better.
+    with meanwhile(finetunings([(scratch, terms)], teller)[0] if can_compare else (), options=options):
+        run = pretrain(pretraining, data=source, out=place, options=options, set=long)
     if not can_compare:
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
         return _page([run], out, teller, began, found_out)
@@ -111,7 +115,6 @@ def demo(
     )
     trained = Start("pretrained", f"pre-trained ({pretraining})", run.path)
     before = replace(untrained([trained])[trained.name], name="untrained", title="not pre-trained")
-    scratch = Start("scratch", "from scratch", None)
     tuned = finetune_arms((trained, before, scratch), terms, teller)
     teller.say("4. Nearest neighbours and logistic regression on the frozen features of both")
     title, what = f"Fine-tuning with {num_labels} labels", {"n": len(test), "split": split}

@@ -6,13 +6,16 @@ A small network gains little from a second thread; two single-threaded runs use 
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitlet.disk import read_json
+from vitlet.errors import WorkerError
 from vitlet.host import available_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
@@ -49,21 +52,18 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
         title: Words for the progress bar.
         options: Decides the device.
         teller: Shows the progress.
+
+    Raises:
+        VitletError: that of the first run that failed.
+        WorkerError: if a process ended without a result.
     """
     every = list({training.run: training for training in trainings}.values())
     left = [training for training in reversed(every) if not training.is_finished]
     if not left:
         return
     workers = min(available_cores(), len(left)) if pick_device(options).type == "cpu" else 1
-    with (
-        ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=begin_worker,
-            initargs=(max(1, available_cores() // workers),),
-        ) as pool,
-        teller.progress(title, total=sum(training.steps for training in every)) as tick,
-    ):
+    total = sum(training.steps for training in every)
+    with processes(workers, threads=available_cores() // workers) as pool, teller.progress(title, total=total) as tick:
         running = set[Future[object]]()
         while left or running:
             while left and len(running) < workers:  # the pool would start queued runs even after a failure
@@ -78,6 +78,36 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
 def _steps_done(run: Run) -> int:
     rows = run.metrics()
     return rows[-1]["step"] if rows else 0
+
+
+@contextmanager
+def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[None]:
+    """Make runs on one core while the block trains on the others; with one core, or on a GPU, make none.
+
+    What is not begun when the block ends is left for `train_side_by_side`, and so is the error of a run that failed.
+    """
+    left, cores = [training for training in trainings if not training.is_finished], available_cores()
+    if not left or cores < 2 or pick_device(options).type != "cpu":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, cores - 1)))
+    try:
+        with processes(1, threads=1) as pool:
+            for training in left:
+                pool.submit(training.train, *training.arguments)
+            try:
+                yield
+            except BaseException:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()  # a training takes its step, saves and stops
+                raise
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        torch.set_num_threads(before)
 
 
 def pretrain_side_by_side(
@@ -113,6 +143,28 @@ def pretrain_side_by_side(
 
 def _pretrain_one(name: str, data: Path, out: Path, options: Options, changes: Mapping[str, Any]) -> None:
     pretrain(name, data=data, out=out, options=options.changed(quiet=True), set=changes)
+
+
+@contextmanager
+def processes(count: int, *, threads: int) -> Iterator[Executor]:
+    """Yield a pool of `count` processes of `threads` threads each, at least one; they end with this one.
+
+    Raises:
+        WorkerError: if one of them ends without a result.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(
+            count, mp_context=spawn, initializer=begin_worker, initargs=(max(1, threads),)
+        ) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process that trained ended without a result",
+            why="Systems end processes where memory is short, and none starts from a script that calls vitlet at its "
+            "top level",
+            fix="free memory, or put the script's calls under if __name__ == '__main__'; finished runs are kept",
+        ) from error
 
 
 def begin_worker(threads: int) -> None:

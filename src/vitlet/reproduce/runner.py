@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.scoring import score
-from vitlet.jobs.side_by_side import begin_worker
+from vitlet.jobs.side_by_side import processes
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
@@ -184,12 +184,7 @@ def run_plan(
     if workers <= 1:
         _one_by_one(plan, seconds, options=options, teller=teller, after=after)
         return
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=begin_worker,
-        initargs=(max(1, available_cores() // workers),),
-    ) as pool:
+    with processes(workers, threads=available_cores() // workers) as pool:
         try:
             _side_by_side(pool, plan, seconds, workers=workers, options=options, teller=teller, after=after)
         except (StoppedError, KeyboardInterrupt):
