@@ -12,7 +12,7 @@ import sys
 from small_runs import SHORT, SMALLER, TINY_DETECTOR, Here
 
 from vitlet.cli import main
-from vitlet.jobs import comparing, demo, learning, overfitting, studying
+from vitlet.jobs import demo, learning, overfitting, side_by_side, studying
 from vitlet.units import Images
 
 
@@ -29,7 +29,7 @@ def shrink() -> None:
     learning.learn = functools.partial(learning.learn, settings=brief)
     studying.study = functools.partial(studying.study, settings=brief, num_images=32)
     overfitting.overfit = functools.partial(overfitting.overfit, settings=TINY_DETECTOR)
-    comparing.ProcessPoolExecutor = Here
+    side_by_side.ProcessPoolExecutor = Here
 
 
 if __name__ == "__main__":
