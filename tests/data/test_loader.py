@@ -1,10 +1,11 @@
 import itertools
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from vitlet.augmentation import Centre, Jitter, RandAugment, Resample, Shift, View
-from vitlet.data import loader
+from vitlet.data import loader, samples
 from vitlet.data.batch import Batch
 from vitlet.data.check import check
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
-from vitlet.data.loader import Samples, TrainingBatches, evaluation_batches
+from vitlet.data.loader import TrainingBatches, evaluation_batches
+from vitlet.data.samples import Samples
 from vitlet.data.subsets import training_ids
 from vitlet.data.views import Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
@@ -130,11 +133,11 @@ def test_the_same_bits_for_any_workers_ranks_and_start(
 def test_the_workers_and_ranks_of_a_host_share_the_room_for_decoded_images(
     index: Index, monkeypatch: pytest.MonkeyPatch, workers: int, ranks: int, kept: int
 ) -> None:
-    monkeypatch.setattr(loader, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)  # just enough for all images once
+    monkeypatch.setattr(samples, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)  # just enough for all images once
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     decoded = []
-    whole = loader.decode
-    monkeypatch.setattr(loader, "decode", lambda content, path: decoded.append(path) or whole(content, path=path))
+    whole = samples.decode
+    monkeypatch.setattr(samples, "decode", lambda content, path: decoded.append(path) or whole(content, path=path))
     one_worker = Samples(index, np.arange(COUNT), views=(STILL,), seed=5, workers=workers)
     first = [shown(one_worker[0, position]) for position in range(COUNT)]
     assert len(decoded) == COUNT
@@ -147,7 +150,7 @@ def test_the_workers_and_ranks_of_a_host_share_the_room_for_decoded_images(
 def test_the_same_bits_however_little_is_kept(
     index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(loader, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)
+    monkeypatch.setattr(samples, "_DECODED_CACHE_BYTES", COUNT * 12 * 12 * 3)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     found = take(batches_of(index, workers=workers).from_step(0), 12)
     assert all(same(a, b) for a, b in zip(found, stream, strict=True))
@@ -156,9 +159,9 @@ def test_the_same_bits_however_little_is_kept(
 def test_control_augmentation_from_a_global_generator_depends_on_the_workers(
     index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    derived = loader.derive
+    derived = samples.derive
     drawn = lambda seed, *key: derived(seed, random.getrandbits(30) if key[0] == "view" else 0, *key)  # noqa: E731
-    monkeypatch.setattr(loader, "derive", drawn)
+    monkeypatch.setattr(samples, "derive", drawn)
     seed_everything(0)
     one = take(batches_of(index, workers=0).from_step(0), 2)
     seed_everything(0)
@@ -213,9 +216,9 @@ def test_file_names_are_printable(tmp_path: Path) -> None:
 
 def harm(position: int, how: object) -> object:
     """`Samples._decode` that meets an accident at one position."""
-    real = loader.Samples._decode
+    real = Samples._decode
 
-    def decode(self: loader.Samples, at: int) -> torch.Tensor:
+    def decode(self: Samples, at: int) -> torch.Tensor:
         if at == position:
             how()
         return real(self, at)
@@ -242,7 +245,7 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(
     stream = batches_of(index).from_step(0)
     target = int(next(itertools.islice(stream, 4, None)).positions[3])  # in the fifth batch
     stream.close()
-    monkeypatch.setattr(loader.Samples, "_decode", harm(target, ACCIDENTS[accident]))
+    monkeypatch.setattr(Samples, "_decode", harm(target, ACCIDENTS[accident]))
     monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 2)
     began = time.monotonic()
     with pytest.raises(WorkerError, match=rf"while reading .*{target:02d}\.png.*--workers 0") as caught:
@@ -269,6 +272,54 @@ def test_no_worker_is_left_behind(index: Index) -> None:
     next(stream)
     assert len(multiprocessing.active_children()) == 3
     stream.close()
+    assert multiprocessing.active_children() == []
+
+
+def kill_at_once(stream: Any, children: set[Any]) -> None:
+    """`loader._end` as it was: without a word to the workers, here while one asks whether the end has come."""
+    lock = stream._workers_done_event._cond._lock
+    while lock.acquire(block=False):
+        lock.release()
+        time.sleep(0.001)
+    for child in children:
+        child.kill()
+        child.join()
+    assert not lock.acquire(timeout=1), "its owner is gone: torch would wait for ever"
+    stream._workers_done_event = multiprocessing.Event()
+
+
+@pytest.mark.parametrize("end", [loader._end, kill_at_once])
+def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
+    index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
+) -> None:
+    """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
+    asks = multiprocessing.synchronize.Event.is_set
+
+    def slowly(event: multiprocessing.synchronize.Event) -> bool:
+        if get_worker_info() is not None:
+            with event._cond:
+                time.sleep(0.2)
+        return asks(event)
+
+    monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)
+    monkeypatch.setattr(loader, "_end", end)
+    stream = batches_of(index, workers=2).from_step(0)
+    next(stream)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 60
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_hangs_at_the_end_is_killed(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_GRACE_SECONDS", 0.5)
+    stream = batches_of(index, workers=2).from_step(0)
+    next(stream)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 4, "torch alone waits five seconds for each, twice"
     assert multiprocessing.active_children() == []
 
 

@@ -42,8 +42,8 @@ from torchvision.transforms import (
 from vitlet.augmentation import Resample, View
 from vitlet.data.decode import decode
 from vitlet.data.index import Index, open_index
-from vitlet.data.loader import collate
 from vitlet.data.packing import Form, pack
+from vitlet.data.samples import collate
 from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
 from vitlet.evaluate.pace import one_thread
 from vitlet.nn.encoder import Encoder

@@ -10,121 +10,30 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Sampler
 
 from vitlet.augmentation import View
 from vitlet.data.batch import Batch
-from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
-from vitlet.data.views import IMAGENET, Normalisation, apply_view
+from vitlet.data.samples import SUBSTITUTES, Item, Samples, collate
+from vitlet.data.views import IMAGENET, Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.host import end_with_parent, ranks_here
+from vitlet.host import end_with_parent
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch
 
 WORKER_TIMEOUT_SECONDS = 120
-_SUBSTITUTES = 8
-_DECODED_CACHE_BYTES = 512 * 2**20
-"""Of one host: its ranks and their workers share it, for each keeps what it has decoded itself."""
-
-Item = tuple[int, int]
-"""(epoch, position): all that a sample depends on beside the seed."""
-
-
-class Samples(Dataset):
-    """Decodes and augments one image on request."""
-
-    def __init__(
-        self,
-        index: Index,
-        ids: np.ndarray,
-        *,
-        views: Sequence[View],
-        seed: int,
-        workers: int = 0,
-        objects: Objects | None = None,
-        normalisation: Normalisation = IMAGENET,
-    ) -> None:
-        """`ids` are the rows of `index` that may be used; their order gives the positions. With `objects` each sample
-        has those that its first view shows. `normalisation` is what the encoder does to the batch.
-        """
-        self.index, self.ids, self.views, self.seed, self.objects = index, ids, tuple(views), seed, objects
-        self.normalisation = normalisation
-        self.reading = torch.full((max(1, workers),), -1).share_memory_()
-        """Which position each worker is at; it outlives them."""
-        self._decoded: dict[int, Tensor] = {}
-        self._room = _DECODED_CACHE_BYTES // (ranks_here() * max(1, workers))
-        self._fetched: dict[int, bytes] = {}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Several samples; from an object store their files are fetched together first."""
-        self._fetched = self.index.read_ahead([int(self.ids[position]) for _, position in items])
-        return [self[item] for item in items]
-
-    def __getitem__(self, item: Item) -> dict[str, Any]:
-        epoch, position = item
-        worker = get_worker_info()
-        self.reading[worker.id if worker else 0] = position
-        image, chosen, replaced = self._image(epoch, position)
-        if image is None:
-            return {"lost": replaced}
-        keys = [derive(self.seed, "view", epoch, position, v) for v in range(len(self.views))]
-        row = int(self.ids[chosen])  # a substitute brings its own label, and not that of the image it stands in for
-        label, shape = int(self.index.labels[row]), (image.shape[1], image.shape[2])
-        sample = {"label": label, "position": position, "replaced": replaced, "shape": shape}
-        if self.objects is not None:
-            pixels, targets = self.objects.look(
-                image, row, view=self.views[0], key=keys[0], normalisation=self.normalisation
-            )
-            return sample | {"views": (pixels,), "targets": targets}
-        views = (
-            apply_view(image, view, key=key, normalisation=self.normalisation)
-            for view, key in zip(self.views, keys, strict=True)
-        )
-        return sample | {"views": tuple(views)}
-
-    def _image(self, epoch: int, position: int) -> tuple[Tensor | None, int, tuple[int, str] | None]:
-        """The image and its position, or those of a deterministic substitute for one that was good when the data was
-        checked and is not now.
-
-        None where the substitutes cannot be read either.
-        """
-        reason: tuple[int, str] | None = None
-        for attempt in range(1 + _SUBSTITUTES):
-            chosen = position if attempt == 0 else derive(self.seed, "substitute", epoch, position, attempt) % len(self)
-            try:
-                return self._decode(chosen), chosen, reason
-            except BadImage as error:
-                reason = reason or (position, str(error))
-        return None, position, reason
-
-    def _decode(self, position: int) -> Tensor:
-        # Small sets are decoded once and kept, as far as there is room: at 32 pixels decoding costs as much as the
-        # training step.
-        if position in self._decoded:
-            return self._decoded[position]
-        row = int(self.ids[position])
-        content = self._fetched.pop(row, None)
-        image = decode(self.index.read(row) if content is None else content, path=self.index.path(row))
-        if self.objects is not None:
-            self.objects.require(row, image, path=self.index.path(row))
-        if image.nbytes * len(self) <= _DECODED_CACHE_BYTES and image.nbytes <= self._room:
-            self._decoded[position] = image
-            self._room -= image.nbytes
-        return image
+_GRACE_SECONDS = 3.0
+"""From the end of a stream until workers that hang are killed."""
 
 
 class _Order(Sampler[list[Item]]):
@@ -251,7 +160,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
     others = set(multiprocessing.active_children())
     stream = iter(loader)
     children = set(multiprocessing.active_children()) - others
-    with _guarded(children) as waiting:
+    with _guarded(stream, children) as waiting:
         while True:
             try:
                 with waiting():
@@ -263,7 +172,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
                 raise (_worker_error(samples, error) if workers else error) from error
             if "lost" in columns:
                 raise DataError(
-                    f"{1 + _SUBSTITUTES} images in a row cannot be read any more",
+                    f"{1 + SUBSTITUTES} images in a row cannot be read any more",
                     where=samples.index.name,
                     why=columns["lost"][1].rstrip("."),
                     fix="vitlet check DATA",
@@ -283,11 +192,11 @@ def _worker_error(samples: Samples, error: Exception) -> WorkerError:
 
 
 @contextlib.contextmanager
-def _guarded(children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
     """Hear of the death of a child only while waiting for it, and leave no child behind.
 
     Torch's handler of SIGCHLD raises wherever the main thread happens to be: within a step, or while a checkpoint is
-    written. Children are killed at the end: they do not listen to SIGTERM, and one that hangs would hold up the exit.
+    written. At the end no child is left; see `_end`.
     """
     is_waiting, raising = False, signal.getsignal(signal.SIGCHLD)
 
@@ -311,11 +220,32 @@ def _guarded(children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractCon
     try:
         yield waiting if handled else contextlib.nullcontext
     finally:
-        for child in children:
-            child.kill()
-            child.join()
+        if children:
+            _end(stream, children)
         if handled:
             signal.signal(signal.SIGCHLD, raising)
+
+
+def _end(stream: Any, children: set[Any]) -> None:
+    """Let the children finish what they hold, and kill those that hang: they do not listen to SIGTERM.
+
+    One that is killed while it asks whether the end has come keeps the lock that torch takes to say so, for ever.
+    """
+
+    def kill() -> None:
+        for child in children:
+            child.kill()
+
+    hanging = threading.Timer(_GRACE_SECONDS, kill)
+    hanging.start()
+    try:
+        stream._shutdown_workers()
+    finally:
+        hanging.cancel()
+        hanging.join()
+        kill()
+        for child in children:
+            child.join()
 
 
 def _quiet_worker(worker: int) -> None:
@@ -325,26 +255,3 @@ def _quiet_worker(worker: int) -> None:
     end_with_parent(signal.SIGKILL)
     torch.set_num_threads(1)
     os.nice(1)
-
-
-def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples; the slots are added by the stream that knows them.
-
-    An image that is lost for good takes its batch with it, as a value: an exception would arrive as a page of text.
-    """
-    for row in rows:
-        if "lost" in row:
-            return row
-    return {
-        "views": tuple(_stack(view) for view in zip(*(row["views"] for row in rows), strict=True)),
-        "labels": torch.tensor([row["label"] for row in rows]),
-        "positions": torch.tensor([row["position"] for row in rows]),
-        "replaced": tuple(row["replaced"] for row in rows if row["replaced"]),
-        "targets": tuple(row["targets"] for row in rows if "targets" in row),
-        "shapes": tuple(row["shape"] for row in rows),
-    }
-
-
-def _stack(views: Sequence[Tensor]) -> Tensor:
-    """B × 3 × H × W in channels-last memory, as decoding and resizing leave the images: five times as fast to stack."""
-    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
