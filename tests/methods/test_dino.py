@@ -65,15 +65,20 @@ def test_self_distillation_is_the_naive_loss() -> None:
 
 
 def test_the_loss_is_that_of_a_naive_pass_over_the_views_one_by_one() -> None:
-    objective, batch = _objective(teacher_temperature=(0.05, 0.05)), _batch()
-    objective.centre.copy_(torch.linspace(-0.1, 0.1, 12))
-    guesses = [objective.head(objective.encoder(view)[:, 0]) / 0.1 for view in batch.views]
-    answers = [
-        ((objective.teacher_head(objective.teacher_encoder(view)[:, 0]) - objective.centre) / 0.05).softmax(-1)
-        for view in batch.views[:2]
-    ]
-    naive = self_distillation(torch.stack(guesses), torch.stack(answers))
-    torch.testing.assert_close(_loss(objective, batch), naive.detach())
+    """With the class token, as published, and with the mean of the patch tokens; each is the other's control."""
+    losses = []
+    for pool, seen in (("class", lambda tokens: tokens[:, 0]), ("mean", lambda tokens: tokens[:, 1:].mean(dim=1))):
+        objective, batch = _objective(teacher_temperature=(0.05, 0.05), pool=pool), _batch()
+        objective.centre.copy_(torch.linspace(-0.1, 0.1, 12))
+        guesses = [objective.head(seen(objective.encoder(view))) / 0.1 for view in batch.views]
+        answers = [
+            ((objective.teacher_head(seen(objective.teacher_encoder(view))) - objective.centre) / 0.05).softmax(-1)
+            for view in batch.views[:2]
+        ]
+        naive = self_distillation(torch.stack(guesses), torch.stack(answers)).detach()
+        torch.testing.assert_close(_loss(objective, batch), naive)
+        losses.append(naive)
+    assert not torch.isclose(*losses, rtol=1e-4)
 
 
 def test_the_teacher_equals_the_student_at_the_start_and_follows() -> None:

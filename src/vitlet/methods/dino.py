@@ -4,7 +4,7 @@ Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transfo
 with which Wang et al. 2023 trained a ViT-Tiny are not known.
 
 Differences from the published code: the teacher's temperature rises per step, not per epoch; the prototypes always
-have unit length (an option there).
+have unit length (an option there). Options beyond it: the head may see the mean of the patch tokens.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from vitlet.data.batch import Batch
 from vitlet.methods.objective import Losses, Objective, Step, untraced
 from vitlet.nn import across
 from vitlet.nn.ema import ema_update, frozen_copy
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.encoder import Encoder, Pool
 from vitlet.nn.mlp import PrototypeHead
 from vitlet.units import cosine
 
@@ -36,6 +36,7 @@ class DINO(Objective):
         encoder: Encoder,
         *,
         head: PrototypeHead,
+        pool: Pool = "class",
         student_temperature: float = 0.1,
         teacher_temperature: tuple[float, float] = (0.04, 0.04),
         warmup_steps: int = 0,
@@ -46,8 +47,9 @@ class DINO(Objective):
         """Put `head` on `encoder` and copy both for the teacher.
 
         Args:
-            encoder: Its class token after the final norm feeds the head; its `drop_path` applies to the student.
+            encoder: Its tokens after the final norm feed the head; its `drop_path` applies to the student.
             head: Head with P prototypes.
+            pool: What the head sees of an image.
             student_temperature: Divides the student's cosines before the softmax.
             teacher_temperature: At the first step and from `warmup_steps` on; linear in between.
             warmup_steps: Warm-up of the teacher's temperature.
@@ -57,6 +59,7 @@ class DINO(Objective):
         """
         super().__init__()
         self.encoder, self.head = encoder, head
+        self.pool: Pool = pool
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.warmup_steps, self.held_steps = warmup_steps, held_steps
         self.centre_momentum, self.momentum = centre_momentum, momentum
@@ -68,10 +71,10 @@ class DINO(Objective):
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy between the teacher's output for each large view and the student's for every other view."""
-        guesses = self.head(self._student_tokens(batch, step), hold_prototypes=step.index < self.held_steps)
+        guesses = self.head(self._seen(batch, step), hold_prototypes=step.index < self.held_steps)
         with torch.no_grad():
             large = torch.cat(batch.views[:NUM_LARGE])
-            answers = self.teacher_head(self.teacher_encoder.pooled(large, "class"))
+            answers = self.teacher_head(self.teacher_encoder.pooled(large, self.pool))
             self._note(answers)
             sharp = ((answers.float() - self.centre) / self._temperature(step)).softmax(dim=1)
         loss = self_distillation(
@@ -91,14 +94,14 @@ class DINO(Objective):
         self.centre.lerp_(seen, 1 - self.centre_momentum)
         self._answers, self._answered = [], 0
 
-    def _student_tokens(self, batch: Batch, step: Step) -> Float[Tensor, "X D"]:
-        """Class tokens of all views, view by view; views of the same size are encoded together."""
-        tokens: list[Tensor] = []
+    def _seen(self, batch: Batch, step: Step) -> Float[Tensor, "X D"]:
+        """The student's pooled tokens of all views, view by view; views of the same size are encoded together."""
+        seen: list[Tensor] = []
         for _, same in groupby(range(len(batch.views)), key=lambda view: batch.views[view].shape[-1]):
             views = list(same)
             patches = self.encoder.embed(torch.cat([batch.views[view] for view in views]))
-            tokens.append(self.encoder.encode(patches, survival=self._survival(batch, step, views)).class_token)
-        return torch.cat(tokens)
+            seen.append(self.encoder.encode(patches, survival=self._survival(batch, step, views)).pooled(self.pool))
+        return torch.cat(seen)
 
     @untraced
     def _survival(self, batch: Batch, step: Step, views: Sequence[int]) -> Tensor | None:

@@ -30,6 +30,8 @@ class DINOObjective(ObjectiveConfig):
     """Caron et al. 2021; see `vitlet.methods.dino`. The first two views are large, any further ones small."""
 
     method: Literal["dino"] = "dino"
+    pool: Literal["class", "mean"] = "class"
+    """What the head sees of an image: the class token, as published, or the mean of the patch tokens."""
     hidden_width: Count = 2048
     bottleneck_width: Count = 256
     batchnorm: bool = False
@@ -89,6 +91,7 @@ class DINOObjective(ObjectiveConfig):
         return DINO(
             encoder,
             head=head,
+            pool=self.pool,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
             warmup_steps=self.warmup_steps,
