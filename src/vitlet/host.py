@@ -6,11 +6,18 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_share: int | None = None
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use: those of `take_cores`, else all that the system gives it."""
+    return _share or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def take_cores(count: int) -> None:
+    """Use `count` cores from now on, for other processes of the same job use the others."""
+    global _share
+    _share = count
 
 
 def ranks_here() -> int:

@@ -108,6 +108,12 @@ class Run:
         """Arrays from which figures are drawn."""
         return self.path / "analysis"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether training is complete, with the model and its results."""
+        facts = self.path / "environment.json"
+        return self.recipe_file.is_file() and facts.is_file() and "finished" in read_json(facts)
+
     def recipe_json(self) -> dict[str, Any]:
         """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vitlet.data.index import open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing, side_by_side
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, frozen_grid, untrained
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
 from vitlet.jobs.training import pretrain
@@ -47,7 +48,8 @@ def terms(data: Path, tmp_path: Path) -> Terms:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What every probe was given; the probes themselves are the real ones."""
+    """What every probe was given; the probes themselves are the real ones, made here."""
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     real, calls = comparing.probe_encoder, []
 
     def noted(encoder: Any, index: Any, train: np.ndarray, test: np.ndarray, **options: Any) -> Any:
@@ -63,10 +65,10 @@ def test_only_the_weights_differ_between_starts(
     pretrained: Run, tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
 ) -> None:
     starts = [Start("a", "A", pretrained.path), Start("b", "B", tuned.path), Start("random", "random weights", None)]
-    arms = frozen_arms(starts, terms, images, SILENT, protocol="knn")
+    arms = frozen_arms(starts, terms, images, SILENT, protocols=["knn"])["knn"]
     assert [(arm.name, arm.title, arm.seeds) for arm in arms] == [(s.name, s.title, SEEDS) for s in starts]
     assert all(0 <= value <= 1 for arm in arms for value in arm.values)
-    first, second, random = asked[:3], asked[3:6], asked[6:]
+    first, second, random = asked[::3], asked[1::3], asked[2::3]
     for a, b, c in zip(first, second, random, strict=True):
         assert a["train"] == b["train"] == c["train"], "one seed, the same labels"
         assert a["test"] == b["test"] == c["test"] == images.test.tolist()
@@ -87,21 +89,24 @@ def test_with_all_labels_a_trained_encoder_is_probed_once(
     for count, once in ((None, True), (len(images.train), True), (8, False)):
         asked.clear()
         counted = dataclasses.replace(terms, num_labels=count)
-        a, random = frozen_arms(starts, counted, images, SILENT, protocol=protocol)
+        a, random = frozen_arms(starts, counted, images, SILENT, protocols=[protocol])[protocol]
         assert (a.once, random.once) == (once, False)
         assert (len(a.values), len(random.values), len(asked)) == ((1, 3, 4) if once else (3, 3, 6))
         assert a.seeds == (SEEDS[:1] if once else SEEDS)
 
 
 def test_random_weights_have_the_shape_of_the_first_that_are_none(
-    tuned: Run, terms: Terms, images: Labelled, monkeypatch: pytest.MonkeyPatch
+    tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen, noted = [], comparing.probe_encoder
     monkeypatch.setattr(
-        comparing, "_probed", lambda encoder, *_, **__: seen.append((encoder.config, encoder.mean, encoder.std)) or 0.5
+        comparing,
+        "probe_encoder",
+        lambda encoder, *a, **o: seen.append((encoder.config, encoder.mean, encoder.std)) or noted(encoder, *a, **o),
     )
-    frozen_arms([Start("random", "", None), Start("tuned", "", tuned.path)], terms, images, SILENT, protocol="logistic")
-    assert len(seen) == 6
+    starts = [Start("random", "", None), Start("tuned", "", tuned.path)]
+    frozen_arms(starts, terms, images, SILENT, protocols=["logistic"])
+    assert len(seen) == len(asked) == 6
     assert len(set(map(str, seen))) == 1
     assert seen[0][0] == load_encoder(tuned.path).encoder.config
 
@@ -133,25 +138,40 @@ def test_starts_that_began_alike_share_a_control_and_others_have_their_own(pretr
 
 def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled) -> None:
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    first, second = (frozen_arms(starts, terms, images, SILENT, protocol="logistic") for _ in range(2))
-    assert [arm.values for arm in first] == [arm.values for arm in second]
+    first, second = (frozen_arms(starts, terms, images, SILENT, protocols=["knn", "logistic"]) for _ in range(2))
+    assert list(first) == ["knn", "logistic"]
+    assert [[arm.values for arm in arms] for arms in first.values()] == [
+        [arm.values for arm in arms] for arms in second.values()
+    ]
 
 
-def test_it_is_told_how_far_the_probes_are(
-    pretrained: Run, terms: Terms, images: Labelled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_probe_as_this_one_does(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
+    """Real processes, then here; the control is that `asked` hears of those here alone."""
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    few = [(start, dataclasses.replace(terms, num_labels=count)) for count in (8, 4) for start in starts]
+    here = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
+    assert len(asked) == 12
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(side_by_side, "ProcessPoolExecutor", ProcessPoolExecutor)
+        there = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
+    assert len(asked) == 12
+    assert [(arm.name, arm.values) for arm in there] == [(arm.name, arm.values) for arm in here]
+    assert {len(call["train"]) for call in asked} == {4, 8}
+
+
+def test_it_is_told_how_far_the_probes_are(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
     told: list[int] = []
 
     class Listening(Teller):
         @contextlib.contextmanager
         def progress(self, title: str, *, total: int, done: int = 0) -> Iterator[Any]:
-            assert (title, total, done) == ("probing (knn)", 6, 0)
+            assert (title, total, done) == ("probing", 6, 0)
             yield told.append
 
-    monkeypatch.setattr(comparing, "_probed", lambda *_, **__: 0.5)
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    frozen_arms(starts, terms, images, Listening(), protocol="knn")
-    assert told == [1, 2, 3, 4, 5, 6]
+    frozen_arms(starts, terms, images, Listening(), protocols=["knn", "logistic"])
+    assert told == sorted(told)
+    assert (told[0] < 6, told[-1]) == (True, len(asked) // 2)
 
 
 def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
@@ -159,8 +179,9 @@ def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
 ) -> None:
     net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
     write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
-    frozen_arms([Start("net", "", tmp_path / "net"), Start("random", "", None)], terms, images, SILENT, protocol="knn")
-    trained, random = ({call["encoder"] for call in calls} for calls in (asked[:3], asked[3:]))
+    starts = [Start("net", "", tmp_path / "net"), Start("random", "", None)]
+    frozen_arms(starts, terms, images, SILENT, protocols=["knn"])
+    trained, random = ({call["encoder"] for call in calls} for calls in (asked[::2], asked[1::2]))
     assert (len(trained), len(random)) == (1, 3)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from vitlet import rng
@@ -26,6 +27,9 @@ FALLBACK = 1e-2
 """C if no class has a second image to hold out."""
 HELD_OUT = 0.2
 MAX_ITERATIONS = 2000
+_THREADS_FROM = 4_000_000
+"""Size of the features, n·D, from which the solver's products are worth more than one thread: below it, waiting for
+each other takes threads longer than their products."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ def _fit(
     model: LogisticRegression, x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n"]
 ) -> tuple[LogisticRegression, bool]:
     """The fitted model, and whether the solver reached its tolerance."""
-    with warnings.catch_warnings(record=True) as caught:
+    threads = threadpool_limits(None if x.size >= _THREADS_FROM else 1, user_api="blas")
+    with threads, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x, y)
     return model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)

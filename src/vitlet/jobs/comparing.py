@@ -8,21 +8,21 @@ therefore reused exactly when a new one would give the same result.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from vitlet.augmentation import View
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.launch import RANDOM_START
-from vitlet.jobs.material import chosen_ids, open_labelled, start_content
-from vitlet.jobs.options import Options
-from vitlet.jobs.side_by_side import Training, train_side_by_side
+from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
+from vitlet.jobs.options import Options, ProbeName
+from vitlet.jobs.side_by_side import Training, results_side_by_side, train_side_by_side
 from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -236,28 +236,60 @@ def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
 
 
 def frozen_arms(
-    starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocol: Literal["knn", "logistic"]
-) -> list[Arm]:
-    """Probe frozen features of every start; a random start has the shape of its source, or of the first source.
+    starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocols: Sequence[ProbeName]
+) -> dict[ProbeName, list[Arm]]:
+    """Probe frozen features of every start with every seed, side by side."""
+    return frozen_grid([(start, terms) for start in starts], images, teller, protocols=protocols)
 
-    If every seed has the same labels, a trained start is probed once: neither probe is random itself.
+
+def frozen_grid(
+    cells: Sequence[tuple[Start, Terms]], images: Labelled, teller: Teller, *, protocols: Sequence[ProbeName]
+) -> dict[ProbeName, list[Arm]]:
+    """`frozen_arms` for any pairs of start and terms on the same data.
+
+    A random start has the shape of its source, or of the first source there is. If every seed has the same labels, a
+    trained start is probed once: no probe is random itself.
+
+    Returns:
+        For each protocol one arm per pair, in order.
     """
-    model = load_encoder(next(start.source for start in starts if start.source))
-    arms = []
-    with teller.progress(f"probing ({protocol})", total=len(starts) * len(terms.seeds)) as tick:
-        for start in starts:
-            assert start.keep_blocks in (None, 0), "features of an encoder that is not whole mean nothing"
-            saved = load_encoder(start.source) if start.source else model
-            once = not start.is_random and _same_labels(terms, images)
-            seeds, values, costs = terms.seeds[:1] if once else terms.seeds, [], []
-            for seed in seeds:
-                began = time.process_time()
-                encoder = _untrained(saved.encoder, seed=seed) if start.is_random else saved.encoder
-                values.append(_probed(encoder, terms, images, seed, view=model.evaluation, protocol=protocol))
-                costs.append(time.process_time() - began)
-                tick(len(arms) * len(terms.seeds) + (len(terms.seeds) if once else len(values)))
-            arms.append(Arm(start.name, start.title, tuple(values), seeds, tuple(costs), once=once))
-    return arms
+    assert all(start.keep_blocks in (None, 0) for start, _ in cells), "features of an encoder that is not whole"
+    like = next(start.source for start, _ in cells if start.source)
+    once = [not start.is_random and _same_labels(terms, images) for start, terms in cells]
+    seeds = [terms.seeds[:1] if single else terms.seeds for single, (_, terms) in zip(once, cells, strict=True)]
+    # By seed: the first probe of a start computes the features of the test images, and the others find them.
+    asked = sorted(((cell, seed) for cell in range(len(cells)) for seed in seeds[cell]), key=lambda pair: pair[1])
+    calls = [(_probe_one, *cells[cell], seed, like, tuple(protocols)) for cell, seed in asked]
+    with teller.progress("probing", total=len(calls)) as tick:
+        found = dict(zip(asked, results_side_by_side(calls, options=cells[0][1].options, watch=tick), strict=True))
+
+    def arm(cell: int, protocol: ProbeName) -> Arm:
+        values, costs = zip(*(found[cell, seed][protocol] for seed in seeds[cell]), strict=True)
+        return Arm(cells[cell][0].name, cells[cell][0].title, values, seeds[cell], costs, once=once[cell])
+
+    return {protocol: [arm(cell, protocol) for cell in range(len(cells))] for protocol in protocols}
+
+
+def _probe_one(
+    start: Start, terms: Terms, seed: int, like: str | Path, protocols: Sequence[ProbeName]
+) -> dict[ProbeName, tuple[float, float]]:
+    """Return for each protocol the accuracy and the CPU seconds."""
+    images = _opened(terms.data, terms.options)  # pyright: ignore[reportArgumentType] (frozen, so it has a hash)
+    model = load_encoder(like)
+    encoder = (load_encoder(start.source) if start.source else model).encoder
+    encoder = (_untrained(encoder, seed=seed) if start.is_random else encoder).to(pick_device(terms.options))
+    few, found = terms.chosen(images, seed), {}
+    for protocol in protocols:
+        began, seen = time.process_time(), {"view": model.evaluation, "how": Probing(protocol)}
+        result = probe_encoder(encoder, images.index, few, images.test, **seen, options=terms.options)
+        found[protocol] = (result.top1, time.process_time() - began)
+    return found
+
+
+@cache
+def _opened(data: Path, options: Options) -> Labelled:
+    """The images, once in each process that probes."""
+    return Labelled.open(data, options, Teller(quiet=True))
 
 
 def _same_labels(terms: Terms, images: Labelled) -> bool:
@@ -270,11 +302,3 @@ def _untrained(like: AnyEncoder, *, seed: int) -> AnyEncoder:
     if isinstance(like, Encoder):
         return Encoder(like.config, mean=like.mean, std=like.std, seed=seed)
     return ConvEncoder(like.config, mean=like.mean, std=like.std, seed=seed)
-
-
-def _probed(
-    encoder: AnyEncoder, terms: Terms, images: Labelled, seed: int, *, view: View, protocol: Literal["knn", "logistic"]
-) -> float:
-    few = terms.chosen(images, seed)
-    how = Probing(protocol)
-    return probe_encoder(encoder, images.index, few, images.test, view=view, how=how, options=terms.options).top1

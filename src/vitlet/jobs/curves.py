@@ -11,7 +11,7 @@ import numpy as np
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_grid, untrained
 from vitlet.jobs.judging import (
     Judging,
     Tuning,
@@ -73,11 +73,12 @@ def compare(
     counts = list(terms)
     shown = ", ".join(f"{count:,}" for count in counts)
     teller.say(f"{plural(len(starts), 'start')}, {shown} labels, {plural(judging.seeds, 'seed')}")
-    arms = finetune_grid([(start, terms[count]) for count in counts for start in starts], teller)
+    cells = [(start, terms[count]) for count in counts for start in starts]
+    arms = finetune_grid(cells, teller)
     tuned = points_of(arms, counts, total=len(images.train))
     teller.say("20 nearest neighbours on the frozen features of all")
-    frozen = [arm for count in counts for arm in frozen_arms(starts, terms[count], images, teller, protocol="knn")]
-    probed = points_of(frozen, counts, total=len(images.train))
+    frozen = frozen_grid(cells, images, teller, protocols=["knn"])
+    probed = points_of(frozen["knn"], counts, total=len(images.train))
     n, split = len(images.test), images.split
     found = document(
         "compare",

@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
-from vitlet.jobs.options import Options
+from vitlet.jobs.options import Options, ProbeName
 from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
@@ -51,10 +51,7 @@ _ARMS = (
     "Not pre-trained is the same network before its first step: weights and positions are drawn by the same rules. "
     "From scratch is what the recipe of fine-tuning draws, so that more differs than training."
 )
-_PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
-    ("knn", "20 nearest neighbours"),
-    ("logistic", "Logistic regression"),
-)
+_PROBES: dict[ProbeName, str] = {"knn": "20 nearest neighbours", "logistic": "Logistic regression"}
 
 
 def demo(
@@ -122,9 +119,9 @@ def demo(
         Protocol("finetune", title, (tuned[0], tuned[1]), **what),
         Protocol("scratch", f"{title}, beside the usual start from scratch", (tuned[0], tuned[2]), **what),
     ]
-    for probe, title in _PROBES:
-        first, second = frozen_arms((trained, before), terms, images, teller, protocol=probe)
-        title = f"{title} on frozen features, {num_labels} labels"
+    frozen = frozen_arms((trained, before), terms, images, teller, protocols=list(_PROBES))
+    for probe, (first, second) in frozen.items():
+        title = f"{_PROBES[probe]} on frozen features, {num_labels} labels"
         protocols.append(Protocol(probe, title, (first, second), **what))
     facts = {
         "name": index.name,

@@ -122,11 +122,8 @@ def learn(
 
 def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller) -> dict[str, list[Arm]]:
     often = dataclasses.replace(terms, seeds=tuple(range(terms.seeds[0], terms.seeds[0] + PROBES)))
-    return {
-        "finetune": finetune_arms(starts, terms, teller),
-        "knn": frozen_arms(starts, often, images, teller, protocol="knn"),
-        "logistic": frozen_arms(starts, often, images, teller, protocol="logistic"),
-    }
+    tuned = finetune_arms(starts, terms, teller)
+    return {"finetune": tuned} | frozen_arms(starts, often, images, teller, protocols=["knn", "logistic"])
 
 
 def _length(method: str, views: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Trainings side by side, each in a process of its own with its share of the cores.
+"""Trainings and probes side by side, each in a process of its own with its share of the cores.
 
 A small network gains little from a second thread; two single-threaded runs use two cores fully.
 """
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitlet.disk import read_json
 from vitlet.errors import WorkerError
-from vitlet.host import available_cores
+from vitlet.host import available_cores, take_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import pretrain, resolved
@@ -36,11 +35,6 @@ class Training:
     train: Callable[..., object]
     arguments: tuple[Any, ...]
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run is complete."""
-        return self.run.recipe_file.is_file() and "finished" in read_json(self.run.path / "environment.json")
-
 
 def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Options, teller: Teller) -> None:
     """Make the runs that are not finished, as many at a time as there are cores; on a GPU one after the other.
@@ -58,21 +52,49 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
         WorkerError: if a process ended without a result.
     """
     every = list({training.run: training for training in trainings}.values())
-    left = [training for training in reversed(every) if not training.is_finished]
+    left = [training for training in every if not training.run.is_finished]
     if not left:
         return
-    workers = min(available_cores(), len(left)) if pick_device(options).type == "cpu" else 1
     total = sum(training.steps for training in every)
-    with processes(workers, threads=available_cores() // workers) as pool, teller.progress(title, total=total) as tick:
-        running = set[Future[object]]()
+    with teller.progress(title, total=total) as tick:
+        calls = [(training.train, *training.arguments) for training in left]
+        results_side_by_side(calls, options=options, watch=lambda _: tick(sum(_steps_done(run.run) for run in every)))
+
+
+def places(options: Options) -> int:
+    """Return how many processes compute side by side: one for each core, or one where a GPU computes."""
+    return available_cores() if pick_device(options).type == "cpu" else 1
+
+
+def results_side_by_side(
+    calls: Sequence[tuple[Any, ...]], *, options: Options, watch: Callable[[int], object]
+) -> list[Any]:
+    """Return the results of calls, in their order, each made in another process.
+
+    After a failure no more are begun, and those that run finish.
+
+    Args:
+        calls: Functions with their arguments, which travel to another process.
+        options: Decide how many at a time; see `places`.
+        watch: Is told twice a second how many calls are done.
+
+    Raises:
+        WorkerError: if a process ended without a result.
+    """
+    workers = min(places(options), len(calls))
+    left = list(enumerate(calls))[::-1]
+    results: dict[int, Any] = {}
+    with processes(workers, threads=available_cores() // workers) as pool:
+        running: dict[Future[Any], int] = {}
         while left or running:
-            while left and len(running) < workers:  # the pool would start queued runs even after a failure
-                training = left.pop()
-                running.add(pool.submit(training.train, *training.arguments))
-            done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            tick(sum(_steps_done(training.run) for training in every))
+            while left and len(running) < workers:  # the pool would start queued calls even after a failure
+                number, (work, *arguments) = left.pop()
+                running[pool.submit(work, *arguments)] = number
+            done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for job in done:
-                job.result()
+                results[running.pop(job)] = job.result()
+            watch(len(results))
+    return [results[number] for number in range(len(calls))]
 
 
 def _steps_done(run: Run) -> int:
@@ -86,7 +108,7 @@ def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[No
 
     What is not begun when the block ends is left for `train_side_by_side`, and so is the error of a run that failed.
     """
-    left, cores = [training for training in trainings if not training.is_finished], available_cores()
+    left, cores = [training for training in trainings if not training.run.is_finished], available_cores()
     if not left or cores < 2 or pick_device(options).type != "cpu":
         yield
         return
@@ -101,8 +123,7 @@ def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[No
             try:
                 yield
             except BaseException:
-                for worker in multiprocessing.active_children():
-                    worker.terminate()  # a training takes its step, saves and stops
+                end_children()
                 raise
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -136,7 +157,7 @@ def pretrain_side_by_side(
         steps = to_steps(budget.duration, num_images=num_images, batch_size=budget.batch_size)
         trainings.append(Training(Run(place), steps, _pretrain_one, (name, data, place, options, changes)))
     for training in trainings:
-        if training.is_finished:
+        if training.run.is_finished:
             training.train(*training.arguments)  # returns at once, or says which values differ
     train_side_by_side(trainings, title="pre-training", options=options, teller=teller)
 
@@ -167,10 +188,17 @@ def processes(count: int, *, threads: int) -> Iterator[Executor]:
         ) from error
 
 
+def end_children() -> None:
+    """Ask every process of a pool to stop: a training takes its step, saves and ends."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+
+
 def begin_worker(threads: int) -> None:
-    """Set the number of threads, and exit with the parent process, so that no run survives it unnoticed."""
+    """Use this many cores, and exit with the parent process, so that no run survives it unnoticed."""
     import torch
 
+    take_cores(threads)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

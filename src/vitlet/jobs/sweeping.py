@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from vitlet.data.index import Index
 from vitlet.errors import UsageError
@@ -27,7 +27,7 @@ from vitlet.jobs.judging import (
     start_facts,
 )
 from vitlet.jobs.material import shape_of
-from vitlet.jobs.options import Options, require_known
+from vitlet.jobs.options import Options, ProbeName, require_known
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import require_patches
@@ -41,10 +41,10 @@ from vitlet.weights.source import load_encoder
 
 LayerPairs = tuple[tuple[int, int], ...]
 """(student block, teacher block), from 1."""
-_PROBES: tuple[tuple[Literal["knn", "logistic"], str], ...] = (
-    ("knn", "20 nearest neighbours on frozen features"),
-    ("logistic", "Logistic regression on frozen features"),
-)
+_PROBES: dict[ProbeName, str] = {
+    "knn": "20 nearest neighbours on frozen features",
+    "logistic": "Logistic regression on frozen features",
+}
 
 
 class LayerTuning(TypedDict, total=False):
@@ -210,8 +210,8 @@ def sweep_distill_layers(
     random = untrained(starts)[starts[0].name]
     everyone = [random, *starts]
     judged = {"finetune": finetune_grid([(start, terms) for start in everyone], teller)}
-    judged |= {probe: frozen_arms(everyone, terms, images, teller, protocol=probe) for probe, _ in _PROBES}
-    titles = {"finetune": "Fine-tuning", **dict(_PROBES)}
+    judged |= frozen_arms(everyone, terms, images, teller, protocols=list(_PROBES))
+    titles = {"finetune": "Fine-tuning", **_PROBES}
     curves = [
         _layer_curve(name, f"{titles[name]}, {_labels(images, num_labels)}", arms, lists, images)
         for name, arms in judged.items()

@@ -246,10 +246,10 @@ def _trainer(entry: Entry, start: Candidate, index: Index, terms: Trainings) -> 
             "hold_out": hold_out,
         }
         address, place = address_of(known_by)[:16], terms.out / "runs"
-        done = [path for path in sorted(place.glob(f"{entry.name}-*-{address}")) if _is_done(Run(path))]
+        done = [path for path in sorted(place.glob(f"{entry.name}-*-{address}")) if Run(path).is_finished]
         run = Run(done[0] if done else place / f"{entry.name}-{start.name}-{address}")
         diverged = run.path / "nonfinite.json"
-        if not _is_done(run) and not diverged.is_file():
+        if not run.is_finished and not diverged.is_file():
             try:
                 finetune(
                     recipe, init=start.source, data=entry.data, out=run.path, hold_out=hold_out, options=terms.options
@@ -263,15 +263,10 @@ def _trainer(entry: Entry, start: Candidate, index: Index, terms: Trainings) -> 
     return train
 
 
-def _is_done(run: Run) -> bool:
-    result, about = run.results / "top1.json", run.path / "environment.json"
-    return result.is_file() and about.is_file() and "finished" in read_json(about)
-
-
 def _score(run: Run) -> Score:
     name, about = run.path.name, read_json(run.path / "environment.json")
     cost = {key: float(about.get(key, 0.0)) for key in ("wall_seconds", "cpu_seconds")}
-    if not _is_done(run):
+    if not run.is_finished:
         return Score(None, 0, "", "", **cost, run=name)
     result = read_json(run.results / "top1.json")
     labels = result["protocol"].removeprefix("fine-tuning, ")

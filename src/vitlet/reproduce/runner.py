@@ -8,7 +8,6 @@ A run that diverges, or fails for another reason of its own, leaves failed.json 
 not made; all others are.
 """
 
-import multiprocessing
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.scoring import score
-from vitlet.jobs.side_by_side import processes
+from vitlet.jobs.side_by_side import end_children, places, processes
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
@@ -188,8 +187,7 @@ def run_plan(
         try:
             _side_by_side(pool, plan, seconds, workers=workers, options=options, teller=teller, after=after)
         except (StoppedError, KeyboardInterrupt):
-            for worker in multiprocessing.active_children():
-                worker.terminate()  # a training takes its step, saves and stops
+            end_children()
             raise
 
 
@@ -225,7 +223,7 @@ def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
 
 def num_side_by_side(asked: int | None, options: Options) -> int:
     """Number of parallel runs: as requested, or else the number of cores, or one on a GPU."""
-    return asked or (available_cores() if is_on_cpu(options) else 1)
+    return asked or places(options)
 
 
 def is_on_cpu(options: Options) -> bool:
