@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 
 learn: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make learn DATA=folder of labelled images near 32 pixels"; exit 2; }
-	@$(BIN)/vitlet learn --data "$(DATA)" --out "$(or $(OUT),learn-run)" --seeds 5 --json docs/results/learning.json $(ARGS)
+	@$(BIN)/vitlet learn --data "$(DATA)" --out "$(or $(OUT),learn-run)" --json docs/results/learning.json $(ARGS)
 
 study: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make study DATA=folder of labelled images near 32 pixels"; exit 2; }

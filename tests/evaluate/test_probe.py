@@ -32,21 +32,26 @@ def test_logistic_equals_scikit_learn_at_the_chosen_c() -> None:
     assert result.top1 == pytest.approx(expected.mean())
     assert result.n == 250
     assert result.settings["converged"]
-    assert result.settings["chosen_on"] == "80 held-out training images"
+    assert result.settings["chosen_on"] == "5 parts of the training images, each held out once"
     assert 0.35 < result.top1 < 0.95
 
 
-def test_c_is_the_best_on_the_held_out_training_images() -> None:
+@pytest.mark.parametrize("num_parts", [5, 1])
+def test_c_is_the_best_on_the_held_out_training_images(monkeypatch: pytest.MonkeyPatch, num_parts: int) -> None:
+    """Five parts with few images; one with many, which is each case's control."""
+    if num_parts == 1:
+        monkeypatch.setattr(probe, "_ONE_PART_FROM", len(TRAIN[1]))
     x, y = TRAIN[0].double().numpy(), TRAIN[1].numpy()
-    held = probe.held_out(y, seed=0)
-    scores = {}
-    for c in probe.GRID:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x[~held], y[~held])
-        scores[c] = model.score(x[held], y[held])
+    scores = dict.fromkeys(probe.GRID, 0.0)
+    for held in (probe.held_out(y, seed=0, part=part) for part in range(num_parts)):
+        for c in probe.GRID:
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x[~held], y[~held])
+            scores[c] += model.score(x[held], y[held]) / num_parts
     settings = probe.logistic_probe(*TRAIN, *TEST, seed=0).settings
     assert settings["held_out_top1"] == {str(c): pytest.approx(s, abs=1 / held.sum()) for c, s in scores.items()}
     shown = settings["held_out_top1"]
     assert shown[str(settings["C"])] == max(shown.values())
+    assert settings["chosen_on"].startswith({5: "5 parts", 1: "80 held-out"}[num_parts])
 
 
 def test_the_test_labels_choose_nothing() -> None:
@@ -65,6 +70,10 @@ def test_the_split_is_stratified_and_depends_on_the_seed() -> None:
     assert not np.array_equal(held, probe.held_out(y, seed=1))
     np.random.seed(1)
     assert np.array_equal(held, probe.held_out(y, seed=0))
+    parts = np.array([probe.held_out(y, seed=0, part=part) for part in range(probe.PARTS)])
+    assert (parts.sum(axis=0)[y < 2] == 1).all(), "each is held out once"
+    assert [parts[:, y == c].any() for c in (2, 5)] == [True, False]
+    assert not parts[:, y == 2].all(axis=1).any(), "never the last"
 
 
 def test_one_image_a_class_needs_no_split() -> None:
@@ -97,3 +106,16 @@ def test_refusals_reach_the_caller(labels: torch.Tensor) -> None:
         probe.logistic_probe(TRAIN[0], labels, *TEST, seed=0)
     with pytest.raises(DataError):
         probe.knn_probe(TRAIN[0], labels, *TEST)
+
+
+def test_small_products_are_not_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control is the same problem where the threshold is below it."""
+    asked, limits = [], probe.threadpool_limits
+    monkeypatch.setattr(probe, "threadpool_limits", lambda count, **k: asked.append(count) or limits(count, **k))
+    x, y = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    first = probe.logistic_probe(x, y, x, y, seed=0)
+    assert set(asked) == {1}
+    asked.clear()
+    monkeypatch.setattr(probe, "_THREADS_FROM", 40)
+    assert probe.logistic_probe(x, y, x, y, seed=0).settings == first.settings
+    assert set(asked) == {None}

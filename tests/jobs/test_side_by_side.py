@@ -13,9 +13,16 @@ import torch
 from small_runs import Here, stands, write_images
 
 from vitlet.errors import UsageError, WorkerError
+from vitlet.host import available_cores
 from vitlet.jobs import side_by_side
 from vitlet.jobs.options import Options
-from vitlet.jobs.side_by_side import Training, meanwhile, pretrain_side_by_side, train_side_by_side
+from vitlet.jobs.side_by_side import (
+    Training,
+    meanwhile,
+    pretrain_side_by_side,
+    results_side_by_side,
+    train_side_by_side,
+)
 from vitlet.run import Run
 from vitlet.train.log import Teller
 
@@ -54,6 +61,15 @@ def test_a_finished_run_is_kept_and_one_of_other_values_is_not_taken_for_it(
 def test_a_process_that_ends_without_a_result_is_told(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="__main__"):
         train_side_by_side([Training(Run(tmp_path), 1, os._exit, (0,))], title="", options=Options(), teller=SILENT)
+
+
+def test_a_process_of_several_takes_its_share_of_the_cores() -> None:
+    """And results come in the order of the calls. The control is this process, which takes them all."""
+    calls = [(available_cores,), (max, 1, 2), (available_cores,)]
+    shares = results_side_by_side(calls, options=Options(device="cpu"), watch=(done := []).append)
+    assert shares == [max(1, available_cores() // min(3, available_cores())), 2, shares[0]]
+    assert done[-1] == 3
+    assert Options().num_workers(image_size=224) == min(16, max(1, available_cores() - 1))
 
 
 def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def probe(
     Args:
         run: A finished run or a model folder.
         data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
-        protocol: `knn`: 20 nearest neighbours, temperature 0.07; `logistic`: regression, strength chosen on a split of
+        protocol: `knn`: 20 nearest neighbours, temperature 0.07; `logistic`: regression, strength chosen on parts of
             the training images; `linear`: SGD, learning rate chosen on such a split; `linear-mae`, `linear-moco`: the
             published settings, on cached centre crops.
         pool: Mean of the patch tokens, or the class token.

@@ -143,12 +143,14 @@ def dino_micro() -> Recipe[DINOObjective]:
 
     Measured here: `docs/results/`. Small batches, mild colour jitter and a teacher that moves fast at first, for the
     reasons given in `mocov3_micro`; four small views of 16 pixels cost as much as one large one. With random weights
-    the class token hardly depends on the image, so all outputs are alike and centring cancels them: batch normalisation
-    in the head spreads them out. A few hundred prototypes suffice for images of few classes, and are held fixed for the
-    first steps. Chosen on held-out training images of CIFAR-10 with the budget of `vitlet learn`, see `docs/log.md`.
+    the class token hardly depends on the image, so all outputs are alike and centring cancels them: the head sees the
+    mean of the patch tokens, and batch normalisation in it spreads them out. Small views show a fifth of the image at
+    least, for less of 32 pixels is hard to know. A few hundred prototypes suffice for images of few classes, and are
+    held fixed for the first steps. Chosen on held-out training images of CIFAR-10 with the budget of `vitlet learn`,
+    see `docs/log.md`.
     """
     large = View(size=32, crop=Resample(scale=(0.4, 1.0), interpolation="bilinear"), jitter=MILD)
-    small = View(size=16, crop=Resample(scale=(0.15, 0.4), interpolation="bilinear"), jitter=MILD)
+    small = View(size=16, crop=Resample(scale=(0.2, 0.6), interpolation="bilinear"), jitter=MILD)
     return Recipe[DINOObjective](
         name="dino_micro",
         data=DataConfig(
@@ -156,7 +158,13 @@ def dino_micro() -> Recipe[DINOObjective]:
         ),
         encoder=mae_micro().encoder,  # methods are compared from one random initialisation
         objective=DINOObjective(
-            hidden_width=512, bottleneck_width=64, batchnorm=True, prototypes=256, momentum=0.99, held_steps=80
+            pool="mean",
+            hidden_width=512,
+            bottleneck_width=64,
+            batchnorm=True,
+            prototypes=256,
+            momentum=0.99,
+            held_steps=80,
         ),
         optimizer=OptimizerConfig(
             base_lr=1e-3, lr_batch=None, warmup=Share(n=0.1), weight_decay=0.04, betas=(0.9, 0.999), clip_norm=3.0
