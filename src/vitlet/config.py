@@ -21,9 +21,8 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 class Config(pydantic.BaseModel):
     """Frozen values with checked types and bounds; no number may be NaN or infinite."""
 
-    model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
-    )
+    # Without use_attribute_docstrings: to find them pydantic goes through all loaded modules, once for each field.
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def changed(self: ConfigT, **changes: Any) -> ConfigT:
         """Return a copy with top-level fields replaced and everything validated again."""

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vitlet.errors import DataError
-from vitlet.evaluate import probe
+from vitlet.evaluate import logistic, probe
 from vitlet.evaluate.knn import knn_predict
 
 
@@ -24,7 +24,7 @@ TRAIN, TEST = _task(400, seed=1), _task(250, seed=2)
 
 
 def test_logistic_equals_scikit_learn_at_the_chosen_c() -> None:
-    result = probe.logistic_probe(*TRAIN, *TEST, seed=0)
+    result = logistic.logistic_probe(*TRAIN, *TEST, seed=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=result.settings["C"], max_iter=5000))
     model.fit(TRAIN[0].double().numpy(), TRAIN[1].numpy())
     expected = model.predict(TEST[0].double().numpy()) == TEST[1].numpy()
@@ -40,14 +40,14 @@ def test_logistic_equals_scikit_learn_at_the_chosen_c() -> None:
 def test_c_is_the_best_on_the_held_out_training_images(monkeypatch: pytest.MonkeyPatch, num_parts: int) -> None:
     """Five parts with few images; one with many, which is each case's control."""
     if num_parts == 1:
-        monkeypatch.setattr(probe, "_ONE_PART_FROM", len(TRAIN[1]))
+        monkeypatch.setattr(logistic, "_ONE_PART_FROM", len(TRAIN[1]))
     x, y = TRAIN[0].double().numpy(), TRAIN[1].numpy()
-    scores = dict.fromkeys(probe.GRID, 0.0)
+    scores = dict.fromkeys(logistic.GRID, 0.0)
     for held in (probe.held_out(y, seed=0, part=part) for part in range(num_parts)):
-        for c in probe.GRID:
+        for c in logistic.GRID:
             model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x[~held], y[~held])
             scores[c] += model.score(x[held], y[held]) / num_parts
-    settings = probe.logistic_probe(*TRAIN, *TEST, seed=0).settings
+    settings = logistic.logistic_probe(*TRAIN, *TEST, seed=0).settings
     assert settings["held_out_top1"] == {str(c): pytest.approx(s, abs=1 / held.sum()) for c, s in scores.items()}
     shown = settings["held_out_top1"]
     assert shown[str(settings["C"])] == max(shown.values())
@@ -56,8 +56,8 @@ def test_c_is_the_best_on_the_held_out_training_images(monkeypatch: pytest.Monke
 
 def test_the_test_labels_choose_nothing() -> None:
     shuffled = TEST[1][torch.randperm(250, generator=torch.Generator().manual_seed(0))]
-    honest = probe.logistic_probe(*TRAIN, *TEST, seed=0)
-    blind = probe.logistic_probe(*TRAIN, TEST[0], shuffled, seed=0)
+    honest = logistic.logistic_probe(*TRAIN, *TEST, seed=0)
+    blind = logistic.logistic_probe(*TRAIN, TEST[0], shuffled, seed=0)
     assert blind.settings == honest.settings
     assert blind.top1 < honest.top1 - 0.1
 
@@ -78,16 +78,16 @@ def test_the_split_is_stratified_and_depends_on_the_seed() -> None:
 
 def test_one_image_a_class_needs_no_split() -> None:
     x, y = torch.eye(3), torch.arange(3)
-    result = probe.logistic_probe(x, y, x, y, seed=0)
+    result = logistic.logistic_probe(x, y, x, y, seed=0)
     assert result.top1 == 1.0
-    assert result.settings["C"] == probe.FALLBACK
+    assert result.settings["C"] == logistic.FALLBACK
     assert result.settings["chosen_on"] == "nothing: one image a class"
 
 
 def test_a_dead_feature_does_no_harm() -> None:
     dead = [torch.cat([x, torch.full((len(x), 1), 7.0)], dim=1) for x in (TRAIN[0], TEST[0])]
-    with_dead = probe.logistic_probe(dead[0], TRAIN[1], dead[1], TEST[1], seed=0)
-    assert np.array_equal(with_dead.correct, probe.logistic_probe(*TRAIN, *TEST, seed=0).correct)
+    with_dead = logistic.logistic_probe(dead[0], TRAIN[1], dead[1], TEST[1], seed=0)
+    assert np.array_equal(with_dead.correct, logistic.logistic_probe(*TRAIN, *TEST, seed=0).correct)
 
 
 def test_knn_probe_counts_what_knn_predicts() -> None:
@@ -103,19 +103,19 @@ def test_knn_probe_counts_what_knn_predicts() -> None:
 @pytest.mark.parametrize("labels", [torch.full((400,), -1), torch.zeros(400, dtype=torch.int64)])
 def test_refusals_reach_the_caller(labels: torch.Tensor) -> None:
     with pytest.raises(DataError):
-        probe.logistic_probe(TRAIN[0], labels, *TEST, seed=0)
+        logistic.logistic_probe(TRAIN[0], labels, *TEST, seed=0)
     with pytest.raises(DataError):
         probe.knn_probe(TRAIN[0], labels, *TEST)
 
 
 def test_small_products_are_not_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control is the same problem where the threshold is below it."""
-    asked, limits = [], probe.threadpool_limits
-    monkeypatch.setattr(probe, "threadpool_limits", lambda count, **k: asked.append(count) or limits(count, **k))
+    asked, limits = [], logistic.threadpool_limits
+    monkeypatch.setattr(logistic, "threadpool_limits", lambda count, **k: asked.append(count) or limits(count, **k))
     x, y = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    first = probe.logistic_probe(x, y, x, y, seed=0)
+    first = logistic.logistic_probe(x, y, x, y, seed=0)
     assert set(asked) == {1}
     asked.clear()
-    monkeypatch.setattr(probe, "_THREADS_FROM", 40)
-    assert probe.logistic_probe(x, y, x, y, seed=0).settings == first.settings
+    monkeypatch.setattr(logistic, "_THREADS_FROM", 40)
+    assert logistic.logistic_probe(x, y, x, y, seed=0).settings == first.settings
     assert set(asked) == {None}

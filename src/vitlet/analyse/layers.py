@@ -7,8 +7,9 @@ follows Alain and Bengio 2016; principal components of patch tokens as colours f
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.evaluate.health import Health, feature_health
-from vitlet.evaluate.probe import knn_probe, logistic_probe
+from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 
@@ -63,13 +64,14 @@ def probe_curve(
     Raises:
         DataError: if the labels cannot be learned or evaluated.
     """
+    fit: Callable[..., ProbeResult] = knn_probe
+    if protocol == "logistic":
+        from vitlet.evaluate.logistic import logistic_probe
+
+        fit = partial(logistic_probe, seed=seed)
     (x, y), (x_test, y_test) = train, test
-    rows = []
-    for here, there in zip(x.unbind(1), x_test.unbind(1), strict=True):
-        if protocol == "knn":
-            rows.append(knn_probe(here, y, there, y_test, classes=classes).correct)
-        else:
-            rows.append(logistic_probe(here, y, there, y_test, seed=seed, classes=classes).correct)
+    layers = zip(x.unbind(1), x_test.unbind(1), strict=True)
+    rows = [fit(here, y, there, y_test, classes=classes).correct for here, there in layers]
     return ProbeCurve(protocol, np.stack(rows))
 
 

@@ -24,7 +24,7 @@ from vitlet.evaluate import labels
 from vitlet.evaluate.features import Pool, Reading, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
-from vitlet.evaluate.probe import ProbeResult, knn_probe, logistic_probe
+from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import describe, divide, judge, pick_device, require_labels
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
@@ -139,6 +139,8 @@ def probe_encoder(
     if how.protocol == "knn":
         return knn_probe(x, y, x_test, y_test, classes=index.classes)
     if how.protocol == "logistic":
+        from vitlet.evaluate.logistic import logistic_probe
+
         return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
     if how.protocol == "linear":
         if not reading.every_block:

@@ -4,8 +4,7 @@ Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transfo
 with which Wang et al. 2023 trained a ViT-Tiny are not known.
 
 Differences from the published code: the teacher's temperature rises per step, not per epoch; the prototypes always
-have unit length (an option there). Beyond it: the head may see the mean of the patch
-tokens.
+have unit length (an option there); the head may see the mean of the patch tokens.
 """
 
 from collections.abc import Sequence
