@@ -1,5 +1,6 @@
 """Trainings side by side: nothing is made twice or taken for something else, and no process is left behind."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -70,6 +71,35 @@ def test_a_process_of_several_takes_its_share_of_the_cores() -> None:
     assert shares == [max(1, available_cores() // min(3, available_cores())), 2, shares[0]]
     assert done[-1] == 3
     assert Options().num_workers(image_size=224) == min(16, max(1, available_cores() - 1))
+
+
+def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control does not wait."""
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
+    how = {"options": Options(device="cpu"), "watch": lambda _: None}
+    for name, after in (("waits", {0: 1}), ("does not", {})):
+        file = tmp_path / name
+        written = (
+            subprocess.check_call,
+            [sys.executable, "-c", f"import time; time.sleep(2); open({str(file)!r}, 'w')"],
+        )
+        calls = [(Path.read_text, file), written]
+        with contextlib.nullcontext() if after else pytest.raises(FileNotFoundError):
+            assert results_side_by_side(calls, after=after, **how) == ["", 0]
+
+
+def test_a_student_waits_for_its_teacher(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "_pretrain_one", lambda name, *_: made.append(name))
+    student, other, teacher = (tmp_path / name for name in ("student", "other", "teacher"))
+    recipes = {
+        student: ("dmae_micro", {"objective.teacher": str(teacher)}),
+        other: ("mae_micro", {}),
+        teacher: ("mae_micro_wide", {}),
+    }
+    pretrain_side_by_side(recipes, data=data, num_images=5_000, options=Options(), teller=SILENT)
+    assert made == ["mae_micro", "mae_micro_wide", "dmae_micro"]
 
 
 def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vitlet.disk import read_json, write_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.recipes import by_name
@@ -34,7 +34,7 @@ _FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
 """Fine-tuning recipe for each kind of encoder."""
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
 TEACHER = "mae_micro_wide"
-_NEEDS_TEACHER = ("dmae_micro", "seed_micro")
+_TAUGHT = ("dmae_micro", "seed_micro")
 _BESIDE = {"dmae_micro": "mae_micro"}
 """The method that a method extends, with which it is compared in addition to its random weights."""
 
@@ -82,22 +82,21 @@ def learn(
         options=options,
     )
     terms.steps(images, seed)  # refuses more labels than there are, before anything is pre-trained
-    taught = [method for method in methods if method in _NEEDS_TEACHER]
-    first = [*(method for method in methods if method not in taught), *([TEACHER] if taught else [])]
-    of_teacher = {"objective.teacher": os.path.abspath(out / TEACHER)}
-    for names, more in ((first, {}), (taught, of_teacher)):
-        recipes = {out / name: (name, _length(name, views) | {"budget.seed": seed} | more) for name in names}
-        pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=options, teller=teller)
-    protocols: dict[str, dict[str, Any]] = {"finetune": {}, "knn": {}, "logistic": {}}
+    taught = {method: {"objective.teacher": os.path.abspath(out / TEACHER)} for method in methods if method in _TAUGHT}
+    names = [*([TEACHER] if taught else []), *reversed(methods)]  # MAE, the shortest, last: then the cores end together
+    recipes = {
+        out / name: (name, _length(name, views) | {"budget.seed": seed} | taught.get(name, {})) for name in names
+    }
+    pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=options, teller=teller)
     starts = [Start(method, method, out / method) for method in methods]
     like = untrained(starts)
-    for family, recipe in _FAMILIES.items():
-        kin = [start for start in starts if by_name(start.name).encoder.kind == family]
-        if kin:
-            kin += dict.fromkeys(like[start.name] for start in kin)
-            arms = _judged(kin, dataclasses.replace(terms, recipe=recipe), images, teller)
-            for protocol, columns in arms.items():
-                protocols[protocol] |= _rows(columns, {name: random.name for name, random in like.items()})
+    families = [
+        (kin + list(dict.fromkeys(like[start.name] for start in kin)), dataclasses.replace(terms, recipe=recipe))
+        for family, recipe in _FAMILIES.items()
+        if (kin := [start for start in starts if by_name(start.name).encoder.kind == family])
+    ]
+    randoms = {name: random.name for name, random in like.items()}
+    protocols = {name: _rows(arms, randoms) for name, arms in _judged(families, images, teller).items()}
     index, n = images.index, len(images.test)
     cost = {method: read_json(out / method / "environment.json")["cpu_seconds"] for method in methods}
     found = {
@@ -120,10 +119,16 @@ def learn(
     return found
 
 
-def _judged(starts: list[Start], terms: Terms, images: Labelled, teller: Teller) -> dict[str, list[Arm]]:
-    often = dataclasses.replace(terms, seeds=tuple(range(terms.seeds[0], terms.seeds[0] + PROBES)))
-    tuned = finetune_arms(starts, terms, teller)
-    return {"finetune": tuned} | frozen_arms(starts, often, images, teller, protocols=["knn", "logistic"])
+def _judged(
+    families: Sequence[tuple[Sequence[Start], Terms]], images: Labelled, teller: Teller
+) -> dict[str, list[Arm]]:
+    cells = [(start, terms) for starts, terms in families for start in starts]
+    judged = {"finetune": finetune_grid(cells, teller), "knn": [], "logistic": []}
+    for starts, terms in families:
+        often = dataclasses.replace(terms, seeds=tuple(range(terms.seeds[0], terms.seeds[0] + PROBES)))
+        for name, arms in frozen_arms(starts, often, images, teller, protocols=["knn", "logistic"]).items():
+            judged[name] += arms
+    return judged
 
 
 def _length(method: str, views: int) -> dict[str, Any]:

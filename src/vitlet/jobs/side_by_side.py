@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vitlet.errors import WorkerError
@@ -34,6 +35,8 @@ class Training:
     steps: int
     train: Callable[..., object]
     arguments: tuple[Any, ...]
+    after: Run | None = None
+    """A run that must be finished before, if it is among those to be made."""
 
 
 def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Options, teller: Teller) -> None:
@@ -55,19 +58,29 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
     left = [training for training in every if not training.run.is_finished]
     if not left:
         return
+    calls = [(training.train, *training.arguments) for training in left]
+    places = {training.run: number for number, training in enumerate(left)}
+    after = {places[training.run]: places[training.after] for training in left if training.after in places}
     total = sum(training.steps for training in every)
     with teller.progress(title, total=total) as tick:
-        calls = [(training.train, *training.arguments) for training in left]
-        results_side_by_side(calls, options=options, watch=lambda _: tick(sum(_steps_done(run.run) for run in every)))
+
+        def watch(_: int) -> None:
+            tick(sum(_steps_done(training.run) for training in every))
+
+        results_side_by_side(calls, options=options, watch=watch, after=after)
 
 
-def places(options: Options) -> int:
+def num_places(options: Options) -> int:
     """Return how many processes compute side by side: one for each core, or one where a GPU computes."""
     return available_cores() if pick_device(options).type == "cpu" else 1
 
 
 def results_side_by_side(
-    calls: Sequence[tuple[Any, ...]], *, options: Options, watch: Callable[[int], object]
+    calls: Sequence[tuple[Any, ...]],
+    *,
+    options: Options,
+    watch: Callable[[int], object],
+    after: Mapping[int, int] = MappingProxyType({}),
 ) -> list[Any]:
     """Return the results of calls, in their order, each made in another process.
 
@@ -75,20 +88,22 @@ def results_side_by_side(
 
     Args:
         calls: Functions with their arguments, which travel to another process.
-        options: Decide how many at a time; see `places`.
+        options: Decide how many at a time; see `num_places`.
         watch: Is told twice a second how many calls are done.
+        after: For the numbers of some calls that of a call which must be done before.
 
     Raises:
         WorkerError: if a process ended without a result.
     """
-    workers = min(places(options), len(calls))
-    left = list(enumerate(calls))[::-1]
+    workers = min(num_places(options), len(calls))
+    left = dict(enumerate(calls))
     results: dict[int, Any] = {}
     with processes(workers, threads=available_cores() // workers) as pool:
         running: dict[Future[Any], int] = {}
         while left or running:
-            while left and len(running) < workers:  # the pool would start queued calls even after a failure
-                number, (work, *arguments) = left.pop()
+            ready = [number for number in left if after.get(number, number) in (number, *results)]
+            for number in ready[: workers - len(running)]:  # the pool would start queued calls even after a failure
+                work, *arguments = left.pop(number)
                 running[pool.submit(work, *arguments)] = number
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for job in done:
@@ -142,7 +157,8 @@ def pretrain_side_by_side(
     """Pre-train on `data` in every folder of `recipes`, each with a recipe's name and changes to it.
 
     Args:
-        recipes: What to train, and where; finished runs are reused.
+        recipes: What to train, and where; finished runs are reused. One that has another of them as its teacher waits
+            for it.
         data: The images.
         num_images: Training images, for the length of the progress bar.
         options: As for `pretrain`.
@@ -151,11 +167,12 @@ def pretrain_side_by_side(
     Raises:
         VitletError: as `pretrain`; also for a finished run of other values in one of the folders.
     """
-    trainings = []
+    trainings, teachers = [], {os.path.abspath(place): Run(place) for place in recipes}
     for place, (name, changes) in recipes.items():
         budget = resolved(name, {"set": changes}).budget
         steps = to_steps(budget.duration, num_images=num_images, batch_size=budget.batch_size)
-        trainings.append(Training(Run(place), steps, _pretrain_one, (name, data, place, options, changes)))
+        teacher = teachers.get(changes.get("objective.teacher", ""))
+        trainings.append(Training(Run(place), steps, _pretrain_one, (name, data, place, options, changes), teacher))
     for training in trainings:
         if training.run.is_finished:
             training.train(*training.arguments)  # returns at once, or says which values differ

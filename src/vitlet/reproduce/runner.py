@@ -26,7 +26,7 @@ from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.scoring import score
-from vitlet.jobs.side_by_side import end_children, places, processes
+from vitlet.jobs.side_by_side import end_children, num_places, processes
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
@@ -223,7 +223,7 @@ def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
 
 def num_side_by_side(asked: int | None, options: Options) -> int:
     """Number of parallel runs: as requested, or else the number of cores, or one on a GPU."""
-    return asked or places(options)
+    return asked or num_places(options)
 
 
 def is_on_cpu(options: Options) -> bool:
