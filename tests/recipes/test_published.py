@@ -103,7 +103,8 @@ PUBLISHED: dict[str, Values] = {
         ),
         "encoder": _vit_tiny(drop_path=0.1),
         "objective": {
-            "method": "dino", "hidden_width": 2048, "bottleneck_width": 256, "batchnorm": False, "prototypes": 65_536,
+            "method": "dino", "pool": "class", "hidden_width": 2048, "bottleneck_width": 256, "batchnorm": False,
+            "prototypes": 65_536,
             "student_temperature": 0.1, "teacher_temperature": [0.04, 0.04], "warmup_steps": 0,
             "centre_momentum": 0.9, "momentum": 0.996, "held_steps": IMAGENET // 512,
         },
