@@ -237,6 +237,20 @@ class TestBeforeAnythingIsTrained:
             demo(out=tmp_path / "out", seeds=1)
 
 
+@pytest.mark.parametrize(("cores", "beside"), [(2, 1), (1, 0)])
+def test_scratch_is_fine_tuned_beside_the_pre_training(
+    cores: int, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrainings: list[dict[str, Any]]
+) -> None:
+    """Where a core is left for it; the control has none."""
+    write_images(tmp_path / "out/digits", train=12, test=6)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: cores)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    with pytest.raises(_Stopped):
+        demo(out=tmp_path / "out", seeds=1, num_labels=8)
+    assert len(pretrainings) == 1
+    assert sum(Run(path).is_finished for path in (tmp_path / "out").glob("scratch-seed0-*")) == beside
+
+
 def test_other_images_in_the_same_folder_leave_the_first_ones_runs(
     told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,7 +198,7 @@ def processes(count: int, *, threads: int) -> Iterator[Executor]:
             yield pool
     except BrokenProcessPool as error:
         raise WorkerError(
-            "a process that trained ended without a result",
+            "a process that trained or probed ended without a result",
             why="Systems end processes where memory is short, and none starts from a script that calls vitlet at its "
             "top level",
             fix="free memory, or put the script's calls under if __name__ == '__main__'; finished runs are kept",
