@@ -111,7 +111,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     out = shutil.copytree(compared[0], tmp_path / "out")
     moved = shutil.copytree(pretrained.path, tmp_path / "moved")
     before = stands(out / "runs")
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     assert stands(out / "runs") == before
     for now, then in zip(again["curves"][0]["points"], compared[1]["curves"][0]["points"], strict=True):

@@ -137,7 +137,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
     before = {name: stands(told / name) for name in (pretrained(told).name, *runs(told))}
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", None)  # none is started where nothing is to be done
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     demo(out=told, seeds=2, num_labels=8)
     assert {name: stands(told / name) for name in before} == before, "nothing was trained again"
     document = found(told)

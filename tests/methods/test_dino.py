@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
-from vitlet.methods.dino import DINO, self_distillation
+from vitlet.methods.dino import DINO, Temperatures, self_distillation
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.mlp import PrototypeHead
@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_a_naive_pass_over_the_views_one_by_one() -> None:
     """With the class token, as published, and with the mean of the patch tokens; each is the other's control."""
     losses = []
     for pool, seen in (("class", lambda tokens: tokens[:, 0]), ("mean", lambda tokens: tokens[:, 1:].mean(dim=1))):
-        objective, batch = _objective(teacher_temperature=(0.05, 0.05), pool=pool), _batch()
+        objective, batch = _objective(temperatures=Temperatures(teacher=(0.05, 0.05)), pool=pool), _batch()
         objective.centre.copy_(torch.linspace(-0.1, 0.1, 12))
         guesses = [objective.head(seen(objective.encoder(view))) / 0.1 for view in batch.views]
         answers = [
@@ -140,11 +140,11 @@ def test_the_centre_follows_the_mean_answer_however_the_batch_is_cut() -> None:
 
 
 def test_the_teachers_temperature_warms_up() -> None:
-    objective = _objective(teacher_temperature=(0.02, 0.08), warmup_steps=4)
+    objective = _objective(temperatures=Temperatures(teacher=(0.02, 0.08), warmup_steps=4))
     batch = _batch()
     entropies = [float(objective(batch, _step(i)).statistics["teacher_entropy_nats"]) for i in (0, 2, 4, 6)]
     assert entropies[0] < entropies[1] < entropies[2] == entropies[3]
-    constant = _objective(teacher_temperature=(0.05, 0.05))
+    constant = _objective(temperatures=Temperatures(teacher=(0.05, 0.05)))
     assert float(_loss(objective, batch, 2)) == pytest.approx(float(_loss(constant, batch)), rel=1e-6)
 
 

@@ -8,6 +8,7 @@ have unit length (an option there); the head may see the mean of the patch token
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -26,6 +27,21 @@ NUM_LARGE = 2
 """The first views of a batch are large; only these are shown to the teacher."""
 
 
+@dataclass(frozen=True)
+class Temperatures:
+    """What the outputs are divided by before their softmax."""
+
+    student: float = 0.1
+    teacher: tuple[float, float] = (0.04, 0.04)
+    """At the first step and from `warmup_steps` on; linear in between."""
+    warmup_steps: int = 0
+
+    def of_teacher(self, index: int) -> float:
+        """Return the teacher's at a step."""
+        start, end = self.teacher
+        return start + (end - start) * min(1.0, index / max(1, self.warmup_steps))
+
+
 class DINO(Objective):
     """Student and teacher of one architecture; the teacher's outputs are centred and sharpened."""
 
@@ -37,9 +53,7 @@ class DINO(Objective):
         *,
         head: PrototypeHead,
         pool: Pool = "class",
-        student_temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.04),
-        warmup_steps: int = 0,
+        temperatures: Temperatures | None = None,
         centre_momentum: float = 0.9,
         momentum: float = 0.996,
         held_steps: int = 0,
@@ -50,9 +64,7 @@ class DINO(Objective):
             encoder: Its tokens after the final norm feed the head; its `drop_path` applies to the student.
             head: Head with P prototypes.
             pool: What the head sees of an image.
-            student_temperature: Divides the student's cosines before the softmax.
-            teacher_temperature: At the first step and from `warmup_steps` on; linear in between.
-            warmup_steps: Warm-up of the teacher's temperature.
+            temperatures: Of student and teacher; None: the published ones.
             centre_momentum: Momentum of the mean of the teacher's outputs, which is subtracted from each of them.
             momentum: Teacher momentum at the first step; it rises to 1 at the last.
             held_steps: Initial steps during which the prototypes stay fixed.
@@ -60,8 +72,7 @@ class DINO(Objective):
         super().__init__()
         self.encoder, self.head = encoder, head
         self.pool: Pool = pool
-        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.warmup_steps, self.held_steps = warmup_steps, held_steps
+        self.temperatures, self.held_steps = temperatures or Temperatures(), held_steps
         self.centre_momentum, self.momentum = centre_momentum, momentum
         self.teacher_encoder = frozen_copy(encoder)
         self.teacher_head = frozen_copy(head)
@@ -76,9 +87,9 @@ class DINO(Objective):
             large = torch.cat(batch.views[:NUM_LARGE])
             answers = self.teacher_head(self.teacher_encoder.pooled(large, self.pool))
             self._note(answers)
-            sharp = ((answers.float() - self.centre) / self._temperature(step)).softmax(dim=1)
+            sharp = ((answers.float() - self.centre) / self.temperatures.of_teacher(step.index)).softmax(dim=1)
         loss = self_distillation(
-            guesses.float().unflatten(0, (-1, len(batch))) / self.student_temperature,
+            guesses.float().unflatten(0, (-1, len(batch))) / self.temperatures.student,
             sharp.unflatten(0, (NUM_LARGE, len(batch))),
         )
         entropy = torch.special.entr(sharp).sum(dim=1).mean()
@@ -108,10 +119,6 @@ class DINO(Objective):
         tables = [self.encoder.survival(key=step.key(f"drop path {view}"), slots=batch.slots) for view in views]
         known = [table for table in tables if table is not None]
         return torch.cat(known, dim=1) if known else None
-
-    def _temperature(self, step: Step) -> float:
-        start, end = self.teacher_temperature
-        return start + (end - start) * min(1.0, step.index / max(1, self.warmup_steps))
 
     @untraced
     def _note(self, answers: Tensor) -> None:

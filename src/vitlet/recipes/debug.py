@@ -48,9 +48,10 @@ def debug_mocov3() -> Recipe[MoCoV3Objective]:
 
 
 def debug_dino() -> Recipe[DINOObjective]:
-    """Twenty steps of a very small DINO: two small views, prototypes trained from the start, a slow teacher."""
+    """Twenty steps of a very small DINO as published: two small views, prototypes trained from the start."""
     recipe = dino_micro()
     objective = recipe.objective.changed(
+        pool="class",
         hidden_width=64,
         bottleneck_width=32,
         batchnorm=False,

@@ -77,7 +77,7 @@ class DINOObjective(ObjectiveConfig):
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "DINO":
         """Build the objective; labels are not used."""
-        from vitlet.methods.dino import DINO
+        from vitlet.methods.dino import DINO, Temperatures
         from vitlet.nn.mlp import PrototypeHead
 
         head = PrototypeHead(
@@ -92,9 +92,7 @@ class DINOObjective(ObjectiveConfig):
             encoder,
             head=head,
             pool=self.pool,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
-            warmup_steps=self.warmup_steps,
+            temperatures=Temperatures(self.student_temperature, self.teacher_temperature, self.warmup_steps),
             centre_momentum=self.centre_momentum,
             momentum=self.momentum,
             held_steps=self.held_steps,
