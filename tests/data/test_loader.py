@@ -298,7 +298,7 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
     def slowly(event: multiprocessing.synchronize.Event) -> bool:
         if get_worker_info() is not None:
             with event._cond:
-                time.sleep(0.2)
+                time.sleep(0.2 if end is loader._end else 1)  # long enough for the control to meet one
         return asks(event)
 
     monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)

@@ -136,13 +136,14 @@ def test_starts_that_began_alike_share_a_control_and_others_have_their_own(pretr
     assert untrained(starts[:2])["b"].title == "random weights"
 
 
-def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled) -> None:
+def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
     first, second = (frozen_arms(starts, terms, images, SILENT, protocols=["knn", "logistic"]) for _ in range(2))
     assert list(first) == ["knn", "logistic"]
     assert [[arm.values for arm in arms] for arms in first.values()] == [
         [arm.values for arm in arms] for arms in second.values()
     ]
+    assert len(asked) == 2 * 2 * 6
 
 
 def test_processes_probe_as_this_one_does(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:

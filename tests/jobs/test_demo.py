@@ -22,12 +22,13 @@ from vitlet.run import Run
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Any:
-    """Budgets and shapes of a fraction of a second; one process, for each pays seconds to start."""
+    """Budgets and shapes of a fraction of a second; no process, for each pays seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LONG", SHORT)
         patch.setattr(module, "_FEWEST_IMAGES", 4)
         patch.setattr(module, "_SHORT", {k: v for k, v in SMALLER.items() if k != "budget.probe_every"})
         patch.setattr(side_by_side, "available_cores", lambda: 1)
+        patch.setattr(side_by_side, "ProcessPoolExecutor", Here)
         yield
 
 
@@ -130,14 +131,13 @@ def test_the_page_says_what_the_values_say(told: Path) -> None:
 
 
 def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
-    told: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    told: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Values that pre-training lost by are put into the runs; nothing but these can make the sentence."""
     for name, value in zip(runs(told), (0.25, 0.35, 0.1, 0.1, 0.85, 0.9), strict=True):
         file = told / name / "results/top1.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"value": value}))
     before = {name: stands(told / name) for name in (pretrained(told).name, *runs(told))}
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     demo(out=told, seeds=2, num_labels=8)
     assert {name: stands(told / name) for name in before} == before, "nothing was trained again"
     document = found(told)
@@ -227,7 +227,6 @@ class TestBeforeAnythingIsTrained:
         write_images(tmp_path / "out/digits", train=12, test=6)
         for path in sorted((tmp_path / "out/digits/train/light").iterdir())[2:]:
             path.unlink()
-        monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
         demo(out=tmp_path / "out", seeds=1)
         assert found(tmp_path / "out")["data"]["num_labelled"] == 2
         sizes = {Run(path).recipe_json()["budget"]["batch_size"] for path in (tmp_path / "out").glob("*-seed0-*")}
@@ -244,20 +243,16 @@ def test_scratch_is_fine_tuned_beside_the_pre_training(
     """Where a core is left for it; the control has none."""
     write_images(tmp_path / "out/digits", train=12, test=6)
     monkeypatch.setattr(side_by_side, "available_cores", lambda: cores)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     with pytest.raises(_Stopped):
         demo(out=tmp_path / "out", seeds=1, num_labels=8)
     assert len(pretrainings) == 1
     assert sum(Run(path).is_finished for path in (tmp_path / "out").glob("scratch-seed0-*")) == beside
 
 
-def test_other_images_in_the_same_folder_leave_the_first_ones_runs(
-    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_images_in_the_same_folder_leave_the_first_ones_runs(told: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(told, tmp_path / "out"))
     before = {name: stands(out / name) for name in (pretrained(told).name, *runs(told))}
     write_image(out / "digits/train/dark/new.png", 99, light=False)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
     demo(out=out, seeds=1, num_labels=8)
     assert {name: stands(out / name) for name in before} == before
     assert len([path for path in out.glob("pretrained-*") if "-seed" not in path.name]) == 2
