@@ -123,14 +123,14 @@ def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[No
 
     What is not begun when the block ends is left for `train_side_by_side`, and so is the error of a run that failed.
     """
-    left, cores = [training for training in trainings if not training.run.is_finished], available_cores()
-    if not left or cores < 2 or pick_device(options).type != "cpu":
+    left = [training for training in trainings if not training.run.is_finished]
+    if not left or num_places(options) < 2:
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, cores - 1)))
+    torch.set_num_threads(max(1, min(before, available_cores() - 1)))
     try:
         with processes(1, threads=1) as pool:
             for training in left:

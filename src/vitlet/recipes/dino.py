@@ -143,9 +143,8 @@ def dino_micro() -> Recipe[DINOObjective]:
     reasons given in `mocov3_micro`; four small views of 16 pixels cost as much as one large one. With random weights
     the class token hardly depends on the image, so all outputs are alike and centring cancels them: the head sees the
     mean of the patch tokens, and batch normalisation in it spreads them out. Small views show a fifth of the image at
-    least, for less of 32 pixels is hard to know. A few hundred prototypes suffice for images of few classes, and are
-    held fixed for the first steps. Chosen on held-out training images of CIFAR-10 with the budget of `vitlet learn`,
-    see `docs/log.md`.
+    least. A few hundred prototypes suffice for images of few classes, and are held fixed for the first steps. Chosen
+    on held-out training images of CIFAR-10 with the budget of `vitlet learn`, see `docs/log.md`.
     """
     large = View(size=32, crop=Resample(scale=(0.4, 1.0), interpolation="bilinear"), jitter=MILD)
     small = View(size=16, crop=Resample(scale=(0.2, 0.6), interpolation="bilinear"), jitter=MILD)
