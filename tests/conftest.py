@@ -13,12 +13,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums on two threads differ 
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import jaxtyping
 import pytest
 import torch
 
 from annotated_images import write_annotated
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+_WHOLE_JOBS = {"bench", "faults", "jobs", "reproduce", "train"}
+"""Folders of tests that run whole jobs out of parts whose shapes the parts' own tests check."""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -34,6 +37,14 @@ def shared() -> Path:
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never read or fill the user's cache."""
     os.environ["VITLET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unchecked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whole jobs run without checks of shapes, which would take a third of their time."""
+    jaxtyping.config.update("jaxtyping_disable", request.path.parent.name in _WHOLE_JOBS)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -49,8 +49,11 @@ app.command(models.import_, name="import")
 app.command(comparing.sweep)
 
 
-_TOGETHER = {"pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"}
-"""Verbs whose work is shared among ranks."""
+_TOGETHER = {
+    *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
+    *("compare", "sweep", "transfer", "learn", "study", "overfit"),
+}
+"""Verbs whose work is shared among ranks: every batch of the first, whole trainings and probes of the others."""
 
 
 def main(arguments: list[str] | None = None) -> int:

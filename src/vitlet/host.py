@@ -26,6 +26,11 @@ def ranks_here() -> int:
     return max(1, int(count)) if count.isdecimal() else 1
 
 
+def is_first_rank() -> bool:
+    """Whether this is the process of a run that speaks for all of them, from torchrun's environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def end_with_parent(number: signal.Signals) -> None:
     """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
     if sys.platform.startswith("linux"):

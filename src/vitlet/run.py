@@ -289,6 +289,7 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

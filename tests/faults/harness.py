@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import tensorboard.compat.proto.event_pb2
 import tensorboard.summary.writer.record_writer  # noqa: F401 (children find it imported)
@@ -185,7 +184,6 @@ def fork(body: Callable[[], None], *, error_file: Path) -> int:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
-        jaxtyping.config.update("jaxtyping_disable", True)  # the parent's tests check shapes
         body()
         status = 0
     except StoppedError as error:

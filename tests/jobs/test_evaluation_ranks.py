@@ -2,15 +2,12 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from harness import fork, wait
 from small_runs import QUIET, write_image
 
 from vitlet.evaluate import features
@@ -23,18 +20,11 @@ TOLERANT = QUIET.changed(max_bad=0.5)
 
 
 @pytest.fixture
-def by_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """A function that runs a body in several forked ranks with an empty cache; how many images each looked at."""
+def by_ranks(tmp_path: Path, on_ranks: Callable[..., None]) -> Callable[..., list[int]]:
+    """Like `on_ranks`; returns how many images each rank looked at."""
 
     def run(body: Callable[[], object], *, size: int) -> list[int]:
-        monkeypatch.setenv("VITLET_CACHE", str(tmp_path / f"cache-{size}"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-
-        def of(rank: int) -> None:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        def counting() -> None:
             real, seen = features.each_once, []
 
             def counted(loader):
@@ -44,11 +34,9 @@ def by_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 
             features.each_once = evaluation.each_once = counted
             body()
-            (tmp_path / f"seen-{rank}").write_text(str(sum(seen)))
+            (tmp_path / f"seen-{os.environ['RANK']}").write_text(str(sum(seen)))
 
-        pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(size)]
-        codes = [wait(pid) for pid in pids]
-        assert codes == [0] * size, [p.read_text() for p in tmp_path.glob("error-*")]
+        on_ranks(counting, size=size)
         return [int((tmp_path / f"seen-{rank}").read_text()) for rank in range(size)]
 
     return run

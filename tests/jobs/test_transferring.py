@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import QUIET, write_images
+from small_runs import QUIET, Here, write_images
 
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
-from vitlet.jobs import transferring
+from vitlet.jobs import side_by_side, transferring, trying
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.transferring import transfer
@@ -27,16 +27,21 @@ def suite(data: Path, *more: dict[str, str], grid: dict[str, Any] | None = GRID)
     return Suite.from_json({"name": "small", "recipe": "debug_supervised", "grid": grid, "data": entries})
 
 
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+
+
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What every training was started with; the trainings themselves are the real ones."""
-    real, calls = transferring.finetune, []
+    real, calls = trying.finetune, []
 
     def noted(recipe: Any, **options: Any) -> Any:
         calls.append({"seed": recipe.budget.seed, "lr": recipe.optimizer.base_lr, "hold_out": options["hold_out"]})
         return real(recipe, **options)
 
-    monkeypatch.setattr(transferring, "finetune", noted)
+    monkeypatch.setattr(trying, "finetune", noted)
     return calls
 
 
@@ -143,29 +148,29 @@ def test_a_setting_that_diverges_loses_and_is_not_tried_again(
     settings = suite(data, grid=grid).settings_of(suite(data).data[0])
     wild = [s.changed(optimizer=s.optimizer.changed(kind="sgd", clip_norm=None)) for s in settings]
     entry, start = suite(data).data[0], transferring._starts([pretrained.path])[0]
-    terms = transferring.Trainings(tmp_path, (0,), False, QUIET, lambda _: None)
-    index = open_index(data)
-    row = transferring._row(entry, start, index, wild, terms)
+    terms = trying.Trainings(tmp_path, (0,), False, QUIET, Teller(quiet=True))
+    case = trying.Case(entry, start, open_index(data), {False: 32, True: 26})
+    row = transferring._row(case, wild, terms)
     assert row["tried"][1]["value"] is None, "a learning rate of 100 without clipping gives NaN"
     assert row["chosen"]["lr"] == 1e-3
     before = len(trained)
-    assert transferring._row(entry, start, index, wild, terms)["values"] == row["values"]
+    assert transferring._row(case, wild, terms)["values"] == row["values"]
     assert len(trained) == before
     with pytest.raises(DataError, match="every setting diverged"):
-        transferring._row(entry, start, index, [wild[1], wild[1]], terms)
+        transferring._row(case, [wild[1], wild[1]], terms)
 
 
 def test_seeds_that_diverge_are_counted_and_lend_no_fact(
     pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first of three: what the row says of images and labels comes from those that ended."""
-    real = transferring.finetune
+    real = trying.finetune
 
     def first_is_wild(recipe: Any, **options: Any) -> Any:
         wild = recipe.optimizer.changed(kind="sgd", clip_norm=None, base_lr=100.0)
         return real(recipe.changed(optimizer=wild) if recipe.budget.seed == 0 else recipe, **options)
 
-    monkeypatch.setattr(transferring, "finetune", first_is_wild)
+    monkeypatch.setattr(trying, "finetune", first_is_wild)
     found = go(pretrained, data, tmp_path, seeds=3, grid={"lr": [1e-3], "epochs": [[4, 0]], "layer_decay": [1.0]})
     (row,) = found["rows"]
     assert (row["seeds"], row["diverged"], len(row["values"]), len(row["runs"])) == ([1, 2], [0], 2, 2)

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_images import HOSTILE, command, unchecked_shapes, write_images
+from small_images import HOSTILE, command, write_images
 
 from vitlet.cli import main
 
@@ -33,8 +33,7 @@ def _once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "done").exists():
             images = write_images(place / HOSTILE)
-            with unchecked_shapes():
-                assert main(command(images, place / "out", what=("all",))) == 0
+            assert main(command(images, place / "out", what=("all",))) == 0
             (place / "done").touch()
     return place
 

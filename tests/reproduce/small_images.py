@@ -1,11 +1,8 @@
 """Small images of four classes, and what replicates on them. Not a test itself."""
 
-from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 from PIL import Image
 
@@ -34,16 +31,6 @@ def write_images(root: Path, *, train: int = 24, test: int = 8) -> Path:
 def command(images: Path, out: Path, *more: str, what: tuple[str, ...] = WORDS) -> list[str]:
     words = ["reproduce", *what, "--scale", "smoke", "--data", str(images), "--out", str(out)]
     return [*words, "--side-by-side", "1", *more]
-
-
-@contextmanager
-def unchecked_shapes() -> Iterator[None]:
-    """Without the checks of shapes, which the tests of each part make: they cost much beside runs this small."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class HerePool(Executor):

@@ -235,7 +235,7 @@ def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
 ) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
     if not patient:
-        monkeypatch.setattr(ranks._Pulse, "meet", lambda _: None)
+        monkeypatch.setattr(ranks.Pulse, "meet", lambda _: None)
 
     def body(world: World, name: str) -> None:
         time.sleep(5 * (world.rank == 0))

@@ -25,7 +25,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from typing import NamedTuple
 
@@ -84,6 +84,7 @@ class BadImage(DataError):
         return BadImage, (self.path, self.reason)
 
 
+@cache
 def decoder_version() -> str:
     """Return the versions of our rules and of the decoding libraries; part of the key of every cached verdict."""
     libraries = (f"{name} {metadata.version(name)}" for name in ("pillow", "simplejpeg"))

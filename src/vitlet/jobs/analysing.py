@@ -117,11 +117,8 @@ def analyse(
     from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
 
     look, options = look or Look(), options or Options()
-    world = World.join(pick_device(options))
-    teller = Teller(quiet=options.quiet or not world.is_first)
-    began = time.monotonic()
-    run = Run(Path(out))
-    try:
+    began, run, teller = time.monotonic(), Run(Path(out)), Teller(quiet=options.quiet)
+    with World.joined(pick_device(options)) as world:
         subjects, view = open_subjects(encoders, options)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         index = opened(data, options, world)
@@ -133,8 +130,7 @@ def analyse(
                 seconds = time.monotonic() - began
                 write_json(run.analysis / "about.json", _about(subjects, sample, look) | {"wall_seconds": seconds})
                 teller.say(f"page: {printable(write_analysis_page(run.path))}")
-    finally:
-        world.leave()
+        world.wait()  # until the files are there
     return run.path / "report.html"
 
 

@@ -56,8 +56,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
     Raises:
         VitletError: of the kinds that `vitlet.errors` lists.
     """
-    world = World.join(pick_device(options))
-    try:
+    with World.joined(pick_device(options)) as world:
         require_uncut(recipe, options, num_ranks=world.size)
         if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
@@ -66,15 +65,14 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
         world.wait()  # otherwise another rank could still find the old run
         with run.lock() if world.is_first else contextlib.nullcontext():
             _train(recipe, launch, run, options, world)
-    finally:
-        world.leave()
+        world.wait()  # the first rank writes the model last, which the others may read
     return run
 
 
 def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: World) -> None:
     require_installed(options.log)
     clock = Clock()
-    teller = Teller(run if world.is_first else None, quiet=options.quiet or not world.is_first)
+    teller = Teller(run if world.is_first else None, quiet=options.quiet)
     with world.one_first():
         index = open_index(launch.data, follow_outside=options.follow_outside)
     if world.highest(int(world.is_first and _is_finished(run, index, options))):

@@ -5,6 +5,7 @@ encoder and the teacher (by content, not by path), what is kept of that encoder,
 therefore reused exactly when a new one would give the same result.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.units import steps_per_epoch, to_steps
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
@@ -133,13 +135,17 @@ class Labelled:
     """Name of the split of the test images."""
 
     @classmethod
-    def open(cls, data: Path, options: Options, teller: Teller) -> "Labelled":
+    def open(cls, data: str | os.PathLike[str], options: Options, teller: Teller) -> "Labelled":
         """Open, check and divide the images.
 
         Raises:
             DataError: as `open_labelled`.
         """
-        return cls(*open_labelled(data, options, teller))
+        world = World.here()
+        with world.one_first():
+            found = cls(*open_labelled(data, options, teller))
+        world.require_same(found.index.fingerprint, of="images")
+        return found
 
 
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:

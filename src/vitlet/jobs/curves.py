@@ -23,6 +23,7 @@ from vitlet.jobs.judging import (
     start_facts,
 )
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import among_ranks
 from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
@@ -30,6 +31,7 @@ from vitlet.weights.source import load_encoder
 FRACTIONS = (0.01, 0.1, 1.0)
 
 
+@among_ranks
 def compare(
     runs: Sequence[str | os.PathLike[str]],
     *,

@@ -100,7 +100,7 @@ def detect(
     options = options or Options()
     model = _load(Run.open(run))
     with World.joined(pick_device(options)) as world:
-        teller = Teller(quiet=options.quiet or not world.is_first)
+        teller = Teller(quiet=options.quiet)
         index = opened(data, options, world)
         annotations = annotations_of(index)
         ids = np.flatnonzero(judged(index, options, teller, world, training=False).good)

@@ -75,7 +75,7 @@ def _probe(
     run: str | os.PathLike[str], data: str | os.PathLike[str], how: "Probing", options: Options, world: World
 ) -> Result:
     protocol, pool, layers = how.protocol, how.pool, how.layers
-    teller = Teller(quiet=options.quiet or not world.is_first)
+    teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
     index = opened(data, options, world)
@@ -165,7 +165,7 @@ def embed(
     options = options or Options()
     saved = load_encoder(run)
     with World.joined(pick_device(options)) as world:
-        teller = Teller(quiet=options.quiet or not world.is_first)
+        teller = Teller(quiet=options.quiet)
         index = opened(data, options, world)
         verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)
@@ -216,7 +216,7 @@ def predict(
             fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
         )
     with World.joined(pick_device(options)) as world:
-        teller = Teller(quiet=options.quiet or not world.is_first)
+        teller = Teller(quiet=options.quiet)
         index = opened(data, options, world)
         verdicts = judged(index, options, teller, world, training=False)
         ids = np.flatnonzero(verdicts.good)

@@ -20,6 +20,7 @@ from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -165,6 +166,8 @@ def budget_of(terms: Terms) -> dict[str, Any]:
 def publish(found: dict[str, Any], out: Path, teller: Teller, began: float) -> dict[str, Any]:
     """Write the document, its page and figures to `out`, print the findings, and return the document."""
     found |= {"machine": environment(), "wall_seconds": time.monotonic() - began}
+    if not World.here().is_first:
+        return found
     write_json(out / DOCUMENT, found)
     page = write_curve_page(found, folder=out)
     for curve in found["curves"]:

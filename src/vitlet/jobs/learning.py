@@ -21,10 +21,12 @@ from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, me
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import pretrain_side_by_side
+from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.units import Images, Share
 
 VIEWS = 64_000
@@ -39,6 +41,7 @@ _BESIDE = {"dmae_micro": "mae_micro"}
 """The method that a method extends, with which it is compared in addition to its random weights."""
 
 
+@among_ranks
 def learn(
     *,
     data: Path,
@@ -112,6 +115,8 @@ def learn(
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
+    if not World.here().is_first:
+        return found
     for path in (out / "learning.json", *([json] if json else [])):
         write_json(path, found)
         teller.say(f"written: {printable(path)}")

@@ -21,10 +21,12 @@ from vitlet.errors import DataError
 from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import finetune
 from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.units import Steps
 
 RECIPE, STEPS, GOALS = "detection_micro", 600, {"bbox": 0.80, "segm": 0.70}
@@ -35,6 +37,7 @@ _SMOOTHED_ROWS = 3
 _BY_HEART: dict[str, Any] = {"data.views.0.crop": Fit(), "data.views.0.flip": 0.0}
 
 
+@among_ranks
 def overfit(
     *,
     data: Path,
@@ -74,7 +77,10 @@ def overfit(
     if annotations is None:
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")
     ids = suitable(index, annotations, count=images)
-    small = _write_set(index, annotations, ids, out / f"images-{address_of([index.fingerprint, ids.tolist()])[:12]}")
+    small = out / f"images-{address_of([index.fingerprint, ids.tolist()])[:12]}"
+    if World.here().is_first:
+        _write_set(index, annotations, ids, small)
+    World.here().wait()  # until the images are there
     starts = {"random": None if init is None else 0} | ({} if init is None else {"pretrained": None})
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     runs = {
@@ -110,6 +116,8 @@ def overfit(
     if init is not None:
         found["init"] = printable(init)
         found["steps_to_loss"] = _race(runs, seeds=seeds)
+    if not World.here().is_first:
+        return found
     for path in (out / "overfit.json", *([file] if file else [])):
         write_json(path, found)
         teller.say(f"written: {printable(path)}")
@@ -141,7 +149,7 @@ def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarra
     return np.array(found[:count])
 
 
-def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Path) -> Path:
+def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Path) -> None:
     """Write the chosen images as both training and validation images; the folder's name identifies them."""
     content = ground_truth(index, annotations, ids)
     for number, (image, i) in enumerate(zip(content["images"], ids, strict=True)):
@@ -150,7 +158,6 @@ def _write_set(index: Index, annotations: Annotations, ids: np.ndarray, root: Pa
             write_file(root / split / image["file_name"], index.read(int(i)))
     for split in ("train", "val"):
         write_file(root / "annotations" / f"instances_{split}.json", json.dumps(content).encode())
-    return root
 
 
 def _ap50(run: Run) -> dict[str, float | None]:

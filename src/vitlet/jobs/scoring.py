@@ -84,7 +84,7 @@ def _score(
     options: Options,
     world: World,
 ) -> Result:
-    teller = Teller(quiet=options.quiet or not world.is_first)
+    teller = Teller(quiet=options.quiet)
     began, cpu_began = time.monotonic(), time.process_time()
     saved = load_encoder(run)
     if saved.classifier is None:

@@ -1,6 +1,7 @@
 """Trainings and probes side by side, each in a process of its own with its share of the cores.
 
-A small network gains little from a second thread; two single-threaded runs use two cores fully.
+A small network gains little from a second thread; two single-threaded runs use two cores fully. Under torchrun the
+ranks are those processes.
 """
 
 import multiprocessing
@@ -19,9 +20,11 @@ from vitlet.errors import WorkerError
 from vitlet.host import available_cores, take_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.units import to_steps
 
 _POLL_SECONDS = 0.5
@@ -55,7 +58,8 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
         WorkerError: if a process ended without a result.
     """
     every = list({training.run: training for training in trainings}.values())
-    left = [training for training in every if not training.run.is_finished]
+    finished = World.here().agreed([training.run.is_finished for training in every])
+    left = [training for training, is_finished in zip(every, finished, strict=True) if not is_finished]
     if not left:
         return
     calls = [(training.train, *training.arguments) for training in left]
@@ -82,7 +86,7 @@ def results_side_by_side(
     watch: Callable[[int], object],
     after: Mapping[int, int] = MappingProxyType({}),
 ) -> list[Any]:
-    """Return the results of calls, in their order, each made in another process.
+    """Return the results of calls, in their order, each made in another process or by one of the ranks.
 
     After a failure no more are begun, and those that run finish.
 
@@ -95,6 +99,8 @@ def results_side_by_side(
     Raises:
         WorkerError: if a process ended without a result.
     """
+    if World.here().size > 1:
+        return spread(calls, watch=watch, after=after)
     workers = min(num_places(options), len(calls))
     left = dict(enumerate(calls))
     results: dict[int, Any] = {}

@@ -29,10 +29,12 @@ from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
 from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.weights.source import load_encoder
 
 LABELS = (300, 3_000)
@@ -52,6 +54,7 @@ class Case:
     suggestion: Suggestion
 
 
+@among_ranks
 def study(
     encoders: Sequence[str | Path],
     *,
@@ -130,6 +133,8 @@ def study(
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }
+    if not World.here().is_first:
+        return found
     for path in (out / FILE, *([file] if file else [])):
         write_json(path, found)
         teller.say(f"written: {printable(path)}")
@@ -164,7 +169,7 @@ def _diagnosed(
     """
     decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
     folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"
-    if not (folder / "analysis/about.json").is_file():
+    if not World.here().agreed((folder / "analysis/about.json").is_file()):
         analyse([*contents, RANDOM], data=data, out=folder, look=look, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 

@@ -29,6 +29,7 @@ from vitlet.jobs.judging import (
 from vitlet.jobs.material import shape_of
 from vitlet.jobs.options import Options, ProbeName, require_known
 from vitlet.jobs.side_by_side import pretrain_side_by_side
+from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
@@ -60,6 +61,7 @@ class LayerTuning(TypedDict, total=False):
     """Changes to the fine-tuning recipe, by dotted key."""
 
 
+@among_ranks
 def sweep_keep_blocks(
     runs: Sequence[str | os.PathLike[str]],
     *,
@@ -165,6 +167,7 @@ def _block_questions(points: Sequence[Point], counterpart: Mapping[str, str], cu
     return questions
 
 
+@among_ranks
 def sweep_distill_layers(
     recipe: str,
     *,

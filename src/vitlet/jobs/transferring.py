@@ -8,10 +8,9 @@ A training is identified by the name of the data set, the fingerprints of recipe
 finished one in `out/runs` is reused, whatever the encoder's folder is called now.
 """
 
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,21 +20,24 @@ from vitlet.data.columns import cache_folder
 from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
 from vitlet.data.names import PublicData
-from vitlet.disk import read_json, remove_folder, write_json
-from vitlet.errors import DataError, NonFiniteError, UsageError
+from vitlet.disk import write_json
+from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import open_labelled
+from vitlet.jobs.comparing import Labelled
+from vitlet.jobs.material import divide, judge
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
-from vitlet.jobs.training import finetune
+from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
 from vitlet.recipe import Recipe
 from vitlet.report.tables import duration, percent
 from vitlet.report.transfer import interval_of, write_transfer_page
-from vitlet.run import Run, address_of, environment
+from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -45,45 +47,7 @@ _SELECTION = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """An encoder to transfer."""
-
-    name: str
-    """Unique; used in file names."""
-    title: str
-    source: str | None
-    """None: random weights, drawn anew for each seed."""
-    digest: str
-    """Digest of the encoder as a function."""
-    image_size: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainings:
-    """Settings shared by all trainings of one transfer."""
-
-    out: Path
-    seeds: tuple[int, ...]
-    select_on_test: bool
-    options: Options
-    tell: Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The result of one training."""
-
-    value: float | None
-    """None if it diverged."""
-    n: int
-    split: str
-    labels: str
-    wall_seconds: float
-    cpu_seconds: float
-    run: str
-
-
+@among_ranks
 def transfer(
     runs: Sequence[str | os.PathLike[str]],
     *,
@@ -117,7 +81,7 @@ def transfer(
     options = options or Options()
     suite, out = read_suite(suite, **part), Path(out)
     teller = Teller(quiet=options.quiet)
-    terms = Trainings(out, tuple(range(seeds)), select_on_test, options, teller.say)
+    terms = Trainings(out, tuple(range(seeds)), select_on_test, options, teller)
     starts = _starts(runs)
     for entry in suite.data:
         _require_size(starts, entry, suite.recipe_of(entry))
@@ -126,23 +90,25 @@ def transfer(
         try:
             named = PublicData.parse(entry.data)
             if named and download:
-                open_public(named, cache=cache_folder(), download=True)
-            index, *_ = open_labelled(entry.data, options, teller)
+                with World.here().one_first():
+                    open_public(named, cache=cache_folder(), download=True)
+            index, num_images = _opened(entry, options, teller)
         except DataError as error:
             rows += [_absent(entry, start, error) for start in starts]
             teller.say(f"{entry.name}: left out. {error}")
             continue
         for start in starts:
             try:
-                rows.append(_row(entry, start, index, suite.settings_of(entry), terms))
+                rows.append(_row(Case(entry, start, index, num_images), suite.settings_of(entry), terms))
             except DataError as error:
                 rows.append(_absent(entry, start, error))
                 teller.say(f"{entry.name}: left out. {error}")
             _write(rows, suite, terms, began)  # after each, so that a stop loses no row
     found = _write(rows, suite, terms, began)
-    page = write_transfer_page(out)
-    teller.console.print(_table(found))
-    teller.say(f"The page: {printable(os.path.abspath(page))}")
+    if World.here().is_first:
+        page = write_transfer_page(out)
+        teller.console.print(_table(found))
+        teller.say(f"The page: {printable(os.path.abspath(page))}")
     return found
 
 
@@ -174,19 +140,25 @@ def _require_size(starts: Sequence[Candidate], entry: Entry, recipe: Recipe) -> 
             )
 
 
-def _row(entry: Entry, start: Candidate, index: Index, settings: list[Recipe], terms: Trainings) -> dict[str, Any]:
+def _opened(entry: Entry, options: Options, teller: Teller) -> tuple[Index, dict[bool, int]]:
+    """Return the images of a data set, and how many there are to train on, without and with some of them held out."""
+    images = Labelled.open(entry.data, options, teller)
+    held_out = divide(images.index, judge(images.index, options, Teller(quiet=True)), hold_out=True)
+    return images.index, {False: len(images.train), True: len(held_out[0])}
+
+
+def _row(case: Case, settings: list[Recipe], terms: Trainings) -> dict[str, Any]:
     """Choose among the settings, train the chosen one with every seed, write the result."""
-    began = time.monotonic()
-    train = _trainer(entry, start, index, terms)
-    tried = []
-    for number, recipe in enumerate(settings if len(settings) > 1 else (), 1):
-        terms.tell(f"{entry.name}, {start.title}: setting {number} of {len(settings)}, {_words(recipe)}")
-        tried.append((recipe, train(recipe, hold_out=not terms.select_on_test)))
+    began, entry, start, index = time.monotonic(), case.entry, case.start, case.index
+    grid = settings if len(settings) > 1 else []
+    if grid:
+        terms.teller.say(f"{entry.name}, {start.title}: {len(grid)} settings")
+    tried = list(zip(grid, scores(grid, case, terms, hold_out=not terms.select_on_test), strict=True))
     chosen = best_setting([(r, s.value) for r, s in tried], of=entry.name) if tried else settings[0]
-    finals = []
-    for seed in terms.seeds:
-        terms.tell(f"{entry.name}, {start.title}: {_words(chosen)}, seed {seed}, on all training images")
-        finals.append(train(chosen.changed(budget=chosen.budget.changed(seed=seed)), hold_out=False))
+    many = plural(len(terms.seeds), "seed")
+    terms.teller.say(f"{entry.name}, {start.title}: {words(chosen)}, {many}, on all training images")
+    repeated = [chosen.changed(budget=chosen.budget.changed(seed=seed)) for seed in terms.seeds]
+    finals = scores(repeated, case, terms, hold_out=False)
     scored = {seed: score for seed, score in zip(terms.seeds, finals, strict=True) if score.value is not None}
     values = [score.value for score in scored.values() if score.value is not None]
     if not values:
@@ -230,47 +202,10 @@ def _row(entry: Entry, start: Candidate, index: Index, settings: list[Recipe], t
         details={k: row[k] for k in ("values", "seeds", "diverged", "low", "high", "chosen", "tried", "runs")}
         | {"encoder": start.digest, "took_now": time.monotonic() - began},
     )
-    write_result(Run(terms.out), f"{entry.name}-{start.name}", result)
-    terms.tell(f"{entry.name}, {start.title}: {percent(interval.mean)} ({result.protocol})")
+    if World.here().is_first:
+        write_result(Run(terms.out), f"{entry.name}-{start.name}", result)
+    terms.teller.say(f"{entry.name}, {start.title}: {percent(interval.mean)} ({result.protocol})")
     return row
-
-
-def _trainer(entry: Entry, start: Candidate, index: Index, terms: Trainings) -> Callable[..., Score]:
-    """Return a function that trains one recipe, or reuses its finished training."""
-
-    def train(recipe: Recipe, *, hold_out: bool) -> Score:
-        known_by = {
-            "recipe": recipe.fingerprint(),
-            "data": index.fingerprint,
-            "encoder": start.digest,
-            "hold_out": hold_out,
-        }
-        address, place = address_of(known_by)[:16], terms.out / "runs"
-        done = [path for path in sorted(place.glob(f"{entry.name}-*-{address}")) if Run(path).is_finished]
-        run = Run(done[0] if done else place / f"{entry.name}-{start.name}-{address}")
-        diverged = run.path / "nonfinite.json"
-        if not run.is_finished and not diverged.is_file():
-            try:
-                finetune(
-                    recipe, init=start.source, data=entry.data, out=run.path, hold_out=hold_out, options=terms.options
-                )
-            except NonFiniteError as error:
-                terms.tell(f"{entry.name}: {_words(recipe)} diverged. {error.what}")
-        if run.checkpoints.is_dir():  # a grid leaves many; the model folder stays
-            remove_folder(run.checkpoints)
-        return _score(run)
-
-    return train
-
-
-def _score(run: Run) -> Score:
-    name, about = run.path.name, read_json(run.path / "environment.json")
-    cost = {key: float(about.get(key, 0.0)) for key in ("wall_seconds", "cpu_seconds")}
-    if not run.is_finished:
-        return Score(None, 0, "", "", **cost, run=name)
-    result = read_json(run.results / "top1.json")
-    labels = result["protocol"].removeprefix("fine-tuning, ")
-    return Score(result["value"], result["n"], result["split"], labels, **cost, run=name)
 
 
 def _about(entry: Entry, start: Candidate) -> dict[str, Any]:
@@ -296,14 +231,6 @@ def _setting(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _words(recipe: Recipe) -> str:
-    length = recipe.budget.duration
-    return (
-        f"learning rate {recipe.optimizer.base_lr:g}, {length.n:g} {length.unit}, "
-        f"layer decay {recipe.optimizer.layer_decay:g}"
-    )
-
-
 def _plain(title: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in title.lower()).strip("-") or "encoder"
 
@@ -317,7 +244,8 @@ def _write(rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: fl
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
-    write_json(terms.out / "transfer.json", found)
+    if World.here().is_first:
+        write_json(terms.out / "transfer.json", found)
     return found
 
 

@@ -4,11 +4,15 @@ Without a process group every function is the identity, so a method is written o
 samples; the loader guarantees it.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_is_apart = False
 
 
 def rank() -> int:
@@ -49,8 +53,19 @@ def mean(x: Tensor) -> Tensor:
     return x if size() == 1 else _Mean.apply(x)
 
 
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Share no batch within the block, in which this process works alone though it belongs to a group."""
+    global _is_apart
+    before, _is_apart = _is_apart, True
+    try:
+        yield
+    finally:
+        _is_apart = before
+
+
 def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _is_apart and dist.is_available() and dist.is_initialized()
 
 
 class _Mean(torch.autograd.Function):

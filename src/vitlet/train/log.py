@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vitlet.disk import storage_error
+from vitlet.host import is_first_rank
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
@@ -136,8 +137,8 @@ class Teller:
     """Lines for the terminal and log.txt; a progress bar on a terminal, occasional lines elsewhere."""
 
     def __init__(self, run: Run | None = None, *, quiet: bool = False) -> None:
-        """`run` receives log.txt; `quiet` silences the terminal (all ranks but the first)."""
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        """`run` receives log.txt; `quiet` silences the terminal, as do all ranks but the first."""
+        self.console = Console(quiet=quiet or not is_first_rank(), highlight=False, soft_wrap=True)
         self.run = run
 
     def say(self, text: str) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,15 @@ from torch.distributed.rendezvous import rendezvous
 
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import end_with_parent
+from vitlet.nn import across
+from vitlet.train.pulse import Pulse
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""
 
-_PULSE_SECONDS = 0.5
 _CPU = torch.device("cpu")
+_joined: list["World"] = []
+"""The worlds of the jobs that run, one within another."""
 
 
 @dataclass(frozen=True)
@@ -58,49 +60,6 @@ class Member:
             return ["X", ""]
 
 
-class _Pulse:
-    """Tells the other ranks twice a second that this process runs, and how many meetings it has come to.
-
-    A process that works keeps this up however long it takes; one that is frozen or cut off is missed after the timeout.
-    """
-
-    def __init__(self, group: Any) -> None:
-        self._group, self._came, self._all_came, self._leaves = group, 0, 0, False
-        self._lost: RuntimeError | None = None
-        self._news = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
-
-    def meet(self) -> None:
-        """Wait until every rank has come, for as long as all of them have a pulse."""
-        self._came += 1
-        self._news.set()
-        while self._all_came < self._came and not self._lost:
-            time.sleep(0.01)
-        if self._all_came < self._came and self._lost:
-            raise self._lost
-
-    def leave(self) -> None:
-        """End the pulses of all ranks."""
-        self._leaves = True
-        self._news.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        try:
-            while not self._lost:
-                if self._came == self._all_came:  # else the slower ranks set the pace, and the last one waits for none
-                    self._news.wait(_PULSE_SECONDS)
-                self._news.clear()
-                told = torch.tensor([self._came, not self._leaves])
-                dist.all_reduce(told, op=dist.ReduceOp.MIN, group=self._group)
-                self._all_came, all_stay = told.tolist()
-                if not all_stay:
-                    self._lost = RuntimeError("A rank has left")
-        except RuntimeError as error:
-            self._lost = error
-
-
 @dataclass(frozen=True)
 class World:
     """The rank of this process and the number of ranks. Every method is a no-op for a single process."""
@@ -111,6 +70,11 @@ class World:
     """By rank; empty for a single process."""
     _side: Any = field(default=None, compare=False, repr=False)  # a gloo group, for CPU tensors
     _pulse: Any = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def here(cls) -> "World":
+        """Return the world that this process has joined; one of a single process if it has joined none."""
+        return _joined[-1] if _joined else cls()
 
     @classmethod
     def join(cls, device: torch.device = _CPU) -> "World":
@@ -144,7 +108,7 @@ class World:
                     timeout=timeout,
                 )
             side, beating = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
-            pulse = _Pulse(beating) if dist.get_world_size() > 1 else None
+            pulse = Pulse(beating) if dist.get_world_size() > 1 else None
             world = cls(dist.get_rank(), dist.get_world_size(), _side=side, _pulse=pulse)
             here = json.dumps([os.uname().nodename, os.getpid()])
             return replace(world, members=tuple(Member(*json.loads(text)) for text in world.gather(here)))
@@ -152,12 +116,27 @@ class World:
     @classmethod
     @contextlib.contextmanager
     def joined(cls, device: torch.device = _CPU) -> Iterator["World"]:
-        """`join`, then `leave` on exit."""
+        """`join`, then `leave` on exit; a job within another stays in the world of that one."""
+        if _joined:
+            yield _joined[-1]
+            return
         world = cls.join(device)
+        _joined.append(world)
         try:
             yield world
         finally:
+            _joined.remove(world)
             world.leave()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Make this process a world of its own within the block, for work that it does whole while others do other."""
+        _joined.append(World())
+        try:
+            with across.apart():
+                yield
+        finally:
+            _joined.pop()
 
     @property
     def is_first(self) -> bool:
@@ -248,6 +227,19 @@ class World:
             sent = torch.empty(int(length), dtype=torch.uint8) if mine is None else _as_tensor(mine)
             dist.broadcast(sent, 0, group=self._side)
         return sent.numpy().tobytes()
+
+    def agreed(self, value: Any) -> Any:
+        """Return rank 0's value on every rank; it travels as JSON."""
+        return json.loads(self.share(json.dumps(value).encode()) or b"null")
+
+    def claim(self, name: str) -> bool:
+        """Return whether this is the first rank that asks for `name`, a piece of work that one of them does."""
+        return self.size == 1 or self.count(name) == 1
+
+    def count(self, name: str, more: int = 1) -> int:
+        """Add to a number that all ranks share, 0 at first, and return it; none waits for another."""
+        with self._together():
+            return dist.distributed_c10d._get_default_store().add(f"vitlet/{name}", more)
 
     def gather(self, text: str) -> list[str]:
         """The texts of all ranks, by rank. torch's own object collectives unpickle what arrives."""

@@ -1,0 +1,106 @@
+"""Work spread over the ranks of torchrun: each makes whole trainings and probes, as the processes of a pool do.
+
+Every rank runs the same job and claims calls from the same list, so none has to travel; results travel as JSON. What a
+rank claims it does apart from the others. Small networks gain more from this than from sharing every batch.
+"""
+
+import functools
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ParamSpec, TypeVar
+
+from vitlet.errors import StoppedError, VitletError, WorkerError
+from vitlet.jobs.material import pick_device
+from vitlet.jobs.options import Options
+from vitlet.train.ranks import World
+
+_POLL_SECONDS = 0.5
+_numbers = itertools.count()
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def among_ranks(job: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a job, which takes `options`, on all ranks of torchrun, in one world from beginning to end."""
+
+    @functools.wraps(job)
+    def run(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        options = named.get("options")
+        assert options is None or isinstance(options, Options)
+        with World.joined(pick_device(options or Options())):
+            return job(*arguments, **named)
+
+    return run
+
+
+def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], after: Mapping[int, int]) -> list[Any]:
+    """Return the results of calls, in their order, on every rank; see `results_side_by_side`.
+
+    After a failure no more are claimed, those that run finish, and every rank raises.
+
+    Raises:
+        VitletError: of a call of this rank that failed.
+        WorkerError: if one of another rank did.
+    """
+    world, queue = World.here(), f"{next(_numbers)}"  # the same on all ranks, as they run the same job
+    results: dict[int, Any] = {}
+    failure: VitletError | None = None
+    with _watched(watch, lambda: world.count(f"{queue}/done", 0)):
+        try:
+            for number in _claimed(world, queue, len(calls), after):
+                work, *arguments = calls[number]
+                with world.apart():
+                    results[number] = work(*arguments)
+                for name in ("done", f"done/{number}"):
+                    world.count(f"{queue}/{name}")
+        except StoppedError:
+            raise
+        except VitletError as error:
+            world.count(f"{queue}/failed")
+            failure = error
+        told = [json.loads(text) for text in world.gather(json.dumps([results, failure and str(failure)]))]
+    if failure is not None:
+        raise failure
+    for rank, (_, failed) in enumerate(told):
+        if failed is not None:
+            raise WorkerError(f"rank {rank} could not do its part", why=failed.rstrip("."), fix="see its output")
+    found = {int(number): result for some, _ in told for number, result in some.items()}
+    watch(len(found))
+    return [found[number] for number in range(len(calls))]
+
+
+def _claimed(world: World, queue: str, count: int, after: Mapping[int, int]) -> Iterator[int]:
+    """Yield the calls that this rank is the first to claim, each when the one it needs is done."""
+    left = list(range(count))
+    while left and not world.count(f"{queue}/failed", 0):
+        ready = [n for n in left if n not in after or world.count(f"{queue}/done/{after[n]}", 0)]
+        if not ready:
+            time.sleep(_POLL_SECONDS)
+            continue
+        left.remove(ready[0])
+        if world.claim(f"{queue}/{ready[0]}"):
+            yield ready[0]
+
+
+@contextmanager
+def _watched(watch: Callable[[int], object], count: Callable[[], int]) -> Iterator[None]:
+    """Tell `watch` the count twice a second from another thread, for this one works."""
+    over = threading.Event()
+
+    def look() -> None:
+        with suppress(WorkerError):  # the block will meet it too
+            while not over.wait(_POLL_SECONDS):
+                watch(count())
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()

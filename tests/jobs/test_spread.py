@@ -1,0 +1,156 @@
+"""Whole trainings and probes over the ranks of torchrun: each is made once, and the table is that of one process."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import QUIET, SMALLER, Here
+
+from vitlet.errors import UsageError, WorkerError
+from vitlet.jobs import side_by_side
+from vitlet.jobs.curves import compare
+from vitlet.jobs.side_by_side import results_side_by_side
+from vitlet.jobs.spread import among_ranks
+from vitlet.jobs.suites import Suite
+from vitlet.jobs.sweeping import sweep_distill_layers
+from vitlet.jobs.transferring import transfer
+from vitlet.nn import across
+from vitlet.run import Run
+from vitlet.train.ranks import World
+
+STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "objective.mae.decoder_heads": 2}
+
+
+@among_ranks
+def results(calls: list[tuple[Any, ...]], *, options: Any = QUIET, after: dict[int, int] | None = None) -> list[Any]:
+    return results_side_by_side(calls, options=options, watch=lambda _: None, after=after or {})
+
+
+def rank() -> str:
+    return os.environ["RANK"]
+
+
+def note(file: Path, seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    with file.open("a") as stream:
+        stream.write(rank())
+    return rank()
+
+
+def test_each_call_is_made_once_and_every_rank_has_all_results(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    def body() -> None:
+        calls = [(note, tmp_path / str(number), 0.2) for number in range(6)]
+        (tmp_path / f"found-{rank()}").write_text(json.dumps(results(calls)))
+
+    on_ranks(body, size=2)
+    made = [(tmp_path / str(number)).read_text() for number in range(6)]
+    assert sorted({*made}) == ["0", "1"], "each rank made some, and none made what another did"
+    assert [json.loads((tmp_path / f"found-{of}").read_text()) for of in "01"] == [made, made]
+
+
+def test_what_a_rank_makes_it_makes_apart(on_ranks: Callable[..., None]) -> None:
+    """The control is the world around it."""
+    sizes = lambda: [World.here().size, across.size()]  # noqa: E731
+
+    @among_ranks
+    def job(*, options: Any = QUIET) -> None:
+        assert sizes() == [2, 2]
+        assert results([(sizes,), (sizes,)]) == [[1, 1], [1, 1]]
+        with World.joined() as world:
+            assert world is World.here(), "a job within a job stays in its world"
+        assert sizes() == [2, 2]
+
+    on_ranks(job, size=2)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_call_waits_for_the_one_it_needs(waits: bool, tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    """The control does not wait, and there is no file yet."""
+    calls = [(Path.read_text, tmp_path / "first"), (note, tmp_path / "first", 1.0)]
+
+    def body() -> None:
+        try:
+            read, written = results(calls, after={0: 1} if waits else {})
+            assert read == written
+        except (FileNotFoundError, WorkerError) as error:
+            (tmp_path / type(error).__name__).touch()
+
+    on_ranks(body, size=2)
+    assert (tmp_path / "FileNotFoundError").exists() is not waits
+
+
+def test_after_a_failure_nothing_is_begun_and_every_rank_says_so(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    def fail() -> None:
+        time.sleep(0.5)  # the other rank has begun something by then
+        raise UsageError("planted", fix="none")
+
+    def body() -> None:
+        calls = [(fail,), (note, tmp_path / "beside", 2.0), *((note, tmp_path / "later") for _ in range(4))]
+        try:
+            results(calls)
+        except (UsageError, WorkerError) as error:
+            (tmp_path / f"error-of-{rank()}").write_text(f"{type(error).__name__} {error}")
+
+    on_ranks(body, size=2)
+    told = sorted((tmp_path / f"error-of-{of}").read_text() for of in "01")
+    assert told[0].startswith("UsageError planted")
+    assert told[1].startswith("WorkerError rank ")
+    assert "planted" in told[1]
+    assert (tmp_path / "beside").exists()
+    assert not (tmp_path / "later").exists()
+
+
+def a_comparison(pretrained: Run, data: Path, out: Path) -> dict[str, Any]:
+    return compare([pretrained.path], data=data, out=out, label_fractions=(1.0,), recipe="debug_supervised",
+                   seeds=2, options=QUIET, set=SMALLER)  # fmt: skip
+
+
+def a_transfer(pretrained: Run, data: Path, out: Path) -> dict[str, Any]:
+    grid = {"lr": [1e-3, 3e-3], "epochs": [[1, 0]], "layer_decay": [1.0]}
+    entries = [{"name": "ours", "data": str(data)}]
+    suite = Suite.from_json({"name": "small", "recipe": "debug_supervised", "grid": grid, "data": entries})
+    return transfer([pretrained.path, "none"], suite=suite, out=out, seeds=2, options=QUIET)
+
+
+def a_sweep(pretrained: Run, data: Path, out: Path) -> dict[str, Any]:
+    return sweep_distill_layers("debug_distill", data=data, teacher=str(pretrained.path), layers=[((1, 1),)], out=out,
+                                seeds=1, set=STUDENT, finetune="debug_supervised", finetune_set=SMALLER,
+                                options=QUIET)  # fmt: skip
+
+
+def numbers(found: Any) -> Any:
+    """The document without times and what machine it was made on."""
+    if isinstance(found, dict):
+        drop = ("seconds", "machine", "took")
+        return {key: numbers(value) for key, value in found.items() if not any(word in key for word in drop)}
+    return [numbers(value) for value in found] if isinstance(found, list) else found
+
+
+@pytest.mark.parametrize("job", [a_comparison, a_transfer, a_sweep])
+def test_two_ranks_find_what_one_process_does(
+    job: Callable[..., dict[str, Any]],
+    pretrained: Run,
+    data: Path,
+    tmp_path: Path,
+    on_ranks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+
+    def body() -> None:
+        found = job(pretrained, data, tmp_path / "two")
+        (tmp_path / f"found-{rank()}").write_text(json.dumps(found))
+
+    on_ranks(body, size=2)
+    alone = numbers(json.loads(json.dumps(job(pretrained, data, tmp_path / "alone"))))
+    both = [numbers(json.loads((tmp_path / f"found-{of}").read_text())) for of in "01"]
+    text = json.dumps(alone).replace(str(tmp_path / "alone"), "OUT")
+    assert [json.dumps(found).replace(str(tmp_path / "two"), "OUT") for found in both] == [text, text]
+    files = lambda out: sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file() and p.name != ".lock")  # noqa: E731
+    assert [f for f in files(tmp_path / "two") if "tensorboard" not in f.parts] == [
+        f for f in files(tmp_path / "alone") if "tensorboard" not in f.parts
+    ]
