@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import jaxtyping
 import pytest
-import torch
 
 from annotated_images import write_annotated
 
@@ -75,39 +73,3 @@ def chromium() -> Iterator[Any]:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, chromium_sandbox=False)
             yield browser
             browser.close()
-
-
-_RANK = """
-import os, sys
-import torch
-import torch.distributed as dist
-torch.set_num_threads(1)
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-{script}
-torch.save(result, sys.argv[3])
-dist.destroy_process_group()
-"""
-
-
-@pytest.fixture
-def two_ranks(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
-    """Runs a script as two ranks on gloo; it finds `rank` and leaves a dict of tensors in `result`, one a rank."""
-
-    def run(script: str) -> list[dict[str, Any]]:
-        source = _RANK.replace("{script}", script)
-        outs = [tmp_path / f"rank{rank}.pt" for rank in range(2)]
-        command = [sys.executable, "-c", source]
-        ranks = [
-            subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), str(out)], stderr=subprocess.PIPE)
-            for rank, out in enumerate(outs)
-        ]
-        try:
-            errors = [process.communicate(timeout=100)[1].decode() for process in ranks]
-        finally:
-            for process in ranks:
-                process.kill()
-        assert all(process.returncode == 0 for process in ranks), "\n".join(errors)
-        return [torch.load(out, weights_only=True) for out in outs]
-
-    return run

@@ -2,12 +2,13 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from forked import results_of_ranks
 from vitlet.analyse.attention import distances, statistics
 from vitlet.analyse.similarity import Similarity
 from vitlet.analyse.spectrum import diagonal_basis, log_amplitudes
@@ -79,44 +80,29 @@ def test_the_order_of_batches_does_not_matter() -> None:
         assert torch.allclose(a.attention[0].sums, b.attention[0].sums, atol=1e-9)
 
 
-_BATCHES = """
-import torch
-from vitlet.analyse.survey import Subject, Survey
-from vitlet.data.batch import Batch
-from vitlet.nn.encoder import Encoder
-from vitlet.recipe import EncoderConfig
-
-config = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
-pixels = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-
-def survey_of(first, last, *, reduce=True):
-    subjects = [Subject("a", Encoder(config, seed=1)), Subject("b", Encoder(config, seed=2))]
+def surveyed_part(first: int, last: int, *, reduce: bool = True) -> dict[str, torch.Tensor]:
+    """Everything that is known after the images `first` … `last` of forty, in batches of eight."""
+    subjects = [Subject("a", Encoder(CONFIG, seed=1)), Subject("b", Encoder(CONFIG, seed=2))]
     survey = Survey(subjects, pooled=30, first=first)
-    numbers = torch.arange(40)
-    survey.run(Batch((pixels[i:i + 8].clone(),), numbers[i:i + 8] % 3, numbers[i:i + 8], numbers[i:i + 8])
-               for i in range(first, last, 8))
+    survey.run(batches(images(40)[first:last], size=8, first=first))
     if reduce:
         survey.sum_over_ranks()
-    found = survey.similarity.result()
-    looked = survey.looked[1]
+    found, looked = survey.similarity.result(), survey.looked[1]
     return {"cka": found.cka, "error": found.error, "attention": torch.stack(looked.attention[1].result()),
             "spectrum": looked.spectrum.result(), "features": survey.features(1), "labels": survey.labels,
-            "counts": torch.tensor([survey.images, found.batches, looked.spectrum.images, looked.attention[0].images])}
-"""
+            "counts": torch.tensor([survey.images, found.batches, looked.spectrum.images,
+                                    looked.attention[0].images])}  # fmt: skip
 
 
-def test_two_ranks_give_the_numbers_of_one(two_ranks: Callable[[str], list[dict[str, torch.Tensor]]]) -> None:
+def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
     """Two batches for one rank and three for the other; the thirty kept rows end within a batch of the second."""
-    space: dict[str, Any] = {}
-    exec(_BATCHES, space)
-    alone = space["survey_of"](0, 40)
+    alone = surveyed_part(0, 40)
     assert alone["counts"].tolist() == [40, 5, 40, 40]
     assert alone["labels"].tolist() == [i % 3 for i in range(30)]
-    both = two_ranks(f"{_BATCHES}\nresult = survey_of(*((0, 16), (16, 40))[rank])")
-    for rank in both:
+    for rank in results_of_ranks(lambda rank: surveyed_part(*((0, 16), (16, 40))[rank]), tmp_path):
         for name, value in alone.items():
             torch.testing.assert_close(rank[name], value, rtol=1e-6, atol=1e-6)
-    part = space["survey_of"](16, 40, reduce=False)
+    part = surveyed_part(16, 40, reduce=False)
     assert not torch.allclose(part["cka"], alone["cka"], atol=1e-3), "half the batches would be told apart"
 
 
@@ -146,7 +132,11 @@ def test_memory_does_not_grow_with_the_images() -> None:
 
     few = surveyed(images(16), size=8, pooled=16)
     many = Survey(few.subjects, pooled=16)
-    many.run(watched())
+    gc.freeze()  # what other tests have imported and made need not be looked at each time
+    try:
+        many.run(watched())
+    finally:
+        gc.unfreeze()
     assert many.images == 96
     assert held(many) == held(few)
 

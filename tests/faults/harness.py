@@ -11,8 +11,6 @@ import os
 import signal
 import struct
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,10 +24,10 @@ import tensorboard.summary.writer.record_writer  # noqa: F401 (children find it 
 import torch
 from PIL import Image
 
+from forked import fork, wait
 from vitlet.augmentation import Shift, View
 from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
-from vitlet.errors import StoppedError, VitletError
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
@@ -49,7 +47,6 @@ Wrapper = Callable[..., Any]
 """Called as `wrapper(name, call, *args)` in the place of `os.name(*args)`."""
 
 CRASHED = 77
-BROKEN = 99
 TIMING = ("images_per_second", "data_wait")
 TINY = EncoderConfig(image_size=8, patch_size=2, width=16, depth=1, heads=2, position="sincos", init="xavier")
 ADAMW = OptimizerConfig(base_lr=1e-3, lr_batch=None)
@@ -171,44 +168,6 @@ def load(
     if found is not None:
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
     return found
-
-
-def fork(body: Callable[[], None], *, error_file: Path) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests; the child uses none
-        pid = os.fork()
-    if pid:
-        return pid
-    status = BROKEN
-    try:
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        torch.set_num_threads(1)
-        body()
-        status = 0
-    except StoppedError as error:
-        error_file.write_text(str(error))
-        status = error.exit_status
-    except VitletError as error:
-        error_file.write_text(str(error))
-        status = error.exit_code
-    except BaseException:
-        error_file.write_text(traceback.format_exc())
-    finally:
-        os._exit(status)
-
-
-def wait(pid: int, *, seconds: float = 60.0) -> int:
-    """Exit status of a child, negative for the signal that killed it."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"the child did not end within {seconds} s")
 
 
 def kill_when(pid: int, condition: Callable[[], bool], number: int = signal.SIGKILL) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Job, Page, digest, fork, kill_when, leftovers, metrics_are_json, rows_without_timing, wait
+from harness import Job, Page, digest, kill_when, leftovers, metrics_are_json, rows_without_timing
 
+from forked import fork, wait
 from vitlet.disk import write_file, write_folder
 from vitlet.errors import ResourceError, UsageError
 from vitlet.run import Run

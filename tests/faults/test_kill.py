@@ -17,22 +17,10 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from harness import (
-    BROKEN,
-    CRASHED,
-    Job,
-    Page,
-    children_of,
-    crash_at,
-    digest,
-    fork,
-    kill_when,
-    leftovers,
-    rows_without_timing,
-    wait,
-)
+from harness import CRASHED, Job, Page, children_of, crash_at, digest, kill_when, leftovers, rows_without_timing
 from PIL import Image
 
+from forked import BROKEN, fork, wait
 from vitlet.augmentation import Centre, View
 from vitlet.data import loader, workers
 from vitlet.data.index import open_index

@@ -5,8 +5,9 @@ import signal
 import time
 from pathlib import Path
 
-from harness import Job, Page, kill_when, wait
+from harness import Job, Page, kill_when
 
+from forked import wait
 from vitlet.errors import UsageError
 from vitlet.run import Run
 from vitlet.train import checkpoint

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import BROKEN, Job, Page, children_of, digest, kill_when, leftovers, rows_without_timing, wait
+from harness import Job, Page, children_of, digest, kill_when, leftovers, rows_without_timing
 
+from forked import BROKEN, wait
 from vitlet.data import loader
 from vitlet.errors import WorkerError
 from vitlet.run import Run

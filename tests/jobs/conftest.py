@@ -1,19 +1,17 @@
 """One labelled set of small images and one chain of runs on it, for all tests of this folder."""
 
-import os
-import socket
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
+
+import forked
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "reproduce"))
 
-from harness import fork, wait
 from small_runs import QUIET, SHORT, write_images
 
 from vitlet.jobs.training import finetune, pretrain
@@ -47,21 +45,10 @@ def short(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def on_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs a body in several forked ranks on gloo, with an empty cache; fails with what a rank says."""
+    """Runs a body on several ranks with an empty cache; all of them have to end well."""
 
     def run(body: Callable[[], object], *, size: int) -> None:
         monkeypatch.setenv("VITLET_CACHE", str(tmp_path / f"cache-{size}"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-
-        def of(rank: int) -> None:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            body()
-
-        pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(size)]
-        codes = [wait(pid) for pid in pids]
-        assert codes == [0] * size, [p.read_text() for p in tmp_path.glob("error-*")]
+        forked.on_ranks(body, tmp_path, size=size)
 
     return run

@@ -3,8 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from forked import on_ranks
+from vitlet.cli import main
 from vitlet.errors import VitletError
 from vitlet.jobs.options import Options
 from vitlet.run import Run
@@ -55,14 +55,14 @@ TINY_DETECTOR: dict[str, Any] = {
 """Of `detection_micro`."""
 
 
-def on_two_ranks(*words: object, settings: Mapping[str, Any] | None = None) -> None:
-    """A command line of vitlet under torchrun, two processes on gloo; `settings` change the recipe of a training."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def on_two_ranks(*words: object, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """A command line of vitlet on two ranks; `settings` change the recipe of a training, and `folder` is for notes."""
     changes = [f"--set={key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    command = [*launcher, "-m", "vitlet", *words, "--workers", "0", *changes]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished: ") == (0 if settings is None else 2), "each process of a training ends well"
+
+    def body() -> None:
+        assert main([*map(str, words), "--workers", "0", *changes]) == 0
+
+    on_ranks(body, folder)
 
 
 def pixels(key: int, *, light: bool) -> np.ndarray:

@@ -77,7 +77,7 @@ def test_accumulation_changes_rounding_alone(annotated: Path, run: Run, tmp_path
 
 def test_two_ranks_learn_and_score_what_one_does(annotated: Path, run: Run, tmp_path: Path) -> None:
     words = ("finetune", "debug_detection", "--init", "none", "--data", annotated, "--out", tmp_path / "run")
-    on_two_ranks(*words, settings=DETECTING)
+    on_two_ranks(*words, folder=tmp_path, settings=DETECTING)
     two = Run(tmp_path / "run")
     assert losses(two) == pytest.approx(losses(run), rel=1e-4)
     for kind in ("bbox", "segm"):
@@ -90,7 +90,8 @@ def test_two_ranks_find_what_one_does(annotated: Path, run: Run, tmp_path: Path)
     """Nine images for two ranks; the file lists them in the order of one."""
     one = detect(run.path, data=annotated, out=tmp_path / "one.json", options=QUIET)
     pictures = tmp_path / "drawn"
-    on_two_ranks("detect", run.path, "--data", annotated, "--out", tmp_path / "two.json", "--pictures", pictures)
+    words = ("detect", run.path, "--data", annotated, "--out", tmp_path / "two.json", "--pictures", pictures)
+    on_two_ranks(*words, folder=tmp_path)
     ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("two.json", one.name))
     assert len(theirs) > 9
     places = [[(entry["file_name"], entry["category_id"]) for entry in entries] for entries in (ours, theirs)]

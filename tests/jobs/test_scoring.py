@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from harness import fork, wait
 from small_runs import QUIET, write_image
 
+from forked import fork, wait
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.imagenet import real_labels, synsets
 from vitlet.jobs.scoring import score

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import fork, kill_when, wait
+from harness import kill_when
 from small_runs import (
     QUIET,
     SHORT,
@@ -32,6 +32,7 @@ from small_runs import (
     write_images,
 )
 
+from forked import fork, wait
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import assembly
@@ -481,7 +482,7 @@ def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The training that `short` is, by the command line, over two processes on gloo; in the place of another run."""
     out = tmp_path_factory.mktemp("ranks") / "run"
     shortly(data, out, seed=9)
-    on_two_ranks("pretrain", "debug", "--data", data, "--out", out, "--fresh", settings=SHORT)
+    on_two_ranks("pretrain", "debug", "--data", data, "--out", out, "--fresh", folder=out.parent, settings=SHORT)
     return Run(out)
 
 

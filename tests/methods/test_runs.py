@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from harness import wait
-from ranked import errors, start_ranks
+from ranked import start_world
 from small_runs import DETECTING, QUIET, SMALLER, interrupted, losses, rows, weights, write_images
 from torch import Tensor
 
+from forked import errors, wait
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
@@ -104,7 +104,7 @@ def test_two_ranks_learn_what_one_learns(run: Run, train: Callable[..., Run], tm
     def body(_: World) -> None:
         train(out=tmp_path / "run")
 
-    assert [wait(pid) for pid in start_ranks(body, tmp_path)] == [0, 0], errors(tmp_path)
+    assert [wait(pid) for pid in start_world(body, tmp_path)] == [0, 0], errors(tmp_path)
     two = Run(tmp_path / "run")
     assert losses(two) == pytest.approx(losses(run), rel=1e-4)
     torch.testing.assert_close(_state(two), _state(run), rtol=1e-3, atol=1e-5)

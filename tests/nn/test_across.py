@@ -1,10 +1,11 @@
 """Over ranks: gathered rows in order, means with gradients, and nothing at all for one process."""
 
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from forked import results_of_ranks
 from vitlet.nn import across
 
 
@@ -16,20 +17,22 @@ def test_one_process_is_the_identity() -> None:
     assert not across.gather(x).requires_grad
 
 
-RANK = """
-import torch
-from vitlet.nn import across
-x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-mine = (x * (1 + 10 * rank)).T
-mean = across.mean(mine)
-((mean**2).sum() * (1 + rank)).backward()
-result = {"rank": torch.tensor([across.rank(), across.size()]), "rows": across.gather(mine.T),
-          "mean": mean.detach(), "gradient": x.grad, "free": torch.tensor(not across.gather(mine).requires_grad)}
-"""
+def shared(rank: int) -> dict[str, Tensor]:
+    """What one of two ranks makes of its rows and the other's."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    mine = (x * (1 + 10 * rank)).T
+    mean = across.mean(mine)
+    ((mean**2).sum() * (1 + rank)).backward()
+    assert x.grad is not None
+    with across.apart():
+        apart = torch.tensor([across.rank(), across.size(), torch.equal(across.gather(mine), mine)])
+    return {"rank": torch.tensor([across.rank(), across.size()]), "rows": across.gather(mine.T), "apart": apart,
+            "mean": mean.detach(), "gradient": x.grad,
+            "free": torch.tensor(not across.gather(mine).requires_grad)}  # fmt: skip
 
 
-def test_two_ranks(two_ranks: Callable[[str], list[dict[str, Tensor]]]) -> None:
-    first, second = two_ranks(RANK)
+def test_two_ranks(tmp_path: Path) -> None:
+    first, second = results_of_ranks(shared, tmp_path)
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     whole = x.clone().requires_grad_()
     mean = (whole.T + 11 * whole.T) / 2
@@ -37,6 +40,7 @@ def test_two_ranks(two_ranks: Callable[[str], list[dict[str, Tensor]]]) -> None:
     assert whole.grad is not None
     for number, rank in enumerate((first, second)):
         assert rank["rank"].tolist() == [number, 2]
+        assert rank["apart"].tolist() == [0, 1, 1]
         assert torch.equal(rank["rows"], torch.cat([x, 11 * x]))
         torch.testing.assert_close(rank["mean"], 6 * x.T)
         assert rank["free"]

@@ -1,11 +1,12 @@
 """Batch normalisation: torch's numbers in one process and over two ranks, and no batch of one."""
 
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from forked import results_of_ranks
 from vitlet.errors import UsageError
 from vitlet.nn.batchnorm import GlobalBatchNorm1d
 
@@ -30,22 +31,22 @@ def test_a_batch_of_one_is_refused_with_the_fix_and_allowed_in_evaluation() -> N
     assert norm.eval()(torch.ones(1, 5)).shape == (1, 5)
 
 
-RANK = """
-import torch
-from vitlet.nn.batchnorm import GlobalBatchNorm1d
-x = (3 + 2 * torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))[6 * rank : 6 * rank + 6].requires_grad_()
-norm = GlobalBatchNorm1d(5)
-torch.nn.init.constant_(norm.weight, 1.5)
-y = norm(x)
-(y**3).mean().backward()
-one = GlobalBatchNorm1d(2)(x[:1, :2].detach() * (1 + rank))
-result = {"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "mean": norm.running_mean,
-          "var": norm.running_var, "batches": norm.num_batches_tracked, "one": one.detach()}
-"""
+def half(rank: int) -> dict[str, Tensor]:
+    """What one of two ranks computes of the batch, in its half."""
+    x = _batch()[6 * rank : 6 * rank + 6].requires_grad_()
+    norm = GlobalBatchNorm1d(5)
+    nn.init.constant_(norm.weight, 1.5)
+    y = norm(x)
+    (y**3).mean().backward()
+    one = GlobalBatchNorm1d(2)(x[:1, :2].detach() * (1 + rank))
+    assert x.grad is not None
+    assert norm.weight.grad is not None
+    return {"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "mean": norm.running_mean,
+            "var": norm.running_var, "batches": norm.num_batches_tracked, "one": one.detach()}  # fmt: skip
 
 
-def test_two_ranks_give_the_numbers_and_gradients_of_one(two_ranks: Callable[[str], list[dict[str, Tensor]]]) -> None:
-    first, second = two_ranks(RANK)
+def test_two_ranks_give_the_numbers_and_gradients_of_one(tmp_path: Path) -> None:
+    first, second = results_of_ranks(half, tmp_path)
     x = _batch().requires_grad_()
     norm = nn.BatchNorm1d(5)
     nn.init.constant_(norm.weight, 1.5)

@@ -15,9 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
-from harness import fork, wait
 from small_images import command
 
+from forked import fork, wait
 from vitlet.cli import main
 from vitlet.disk import read_json
 from vitlet.reproduce import replicate

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
 
 import torch
 from harness import Job

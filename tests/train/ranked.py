@@ -1,15 +1,14 @@
 """Ranks as torchrun starts them, by forking, and a small training for them."""
 
-import os
 import signal
-import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ADAMW, Job, Page, fork, load, tiny_objective
+from harness import ADAMW, Job, Page, load, tiny_objective
 
+from forked import start_ranks
 from vitlet.data.batch import Batch
 from vitlet.data.loader import TrainingBatches
 from vitlet.methods.objective import Losses, Objective, Step
@@ -21,29 +20,14 @@ from vitlet.train.optim import Rates, build_optimizer
 from vitlet.train.ranks import World
 
 
-def start_ranks(body: Callable[[World], None], tmp_path: Path, *, size: int = 2) -> list[int]:
-    """Fork `size` processes that find each other as under torchrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def start_world(body: Callable[[World], object], folder: Path, *, size: int = 2) -> list[int]:
+    """`start_ranks` that have joined their world."""
 
-    def of(rank: int) -> Callable[[], None]:
-        def joined() -> None:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            world = World.join()
-            try:
-                body(world)
-            finally:
-                world.leave()
+    def joined() -> None:
+        with World.joined() as world:
+            body(world)
 
-        return joined
-
-    return [fork(of(rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(size)]
-
-
-def errors(tmp_path: Path) -> str:
-    return "\n".join(p.read_text() for p in sorted(tmp_path.glob("error-*.txt")))
+    return start_ranks(joined, folder, size=size)
 
 
 def noting(run: Run) -> Callable[[Objective, World], None]:

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import Job, Page, wait
-from ranked import errors, start_ranks
+from harness import Job, Page
+from ranked import start_world
 
+from forked import errors, wait
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.clock import Clock
@@ -36,7 +37,7 @@ def test_ranks_add_up(tmp_path: Path) -> None:
         clock.meet(world)
         assert clock.spent()["cpu_seconds"] > 0.05, "rank 1's, on every rank"
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import Job, Page, fork, kill_when, wait
-from ranked import errors, require_same_weights, run_training
+from harness import Job, Page, kill_when
+from ranked import require_same_weights, run_training
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from forked import errors, fork, wait
 from vitlet.errors import VitletError
 from vitlet.run import Run
 from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Job, Page, fork, kill_when, tiny_objective, wait
-from ranked import errors, noting, order, require_same_weights, run_training, start_ranks
+from harness import Job, Page, kill_when, tiny_objective
+from ranked import noting, order, require_same_weights, run_training, start_world
 from torch import nn
 
+from forked import errors, fork, wait
 from vitlet.data import workers
 from vitlet.data.batch import Batch
 from vitlet.data.workers import parallel
@@ -54,7 +55,7 @@ def test_gradients_and_scalars_are_averaged(tmp_path: Path) -> None:
         assert world.highest([3, 15][world.rank]) == 15
         assert world.is_first == (world.rank == 0)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
 
 
@@ -62,7 +63,7 @@ def test_the_weights_do_not_depend_on_the_number_of_ranks(job: Job, tmp_path: Pa
     """In float64, where the order of sums is all that differs."""
     alone, many = Run(tmp_path / "alone"), Run(tmp_path / "many")
     run_training(job, alone, World())
-    pids = start_ranks(lambda world: run_training(job, many, world), tmp_path)
+    pids = start_world(lambda world: run_training(job, many, world), tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
     require_same_weights(alone, many)
     start = tiny_objective().double().state_dict()["mask_token"]
@@ -78,7 +79,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(job: Job, tmp_path: 
     def body(world: World) -> None:
         run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert kill_when(pids[1], lambda: pages[1]["step"] >= 3, signal.SIGTERM)
     assert [wait(pid) for pid in pids] == [143, 143], errors(tmp_path)
     last = pages[0]["step"] + 1
@@ -102,7 +103,7 @@ def test_a_nan_on_one_rank_stops_all_before_the_same_step(job: Job, tmp_path: Pa
 
         run_training(job, run, world, wrap=poison)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [6, 6], errors(tmp_path)
     assert all("at step 8" in (tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1))
     assert (run.path / "nonfinite.json").is_file()  # each rank names its own files
@@ -116,7 +117,7 @@ def test_a_lost_rank_ends_the_others(job: Job, tmp_path: Path) -> None:
     def body(world: World) -> None:
         run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert kill_when(pids[1], lambda: pages[1]["step"] >= 3)
     assert wait(pids[1]) == -signal.SIGKILL
     assert wait(pids[0], seconds=10) == WorkerError.exit_code == 7
@@ -132,7 +133,7 @@ def test_a_frozen_rank_is_given_up_after_the_timeout(job: Job, tmp_path: Path, m
     def body(world: World) -> None:
         run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert kill_when(pids[1], lambda: pages[1]["step"] >= 8, signal.SIGSTOP)
     try:
         assert wait(pids[0], seconds=10) == 7
@@ -162,7 +163,7 @@ def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
         checkpoint.save = freezing
         run_training(job, run, world)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     try:
         assert wait(pids[0], seconds=20) == 7
     finally:
@@ -188,7 +189,7 @@ def begin_pairs(body: Callable[[World, str], None], tmp_path: Path) -> dict[str,
     pids = {}
     for name in EXCHANGES:
         (tmp_path / name).mkdir()
-        pids[name] = start_ranks(lambda world, name=name: body(world, name), tmp_path / name)
+        pids[name] = start_world(lambda world, name=name: body(world, name), tmp_path / name)
     return pids
 
 
@@ -265,7 +266,7 @@ def test_a_rank_that_leaves_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.
         else:
             world.wait()
 
-    pids = start_ranks(body, tmp_path, size=3)
+    pids = start_world(body, tmp_path, size=3)
     try:
         assert wait(pids[1], seconds=10) == 0
         assert wait(pids[2], seconds=10) == 7
@@ -292,7 +293,7 @@ def test_a_rank_killed_during_the_image_check_is_missed_at_once(
         with world.one_first():
             list(parallel(decode, [0] * (world.rank == 0), workers=1, timeout=100))
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     try:
         assert kill_when(pids[0], started.exists), errors(tmp_path)
         assert wait(pids[0]) == -signal.SIGKILL
@@ -327,7 +328,7 @@ def test_only_a_stopped_process_of_the_same_launcher_is_killed() -> None:
 
 def test_a_timeout_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "5 minutes")
-    assert [wait(pid) for pid in start_ranks(lambda _: None, tmp_path)] == [2, 2]
+    assert [wait(pid) for pid in start_world(lambda _: None, tmp_path)] == [2, 2]
     assert TIMEOUT_VARIABLE in errors(tmp_path)
 
 
@@ -340,7 +341,7 @@ def test_ranks_stop_when_their_launcher_is_killed(job: Job, tmp_path: Path, monk
         run_training(job, run, world, page=page if world.is_first else None, step_seconds=0.1)
 
     def launcher() -> None:
-        (tmp_path / "pids").write_text(" ".join(map(str, start_ranks(body, tmp_path))))
+        (tmp_path / "pids").write_text(" ".join(map(str, start_world(body, tmp_path))))
         signal.pause()
 
     pid = fork(launcher, error_file=tmp_path / "launcher.txt")
@@ -366,13 +367,13 @@ def test_a_host_that_does_not_see_the_run_directory_goes_on_all_the_same(job: Jo
         run = Run(tmp_path / f"host-{world.rank}/run")
         run_training(job, run, world, page=page if world.rank else None, step_seconds=0.03)
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert kill_when(pids[1], lambda: page["step"] >= 8), errors(tmp_path)
     for pid in pids:
         wait(pid)
     first = Run(tmp_path / "host-0/run")
     assert [path.name for path in checkpoint.folders(first)] == ["step-00000006"]
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
     require_same_weights(alone, first)
     assert not (tmp_path / "host-1").exists()
@@ -384,7 +385,7 @@ def test_bytes_of_the_first_rank_reach_all(tmp_path: Path) -> None:
             assert world.share(content if world.is_first else b"other") == content
         assert world.gather(f"\u00fc{world.rank}") == ["\u00fc0", "\u00fc1"]
 
-    pids = start_ranks(body, tmp_path)
+    pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
     assert World().share(b"x") == b"x"
     assert World().gather("x") == ["x"]
@@ -397,7 +398,7 @@ def test_an_image_lost_on_any_rank_stands_in_the_log(job: Job, tmp_path: Path) -
         reasons = ((0, f"lost on rank {world.rank}"),) if world.rank == 1 else ()
         return dataclasses.replace(batch, replaced=reasons)
 
-    pids = start_ranks(lambda world: run_training(job, run, world, spoil=partial(losing, world)), tmp_path)
+    pids = start_world(lambda world: run_training(job, run, world, spoil=partial(losing, world)), tmp_path)
     assert [wait(pid) for pid in pids] == [3, 3], errors(tmp_path)
     assert [row["replaced"] for row in run.metrics() if "replaced" in row] == [["lost on rank 1"]] * 2
     assert "2 of 16 images could not be read any more" in (tmp_path / "error-0.txt").read_text()
@@ -414,7 +415,7 @@ def test_rows_come_back_in_order_and_differences_are_named(tmp_path: Path) -> No
         world.require_same("7 images", of="images")
         world.require_same(f"{7 + world.rank} images", of="images")
 
-    pids = start_ranks(body, tmp_path, size=3)
+    pids = start_world(body, tmp_path, size=3)
     assert [wait(pid) for pid in pids] == [3, 3, 3], errors(tmp_path)
     text = (tmp_path / "error-2.txt").read_text()
     assert "the ranks see different images" in text
@@ -435,7 +436,7 @@ def test_the_order_survives_changes_of_the_number_of_ranks(job: Job, tmp_path: P
                 job, changing, world, page=pages[world.rank], note=noting(changing), every=3, step_seconds=0.03
             )
 
-        pids = start_ranks(body, tmp_path, size=size)
+        pids = start_world(body, tmp_path, size=size)
         kill_when(pids[-1], lambda pages=pages, until=until: pages[-1]["step"] >= until)
         codes = [wait(pid, seconds=20) for pid in pids]
         assert codes == [0] * size if until > 12 else codes[-1] == -signal.SIGKILL, errors(tmp_path)

@@ -56,11 +56,13 @@ def logistic_probe(
     x, y = (t.cpu().numpy() for t in labels.labelled(train.double(), train_labels))
     x_test, y_test = (t.cpu().numpy() for t in labels.labelled(test.double(), test_labels))
     parts = [held_out(y, seed=seed, part=part) for part in range(PARTS if len(y) < _ONE_PART_FROM else 1)]
-    scores = _scores(x, y, parts) if parts[0].any() else {}
-    best = max(scores, key=scores.__getitem__) if scores else FALLBACK  # max keeps the first of equals
-    scaler = StandardScaler().fit(x)
-    model, converged = _fit(LogisticRegression(C=best, max_iter=MAX_ITERATIONS), _standardise(scaler, x), y)
-    correct = np.equal(model.predict(_standardise(scaler, x_test)), y_test)
+    # Once for all fits: it looks through every library of the process.
+    with threadpool_limits(None if x.size >= _THREADS_FROM else 1, user_api="blas"):
+        scores = _scores(x, y, parts) if parts[0].any() else {}
+        best = max(scores, key=scores.__getitem__) if scores else FALLBACK  # max keeps the first of equals
+        scaler = StandardScaler().fit(x)
+        model, converged = _fit(LogisticRegression(C=best, max_iter=MAX_ITERATIONS), _standardise(scaler, x), y)
+        correct = np.equal(model.predict(_standardise(scaler, x_test)), y_test)
     settings = {
         "C": best,
         "chosen_on": _words(parts) if scores else "nothing: one image a class",
@@ -105,8 +107,7 @@ def _fit(
     model: LogisticRegression, x: Float[np.ndarray, "n D"], y: Int[np.ndarray, "n"]
 ) -> tuple[LogisticRegression, bool]:
     """The fitted model, and whether the solver reached its tolerance."""
-    threads = threadpool_limits(None if x.size >= _THREADS_FROM else 1, user_api="blas")
-    with threads, warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x, y)
     return model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
