@@ -31,6 +31,7 @@ def test_numpy_reads_it_and_we_read_numpys(image: torch.Tensor) -> None:
     assert torch.equal(pixels, image)
     assert mode == "NPY RGB"
     assert pixels.permute(1, 2, 0).is_contiguous()  # channels last, as resizing wants it
+    assert pixels.data_ptr() == np.frombuffer(content, dtype=np.uint8, offset=128).ctypes.data, "no copy"
 
 
 @pytest.mark.parametrize(

@@ -393,3 +393,13 @@ def test_local_reading_gives_ranges_and_refuses_what_is_no_file(tmp_path: Path) 
     with pytest.raises(FileNotFoundError):
         read_regular(str(tmp_path / "none"))
     assert len(os.listdir("/proc/self/fd")) == before, "nothing is left open"
+
+
+def test_a_file_system_that_gives_parts_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over a network; the control is a single call."""
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: real(file, min(size, 7), at))
+    assert read_regular(str(tmp_path / "file"), offset=10, length=50) == bytes(range(10, 60))
+    with (tmp_path / "file").open("rb") as file:
+        assert len(os.pread(file.fileno(), 50, 10)) == 7

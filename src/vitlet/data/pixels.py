@@ -1,7 +1,7 @@
 """Raw pixel files: NumPy's `.npy` of uint8, height × width × 3, as `vitlet pack --raw` writes it.
 
-Reading costs a copy instead of a decode, at ten times the size of a JPEG. No other arrays are supported; the header is
-matched and never evaluated.
+Reading costs no decode, at ten times the size of a JPEG. No other arrays are supported; the header is matched and never
+evaluated.
 """
 
 import re
@@ -32,7 +32,10 @@ def npy_shape(content: bytes) -> tuple[int, int, int] | None:
 
 
 def from_npy(content: bytes, *, shape: tuple[int, int, int]) -> UInt8[Tensor, "3 H W"]:
-    """Copy the pixels to channels-last memory; `shape` comes from `npy_shape` and must match the length."""
+    """Return the pixels in channels-last memory; `shape` comes from `npy_shape` and must match the length.
+
+    They are those in `content`, not a copy, and must not be written to.
+    """
     height, width, offset = shape
     array: Any = np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(height, width, 3)
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+    return torch.from_dlpack(array).permute(2, 0, 1)  # `from_numpy` would warn that the memory is read-only

@@ -250,9 +250,13 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
         size = status.st_size if length is None else length
         if size > _MAX_BYTES:
             raise OSError(f"{size:,} bytes; more than any image within the pixel limit")
-        with open(descriptor, "rb", closefd=False) as stream:
-            stream.seek(offset)
-            return stream.read(size)
+        content = os.pread(descriptor, size, offset)
+        while 0 < len(content) < size:  # a network file system may give a part
+            more = os.pread(descriptor, size - len(content), offset + len(content))
+            if not more:
+                break
+            content += more
+        return content
     finally:
         os.close(descriptor)
 
