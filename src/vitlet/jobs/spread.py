@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from vitlet.errors import StoppedError, VitletError, WorkerError
@@ -19,6 +19,7 @@ from vitlet.jobs.options import Options
 from vitlet.train.ranks import World
 
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 _numbers = itertools.count()
 
 _P = ParamSpec("_P")
@@ -50,7 +51,8 @@ def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], 
     world, queue = World.here(), f"{next(_numbers)}"  # the same on all ranks, as they run the same job
     results: dict[int, Any] = {}
     failure: VitletError | None = None
-    with _watched(watch, lambda: world.count(f"{queue}/done", 0)):
+    looking = _watched(watch, lambda: world.count(f"{queue}/done", 0)) if world.is_first else nullcontext()
+    with looking:
         try:
             for number in _claimed(world, queue, len(calls), after):
                 work, *arguments = calls[number]
@@ -89,12 +91,12 @@ def _claimed(world: World, queue: str, count: int, after: Mapping[int, int]) -> 
 
 @contextmanager
 def _watched(watch: Callable[[int], object], count: Callable[[], int]) -> Iterator[None]:
-    """Tell `watch` the count twice a second from another thread, for this one works."""
+    """Tell `watch` the count now and then from another thread, for this one works."""
     over = threading.Event()
 
     def look() -> None:
         with suppress(WorkerError):  # the block will meet it too
-            while not over.wait(_POLL_SECONDS):
+            while not over.wait(_LOOK_SECONDS):
                 watch(count())
 
     looking = threading.Thread(target=look, daemon=True)
