@@ -8,6 +8,9 @@ import functools
 import json
 import socket
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 from small_runs import SHORT, SMALLER, TINY_DETECTOR, Here
 

@@ -147,13 +147,14 @@ def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: La
 
 
 def test_processes_probe_as_this_one_does(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
-    """Real processes, then here; the control is that `asked` hears of those here alone."""
+    """A real process, then here; the control is that `asked` hears of those here alone."""
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
     few = [(start, dataclasses.replace(terms, num_labels=count)) for count in (8, 4) for start in starts]
     here = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
     assert len(asked) == 12
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(side_by_side, "ProcessPoolExecutor", ProcessPoolExecutor)
+        patched.setattr(side_by_side, "available_cores", lambda: 1)  # one is enough, and each pays seconds to start
         there = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
     assert len(asked) == 12
     assert [(arm.name, arm.values) for arm in there] == [(arm.name, arm.values) for arm in here]

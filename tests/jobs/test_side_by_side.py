@@ -151,7 +151,7 @@ from concurrent.futures import ProcessPoolExecutor
 if __name__ == "__main__":
     options = {}
     if sys.argv[1] == "ours":
-        from vitlet.jobs.side_by_side import begin_worker
+        from vitlet.host import begin_worker
         options = {"initializer": begin_worker, "initargs": (1,)}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

@@ -88,9 +88,7 @@ def test_a_stop_leaves_the_page_about_all_that_is_finished(images: Path, tmp_pat
     assert len(read_json(out / "replication.json")["runs"]) == made
 
 
-def test_the_page_follows_once_a_minute_and_the_document_each_run(
-    copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_page_and_document_follow_once_a_minute(copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch):
     request = replicate.Request(WORDS, images, copied, scale="smoke")
     plan = planned(images, copied)
     saver = replicate._Saver(plan, chosen(WORDS), request)
@@ -101,10 +99,11 @@ def test_the_page_follows_once_a_minute_and_the_document_each_run(
     page.unlink()
     document.unlink()
     saver.save()
-    assert document.is_file()
+    assert not document.exists()
     assert not page.exists()
-    monkeypatch.setattr(replicate, "_PAGE_SECONDS", 0.0)
+    monkeypatch.setattr(replicate, "_SAVE_SECONDS", 0.0)
     saver.save()
+    assert document.is_file()
     assert page.is_file()
     shutil.rmtree(plan.nodes[next(reversed(plan.nodes))].folder)
     assert len(saver.save_all()["waiting"]) == 1

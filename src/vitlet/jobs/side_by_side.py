@@ -6,7 +6,6 @@ ranks are those processes.
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vitlet.errors import WorkerError
-from vitlet.host import available_cores, take_cores
+from vitlet.host import available_cores, begin_worker
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.spread import spread
@@ -215,19 +214,3 @@ def end_children() -> None:
     """Ask every process of a pool to stop: a training takes its step, saves and ends."""
     for worker in multiprocessing.active_children():
         worker.terminate()
-
-
-def begin_worker(threads: int) -> None:
-    """Use this many cores, and exit with the parent process, so that no run survives it unnoticed."""
-    import torch
-
-    take_cores(threads)
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

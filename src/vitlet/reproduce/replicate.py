@@ -33,8 +33,8 @@ from vitlet.text import plural, printable
 from vitlet.train.log import Teller
 
 DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"
-_PAGE_SECONDS = 60.0
-"""Minimum interval between two pages: drawing one takes a second or two, during which no run is started."""
+_SAVE_SECONDS = 60.0
+"""Minimum interval between two states of document and page: they take a second or two, and no run is started then."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,16 @@ class _Saver:
         """Nothing is written yet; what `file` has already is read."""
         self.plan, self._choice, self._command = plan, choice, shlex.join(request.command())
         self.file, self._earlier = file, file and earlier_findings(file, self._findings())
-        self._drawn = -math.inf
+        self._saved = -math.inf
 
     def save(self) -> None:
-        """Write the document and, from time to time, the page."""
-        document = self._document()
-        if time.monotonic() - self._drawn >= _PAGE_SECONDS:
-            self._draw(document)
+        """Write document and page from time to time; after a kill, the runs themselves have everything."""
+        if time.monotonic() - self._saved >= _SAVE_SECONDS:
+            self._write()
 
     def save_all(self) -> dict[str, Any]:
         """Write both, and their copies with the earlier findings; return the document."""
-        document = self._document()
-        self._draw(document)
+        document = self._write()
         if self.file:
             grown = merged(document, self._earlier)
             write_json(self.file, grown)
@@ -167,14 +165,12 @@ class _Saver:
     def _findings(self) -> dict[str, Any]:
         return findings(self.plan, self._choice, command=self._command)
 
-    def _document(self) -> dict[str, Any]:
+    def _write(self) -> dict[str, Any]:
         document = self._findings()
         write_json(self.plan.out / DOCUMENT, document)
-        return document
-
-    def _draw(self, document: Mapping[str, Any]) -> None:
         write_replication_page(document, out=self.plan.out / PAGE)
-        self._drawn = time.monotonic()
+        self._saved = time.monotonic()
+        return document
 
 
 def _conclude(saver: _Saver, teller: Teller) -> dict[str, Any]:
