@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET, SMALLER, Here
+from small_runs import QUIET, SMALLER, TINY_DETECTOR, Here
 
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import side_by_side
 from vitlet.jobs.curves import compare
+from vitlet.jobs.overfitting import overfit
 from vitlet.jobs.side_by_side import results_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Suite
@@ -122,6 +123,10 @@ def a_sweep(pretrained: Run, data: Path, out: Path) -> dict[str, Any]:
                                 options=QUIET)  # fmt: skip
 
 
+def an_overfitting(_: Run, data: Path, out: Path) -> dict[str, Any]:
+    return overfit(data=data, out=out, images=2, steps=2, settings=TINY_DETECTOR, options=QUIET)
+
+
 def numbers(found: Any) -> Any:
     """The document without times and what machine it was made on."""
     if isinstance(found, dict):
@@ -130,16 +135,19 @@ def numbers(found: Any) -> Any:
     return [numbers(value) for value in found] if isinstance(found, list) else found
 
 
-@pytest.mark.parametrize("job", [a_comparison, a_transfer, a_sweep])
+@pytest.mark.parametrize("job", [a_comparison, a_transfer, a_sweep, an_overfitting])
 def test_two_ranks_find_what_one_process_does(
     job: Callable[..., dict[str, Any]],
     pretrained: Run,
     data: Path,
+    annotated: Path,
     tmp_path: Path,
     on_ranks: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+
+    data = annotated if job is an_overfitting else data
 
     def body() -> None:
         found = job(pretrained, data, tmp_path / "two")
