@@ -284,8 +284,10 @@ def kill_at_once(stream: Any, children: set[Any]) -> None:
     for child in children:
         child.kill()
         child.join()
-    assert not lock.acquire(timeout=1), "its owner is gone: torch would wait for ever"
+    is_lost = not lock.acquire(timeout=1)
     stream._workers_done_event = multiprocessing.Event()
+    stream._shutdown_workers()  # now, for nobody knows in which thread the garbage collector would
+    assert is_lost, "its owner is gone: torch would wait for ever"
 
 
 @pytest.mark.parametrize("end", [loader._end, kill_at_once])
@@ -298,7 +300,7 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
     def slowly(event: multiprocessing.synchronize.Event) -> bool:
         if get_worker_info() is not None:
             with event._cond:
-                time.sleep(0.2 if end is loader._end else 1)  # long enough for the control to meet one
+                time.sleep(0.2 if end is loader._end else 60)  # the control kills it there
         return asks(event)
 
     monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)
