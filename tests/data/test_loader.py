@@ -295,12 +295,13 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
     index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
 ) -> None:
     """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
-    asks = multiprocessing.synchronize.Event.is_set
+    asks, calls = multiprocessing.synchronize.Event.is_set, itertools.count()
+    seconds = 60 if end is kill_at_once else 0.2  # the control kills it there
 
     def slowly(event: multiprocessing.synchronize.Event) -> bool:
-        if get_worker_info() is not None:
+        if get_worker_info() is not None and next(calls):  # the first time is before the first batch
             with event._cond:
-                time.sleep(0.2 if end is loader._end else 60)  # the control kills it there
+                time.sleep(seconds)
         return asks(event)
 
     monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)
