@@ -16,17 +16,16 @@ from typing import Any
 
 from rich.table import Table
 
-from vitlet.disk import read_json, write_json
+from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
+from vitlet.jobs.output import write_document
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import environment
-from vitlet.text import printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import Images, Share
 
 VIEWS = 64_000
@@ -115,11 +114,7 @@ def learn(
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
-    if not World.here().is_first:
-        return found
-    for path in (out / "learning.json", *([json] if json else [])):
-        write_json(path, found)
-        teller.say(f"written: {printable(path)}")
+    write_document(found, out / "learning.json", json, teller=teller)
     teller.console.print(_table(found))
     return found
 

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -19,6 +20,7 @@ from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 
 _COPIES = {
     "duplicates": "same bytes twice",
@@ -56,6 +58,14 @@ def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[s
     page = write_replication_page(document, out=Path(out))
     Teller().say(f"page: {printable(page)}")
     return page
+
+
+def write_document(found: Mapping[str, Any], *places: Path | None, teller: Teller) -> None:
+    """Write a document to every place that is given, and say so; of several ranks the first alone does."""
+    for path in places:
+        if path is not None and World.here().is_first:
+            write_json(path, found)
+            teller.say(f"written: {printable(path)}")
 
 
 def check(

@@ -16,11 +16,12 @@ import numpy as np
 from vitlet.augmentation import Fit
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index, open_index
-from vitlet.disk import read_json, write_file, write_json
+from vitlet.disk import read_json, write_file
 from vitlet.errors import DataError
 from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
+from vitlet.jobs.output import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import finetune
 from vitlet.run import Run, address_of, environment
@@ -116,11 +117,7 @@ def overfit(
     if init is not None:
         found["init"] = printable(init)
         found["steps_to_loss"] = _race(runs, seeds=seeds)
-    if not World.here().is_first:
-        return found
-    for path in (out / "overfit.json", *([file] if file else [])):
-        write_json(path, found)
-        teller.say(f"written: {printable(path)}")
+    write_document(found, out / "overfit.json", file, teller=teller)
     shown = ", ".join(f"{kind} AP50 {100 * (value or 0):.1f}" for kind, value in scores["random-0"].items())
     teller.say(
         f"{shown} after {first['wall_seconds'] / 60:.1f} min: {'learned' if found['learned'] else 'not learned'}"

@@ -22,17 +22,18 @@ from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
 from vitlet.data.index import Index
-from vitlet.disk import read_json, write_json
+from vitlet.disk import read_json
 from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
 from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
+from vitlet.jobs.output import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import address_of, environment
-from vitlet.text import plural, printable
+from vitlet.text import plural
 from vitlet.train.log import Teller
 from vitlet.train.ranks import World
 from vitlet.weights.source import load_encoder
@@ -133,11 +134,7 @@ def study(
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }
-    if not World.here().is_first:
-        return found
-    for path in (out / FILE, *([file] if file else [])):
-        write_json(path, found)
-        teller.say(f"written: {printable(path)}")
+    write_document(found, out / FILE, file, teller=teller)
     teller.console.print(_table(found))
     return found
 
