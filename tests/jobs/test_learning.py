@@ -111,7 +111,9 @@ def test_a_table_of_both_families_from_end_to_end(
     assert written["seed"] == 3
     assert {Run(tmp_path / "out" / name).recipe_json()["budget"]["seed"] for name in (*methods, TEACHER)} == {3}
     assert {re.sub(".*-seed|-[^-]*$", "", run.name) for run in (tmp_path / "out/finetuned").iterdir()} == {"3"}
-    assert Run(tmp_path / "out/mae_micro").metrics()[-1]["step"] == 128 // 64
+    steps = {name: Run(tmp_path / "out" / name).metrics()[-1]["step"] for name in ("mae_micro", TEACHER)}
+    assert steps == {"mae_micro": 128 // 64, TEACHER: 3 * 128 // 64}
+    assert written["teacher"]["views"] == 3 * 128
     told = capsys.readouterr().out
     assert "above random" in told
     assert told.count(" of 3") == 2

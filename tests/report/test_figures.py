@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vitlet.report import figures
+from vitlet.report.canvas import swatch
 from vitlet.report.figures import Curve, Strip
 
 SCALE = figures.scale([0.29, 0.6], chance=0.1)
@@ -27,7 +28,7 @@ def drawings() -> dict[str, str]:
         "strip": figures.strip(row, SCALE, name="strip"),
         "axis": figures.axis(SCALE, name="axis"),
         "difference": figures.difference(0.3, (0.27, 0.33), name="difference"),
-        "swatch": figures.swatch(3, name="swatch"),
+        "swatch": swatch(3),
     }
 
 

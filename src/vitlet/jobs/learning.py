@@ -35,6 +35,8 @@ _FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
 """Fine-tuning recipe for each kind of encoder."""
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
 TEACHER = "mae_micro_wide"
+_TEACHING = 3
+"""Views of the teacher for each view of its student. The paper's saw four: 1600 epochs beside 400."""
 _TAUGHT = ("dmae_micro", "seed_micro")
 _BESIDE = {"dmae_micro": "mae_micro"}
 """The method that a method extends, with which it is compared in addition to its random weights."""
@@ -59,8 +61,8 @@ def learn(
     Args:
         data: Labelled images of about 32 pixels with a test split.
         out: Folder for the runs; finished ones are reused.
-        views: Image views per method in pre-training, counted with repetition and by area; the teacher gets as many
-            again.
+        views: Image views per method in pre-training, counted with repetition and by area; the teacher gets
+            three times as many.
         num_labels: Training labels for the probes and for fine-tuning, drawn anew for each seed.
         seeds: Repetitions of fine-tuning; probes are repeated `PROBES` times, and pre-training is done once.
         seed: Seed of pre-training and of the first repetition; the others count on from it. Another one is a test on
@@ -86,9 +88,8 @@ def learn(
     terms.steps(images, seed)  # refuses more labels than there are, before anything is pre-trained
     taught = {method: {"objective.teacher": os.path.abspath(out / TEACHER)} for method in methods if method in _TAUGHT}
     names = [*([TEACHER] if taught else []), *reversed(methods)]  # MAE, the shortest, last: then the cores end together
-    recipes = {
-        out / name: (name, _length(name, views) | {"budget.seed": seed} | taught.get(name, {})) for name in names
-    }
+    lengths = {name: _length(name, views * (_TEACHING if name == TEACHER else 1)) for name in names}
+    recipes = {out / name: (name, lengths[name] | {"budget.seed": seed} | taught.get(name, {})) for name in names}
     pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=options, teller=teller)
     starts = [Start(method, method, out / method) for method in methods]
     like = untrained(starts)
@@ -100,12 +101,13 @@ def learn(
     randoms = {name: random.name for name, random in like.items()}
     protocols = {name: _rows(arms, randoms) for name, arms in _judged(families, images, teller).items()}
     index, n = images.index, len(images.test)
-    cost = {method: read_json(out / method / "environment.json")["cpu_seconds"] for method in methods}
+    cost = {name: read_json(out / name / "environment.json")["cpu_seconds"] for name in names}
     found = {
         "kind": "learning",
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",
         "protocols": protocols,
-        "pretraining_cpu_seconds": cost,
+        "pretraining_cpu_seconds": {method: cost[method] for method in methods},
+        "teacher": {"name": TEACHER, "views": views * _TEACHING, "cpu_seconds": cost[TEACHER]} if taught else None,
         "pretraining_seeds": 1,
         "data": {"name": index.name, "fingerprint": index.fingerprint},
         "n": n,

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from vitlet.errors import CheckpointError
 from vitlet.report import charts, figures
+from vitlet.report.canvas import swatch
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
 from vitlet.text import printable
@@ -195,5 +196,5 @@ def _curves(
     finding = "; ".join(
         f"{who}: from {scale * values[0]:.{digits}f} to {scale * values[-1]:.{digits}f}" for who, values in rows
     )
-    key = tuple((Markup(figures.swatch(i, name=f"{name}-key-{i}")), who) for i, (who, _) in enumerate(rows))
+    key = tuple((Markup(swatch(i)), who) for i, (who, _) in enumerate(rows))
     return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=key, note=note)

@@ -13,8 +13,8 @@ import numpy as np
 from markupsafe import Markup
 
 from vitlet.disk import write_file
-from vitlet.report import figures
 from vitlet.report.analysis import standalone
+from vitlet.report.canvas import swatch
 from vitlet.report.evidence import Plot
 from vitlet.report.intervals import Level, Measured, Series, interval_curves
 from vitlet.report.page import template
@@ -93,10 +93,7 @@ def _plot(curve: Mapping[str, Any], axis: Mapping[str, str], styles: Mapping[str
         *((name, titles[name]) for name in names),
         *((a["name"], f"{a['title']} (line)") for a in curve["references"]),
     ]
-    key = tuple(
-        (Markup(figures.swatch(styles[name], name=f"{curve['name']}-key-{i}")), words)
-        for i, (name, words) in enumerate(shown)
-    )
+    key = tuple((Markup(swatch(styles[name])), words) for i, (name, words) in enumerate(shown))
     return Plot(
         title=curve["title"],
         finding=_finding(curve),

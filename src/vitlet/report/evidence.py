@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vitlet.report import figures, tables
+from vitlet.report.canvas import swatch
 from vitlet.report.contents import Contents, Reconstructions
 from vitlet.report.figures import Curve
 from vitlet.text import plural
@@ -171,7 +172,7 @@ def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
     return ChartRow(
         title=row.title,
         drawing=Markup(drawing),
-        key=Markup(figures.swatch(row.style, name=f"{name}-key")),
+        key=Markup(swatch(row.style)),
         mean=tables.percent(row.mean),
         interval=tables.between(row.interval) if row.interval else "",
         about=" · ".join(about),
@@ -237,7 +238,7 @@ def _key(runs: Sequence[Contents], *, name: str) -> tuple[tuple[Markup, str], ..
     counts = Counter((run.style, run.key) for run in runs)
     return tuple(
         (
-            Markup(figures.swatch(style, name=f"{name}-key-{i}")),
+            Markup(swatch(style)),
             words if count == 1 else f"{words} ({plural(count, 'run')})",
         )
         for i, ((style, words), count) in enumerate(sorted(counts.items()))

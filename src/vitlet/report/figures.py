@@ -30,7 +30,7 @@ class Curve:
     x: Sequence[float | None]
     y: Sequence[float | None]
     style: int = 0
-    """Index of the colour and dash pattern, as `swatch` shows them."""
+    """Index of the colour and dash pattern, as `canvas.swatch` shows them."""
 
 
 @dataclass(frozen=True)
@@ -157,16 +157,6 @@ def difference(
         if interval is not None:
             _interval(axes, interval, middle=0.0, half=0.2, colour=SERIES[0])
         axes.plot((mean, mean), (-0.32, 0.32), color=SERIES[0], linewidth=3)
-        return to_svg(figure, name)
-
-
-def swatch(style: int, *, name: str) -> str:
-    """Draw the line that a key shows for `style`."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = canvas((28, 12), left=0, right=0, top=0, bottom=0)
-        axes.axis("off")
-        axes.set(xlim=(0, 28), ylim=(0, 12))
-        axes.plot((1, 27), (6, 6), linewidth=2.5, **pen(style))
         return to_svg(figure, name)
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from vitlet.disk import write_file
 from vitlet.report import charts, figures
+from vitlet.report.canvas import swatch
 from vitlet.report.claims import counted, effect, headline, runs_behind
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
@@ -234,7 +235,7 @@ def _curves(item: Mapping[str, Any]) -> list[Plot]:
 
 
 def _key(name: str, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Markup, str], ...]:
-    return tuple((Markup(figures.swatch(i, name=f"{name}-key-{i}")), row[0]) for i, row in enumerate(rows))
+    return tuple((Markup(swatch(i)), row[0]) for i, row in enumerate(rows))
 
 
 def _drawings(item: Mapping[str, Any]) -> list[Plot]:
