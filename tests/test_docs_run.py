@@ -30,12 +30,13 @@ sys.path += [str(Path(__file__).parent / folder) for folder in ("jobs", "faults"
 import huggingface_hub
 import torch
 import torchvision
-from small_runs import CLASSES, Here, write_image, write_images, write_public
+from small_runs import CLASSES, write_image, write_images, write_public
 from test_pushing import Hub
 from test_scoring import model
 from timm.models.vision_transformer import VisionTransformer
 
 from annotated_images import write_annotated
+from in_place import in_place
 from test_docs import PAGES, ROOT, commands, parse
 from vitlet import recipes
 from vitlet.cli import main
@@ -138,7 +139,7 @@ def _small() -> Iterator[None]:
         patch.setattr(recipes, "all_recipes", lambda: known)
         for module in (steps, comparing):
             patch.setattr(module, "to_steps", lambda *values, **sizes: min(_STEPS, _TO_STEPS(*values, **sizes)))
-        patch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+        patch.setattr(side_by_side, "processes", in_place)
         patch.setattr(learning, "PROBES", 2)
         patch.setattr(lineup, "PAPER", {"resnet18": lineup.PAPER["resnet18"]})
         patch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)

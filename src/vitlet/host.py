@@ -1,11 +1,9 @@
 """What a process asks of its host: its cores, the ranks that share them, and to be ended with its parent."""
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 
 _PR_SET_PDEATHSIG = 1
 _share: int | None = None
@@ -37,23 +35,3 @@ def end_with_parent(number: signal.Signals) -> None:
     """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-
-def begin_worker(threads: int) -> None:
-    """Use this many cores, and exit with the parent process, so that no run survives it unnoticed.
-
-    For processes of a pool, which a thread of the parent starts: what `end_with_parent` asks for would come as soon as
-    that thread ends.
-    """
-    import torch
-
-    take_cores(threads)
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

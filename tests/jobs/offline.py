@@ -12,8 +12,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from small_runs import SHORT, SMALLER, TINY_DETECTOR, Here
+from small_runs import SHORT, SMALLER, TINY_DETECTOR
 
+from in_place import in_place
 from vitlet.cli import main
 from vitlet.jobs import demo, learning, overfitting, side_by_side, studying
 from vitlet.units import Images
@@ -32,7 +33,7 @@ def shrink() -> None:
     learning.learn = functools.partial(learning.learn, settings=brief)
     studying.study = functools.partial(studying.study, settings=brief, num_images=32)
     overfitting.overfit = functools.partial(overfitting.overfit, settings=TINY_DETECTOR)
-    side_by_side.ProcessPoolExecutor = Here
+    side_by_side.processes = in_place
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from PIL import Image
 
 from forked import on_ranks
 from vitlet.cli import main
-from vitlet.errors import VitletError
 from vitlet.jobs.options import Options
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -133,27 +131,3 @@ def interrupted(run: Run, out: Path) -> Run:
         del environment[key]
     (out / "environment.json").write_text(json.dumps(environment))
     return copy
-
-
-class Here:
-    """In the place of a pool of processes, each of which pays seconds to start: runs a job where it is submitted."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def shutdown(self, **_: bool) -> None:
-        pass
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*arguments))
-        except VitletError as error:  # told to whoever asks for the result, as by a pool
-            future.set_exception(error)
-        return future

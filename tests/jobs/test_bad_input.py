@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET, SMALLER, Here, write_image, write_images
+from small_runs import QUIET, SMALLER, write_image, write_images
 
 import vitlet
+from in_place import in_place
 from vitlet.data import loader
 from vitlet.errors import CheckpointError, DataError, UsageError, VitletError
 from vitlet.jobs import side_by_side
@@ -150,7 +151,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("images were read")
 
     monkeypatch.setattr(loader, "_load", refuse)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
 
 @pytest.fixture

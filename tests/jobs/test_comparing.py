@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets.cifar
-from small_runs import QUIET, Here, interrupted, stands, write_public
+from small_runs import QUIET, interrupted, stands, write_public
 
+from in_place import in_place
 from vitlet.data.index import open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
@@ -21,6 +21,7 @@ from vitlet.jobs import comparing, side_by_side
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, frozen_grid, untrained
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.outcome import write_model
+from vitlet.jobs.pool import processes
 from vitlet.jobs.training import pretrain
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -49,7 +50,7 @@ def terms(data: Path, tmp_path: Path) -> Terms:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What every probe was given; the probes themselves are the real ones, made here."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     real, calls = comparing.probe_encoder, []
 
     def noted(encoder: Any, index: Any, train: np.ndarray, test: np.ndarray, **options: Any) -> Any:
@@ -113,7 +114,7 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
 
 def test_a_pre_training_of_no_steps_wins_nothing(data: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what the recipe itself begins from differs in more than training."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     run = pretrain("mae_micro", data=data, out=terms.out / "untrained", options=QUIET, epochs=0, batch_size=8)
     terms = dataclasses.replace(terms, seeds=(0,), settings={"budget.duration": Steps(n=2), "budget.batch_size": 8})
     trained = Start("no-step", "no step", run.path)
@@ -153,7 +154,7 @@ def test_processes_probe_as_this_one_does(pretrained: Run, terms: Terms, images:
     here = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
     assert len(asked) == 12
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(side_by_side, "ProcessPoolExecutor", ProcessPoolExecutor)
+        patched.setattr(side_by_side, "processes", processes)
         patched.setattr(side_by_side, "available_cores", lambda: 1)  # one is enough, and each pays seconds to start
         there = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
     assert len(asked) == 12
@@ -199,7 +200,7 @@ def test_what_was_begun_from_a_place_that_is_gone_is_trained_anew(
     pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of equal content, and unfinished: it cannot be resumed, as its start has moved."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
     teller = Teller(quiet=True)
     first = shutil.copytree(pretrained.path, tmp_path / "first")
@@ -217,7 +218,7 @@ def test_what_was_begun_on_a_public_data_set_goes_on(
     pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name is no path: made absolute as one it would never be where the run was begun."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
     data = Path(write_public(tmp_path / "tv", train=16, test=4))
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
@@ -236,7 +237,7 @@ def test_another_teacher_in_the_same_place_is_another_run(
     pretrained: Run, tuned: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the control: the same teacher is not."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     teacher = shutil.copytree(tuned.encoder, tmp_path / "teacher")
     taught = QUICK | {"objective.teacher": str(teacher), "objective.pool": "mean"}
     terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=taught, recipe="debug_supervised")
@@ -258,7 +259,7 @@ def test_after_a_failure_nothing_more_is_begun(
     pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight runs of which the first cannot begin; those beside it are finished and used again."""
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
     terms = Terms(data, tmp_path / "runs", tuple(range(8)), num_labels=8, settings=QUICK, recipe="debug_supervised")
     start = Start("a", "A", pretrained.path)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import QUIET, Here, stands
+from small_runs import QUIET, stands
 
+from in_place import in_place
 from vitlet.disk import read_json
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side
@@ -31,7 +32,7 @@ TWO: dict[str, Any] = {"recipe": "debug_supervised", "seeds": 2, "set": QUICK}
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def compared(data: Path, pretrained: Run, tmp_path_factory: pytest.TempPathFacto
     """Random weights and one run, 25 % and all labels, two seeds."""
     out = tmp_path_factory.mktemp("compared") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+        patch.setattr(side_by_side, "processes", in_place)
         found = compare([pretrained.path], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     return out, found
 
@@ -111,7 +112,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     out = shutil.copytree(compared[0], tmp_path / "out")
     moved = shutil.copytree(pretrained.path, tmp_path / "moved")
     before = stands(out / "runs")
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     assert stands(out / "runs") == before
     for now, then in zip(again["curves"][0]["points"], compared[1]["curves"][0]["points"], strict=True):
@@ -120,7 +121,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     saved = read_model(moved / "encoder")
     saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
     write_model(moved / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
     new = {p.name for p in (out / "runs").iterdir()} - {name.split("/")[0] for name in before}
     assert sorted(name.rsplit("-", 1)[0] for name in new) == ["moved-seed0"] * 2 + ["moved-seed1"] * 2, (

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import SHORT, SMALLER, Here, pixels, stands, write_image, write_images
+from small_runs import SHORT, SMALLER, pixels, stands, write_image, write_images
 
+from in_place import in_place
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm, Protocol, verdict
 from vitlet.jobs import demo as module
@@ -28,7 +29,7 @@ def _small() -> Any:
         patch.setattr(module, "_FEWEST_IMAGES", 4)
         patch.setattr(module, "_SHORT", {k: v for k, v in SMALLER.items() if k != "budget.probe_every"})
         patch.setattr(side_by_side, "available_cores", lambda: 1)
-        patch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+        patch.setattr(side_by_side, "processes", in_place)
         yield
 
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from small_runs import Here, write_images
+from small_runs import write_images
 
+from in_place import in_place
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.learning import METHODS, TEACHER, _length, _rows, learn
@@ -81,7 +82,7 @@ def test_views_count_by_their_area(method: str, images: int) -> None:
 def test_a_table_of_both_families_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(learning, "PROBES", 2)
     methods = ("mae_micro", "seed_micro")
     found = learn(

@@ -1,23 +1,26 @@
 """Trainings side by side: nothing is made twice or taken for something else, and no process is left behind."""
 
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from small_runs import Here, stands, write_images
+from small_runs import stands, write_images
 
+from in_place import in_place
 from vitlet.errors import UsageError, WorkerError
 from vitlet.host import available_cores
 from vitlet.jobs import side_by_side
 from vitlet.jobs.options import Options
+from vitlet.jobs.pool import processes
 from vitlet.jobs.side_by_side import (
     Training,
     meanwhile,
@@ -47,7 +50,7 @@ def pretrain(data: Path, *places: Path, **changes: Any) -> None:
 def test_a_finished_run_is_kept_and_one_of_other_values_is_not_taken_for_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     first, second = tmp_path / "first", tmp_path / "second"
     pretrain(data, first)
     before = stands(first)
@@ -77,7 +80,7 @@ def test_a_process_of_several_takes_its_share_of_the_cores() -> None:
 def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control does not wait. Threads stand for processes, which pay seconds to start."""
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", lambda count, **_: ThreadPoolExecutor(count))
+    monkeypatch.setattr(side_by_side, "processes", lambda count, **_: ThreadPoolExecutor(count))
     how = {"options": Options(device="cpu"), "watch": lambda _: None}
     for name, after in (("waits", {0: 1}), ("does not", {})):
         file = tmp_path / name
@@ -92,7 +95,7 @@ def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_student_waits_for_its_teacher(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(side_by_side, "_pretrain_one", lambda name, *_: made.append(name))
     student, other, teacher = (tmp_path / name for name in ("student", "other", "teacher"))
     recipes = {
@@ -105,7 +108,7 @@ def test_a_student_waits_for_its_teacher(data: Path, tmp_path: Path, monkeypatch
 
 
 def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     made: list[str] = []
     trainings = [Training(Run(tmp_path / name), 1, made.append, (name,)) for name in ("a", "b", "a")]
     train_side_by_side(trainings, title="", options=Options(), teller=SILENT)
@@ -116,7 +119,7 @@ def test_a_run_that_is_listed_twice_is_made_once(tmp_path: Path, monkeypatch: py
 def test_meanwhile_trains_beside_the_block_where_a_core_is_left(
     cores: int, made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(side_by_side, "available_cores", lambda: cores)
     found: list[str] = []
     trainings = [Training(Run(tmp_path / name), 1, found.append, (name,)) for name in ("a", "b")]
@@ -144,34 +147,79 @@ def _fail_beside(training: Training) -> None:
         raise KeyError
 
 
+def test_processes_are_forked_from_one_server_with_the_variables_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control is a process that did not begin as ours do: it has the variables of the server."""
+
+    ours = []
+    for value in ("first", "second"):
+        monkeypatch.setenv("VITLET_PLANTED", value)
+        with processes(1, threads=1) as pool:
+            ours.append(pool.submit(_surroundings).result())
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        value, server, _ = pool.submit(_surroundings).result()
+    assert ours == [("first", server, True), ("second", server, True)]
+    assert server != os.getpid()
+    assert value != "second"
+
+
+def _surroundings() -> tuple[str | None, int, bool]:
+    return os.environ.get("VITLET_PLANTED"), os.getppid(), "vitlet.evaluate.logistic" in sys.modules
+
+
+_SIGNALLED = """
+import os, signal, sys, time
+
+if __name__ == "__main__":
+    from vitlet.jobs import pool
+    pool._IMPORTED = []
+    if sys.argv[1] == "plain":
+        pool.forkserver.ensure_running = lambda: None  # it starts with the first process then, unprotected
+    with pool.processes(1, threads=1) as pool:
+        os.kill(pool.submit(os.getppid).result(), signal.SIGTERM)
+        time.sleep(1)
+        assert pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() == set()
+        print(pool.submit(max, 1, 2).result())
+"""
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_a_signal_to_all_processes_passes_by_the_server_and_reaches_its_children(tmp_path: Path, kind: str) -> None:
+    """The control is a server that starts as multiprocessing starts it: with it its children count as dead."""
+    (tmp_path / "script.py").write_text(_SIGNALLED)
+    done = subprocess.run([sys.executable, tmp_path / "script.py", kind], capture_output=True, text=True, timeout=120)
+    assert (done.stdout == "2\n") is (kind == "ours"), done.stderr
+
+
 _PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
 
 if __name__ == "__main__":
-    options = {}
     if sys.argv[1] == "ours":
-        from vitlet.host import begin_worker
-        options = {"initializer": begin_worker, "initargs": (1,)}
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **options) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
+        from vitlet.jobs import pool
+        pool._IMPORTED = []
+        pool = pool.processes(1, threads=1)
+    else:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver"))
+    with pool as pool:
+        print(pool.submit(os.getpid).result(), pool.submit(os.getppid).result(), flush=True)
         pool.submit(time.sleep, 60).result()
 """
 
 
 @pytest.mark.parametrize(("kind", "ends"), [("ours", True), ("plain", False)])
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str, ends: bool) -> None:
-    """The plain pool is the control: its worker finishes what it has, unseen."""
+    """Nor does the server they are forked from. The plain pool is the control: its worker finishes what it has."""
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
     parent = subprocess.Popen([sys.executable, script, kind], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    worker = psutil.Process(int(parent.stdout.readline()))
+    worker, server = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
     try:
         parent.kill()
         parent.wait()
         if ends:
-            assert not psutil.wait_procs([worker], timeout=30)[1]
+            assert not psutil.wait_procs([worker, server], timeout=30)[1]
         else:
             assert psutil.wait_procs([worker], timeout=2)[1]
     finally:

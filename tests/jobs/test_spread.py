@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET, SMALLER, TINY_DETECTOR, Here
+from small_runs import QUIET, SMALLER, TINY_DETECTOR
 
+from in_place import in_place
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import side_by_side
 from vitlet.jobs.curves import compare
@@ -145,7 +146,7 @@ def test_two_ranks_find_what_one_process_does(
     on_ranks: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
     data = annotated if job is an_overfitting else data
 

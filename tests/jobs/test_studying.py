@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET, Here, write_images
+from small_runs import QUIET, write_images
 
+from in_place import in_place
 from vitlet.analyse.diagnosis import Claim, Suggestion, Way
 from vitlet.data.index import open_index
 from vitlet.evaluate.compare import paired_difference
@@ -52,7 +53,7 @@ def test_from_end_to_end_with_planted_suggestions(
         Suggestion("Distillation", "f", "", "", "no evidence"),
     ]
     monkeypatch.setattr("vitlet.jobs.analysing.diagnose", lambda measured, place: planted)
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
     def run() -> dict[str, Any]:
         options = {

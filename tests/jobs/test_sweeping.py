@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Here
 
+from in_place import in_place
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs import side_by_side
@@ -29,7 +29,7 @@ TEACHER = "untrained:vit_tiny_patch16_224"
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
 
 def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import QUIET, Here, write_images
+from small_runs import QUIET, write_images
 
+from in_place import in_place
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side, transferring, trying
@@ -29,7 +30,7 @@ def suite(data: Path, *more: dict[str, str], grid: dict[str, Any] | None = GRID)
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Small images of four classes, and what replicates on them. Not a test itself."""
 
-from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,3 @@ def write_images(root: Path, *, train: int = 24, test: int = 8) -> Path:
 def command(images: Path, out: Path, *more: str, what: tuple[str, ...] = WORDS) -> list[str]:
     words = ["reproduce", *what, "--scale", "smoke", "--data", str(images), "--out", str(out)]
     return [*words, "--side-by-side", "1", *more]
-
-
-class HerePool(Executor):
-    """Makes a run where it is submitted: processes pay seconds to start."""
-
-    def __init__(self, *_, **__) -> None:
-        pass
-
-    def submit(self, function, /, *arguments, **named) -> Future:
-        future: Future = Future()
-        future.set_result(function(*arguments, **named))
-        return future

@@ -11,8 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_images import HerePool, command
+from small_images import command
 
+from in_place import in_place
 from vitlet.cli import main
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError, UsageError, VitletError, WorkerError
 from vitlet.jobs.slurm import Cluster
@@ -64,7 +65,7 @@ def test_one_run_that_diverges_costs_what_needs_it_alone(
     side_by_side: str, copied: Path, images: Path, diverging: Scale, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):  # fmt: skip
-    monkeypatch.setattr("vitlet.jobs.side_by_side.ProcessPoolExecutor", HerePool)
+    monkeypatch.setattr(runner, "processes", in_place)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     plan = planned(diverging, images, copied, *WORDS)
     moco, later = moco_in(plan), plan.node(transferred(DMAE, "flowers"), 0)

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_images import HerePool, command
+from small_images import command
+
+from in_place import in_place
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 
@@ -17,7 +19,7 @@ from small_runs import interrupted, weights
 
 from vitlet.cli import main
 from vitlet.errors import NonFiniteError, StoppedError
-from vitlet.jobs import side_by_side, suites
+from vitlet.jobs import suites
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
 from vitlet.recipes.transfer import Grid
@@ -100,7 +102,7 @@ def test_side_by_side_runs_wait_for_what_they_need(
         order.append(node.kind)
         make(node, **how)
 
-    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", HerePool)
+    monkeypatch.setattr(runner, "processes", in_place)
     monkeypatch.setattr(runner, "make", noted)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     saved: list[int] = []

@@ -4,21 +4,19 @@ A small network gains little from a second thread; two single-threaded runs use 
 ranks are those processes.
 """
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vitlet.errors import WorkerError
-from vitlet.host import available_cores, begin_worker
+from vitlet.host import available_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
+from vitlet.jobs.pool import end_children, processes
 from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
@@ -186,31 +184,3 @@ def pretrain_side_by_side(
 
 def _pretrain_one(name: str, data: Path, out: Path, options: Options, changes: Mapping[str, Any]) -> None:
     pretrain(name, data=data, out=out, options=options.changed(quiet=True), set=changes)
-
-
-@contextmanager
-def processes(count: int, *, threads: int) -> Iterator[Executor]:
-    """Yield a pool of `count` processes of `threads` threads each, at least one; they end with this one.
-
-    Raises:
-        WorkerError: if one of them ends without a result.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(
-            count, mp_context=spawn, initializer=begin_worker, initargs=(max(1, threads),)
-        ) as pool:
-            yield pool
-    except BrokenProcessPool as error:
-        raise WorkerError(
-            "a process that trained or probed ended without a result",
-            why="Systems end processes where memory is short, and none starts from a script that calls vitlet at its "
-            "top level",
-            fix="free memory, or put the script's calls under if __name__ == '__main__'; finished runs are kept",
-        ) from error
-
-
-def end_children() -> None:
-    """Ask every process of a pool to stop: a training takes its step, saves and ends."""
-    for worker in multiprocessing.active_children():
-        worker.terminate()

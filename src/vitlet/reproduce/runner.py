@@ -25,8 +25,9 @@ from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
+from vitlet.jobs.pool import end_children, processes
 from vitlet.jobs.scoring import score
-from vitlet.jobs.side_by_side import end_children, num_places, processes
+from vitlet.jobs.side_by_side import num_places
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
