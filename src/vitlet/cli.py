@@ -51,7 +51,7 @@ app.command(comparing.sweep)
 
 _TOGETHER = {
     *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
-    *("compare", "sweep", "transfer", "learn", "study", "overfit"),
+    *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit"),
 }
 """Verbs whose work is shared among ranks: every batch of the first, whole trainings and probes of the others."""
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,21 @@ def recomputed(protocol: dict[str, Any]) -> dict[str, str]:
     """The verdict that follows from the values in the document."""
     arms = [Arm(**{k: tuple(v) if isinstance(v, list) else v for k, v in arm.items()}) for arm in protocol["arms"]]
     return verdict(Protocol(protocol["name"], protocol["title"], (arms[0], arms[1]), protocol["n"], protocol["split"]))
+
+
+def test_two_ranks_share_it(told: Path, tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    """Pre-training batch by batch, so that sums differ in the last bits, and then whole fine-tunings and probes."""
+    out = Path(shutil.copytree(told / "digits", tmp_path / "out/digits")).parent
+    on_ranks(lambda: demo(out=out, seeds=2, num_labels=8), size=2)
+    assert len(runs(out)) == len(runs(told))
+    assert (out / "report.html").is_file()
+    alone, both = (
+        [(p["name"], [(arm["name"], len(arm["values"])) for arm in p["arms"]]) for p in found(of)["protocols"]]
+        for of in (told, out)
+    )
+    assert both == alone
+    losses = [[row["loss"] for row in Run(pretrained(of)).metrics() if "loss" in row] for of in (told, out)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:

@@ -25,12 +25,14 @@ from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetun
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options, ProbeName
 from vitlet.jobs.side_by_side import meanwhile
+from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
 from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
+from vitlet.train.ranks import World
 from vitlet.units import Images
 
 _FEWEST_IMAGES = 32
@@ -54,6 +56,7 @@ _ARMS = (
 _PROBES: dict[ProbeName, str] = {"knn": "20 nearest neighbours", "logistic": "Logistic regression"}
 
 
+@among_ranks
 def demo(
     *,
     data: Path | None = None,
@@ -79,7 +82,8 @@ def demo(
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
     began, teller, options = time.monotonic(), Teller(), options or Options()
-    source = write_digits(out / "digits") if data is None else data
+    with World.here().one_first():
+        source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
     index = open_index(source, follow_outside=options.follow_outside)
     verdicts = judge(index, options, teller)
@@ -135,7 +139,8 @@ def demo(
     command = f"vitlet demo{given} --seeds {seeds} --num-labels {num_labels}"
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
     found |= {"note": _ARMS, "machine": environment(), "wall_seconds": time.monotonic() - began}
-    write_json(out / "comparison.json", found)
+    if World.here().is_first:
+        write_json(out / "comparison.json", found)
     runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
     return _page(runs, out, teller, began, found["verdict"]["sentence"], found)
 
@@ -184,7 +189,9 @@ def _place(out: Path, recipe: Recipe, index: Index, *, data: Path) -> Path:
 def _page(
     runs: list[Run], out: Path, teller: Teller, began: float, sentence: str, found: dict[str, Any] | None = None
 ) -> Path:
-    page = write_page(runs, out=out / "report.html", comparison=found)
+    page = out / "report.html"
+    if World.here().is_first:
+        write_page(runs, out=page, comparison=found)
     teller.say(f"5. The page is written, after {time.monotonic() - began:.0f} s")
     teller.say(f"{sentence} The page: {printable(os.path.abspath(page))}")
     return page

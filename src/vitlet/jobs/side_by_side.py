@@ -122,12 +122,12 @@ def _steps_done(run: Run) -> int:
 
 @contextmanager
 def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[None]:
-    """Make runs on one core while the block trains on the others; with one core, or on a GPU, make none.
+    """Make runs on one core while the block trains on the others; with one core, on a GPU or among ranks, make none.
 
     What is not begun when the block ends is left for `train_side_by_side`, and so is the error of a run that failed.
     """
     left = [training for training in trainings if not training.run.is_finished]
-    if not left or num_places(options) < 2:
+    if not left or num_places(options) < 2 or World.here().size > 1:
         yield
         return
     import torch
