@@ -170,6 +170,7 @@ def test_thirty_percent_corrupt_files_change_nothing_for_the_good_ones(tmp_path)
     check(first, workers=1).require(max_bad=0)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of a process is read in /proc")
 def test_200_000_images_cost_a_fifth_of_what_a_million_may(tmp_path):
     """150 MB for a million, while it is checked, saved, recalled and summarised. With all rows in memory it was 147 MB

@@ -55,6 +55,7 @@ def _fill(device: str, cache: Path) -> None:
         writer.add(b"x", label=None, split=0, size=1, mtime=1)
 
 
+@pytest.mark.long
 def test_a_million_paths_cost_little_memory(tmp_path):
     """Built, opened and read for three epochs in a process of its own; the control is a list of strings."""
     program = """

@@ -147,6 +147,7 @@ def test_paths_are_sorted_and_repeats_are_found_over_the_borders_of_parts(table,
     assert "line 7: d;,.png is already in line 6" in message
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of a process is read in /proc")
 @pytest.mark.parametrize(("kind", "limit_mb"), [("csv", 35), ("parquet", 60)])
 def test_a_table_of_200_000_rows_costs_a_fifth_of_what_a_million_may(tmp_path, kind, limit_mb):

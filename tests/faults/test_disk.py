@@ -45,6 +45,7 @@ def mount(folder: Path, kilobytes: int, *, option: str = "") -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
 
 
+@pytest.mark.long
 @needs_root
 def test_a_disk_that_fills_while_saving(job: Job, tmp_path: Path) -> None:
     reference, page = Run(tmp_path / "reference"), Page()

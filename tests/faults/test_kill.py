@@ -109,6 +109,7 @@ def kill_series(job: Job, folder: Path, *, kills: int, inside: int, seed: int) -
     return tally
 
 
+@pytest.mark.long
 def test_a_hundred_kills_change_no_bit(job: Job, tmp_path: Path) -> None:
     began, cpu_began = time.monotonic(), cpu_seconds()
     tally = kill_series(job, tmp_path, kills=KILLS, inside=INSIDE, seed=0)

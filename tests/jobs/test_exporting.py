@@ -288,6 +288,7 @@ def logits_of(run: Run, path: Path) -> NDArray[np.float32]:
         return saved.classifier.eval()(head_input(saved.encoder.eval(), image[None])).numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("library", "how"),
     [("onnxruntime", {"to": "onnx"}), ("openvino", {"to": "openvino", "embed_preprocessing": True}), ("timm", {})],

@@ -36,6 +36,7 @@ def test_what_was_not_fine_tuned_is_not_judged() -> None:
     assert outcome(None) == "not judged"
 
 
+@pytest.mark.long
 def test_from_end_to_end_with_planted_suggestions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

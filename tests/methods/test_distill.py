@@ -257,6 +257,7 @@ assert graphs[0] > 0 and graphs == [graphs[0]] * 4, graphs
 """
 
 
+@pytest.mark.long
 def test_compiled_it_is_compiled_once() -> None:
     """Questions to the processor cannot be traced; a graph that broke at them was compiled anew at every step.
 

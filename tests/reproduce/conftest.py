@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,37 +19,46 @@ from vitlet.cli import main
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first pays for the replication: twenty seconds by itself, longer beside busy neighbours."""
+    """What reads the replication is among the long tests: whichever comes first makes it for all."""
     for item in items:
-        if "_once" in getattr(item, "fixturenames", ()):
+        if "smoke" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
             item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session")
-def _once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the images and their replication, which the first of the test processes makes for all of them."""
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes share."""
     base = tmp_path_factory.getbasetemp()
     place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "replication"
     place.mkdir(exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / "done").exists():
-            images = write_images(place / HOSTILE)
-            assert main(command(images, place / "out", what=("all",))) == 0
-            (place / "done").touch()
     return place
 
 
+@contextmanager
+def _once(place: Path, name: str) -> Iterator[bool]:
+    """Yield whether the block is to make `name`, which the first of the test processes does while the others wait."""
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = place / f"{name}.done"
+        yield not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
-def images(_once: Path) -> Path:
+def images(_shared: Path) -> Path:
     """Only to be read."""
-    return _once / HOSTILE
+    with _once(_shared, "images") as is_first:
+        return write_images(_shared / HOSTILE) if is_first else _shared / HOSTILE
 
 
 @pytest.fixture(scope="session")
-def smoke(_once: Path) -> Path:
+def smoke(_shared: Path, images: Path) -> Path:
     """The folder of `reproduce all --scale smoke`, made by the command; only to be read."""
-    return _once / "out"
+    with _once(_shared, "smoke") as is_first:
+        if is_first:
+            assert main(command(images, _shared / "out", what=("all",))) == 0
+    return _shared / "out"
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def alone(job: Job, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # six processes that import torch, one after the other where there is one core
 def test_a_restart_and_another_number_of_ranks_change_nothing(job: Job, alone: Run, tmp_path: Path) -> None:
     run, starts = Run(tmp_path / "run"), tmp_path / "run.starts"

@@ -84,6 +84,7 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[tuple[Host, Host]]:
         subprocess.run(["ip", "netns", "delete", host.namespace], check=False, capture_output=True)
 
 
+@pytest.mark.long
 def test_a_cut_cable_ends_both_hosts_and_the_run_goes_on(
     job: Job, hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ print([name for name, module in sys.modules.items() if name.startswith("openvino
 """
 
 
+@pytest.mark.long
 def test_openvino_cannot_report_home() -> None:
     done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
@@ -112,6 +113,7 @@ print("alive")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cores", ["one", "a core for each graph"])
 def test_signals_are_survived_after_graphs_of_openvino(cores: str, tmp_path: Path) -> None:
     """The second case is the control; a loader's worker that ends sends the same signal."""
