@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET, SMALLER, TINY_DETECTOR
+from small_runs import QUIET, SMALLER, TINY_DETECTOR, write_images
 
 from in_place import in_place
 from vitlet.errors import UsageError, WorkerError
-from vitlet.jobs import side_by_side
+from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.curves import compare
+from vitlet.jobs.learning import learn
 from vitlet.jobs.overfitting import overfit
 from vitlet.jobs.side_by_side import results_side_by_side
 from vitlet.jobs.spread import among_ranks
@@ -23,6 +24,7 @@ from vitlet.jobs.transferring import transfer
 from vitlet.nn import across
 from vitlet.run import Run
 from vitlet.train.ranks import World
+from vitlet.units import Images
 
 STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "objective.mae.decoder_heads": 2}
 
@@ -128,6 +130,13 @@ def an_overfitting(_: Run, data: Path, out: Path) -> dict[str, Any]:
     return overfit(data=data, out=out, images=2, steps=2, settings=TINY_DETECTOR, options=QUIET)
 
 
+def a_table(_: Run, data: Path, out: Path) -> dict[str, Any]:
+    """Of a method that waits for its teacher, and the one it extends."""
+    brief = {"budget.duration": Images(n=64), "budget.batch_size": 8}
+    return learn(data=data, out=out, views=128, num_labels=8, seeds=2, methods=("mae_micro", "dmae_micro"),
+                 settings=brief, options=QUIET)  # fmt: skip
+
+
 def numbers(found: Any) -> Any:
     """The document without times and what machine it was made on."""
     if isinstance(found, dict):
@@ -136,7 +145,9 @@ def numbers(found: Any) -> Any:
     return [numbers(value) for value in found] if isinstance(found, list) else found
 
 
-@pytest.mark.parametrize("job", [a_comparison, a_transfer, a_sweep, an_overfitting])
+@pytest.mark.parametrize(
+    "job", [a_comparison, a_transfer, a_sweep, an_overfitting, pytest.param(a_table, marks=pytest.mark.long)]
+)
 def test_two_ranks_find_what_one_process_does(
     job: Callable[..., dict[str, Any]],
     pretrained: Run,
@@ -147,8 +158,11 @@ def test_two_ranks_find_what_one_process_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(side_by_side, "processes", in_place)
-
-    data = annotated if job is an_overfitting else data
+    monkeypatch.setattr(learning, "PROBES", 2)
+    if job is an_overfitting:
+        data = annotated
+    if job is a_table:  # a batch of mae_micro has 64 images
+        data = write_images(tmp_path / "many", train=36, test=6)
 
     def body() -> None:
         found = job(pretrained, data, tmp_path / "two")
