@@ -14,8 +14,8 @@ help:
 	@echo "make bench             our speed beside plain references; figures in docs/results/"
 	@echo "make learn DATA=…      every method on one budget beside random weights; 40 to 60 minutes; table in docs/results/"
 	@echo "make study DATA=…      the suggestions of vitlet analyse beside fine-tuning; after make learn, about 30 minutes"
-	@echo "make learn-detection DATA=…  a small detector learns 8 annotated images by heart; about 20 minutes; docs/results/"
-	@echo "make evidence DATA=…   label curve and kept blocks; about 30 minutes; docs/results/"
+	@echo "make learn-detection DATA=…  a small detector learns 8 annotated images by heart; 10 to 20 minutes; docs/results/"
+	@echo "make evidence DATA=…   label curve and kept blocks; one to two hours; docs/results/"
 	@echo "make evidence-layers DATA=…  which layers to distil; about 90 minutes; docs/results/"
 	@echo "make docs              the documentation on http://127.0.0.1:8000"
 	@echo "PYTHON=python3.12 with any of them makes the environment with that interpreter"
@@ -75,7 +75,8 @@ LAYERS ?= [[4,4]];[[3,3]];[[2,2]];[[1,1]];[[1,1],[2,2],[3,3],[4,4]]
 
 evidence-layers: $(VENV)/.dev
 	@test -n "$(DATA)" || { echo "error: no data. Fix: make evidence-layers DATA=folder of labelled images near 32 pixels"; exit 2; }
-	@$(BIN)/vitlet pretrain mae_micro_wide --data "$(DATA)" --out "$(EVIDENCE)/teacher" --set $(call views,$(VIEWS))
+	@$(BIN)/vitlet pretrain mae_micro_wide --data "$(DATA)" --out "$(EVIDENCE)/teacher" \
+		--set $(call views,$(shell expr 3 '*' $(VIEWS)))
 	@$(BIN)/vitlet sweep distill-layers dmae_micro --data "$(DATA)" --teacher "$(EVIDENCE)/teacher" --out "$(EVIDENCE)/layers" \
 		--layers '$(LAYERS)' --num-labels $(LABELS) --seeds $(SEEDS) --set $(call views,$(VIEWS)) --finetune-set $(call views,$(TUNED))
 	@cp "$(EVIDENCE)/layers/curves.json" "$(or $(RESULTS),docs/results)/layers.json"

@@ -71,7 +71,7 @@ def simmim_micro() -> Recipe[SimMIMObjective]:
 
     Measured here: `docs/results/`. Units of 8 px are two patches wide, like 32 px at full scale, and give 16 units, of
     which 10 are masked. Same images, encoder and budget of views as `mae_micro`, so that the two can be compared; a
-    step costs about three times as much, since all patches are encoded. The learning rate is lower than MAE's, since
+    step costs about twice as much, since all patches are encoded. The learning rate is lower than MAE's, since
     the loss is an absolute error on raw pixels, which nothing normalises.
     """
     recipe = mae_micro()

@@ -129,7 +129,7 @@ def transfer_inat18() -> Recipe[SupervisedObjective]:
 def transfer_micro() -> Recipe[SupervisedObjective]:
     """`transfer_flowers` for images near 32 pixels and two CPU cores. Ours, not the paper's.
 
-    Measured here: `docs/results/`.
+    Measured here: not run.
     """
     recipe = _transfer("transfer_micro")
     return recipe.changed(

@@ -167,7 +167,7 @@ def learn(
     Args:
         data: Labelled images of about 32 pixels.
         out: Folder for the runs; finished ones are reused.
-        views: Image views per method; the default takes minutes.
+        views: Image views per method; with the default, all methods take about an hour on two cores.
         num_labels: Training labels for the probes and for fine-tuning.
         seeds: Repetitions of fine-tuning; probes are repeated ten times.
         seed: Seed of pre-training and of the first repetition; the others count on from it.
@@ -213,7 +213,7 @@ def overfit(
         data: Images with boxes and outlines.
         out: Folder for the small data set and the runs; finished ones are reused.
         images: Number of images.
-        steps: Steps of each run; by default as many as twenty minutes on two cores allow.
+        steps: Steps of each run; the default takes 10 to 20 minutes on two cores.
         init: An encoder; the steps to the same training loss are then counted from it and from random weights.
         seeds: Runs from each start.
         json: Also write the result to this file.
