@@ -1,7 +1,6 @@
-"""In the place of a pool of processes, which pay seconds to start: a job runs where it is submitted."""
+"""In the place of a pool of processes, which pay seconds to start: a call is made where it begins."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,16 +8,31 @@ from vitlet.errors import VitletError
 
 
 @contextmanager
-def in_place(*_: Any, **__: Any) -> Iterator[Executor]:
+def in_place(count: int, *, threads: int) -> Iterator["_InPlace"]:
     """For `vitlet.jobs.pool.processes`."""
-    yield _Here()
+    yield _InPlace(count)
 
 
-class _Here(Executor):
-    def submit(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+class _InPlace:
+    def __init__(self, count: int) -> None:
+        self._count, self._answers = count, dict[Any, tuple[bool, Any]]()
+
+    @property
+    def free(self) -> int:
+        return self._count - len(self._answers)
+
+    def begin(self, name: Any, work: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         try:
-            future.set_result(function(*arguments, **named))
-        except VitletError as error:  # told to whoever asks for the result, as by a pool
-            future.set_exception(error)
-        return future
+            self._answers[name] = False, work(*arguments, **named)
+        except VitletError as error:  # told when the call has ended, as by a pool
+            self._answers[name] = True, error
+
+    def ended(self, seconds: float) -> dict[Any, Any]:
+        answers, self._answers = self._answers, {}
+        for failed, answer in answers.values():
+            if failed:
+                raise answer
+        return {name: answer for name, (_, answer) in answers.items()}
+
+    def stop(self) -> None:
+        pass

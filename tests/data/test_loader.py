@@ -267,6 +267,23 @@ def test_the_death_of_a_worker_waits_for_the_end_of_the_step(index: Index) -> No
         take(stream, 20)
 
 
+def test_the_death_of_a_worker_is_heard_at_once_while_another_stream_is_open(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a probe within training. The control waits for the timeout: it asks the handler of the outer stream."""
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 30)
+    training = batches_of(index, workers=1).from_step(0)
+    next(training)
+    handler = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(Samples, "_decode", harm(COUNT - 1, ACCIDENTS["killed"]))
+    began = time.monotonic()
+    with pytest.raises(WorkerError):
+        take(evaluation_batches(index, np.arange(COUNT), view=STILL, workers=1), COUNT)
+    assert time.monotonic() - began < 10
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    training.close()
+
+
 def test_no_worker_is_left_behind(index: Index) -> None:
     stream = batches_of(index, workers=3).from_step(0)
     next(stream)

@@ -1,15 +1,22 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import pytest
 
+from vitlet.data import workers
 from vitlet.data.workers import Lost, parallel
 
 
 def square(i: int) -> int:
     return i * i
+
+
+def slow(i: int) -> int:
+    time.sleep(0.3)
+    return i
 
 
 def hang_at_7(i: int) -> int:
@@ -45,6 +52,27 @@ def test_a_hanging_item_is_given_up():
     assert time.monotonic() - start < 15
     assert found.pop(7) == Lost("no result after 1 s")
     assert found == {i: i for i in range(50) if i != 7}
+
+
+@pytest.mark.parametrize(("grace", "lost"), [(1.0, False), (0.0, True)])
+def test_a_pause_of_all_processes_costs_no_item(monkeypatch, grace, lost):
+    """As after Ctrl-Z and `fg`. The control gives no time to answer."""
+    monkeypatch.setattr(workers, "_GRACE_SECONDS", grace)
+    results = parallel(slow, range(12), workers=2, timeout=1)
+    found = [next(results)]
+    children = multiprocessing.active_children()
+    signals = [(0.2, signal.SIGSTOP), (1.7, signal.SIGCONT)]  # the parent looks at the clock before they go on
+    pauses = [
+        threading.Timer(at, lambda n=n: [child.is_alive() and os.kill(child.pid, n) for child in children])
+        for at, n in signals
+    ]
+    for pause in pauses:
+        pause.start()
+    found += results
+    for pause in pauses:
+        pause.join()
+    assert sorted(i for i, _, _ in found) == list(range(12))
+    assert any(isinstance(result, Lost) for _, result, _ in found) is lost
 
 
 def test_a_crash_costs_one_item():

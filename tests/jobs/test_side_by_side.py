@@ -1,16 +1,11 @@
 """Trainings side by side: nothing is made twice or taken for something else, and no process is left behind."""
 
 import contextlib
-import multiprocessing
 import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from small_runs import stands, write_images
@@ -20,7 +15,6 @@ from vitlet.errors import UsageError, WorkerError
 from vitlet.host import available_cores
 from vitlet.jobs import side_by_side
 from vitlet.jobs.options import Options
-from vitlet.jobs.pool import processes
 from vitlet.jobs.side_by_side import (
     Training,
     meanwhile,
@@ -78,19 +72,14 @@ def test_a_process_of_several_takes_its_share_of_the_cores() -> None:
 
 
 def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control does not wait. Threads stand for processes, which pay seconds to start."""
+    """The control does not wait."""
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
-    monkeypatch.setattr(side_by_side, "processes", lambda count, **_: ThreadPoolExecutor(count))
     how = {"options": Options(device="cpu"), "watch": lambda _: None}
     for name, after in (("waits", {0: 1}), ("does not", {})):
         file = tmp_path / name
-        written = (
-            subprocess.check_call,
-            [sys.executable, "-c", f"import time; time.sleep(2); open({str(file)!r}, 'w')"],
-        )
-        calls = [(Path.read_text, file), written]
+        calls = [(Path.read_text, file), (_late, file)]
         with contextlib.nullcontext() if after else pytest.raises(FileNotFoundError):
-            assert results_side_by_side(calls, after=after, **how) == ["", 0]
+            assert results_side_by_side(calls, after=after, **how) == ["", None]
 
 
 def test_a_student_waits_for_its_teacher(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,96 +122,37 @@ def test_meanwhile_trains_beside_the_block_where_a_core_is_left(
         torch.set_num_threads(threads)
 
 
-def test_an_error_in_the_block_ends_what_runs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_end_of_the_block_ends_what_runs_beside_it(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error at once, otherwise with the run under way; what has not begun is left."""
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
+    files = [tmp_path / name for name in ("first", "second", "third")]
+    trainings = [Training(Run(file), 1, _leave, (file, 300 if fails else 3)) for file in files]
     began = time.monotonic()
-    with pytest.raises(KeyError):
-        _fail_beside(Training(Run(tmp_path), 1, time.sleep, (300,)))
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext(), meanwhile(trainings, options=Options()):
+        while not files[0].exists():
+            time.sleep(0.1)
+        if fails:
+            raise KeyError
     assert time.monotonic() - began < 60
+    assert [file.exists() for file in files] == [True, False, False]
 
 
-def _fail_beside(training: Training) -> None:
-    with meanwhile([training], options=Options()):
-        time.sleep(4)  # it has begun by then
-        raise KeyError
+def _leave(file: Path, seconds: float) -> None:
+    file.touch()
+    time.sleep(seconds)
 
 
-def test_processes_are_forked_from_one_server_with_the_variables_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control is a process that did not begin as ours do: it has the variables of the server."""
-
-    ours = []
-    for value in ("first", "second"):
-        monkeypatch.setenv("VITLET_PLANTED", value)
-        with processes(1, threads=1) as pool:
-            ours.append(pool.submit(_surroundings).result())
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        value, server, _ = pool.submit(_surroundings).result()
-    assert ours == [("first", server, True), ("second", server, True)]
-    assert server != os.getpid()
-    assert value != "second"
+def test_after_a_process_is_lost_the_others_finish_and_none_begins(tmp_path: Path) -> None:
+    calls = [(os._exit, 0), (_late, tmp_path / "beside"), (_leave, tmp_path / "later", 0)]
+    with pytest.raises(WorkerError, match="exit status 0"):
+        results_side_by_side(calls, options=Options(device="cpu"), watch=lambda _: None)
+    assert (tmp_path / "beside").exists() is (available_cores() > 1)
+    assert not (tmp_path / "later").exists()
 
 
-def _surroundings() -> tuple[str | None, int, bool]:
-    return os.environ.get("VITLET_PLANTED"), os.getppid(), "vitlet.evaluate.logistic" in sys.modules
-
-
-_SIGNALLED = """
-import os, signal, sys, time
-
-if __name__ == "__main__":
-    from vitlet.jobs import pool
-    pool._IMPORTED = []
-    if sys.argv[1] == "plain":
-        pool.forkserver.ensure_running = lambda: None  # it starts with the first process then, unprotected
-    with pool.processes(1, threads=1) as pool:
-        os.kill(pool.submit(os.getppid).result(), signal.SIGTERM)
-        time.sleep(1)
-        assert pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() == set()
-        print(pool.submit(max, 1, 2).result())
-"""
-
-
-@pytest.mark.parametrize("kind", ["ours", "plain"])
-def test_a_signal_to_all_processes_passes_by_the_server_and_reaches_its_children(tmp_path: Path, kind: str) -> None:
-    """The control is a server that starts as multiprocessing starts it: with it its children count as dead."""
-    (tmp_path / "script.py").write_text(_SIGNALLED)
-    done = subprocess.run([sys.executable, tmp_path / "script.py", kind], capture_output=True, text=True, timeout=120)
-    assert (done.stdout == "2\n") is (kind == "ours"), done.stderr
-
-
-_PARENT = """
-import multiprocessing, os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-
-if __name__ == "__main__":
-    if sys.argv[1] == "ours":
-        from vitlet.jobs import pool
-        pool._IMPORTED = []
-        pool = pool.processes(1, threads=1)
-    else:
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver"))
-    with pool as pool:
-        print(pool.submit(os.getpid).result(), pool.submit(os.getppid).result(), flush=True)
-        pool.submit(time.sleep, 60).result()
-"""
-
-
-@pytest.mark.parametrize(("kind", "ends"), [("ours", True), ("plain", False)])
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str, ends: bool) -> None:
-    """Nor does the server they are forked from. The plain pool is the control: its worker finishes what it has."""
-    script = tmp_path / "parent.py"
-    script.write_text(_PARENT)
-    parent = subprocess.Popen([sys.executable, script, kind], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker, server = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
-    try:
-        parent.kill()
-        parent.wait()
-        if ends:
-            assert not psutil.wait_procs([worker, server], timeout=30)[1]
-        else:
-            assert psutil.wait_procs([worker], timeout=2)[1]
-    finally:
-        parent.stdout.close()
-        if worker.is_running():
-            worker.kill()
+def _late(file: Path) -> None:
+    time.sleep(3)
+    file.touch()

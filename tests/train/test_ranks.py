@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,12 +182,14 @@ EXCHANGES: dict[str, Callable[[World], object]] = {
     "total": lambda world: world.total(1.0),
 }
 """Those before which the ranks may work unequally long: no training step is due to end any of them."""
+POLLED = {"count": lambda world: [world.count("never", 0) or time.sleep(0.1) for _ in range(1_000)]}
+"""In which no rank waits for another, but for something that one of them would do."""
 
 
-def begin_pairs(body: Callable[[World, str], None], tmp_path: Path) -> dict[str, list[int]]:
+def begin_pairs(body: Callable[[World, str], None], tmp_path: Path, *, names: Iterable[str]) -> dict[str, list[int]]:
     """Two ranks for each of the exchanges, all at once, since what they do is wait."""
     pids = {}
-    for name in EXCHANGES:
+    for name in names:
         (tmp_path / name).mkdir()
         pids[name] = start_world(lambda world, name=name: body(world, name), tmp_path / name)
     return pids
@@ -206,11 +208,11 @@ def test_a_rank_lost_outside_a_step_is_missed_in_any_exchange(
             os.kill(os.getpid(), number)
         atexit._clear()  # pytest's
         try:
-            EXCHANGES[name](world)
+            (EXCHANGES | POLLED)[name](world)
         finally:
             atexit._run_exitfuncs()
 
-    began, pids = time.monotonic(), begin_pairs(body, tmp_path)
+    began, pids = time.monotonic(), begin_pairs(body, tmp_path, names=EXCHANGES | POLLED)
     try:
         for name, (first, second) in pids.items():
             assert wait(first, seconds=began + 20 - time.monotonic()) == 7, errors(tmp_path / name)
@@ -243,7 +245,7 @@ def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
         EXCHANGES[name](world)
         world.wait()  # rank 0 is not gone before the other has what it waits for
 
-    pids = begin_pairs(body, tmp_path)
+    pids = begin_pairs(body, tmp_path, names=EXCHANGES)
     try:
         for name, (first, second) in pids.items():
             codes = [wait(first, seconds=20), wait(second, seconds=20)]

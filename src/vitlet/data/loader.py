@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
         generator=torch.Generator().manual_seed(0),  # else DataLoader draws its base seed from the global generator
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     others = set(multiprocessing.active_children())
     stream = iter(loader)
@@ -198,11 +200,14 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
     Torch's handler of SIGCHLD raises wherever the main thread happens to be: within a step, or while a checkpoint is
     written. At the end no child is left; see `_end`.
     """
-    is_waiting, raising = False, signal.getsignal(signal.SIGCHLD)
+    is_waiting, former = False, signal.getsignal(signal.SIGCHLD)
+    raising = getattr(former, "raising", former)  # of torch, also where a probe reads while the training stream is open
 
     def hold_back(number: int, frame: FrameType | None) -> None:
         if is_waiting and callable(raising):
             raising(number, frame)
+
+    hold_back.raising = raising
 
     @contextlib.contextmanager
     def waiting() -> Iterator[None]:
@@ -223,7 +228,7 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
         if children:
             _end(stream, children)
         if handled:
-            signal.signal(signal.SIGCHLD, raising)
+            signal.signal(signal.SIGCHLD, former)
 
 
 def _end(stream: Any, children: set[Any]) -> None:

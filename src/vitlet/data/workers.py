@@ -23,6 +23,7 @@ from vitlet.host import end_with_parent
 
 _CHUNK = 32
 _START_SECONDS = 120.0
+_GRACE_SECONDS = 1.0
 
 
 @final
@@ -83,7 +84,8 @@ class _Pool:
                 for worker in list(self._running):
                     if worker.pipe in ready:
                         yield from self._receive(worker)
-                    elif worker.deadline < time.monotonic():
+                    # After a pause of all processes, or a long one of whoever takes the results, it is not to blame.
+                    elif worker.deadline < time.monotonic() and not worker.pipe.poll(_GRACE_SECONDS):
                         yield self._replace(worker, f"no result after {self._timeout:g} s")
         finally:
             for worker in list(self._running):

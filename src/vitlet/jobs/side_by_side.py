@@ -4,9 +4,10 @@ A small network gains little from a second thread; two single-threaded runs use 
 ranks are those processes.
 """
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from vitlet.host import available_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
-from vitlet.jobs.pool import end_children, processes
+from vitlet.jobs.pool import Pool, processes
 from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
@@ -101,16 +102,12 @@ def results_side_by_side(
     workers = min(num_places(options), len(calls))
     left = dict(enumerate(calls))
     results: dict[int, Any] = {}
-    with processes(workers, threads=available_cores() // workers) as pool:
-        running: dict[Future[Any], int] = {}
-        while left or running:
+    with processes(workers, threads=available_cores() // max(1, workers)) as pool:
+        while len(results) < len(calls):
             ready = [number for number in left if after.get(number, number) in (number, *results)]
-            for number in ready[: workers - len(running)]:  # the pool would start queued calls even after a failure
-                work, *arguments = left.pop(number)
-                running[pool.submit(work, *arguments)] = number
-            done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for job in done:
-                results[running.pop(job)] = job.result()
+            for number in ready[: pool.free]:
+                pool.begin(number, *left.pop(number))
+            results |= pool.ended(_POLL_SECONDS)
             watch(len(results))
     return [results[number] for number in range(len(calls))]
 
@@ -132,21 +129,32 @@ def meanwhile(trainings: Sequence[Training], *, options: Options) -> Iterator[No
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, available_cores() - 1)))
-    try:
-        with processes(1, threads=1) as pool:
-            for training in left:
-                pool.submit(training.train, *training.arguments)
-            try:
-                yield
-            except BaseException:
-                end_children()
-                raise
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-    finally:
-        torch.set_num_threads(before)
+    before, over, failed = torch.get_num_threads(), threading.Event(), threading.Event()
+    with processes(1, threads=1) as pool:
+        beside = threading.Thread(target=_one_by_one, args=(pool, left, over, failed))
+        torch.set_num_threads(max(1, min(before, available_cores() - 1)))
+        beside.start()
+        try:
+            yield
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            over.set()
+            beside.join()
+            torch.set_num_threads(before)
+
+
+def _one_by_one(pool: Pool, trainings: Sequence[Training], over: threading.Event, failed: threading.Event) -> None:
+    """Begin no more when it is over, and stop what is under way if it has failed."""
+    for training in trainings:
+        if over.is_set():
+            return
+        with contextlib.suppress(Exception):  # `train_side_by_side` will meet it again
+            pool.begin(training.run, training.train, *training.arguments)
+            while not pool.ended(_POLL_SECONDS):
+                if failed.is_set():
+                    pool.stop()
 
 
 def pretrain_side_by_side(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ParamSpec, TypeVar
 
+from vitlet import errors
 from vitlet.errors import StoppedError, VitletError, WorkerError
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
@@ -45,8 +46,7 @@ def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], 
     After a failure no more are claimed, those that run finish, and every rank raises.
 
     Raises:
-        VitletError: of a call of this rank that failed.
-        WorkerError: if one of another rank did.
+        VitletError: of a call that failed, the same on every rank.
     """
     world, queue = World.here(), f"{next(_numbers)}"  # the same on all ranks, as they run the same job
     results: dict[int, Any] = {}
@@ -65,15 +65,24 @@ def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], 
         except VitletError as error:
             world.count(f"{queue}/failed")
             failure = error
-        told = [json.loads(text) for text in world.gather(json.dumps([results, failure and str(failure)]))]
-    if failure is not None:
-        raise failure
-    for rank, (_, failed) in enumerate(told):
+        told = [json.loads(text) for text in world.gather(json.dumps([results, failure and _as_json(failure)]))]
+    for _, failed in told:
         if failed is not None:
-            raise WorkerError(f"rank {rank} could not do its part", why=failed.rstrip("."), fix="see its output")
+            raise _from_json(failed)
     found = {int(number): result for some, _ in told for number, result in some.items()}
     watch(len(found))
     return [found[number] for number in range(len(calls))]
+
+
+def _as_json(error: VitletError) -> list[str]:
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return [kind.__name__, error.what, error.where, error.why, error.fix]
+
+
+def _from_json(told: list[str]) -> VitletError:
+    """Rebuild the error, of its kind: a job that goes on after it does so on every rank."""
+    name, what, where, why, fix = told
+    return getattr(errors, name)(what, where=where, why=why, fix=fix)
 
 
 def _claimed(world: World, queue: str, count: int, after: Mapping[int, int]) -> Iterator[int]:

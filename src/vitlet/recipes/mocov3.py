@@ -119,7 +119,8 @@ def mocov3_micro() -> Recipe[MoCoV3Objective]:
     Measured here: `docs/results/`. A few hundred steps differ from a hundred thousand: batches of 128 buy steps rather
     than negatives; a copy with momentum 0.99 would hardly leave its random start, so momentum begins at 0.9; and colour
     jitter is mild, since ignoring colours is the first thing a network learns and costs more than it gains before
-    shapes are learned. An image costs six to eight times as much as in `mae_micro`: two whole views, seen by two networks.
+    shapes are learned. An image costs six to eight times as much as in `mae_micro`: two whole views, seen by two
+    networks.
     """
     view = View(size=32, crop=Resample(scale=(0.3, 1.0), interpolation="bilinear"), jitter=MILD)
     return Recipe[MoCoV3Objective](

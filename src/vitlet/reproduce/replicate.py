@@ -25,11 +25,12 @@ from vitlet.reproduce.findings import UNASKED, findings, spent
 from vitlet.reproduce.merge import earlier_findings, merged
 from vitlet.reproduce.plan import Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan, stopping_at_once
+from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
 from vitlet.text import plural, printable
+from vitlet.train.guard import stopping_at_once
 from vitlet.train.log import Teller
 
 DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"

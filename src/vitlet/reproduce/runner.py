@@ -8,24 +8,20 @@ A run that diverges, or fails for another reason of its own, leaves failed.json 
 not made; all others are.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
-from vitlet.errors import CheckpointError, DataError, NonFiniteError, StoppedError, VitletError, WorkerError
+from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
 from vitlet.evaluate.result import write_result
 from vitlet.host import available_cores
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
-from vitlet.jobs.pool import end_children, processes
+from vitlet.jobs.pool import Pool, processes
 from vitlet.jobs.scoring import score
 from vitlet.jobs.side_by_side import num_places
 from vitlet.jobs.suites import best_setting
@@ -185,41 +181,7 @@ def run_plan(
         _one_by_one(plan, seconds, options=options, teller=teller, after=after)
         return
     with processes(workers, threads=available_cores() // workers) as pool:
-        try:
-            _side_by_side(pool, plan, seconds, workers=workers, options=options, teller=teller, after=after)
-        except (StoppedError, KeyboardInterrupt):
-            end_children()
-            raise
-
-
-@contextmanager
-def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM into a StoppedError that names `place`; a training in progress saves first, as everywhere.
-
-    Outside the main thread, where Python allows no handlers, nothing changes.
-
-    Yields:
-        A function for the time between two runs. It raises the error again if code in which the signal came ignored it,
-        as finalizers do and everything that takes any exception for a damaged file.
-    """
-    stopped: list[StoppedError] = []
-
-    def stop(number: int, _: object) -> None:
-        stopped.append(StoppedError(number, step=None, run=place))
-        raise stopped[0]
-
-    def raise_if_stopped() -> None:
-        if stopped:
-            raise stopped[0]
-
-    if threading.current_thread() is not threading.main_thread():
-        yield raise_if_stopped
-        return
-    former = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield raise_if_stopped
-    finally:
-        signal.signal(signal.SIGTERM, former)
+        _side_by_side(pool, plan, seconds, options=options, teller=teller, after=after)
 
 
 def num_side_by_side(asked: int | None, options: Options) -> int:
@@ -252,34 +214,33 @@ def _say_failure(node: Node, teller: Teller) -> None:
 
 
 def _side_by_side(
-    pool: Executor,
+    pool: Pool,
     plan: Plan,
     seconds: Mapping[str, float],
     *,
-    workers: int,
     options: Options,
     teller: Teller,
     after: Callable[[], None],
 ) -> None:
     waiting = {node.address: node for node in plan.possible}
-    running: dict[str, Future[None]] = {}
+    running: set[str] = set()
     total = sum(seconds.get(address, 0.0) for address in waiting)
     finished = 0.0
     with teller.progress("making runs", total=max(1, round(total))) as tick:
         while waiting or running:
             ready = [n for n in waiting.values() if not any(i in waiting or i in running for i in n.inputs)]
-            for node in ready[: workers - len(running)]:
-                running[node.address] = pool.submit(attempt, node, options=options.changed(quiet=True))
+            for node in ready[: pool.free]:
+                pool.begin(node.address, attempt, node, options=options.changed(quiet=True))
+                running.add(node.address)
                 del waiting[node.address]
-            time.sleep(_POLL_SECONDS)
-            for address in [a for a, job in running.items() if job.done()]:
-                running.pop(address).result()
+            for address in pool.ended(_POLL_SECONDS):
+                running.remove(address)
                 _say_failure(plan.nodes[address], teller)
                 waiting = {a: n for a, n in waiting.items() if plan.obstacle(n) is None}
                 finished += seconds.get(address, 0.0)
                 after()
             under_way = sum(seconds.get(a, 0.0) * _share_done(plan.nodes[a]) for a in running)
-            names = ", ".join(f"{plan.nodes[a].title} s{plan.nodes[a].seed}" for a in running)
+            names = ", ".join(f"{plan.nodes[a].title} s{plan.nodes[a].seed}" for a in sorted(running))
             tick(round(finished + under_way), f"{len(waiting) + len(running)} runs left: {names}")
 
 

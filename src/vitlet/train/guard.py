@@ -3,11 +3,11 @@
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vitlet.errors import NonFiniteError, ResourceError
+from vitlet.errors import NonFiniteError, ResourceError, StoppedError
 
 _NO_MEMORY = ("out of memory", "can't allocate memory")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -42,6 +42,37 @@ def listening() -> Iterator[StopFlag]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM and SIGUSR1 into a StoppedError that names `place`, where several runs are; see `listening` for one.
+
+    Outside the main thread, where Python allows no handlers, and within a block like this nothing changes.
+
+    Yields:
+        A function for the time between two runs. It raises the error again if code in which the signal came ignored it,
+        as finalizers do and everything that takes any exception for a damaged file.
+    """
+    stopped: list[StoppedError] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(StoppedError(number, step=None, run=place))
+        raise stopped[0]
+
+    def raise_if_stopped() -> None:
+        if stopped:
+            raise stopped[0]
+
+    is_main = threading.current_thread() is threading.main_thread()
+    mine = [n for n in (signal.SIGTERM, signal.SIGUSR1) if is_main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, stop)
+    try:
+        yield raise_if_stopped
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> None:

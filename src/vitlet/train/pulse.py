@@ -32,6 +32,11 @@ class Pulse:
         if self._all_came < self._came and self._lost:
             raise self._lost
 
+    def require(self) -> None:
+        """Raise if a rank is known to be lost; wait for none."""
+        if self._lost:
+            raise self._lost
+
     def leave(self) -> None:
         """End the pulses of all ranks."""
         self._leaves = True

@@ -237,8 +237,13 @@ class World:
         return self.size == 1 or self.count(name) == 1
 
     def count(self, name: str, more: int = 1) -> int:
-        """Add to a number that all ranks share, 0 at first, and return it; none waits for another."""
+        """Add to a number that all ranks share, 0 at first, and return it; none waits for another.
+
+        Raises:
+            WorkerError: if a rank is known to be lost, so that none asks for ever for what that one would do.
+        """
         with self._together():
+            self._pulse.require()
             return dist.distributed_c10d._get_default_store().add(f"vitlet/{name}", more)
 
     def gather(self, text: str) -> list[str]:
