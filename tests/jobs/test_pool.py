@@ -11,22 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from calls import fail, refuse, surroundings
 
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs.pool import processes
-
-
-def refuse() -> None:
-    raise UsageError("planted", fix="none")
-
-
-def fail() -> None:
-    raise KeyError("planted")
-
-
-def surroundings() -> tuple[str | None, str | None, int, bool]:
-    loaded = "vitlet.evaluate.logistic" in sys.modules
-    return os.environ.get("VITLET_PLANTED"), os.environ.get("RANK"), os.getppid(), loaded
 
 
 def test_a_call_gives_its_result_or_its_error() -> None:
@@ -41,7 +29,7 @@ def test_a_call_gives_its_result_or_its_error() -> None:
         pool.begin("c", fail)
         with pytest.raises(KeyError) as told:
             pool.ended(60)
-        assert "test_pool.py" in told.value.__notes__[0], "where it happened there"
+        assert "calls.py" in told.value.__notes__[0], "where it happened there"
         pool.begin("d", os.kill, 0, 0)
         assert pool.ended(60) == {"d": None}, "the process goes on"
         pool.begin("e", signal.raise_signal, signal.SIGKILL)
@@ -69,7 +57,7 @@ def test_processes_are_forked_from_one_server_with_the_variables_of_now(monkeypa
 
 
 _ABOVE = """
-import multiprocessing, os, signal, sys, time
+import multiprocessing, os, signal, sys, time, types
 from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from vitlet.errors import StoppedError
@@ -77,6 +65,8 @@ from vitlet.jobs import pool
 from vitlet.train.guard import listening
 
 pool._IMPORTED = []
+sys.modules["torch"] = types.SimpleNamespace(set_num_threads=lambda count: None)  # it takes seconds to load
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 place, kind = Path(sys.argv[1]), sys.argv[2]
 
 def train():
@@ -155,7 +145,7 @@ _STOPPED = (
     + """
 if __name__ == "__main__":
     with pool.processes(2, threads=1) as ours:
-        ours.begin("idle", time.sleep, 1)
+        ours.begin("idle", time.sleep, 0.5)
         ours.begin("train", train)
         while True:
             ours.ended(0.5)
@@ -166,7 +156,7 @@ _HANGS = (
     + """
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as theirs:
-        theirs.submit(time.sleep, 1)
+        theirs.submit(time.sleep, 0.5)
         job = theirs.submit(train)
         try:
             while True:
@@ -208,7 +198,7 @@ def _left(script: str, how: str, place: Path, *, seconds: float) -> list[psutil.
         try:
             while not (place / "began").exists():
                 time.sleep(0.1)
-            time.sleep(2)  # the other one is idle by then
+            time.sleep(1.5)  # the other one is idle by then
             everyone += everyone[0].children(recursive=True)
             _SIGNALS[how](parent)
             return psutil.wait_procs(everyone, timeout=seconds)[1]

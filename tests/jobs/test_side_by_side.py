@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from calls import write_and_stay, write_late
 from small_runs import stands, write_images
 
 from in_place import in_place
@@ -77,7 +78,7 @@ def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.M
     how = {"options": Options(device="cpu"), "watch": lambda _: None}
     for name, after in (("waits", {0: 1}), ("does not", {})):
         file = tmp_path / name
-        calls = [(Path.read_text, file), (_late, file)]
+        calls = [(Path.read_text, file), (write_late, file)]
         with contextlib.nullcontext() if after else pytest.raises(FileNotFoundError):
             assert results_side_by_side(calls, after=after, **how) == ["", None]
 
@@ -129,7 +130,7 @@ def test_the_end_of_the_block_ends_what_runs_beside_it(
     """After an error at once, otherwise with the run under way; what has not begun is left."""
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
     files = [tmp_path / name for name in ("first", "second", "third")]
-    trainings = [Training(Run(file), 1, _leave, (file, 300 if fails else 3)) for file in files]
+    trainings = [Training(Run(file), 1, write_and_stay, (file, 300 if fails else 3)) for file in files]
     began = time.monotonic()
     with pytest.raises(KeyError) if fails else contextlib.nullcontext(), meanwhile(trainings, options=Options()):
         while not files[0].exists():
@@ -140,19 +141,9 @@ def test_the_end_of_the_block_ends_what_runs_beside_it(
     assert [file.exists() for file in files] == [True, False, False]
 
 
-def _leave(file: Path, seconds: float) -> None:
-    file.touch()
-    time.sleep(seconds)
-
-
 def test_after_a_process_is_lost_the_others_finish_and_none_begins(tmp_path: Path) -> None:
-    calls = [(os._exit, 0), (_late, tmp_path / "beside"), (_leave, tmp_path / "later", 0)]
+    calls = [(os._exit, 0), (write_late, tmp_path / "beside"), (write_and_stay, tmp_path / "later", 0)]
     with pytest.raises(WorkerError, match="exit status 0"):
         results_side_by_side(calls, options=Options(device="cpu"), watch=lambda _: None)
     assert (tmp_path / "beside").exists() is (available_cores() > 1)
     assert not (tmp_path / "later").exists()
-
-
-def _late(file: Path) -> None:
-    time.sleep(3)
-    file.touch()

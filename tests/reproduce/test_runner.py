@@ -29,11 +29,12 @@ from vitlet.reproduce.chains import MAE, SUPERVISED, transferred
 from vitlet.reproduce.findings import _Reader
 from vitlet.reproduce.plan import NODE_FILE, Node, Plan
 from vitlet.reproduce.planner import make_plan
-from vitlet.reproduce.runner import make, run_plan, stopping_at_once
+from vitlet.reproduce.runner import make, run_plan
 from vitlet.reproduce.scale import Chosen
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run
+from vitlet.train.guard import stopping_at_once
 from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")
