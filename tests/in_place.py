@@ -5,17 +5,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from vitlet.errors import VitletError
+from vitlet.jobs.pool import Pool
 
 
 @contextmanager
 def in_place(count: int, *, threads: int) -> Iterator["_InPlace"]:
     """For `vitlet.jobs.pool.processes`."""
-    yield _InPlace(count)
+    yield _InPlace(count, threads=threads)
 
 
-class _InPlace:
-    def __init__(self, count: int) -> None:
-        self._count, self._answers = count, dict[Any, tuple[bool, Any]]()
+class _InPlace(Pool):  # type: ignore[misc]
+    def __init__(self, count: int, *, threads: int) -> None:
+        super().__init__(count, threads=threads)
+        self._answers: dict[Any, tuple[bool, Any]] = {}
 
     @property
     def free(self) -> int:
@@ -33,6 +35,3 @@ class _InPlace:
             if failed:
                 raise answer
         return {name: answer for name, (_, answer) in answers.items()}
-
-    def stop(self) -> None:
-        pass

@@ -165,6 +165,7 @@ def test_every_verb_is_among_them(commands: list[list[str]]) -> None:
     assert {words[0] for words in commands} == {name for name in app if not name.startswith("-")}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # a minute by itself; another matter beside busy neighbours
 def test_the_command_line_needs_no_network(commands: list[list[str]], tmp_path: Path) -> None:
     """All of it but `push`, which says that it needs one."""
