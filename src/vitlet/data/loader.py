@@ -207,7 +207,7 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
         if is_waiting and callable(raising):
             raising(number, frame)
 
-    hold_back.raising = raising
+    hold_back.__dict__["raising"] = raising
 
     @contextlib.contextmanager
     def waiting() -> Iterator[None]:
