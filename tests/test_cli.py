@@ -474,6 +474,20 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]):
     assert shown.splitlines()[-1].startswith("error: no recipe")
 
 
+def test_ctrl_c_is_answered(capsys: pytest.CaptureFixture[str]):
+    """cyclopts would end the process without a word."""
+
+    @app.command(name="planted")
+    def planted() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        assert main(["planted"]) == 130
+        assert capsys.readouterr().err.startswith("error: interrupted")
+    finally:
+        del app["planted"]
+
+
 def test_a_fault_of_ours_is_said_to_be_one(capsys: pytest.CaptureFixture[str]):
     @app.command(name="planted")
     def planted() -> None:

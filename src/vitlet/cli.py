@@ -16,6 +16,7 @@ app = App(
     help="Small vision transformers, pre-trained on your own images.",
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     help_epilogue="Every command takes --debug, which shows where an error comes from.",
 )
 for _verb in (
@@ -86,7 +87,10 @@ def _answer(error: BaseException) -> tuple[str, int]:
         case CycloptsError():
             return usage_message(error, verbs=tuple(app)), 2
         case KeyboardInterrupt():
-            return "interrupted; files on the disk are whole. Fix: vitlet resume RUN goes on", 130
+            return (
+                "interrupted; what was saved is whole. Fix: the same command again, or vitlet resume RUN, goes on",
+                130,
+            )
         case _:
             text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":. ")
             return f"{printable(text)}. This is a fault of vitlet. Fix: report it, with what --debug shows", 1

@@ -201,8 +201,18 @@ def _left(script: str, how: str, place: Path, *, seconds: float) -> list[psutil.
             time.sleep(1.5)  # the other one is idle by then
             everyone += everyone[0].children(recursive=True)
             _SIGNALS[how](parent)
-            return psutil.wait_procs(everyone, timeout=seconds)[1]
+            deadline = time.monotonic() + seconds
+            while (left := [process for process in everyone if _runs(process)]) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return left
         finally:
             for process in everyone:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie has ended; nobody may be there to hear of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
