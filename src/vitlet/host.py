@@ -1,4 +1,4 @@
-"""What a process asks of its host: its cores, the ranks that share them, and to be ended with its parent."""
+"""What a process asks of its host: its cores, the ranks that share them, how others start and end."""
 
 import ctypes
 import os
@@ -7,6 +7,9 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _share: int | None = None
+
+LOADING = "fork" if sys.platform == "linux" else "spawn"
+"""How processes that read images start: forked where that is the custom, at once and not after seconds of imports."""
 
 
 def available_cores() -> int:
@@ -35,3 +38,8 @@ def end_with_parent(number: signal.Signals) -> None:
     """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def cause_of_end(exit_code: int | None) -> str:
+    """Say in a few words how a process ended, for example `SIGKILL`, from its code as multiprocessing gives it."""
+    return signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit status {exit_code}"

@@ -97,17 +97,17 @@ if __name__ == "__main__":
 )
 
 
-def ran(script: str, *words: str, place: Path) -> subprocess.CompletedProcess[str]:
+def ran(script: str, kind: str, *, place: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     (place / "script.py").write_text(script)
-    command = [sys.executable, place / "script.py", place, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=place)
+    command = [sys.executable, place / "script.py", place, kind]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is a server on Linux alone")
 @pytest.mark.parametrize("kind", ["ours", "plain"])
 def test_a_signal_to_all_processes_passes_by_the_server_and_reaches_its_children(tmp_path: Path, kind: str) -> None:
     """The control is a server that starts as multiprocessing starts it: it is gone, and its child counts as dead."""
-    done = ran(_SIGNALLED, kind, place=tmp_path)
+    done = ran(_SIGNALLED, kind, place=tmp_path, cwd=tmp_path)
     assert done.stdout.splitlines() == ["set()", "None" if kind == "ours" else "255"], done.stderr
 
 
@@ -133,9 +133,7 @@ def test_the_server_takes_no_module_from_the_current_folder(tmp_path: Path, kind
     planted = tmp_path / "images"
     planted.mkdir()
     (planted / "statistics.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    (tmp_path / "script.py").write_text(_SHADOWED)
-    command = [sys.executable, tmp_path / "script.py", tmp_path, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=planted)
+    done = ran(_SHADOWED, kind, place=tmp_path, cwd=planted)
     assert done.stdout == "2\n", done.stderr
     assert (tmp_path / "ran").exists() is (kind == "plain")
 

@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from vitlet.data.index import Index
 from vitlet.data.samples import SUBSTITUTES, Item, Samples, collate
 from vitlet.data.views import IMAGENET, Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.host import end_with_parent
+from vitlet.host import LOADING, end_with_parent
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch
@@ -157,7 +156,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
         generator=torch.Generator().manual_seed(0),  # else DataLoader draws its base seed from the global generator
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        multiprocessing_context=LOADING if workers else None,
     )
     others = set(multiprocessing.active_children())
     stream = iter(loader)

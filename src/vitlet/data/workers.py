@@ -8,7 +8,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from typing import Any, final
 import torch
 
 from vitlet.errors import WorkerError
-from vitlet.host import end_with_parent
+from vitlet.host import LOADING, cause_of_end, end_with_parent
 
 _CHUNK = 32
 _START_SECONDS = 120.0
@@ -69,8 +68,7 @@ class _Worker:
 @final
 class _Pool:
     def __init__(self, work: Callable[[int], Any], items: Iterator[int], timeout: float) -> None:
-        # As torch's loader: fork where that is the custom, for it starts at once and not after seconds of imports.
-        self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._context = multiprocessing.get_context(LOADING)
         self._work, self._items, self._timeout = work, items, timeout
         self._running: list[_Worker] = []
 
@@ -105,9 +103,7 @@ class _Pool:
             message = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            code = worker.process.exitcode
-            cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            yield self._replace(worker, f"the decoding process died ({cause})")
+            yield self._replace(worker, f"the decoding process died ({cause_of_end(worker.process.exitcode)})")
             return
         if worker.is_ready:
             yield worker.pending.pop(0), *message

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, final
 
 from vitlet.errors import StoppedError, VitletError, WorkerError
-from vitlet.host import take_cores
+from vitlet.host import cause_of_end, take_cores
 from vitlet.train.guard import stopping_at_once
 
 _IMPORTED = ["vitlet.jobs.served"]
@@ -105,7 +105,7 @@ class Pool:
             process.handle.join()
             raise WorkerError(
                 "a process that trained or probed ended without a result",
-                where=_words(process.handle.exitcode),
+                where=cause_of_end(process.handle.exitcode),
                 why="Systems end processes where memory is short, and none starts from a script that calls vitlet at "
                 "its top level",
                 fix="free memory, or put the script's calls under if __name__ == '__main__'; finished runs are kept",
@@ -141,10 +141,6 @@ class _Process:
     pipe: Connection
 
 
-def _words(code: int | None) -> str:
-    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
-
-
 def _starting() -> Any:
     """Return how a process starts.
 
@@ -177,7 +173,7 @@ def _serve(pipe: Connection, threads: int, environment: Mapping[str, str]) -> No
     take_cores(threads)
     torch.set_num_threads(threads)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    if sys.platform == "linux":
+    if sys.platform == "linux":  # where the server could import `served`, they are heard already
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # Ctrl-C is the parent's to answer
         while True:
