@@ -7,12 +7,17 @@ import sys
 
 from vitlet.cli import main
 
+OWN = {*sys.stdlib_module_names, "vitlet"}
+seen: set[str] = set()
+
 
 def answer(words: list[str]) -> dict[str, object]:
-    out, err, before = io.StringIO(), io.StringIO(), "torch" in sys.modules
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "torch": "torch" in sys.modules and not before}
+    packages = {name.partition(".")[0] for name in sys.modules if not name.startswith("_")} - OWN - seen
+    seen.update(packages)
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "imported": sorted(packages)}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pydantic
 import pytest
 from small_images import command
 
@@ -183,10 +185,44 @@ def test_one_run_of_an_array_needs_its_inputs(copied: Path, images: Path, capsys
     assert start.is_finished
 
 
-def test_a_stop_that_a_run_swallowed_is_raised_after_it():
-    with stopping_at_once("here") as raise_if_stopped:
-        raise_if_stopped()
-        with contextlib.suppress(Exception):  # as a decoder takes whatever is raised for a damaged image
+class Asks(pydantic.BaseModel):
+    """Takes a value that its validator accepts, unless that raises."""
+
+    value: Callable[[], object]
+
+    @pydantic.field_validator("value")
+    @classmethod
+    def accept(cls, value: Callable[[], object]) -> object:
+        return value()
+
+
+def test_a_stop_within_a_validator_is_no_wrong_value():
+    """Control: an error of ours is one there, which pydantic raises as its own."""
+
+    def stop() -> None:
+        raise StoppedError(signal.SIGTERM, step=None, run="here")
+
+    with pytest.raises(pydantic.ValidationError):
+        Asks(value=stop)
+    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here"):
+        Asks(value=lambda: signal.raise_signal(signal.SIGTERM))
+
+
+def test_a_stop_is_no_damaged_image():
+    with pytest.raises(StoppedError, match=r"signal 10 \(here\)"), stopping_at_once("here"):
+        with contextlib.suppress(Exception):  # as a decoder takes whatever is raised
+            signal.raise_signal(signal.SIGUSR1)
+        pytest.fail("it went on")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_in_a_finalizer_is_raised_after_it():
+    class Closes:
+        def __del__(self):
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StoppedError, match=r"signal 15 \(here\)"):
-            raise_if_stopped()
+
+    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here") as raise_if_stopped:
+        raise_if_stopped()
+        Closes()
+        raise_if_stopped()
+        pytest.fail("it went on")

@@ -44,6 +44,10 @@ def listening() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
 
+class _Stop(BaseException):
+    """Raised wherever a signal finds the program; no Exception, which validators and decoders take for bad input."""
+
+
 @contextmanager
 def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
     """Turn SIGTERM and SIGUSR1 into a StoppedError that names `place`, where several runs are; see `listening` for one.
@@ -51,28 +55,31 @@ def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
     Outside the main thread, where Python allows no handlers, and within a block like this nothing changes.
 
     Yields:
-        A function for the time between two runs. It raises the error again if code in which the signal came ignored it,
-        as finalizers do and everything that takes any exception for a damaged file.
+        A function for the time between two runs. It raises again if the signal came in a finalizer, which Python lets
+        raise nothing.
     """
-    stopped: list[StoppedError] = []
+    stopped: list[int] = []
 
     def stop(number: int, _: object) -> None:
-        stopped.append(StoppedError(number, step=None, run=place))
-        raise stopped[0]
+        stopped.append(number)
+        raise _Stop
 
     def raise_if_stopped() -> None:
         if stopped:
-            raise stopped[0]
+            raise _Stop
 
     is_main = threading.current_thread() is threading.main_thread()
     mine = [n for n in (signal.SIGTERM, signal.SIGUSR1) if is_main and signal.getsignal(n) is signal.SIG_DFL]
     for number in mine:
         signal.signal(number, stop)
     try:
-        yield raise_if_stopped
-    finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        try:
+            yield raise_if_stopped
+        finally:
+            for number in mine:
+                signal.signal(number, signal.SIG_DFL)
+    except _Stop:
+        raise StoppedError(stopped[0], step=None, run=place) from None
 
 
 def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> None:
