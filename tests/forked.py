@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from vitlet.distributed.world import World
 from vitlet.errors import StoppedError, VitletError
-from vitlet.train.ranks import World
 
 BROKEN = 99
 

@@ -28,6 +28,7 @@ from forked import fork, wait
 from vitlet.augmentation import Shift, View
 from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
+from vitlet.distributed.world import World
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
@@ -38,7 +39,6 @@ from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
-from vitlet.train.ranks import World
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 """Everything by which a save changes the disk."""

@@ -25,11 +25,11 @@ from vitlet.augmentation import Centre, View
 from vitlet.data import loader, workers
 from vitlet.data.index import open_index
 from vitlet.data.workers import parallel
+from vitlet.distributed.members import Member
 from vitlet.methods.objective import Objective
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
-from vitlet.train.ranks import Member
 
 KILLS, INSIDE = 100, 60
 SECONDS = 60.0

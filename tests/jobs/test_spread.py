@@ -11,6 +11,8 @@ import pytest
 from small_runs import QUIET, SMALLER, TINY_DETECTOR, write_images
 
 from in_place import in_place
+from vitlet.distributed import across
+from vitlet.distributed.world import World
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.curves import compare
@@ -21,9 +23,7 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.sweeping import sweep_distill_layers
 from vitlet.jobs.transferring import transfer
-from vitlet.nn import across
 from vitlet.run import Run
-from vitlet.train.ranks import World
 from vitlet.units import Images
 
 STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "objective.mae.decoder_heads": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-for folder in ("jobs", "faults", "train"):
+for folder in ("jobs", "faults", "distributed"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 

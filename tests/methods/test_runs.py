@@ -17,6 +17,7 @@ from small_runs import DETECTING, QUIET, SMALLER, interrupted, losses, rows, wei
 from torch import Tensor
 
 from forked import errors, wait
+from vitlet.distributed.world import World
 from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
@@ -24,7 +25,6 @@ from vitlet.recipes import all_recipes, by_name, from_json
 from vitlet.recipes import debug as debug_recipes
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.train.ranks import World
 
 SHORT: dict[str, Any] = SMALLER | {"optimizer.epsilon": 1e-3}
 """With AdamW's own epsilon a weight without gradient would follow the rounding of sums."""

@@ -209,10 +209,13 @@ def test_a_stop_within_a_validator_is_no_wrong_value():
 
 
 def test_a_stop_is_no_damaged_image():
-    with pytest.raises(StoppedError, match=r"signal 10 \(here\)"), stopping_at_once("here"):
+    def decode() -> None:
         with contextlib.suppress(Exception):  # as a decoder takes whatever is raised
             signal.raise_signal(signal.SIGUSR1)
         pytest.fail("it went on")
+
+    with pytest.raises(StoppedError, match=r"signal 10 \(here\)"), stopping_at_once("here"):
+        decode()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -221,8 +224,11 @@ def test_a_stop_in_a_finalizer_is_raised_after_it():
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here") as raise_if_stopped:
+    def run(raise_if_stopped: Callable[[], None]) -> None:
         raise_if_stopped()
         Closes()
         raise_if_stopped()
         pytest.fail("it went on")
+
+    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here") as raise_if_stopped:
+        run(raise_if_stopped)

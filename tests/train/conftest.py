@@ -1,20 +1,10 @@
-"""Puts the small training job of the fault tests where the tests of this folder can import it."""
+"""Puts the small training job of the fault tests, and ranks, where the tests of this folder can import them."""
 
 import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 
-from harness import Job, tiny_images
-
-from vitlet.data.index import open_index
-
-
-@pytest.fixture(scope="session")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A training of 12 steps on 20 images of noise."""
-    folder = tmp_path_factory.mktemp("images")
-    return Job(open_index(tiny_images(folder, count=20), cache=tmp_path_factory.mktemp("columns")), batch_size=8)
+from ranked import job  # noqa: F401  pyright: ignore[reportUnusedImport]  # the fixture

@@ -8,10 +8,10 @@ from harness import Job, Page
 from ranked import start_world
 
 from forked import errors, wait
+from vitlet.distributed.world import World
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.clock import Clock
-from vitlet.train.ranks import World
 
 
 def burn() -> None:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlet.nn import across
+from vitlet.distributed import across
 
 PUBLISHED_PITCH = 14
 PUBLISHED_EPSILON = 1e-6
@@ -56,8 +56,8 @@ class AttentionStatistics:
 
     def sum_over_ranks(self) -> None:
         """Add the sums of the other ranks."""
-        self.sums = across.total(self.sums)
-        self.images = int(across.total(torch.tensor(self.images)))
+        self.sums = across.sum(self.sums)
+        self.images = int(across.sum(torch.tensor(self.images)))
 
     def result(self) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
         """Distance in patches and entropy in nats per head."""

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlet.distributed import across
 from vitlet.errors import DataError, UsageError
-from vitlet.nn import across
 
 MIN_IMAGES = 4
 """HSIC₁ divides by n − 3."""
@@ -73,8 +73,8 @@ class Similarity:
 
     def sum_over_ranks(self) -> None:
         """Add the sums of the other ranks, taken over other batches at the same points."""
-        self.sums = across.total(self.sums)
-        self.batches = int(across.total(torch.tensor(self.batches)))
+        self.sums = across.sum(self.sums)
+        self.batches = int(across.sum(torch.tensor(self.batches)))
 
     def result(self) -> Alignment:
         """Return the alignment over all batches so far.

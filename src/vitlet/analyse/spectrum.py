@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlet.nn import across
+from vitlet.distributed import across
 
 _FLOOR = 1e-6
 
@@ -52,8 +52,8 @@ class Spectrum:
 
     def sum_over_ranks(self) -> None:
         """Add the sums of the other ranks."""
-        self.sums = across.total(self.sums)
-        self.images = int(across.total(torch.tensor(self.images)))
+        self.sums = across.sum(self.sums)
+        self.images = int(across.sum(torch.tensor(self.images)))
 
     def result(self) -> Float[Tensor, "P K"]:
         """Mean log amplitudes, from frequency 0 upwards."""

@@ -18,9 +18,9 @@ from vitlet.analyse.attention import AttentionStatistics
 from vitlet.analyse.similarity import Similarity, require_same_size
 from vitlet.analyse.spectrum import Spectrum
 from vitlet.data.batch import Batch
+from vitlet.distributed import across
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
-from vitlet.nn import across
 from vitlet.nn.encoder import Encoded, Encoder
 from vitlet.nn.heads import Classifier
 
@@ -127,9 +127,9 @@ class Survey:
                 attention.sum_over_ranks()
             looked.spectrum.sum_over_ranks()
             looked.patches.sum_over_ranks()
-            looked.pooled = across.total(looked.pooled)
-        self._labels = across.total(self._labels)
-        self.images = int(across.total(torch.tensor(self.images)))
+            looked.pooled = across.sum(looked.pooled)
+        self._labels = across.sum(self._labels)
+        self.images = int(across.sum(torch.tensor(self.images)))
 
     @property
     def labels(self) -> Int[Tensor, "n"]:

@@ -24,11 +24,11 @@ from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.disk import write_file
+from vitlet.distributed.world import World
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
 from vitlet.nn.convnet import AnyEncoder, require_patches
 from vitlet.nn.encoder import Encoded, Encoder, Pool
-from vitlet.train.ranks import World
 
 Precision = Literal["fp32", "bf16"]
 
@@ -140,7 +140,7 @@ def cached_features(
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
     world = world or World()
     kept = _read(path)
-    if not world.highest(int(kept is None)) and kept is not None:
+    if not world.max(int(kept is None)) and kept is not None:
         return kept, labels
     shared = world if len(ids) >= world.size else World()  # so few that some ranks would have none
     loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)

@@ -34,6 +34,7 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
+from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
 from vitlet.jobs.evaluation import judged, opened
@@ -43,7 +44,6 @@ from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller, Ticker
-from vitlet.train.ranks import World
 
 PROBE_IMAGES = 1000
 GRADIENT_IMAGES = 256
@@ -130,7 +130,7 @@ def analyse(
                 seconds = time.monotonic() - began
                 write_json(run.analysis / "about.json", _about(subjects, sample, look) | {"wall_seconds": seconds})
                 teller.say(f"page: {printable(write_analysis_page(run.path))}")
-        world.wait()  # until the files are there
+        world.barrier(patient=True)  # until the files are there
     return run.path / "report.html"
 
 
@@ -147,7 +147,7 @@ def _survey(subjects: Sequence[Subject], sample: Sample, look: Look, world: Worl
     with teller.progress("looking at images", total=last - first) as tick:
         if first < last:  # else there are fewer batches than ranks, and this one adds nothing to the sums
             survey.run(_counted(sample.batches(sample.ids[first:last], size=sample.batch_size), tick))
-    world.wait()  # shares are unequal
+    world.barrier(patient=True)  # shares are unequal
     survey.sum_over_ranks()
     return survey
 

@@ -9,6 +9,7 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.views import Normalisation
 from vitlet.disk import read_json, remove_folder, sweep, write_json
+from vitlet.distributed.world import World, is_restart
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.launch import Launch
@@ -37,7 +38,6 @@ from vitlet.train.clock import Clock
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, schedule_of
-from vitlet.train.ranks import World, is_restart
 from vitlet.train.trackers import require_installed
 from vitlet.weights.content import require_same_teacher
 from vitlet.weights.source import facts_of
@@ -62,10 +62,10 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
             with run.lock():
                 pass  # no other process is writing to it
             remove_folder(run.path)
-        world.wait()  # otherwise another rank could still find the old run
+        world.barrier(patient=True)  # otherwise another rank could still find the old run
         with run.lock() if world.is_first else contextlib.nullcontext():
             _train(recipe, launch, run, options, world)
-        world.wait()  # the first rank writes the model last, which the others may read
+        world.barrier(patient=True)  # the first rank writes the model last, which the others may read
     return run
 
 
@@ -73,9 +73,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     require_installed(options.log)
     clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet)
-    with world.one_first():
+    with world.first_per_host():
         index = open_index(launch.data, follow_outside=options.follow_outside)
-    if world.highest(int(world.is_first and _is_finished(run, index, options))):
+    if world.max(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
     encoder, recipe, note = start_encoder(recipe, launch)
@@ -84,7 +84,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     num_classes = len(classes_of(index, recipe))
     require_same_teacher(recipe.objective, launch.teacher)
     objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
-    with world.one_first():
+    with world.first_per_host():
         material = gather_material(index, recipe, launch, options, teller)
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")

@@ -18,6 +18,7 @@ import numpy as np
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
+from vitlet.distributed.world import World
 from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.launch import RANDOM_START
@@ -30,7 +31,6 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import steps_per_epoch, to_steps
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
@@ -142,7 +142,7 @@ class Labelled:
             DataError: as `open_labelled`.
         """
         world = World.here()
-        with world.one_first():
+        with world.first_per_host():
             found = cls(*open_labelled(data, options, teller))
         world.require_same(found.index.fingerprint, of="images")
         return found

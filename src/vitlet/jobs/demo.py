@@ -19,6 +19,7 @@ from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import training_ids
 from vitlet.disk import write_json
+from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
@@ -32,7 +33,6 @@ from vitlet.report.page import write_page
 from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import Images
 
 _FEWEST_IMAGES = 32
@@ -82,7 +82,7 @@ def demo(
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
     began, teller, options = time.monotonic(), Teller(), options or Options()
-    with World.here().one_first():
+    with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
     index = open_index(source, follow_outside=options.follow_outside)

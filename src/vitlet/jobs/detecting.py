@@ -18,6 +18,7 @@ from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.views import Normalisation
 from vitlet.disk import to_json_bytes, write_file, write_json
+from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate.detection.find import Found, find_objects
 from vitlet.evaluate.detection.gallery import Drawn, draw, drawable, quality, squares
@@ -33,7 +34,6 @@ from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
 

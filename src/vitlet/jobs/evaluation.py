@@ -19,6 +19,7 @@ from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_file
+from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
 from vitlet.evaluate.features import Pool, Reading, cached_features, encoder_digest
@@ -33,7 +34,6 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import csv_cell, plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -260,7 +260,7 @@ def _predicted(
 
 def opened(data: str | os.PathLike[str], options: Options, world: World) -> Index:
     """Open the images; one rank of each host lists them for the others."""
-    with world.one_first():
+    with world.first_per_host():
         return open_index(data, follow_outside=options.follow_outside)
 
 
@@ -272,7 +272,7 @@ def judged(index: Index, options: Options, teller: Teller, world: World, *, trai
     Raises:
         DataError: if more images are bad than the options accept, or the ranks see different ones.
     """
-    with world.one_first():
+    with world.first_per_host():
         verdicts = judge(index, options, teller, training=training)
     world.require_same(describe(index, verdicts), of="images")
     return verdicts

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from vitlet.disk import read_json, write_json
+from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs.comparing import Labelled, Start, Terms
@@ -20,7 +21,6 @@ from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

@@ -15,12 +15,12 @@ from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import read_json, write_json
+from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 
 _COPIES = {
     "duplicates": "same bytes twice",

@@ -17,6 +17,7 @@ from vitlet.augmentation import Fit
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index, open_index
 from vitlet.disk import read_json, write_file
+from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
@@ -27,7 +28,6 @@ from vitlet.jobs.training import finetune
 from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import Steps
 
 RECIPE, STEPS, GOALS = "detection_micro", 600, {"bbox": 0.80, "segm": 0.70}
@@ -81,7 +81,7 @@ def overfit(
     small = out / f"images-{address_of([index.fingerprint, ids.tolist()])[:12]}"
     if World.here().is_first:
         _write_set(index, annotations, ids, small)
-    World.here().wait()  # until the images are there
+    World.here().barrier(patient=True)  # until the images are there
     starts = {"random": None if init is None else 0} | ({} if init is None else {"pretrained": None})
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     runs = {

@@ -13,6 +13,7 @@ from vitlet.data.index import SPLITS, Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
+from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
@@ -24,7 +25,6 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vitlet.distributed.world import World
 from vitlet.host import available_cores
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
@@ -22,7 +23,6 @@ from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import to_steps
 
 _POLL_SECONDS = 0.5
@@ -56,7 +56,7 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
         WorkerError: if a process ended without a result.
     """
     every = list({training.run: training for training in trainings}.values())
-    finished = World.here().agreed([training.run.is_finished for training in every])
+    finished = World.here().broadcast_json([training.run.is_finished for training in every])
     left = [training for training, is_finished in zip(every, finished, strict=True) if not is_finished]
     if not left:
         return

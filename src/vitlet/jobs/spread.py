@@ -14,10 +14,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from vitlet import errors
+from vitlet.distributed.world import World
 from vitlet.errors import StoppedError, VitletError, WorkerError
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
-from vitlet.train.ranks import World
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0

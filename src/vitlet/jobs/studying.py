@@ -23,6 +23,7 @@ from rich.table import Table
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
 from vitlet.data.index import Index
 from vitlet.disk import read_json
+from vitlet.distributed.world import World
 from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
@@ -35,7 +36,6 @@ from vitlet.recipes import by_name
 from vitlet.run import address_of, environment
 from vitlet.text import plural
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.source import load_encoder
 
 LABELS = (300, 3_000)
@@ -166,7 +166,7 @@ def _diagnosed(
     """
     decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
     folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"
-    if not World.here().agreed((folder / "analysis/about.json").is_file()):
+    if not World.here().broadcast_json((folder / "analysis/about.json").is_file()):
         analyse([*contents, RANDOM], data=data, out=folder, look=look, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 

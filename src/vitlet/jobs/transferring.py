@@ -21,6 +21,7 @@ from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
 from vitlet.data.names import PublicData
 from vitlet.disk import write_json
+from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
@@ -37,7 +38,6 @@ from vitlet.report.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -90,7 +90,7 @@ def transfer(
         try:
             named = PublicData.parse(entry.data)
             if named and download:
-                with World.here().one_first():
+                with World.here().first_per_host():
                     open_public(named, cache=cache_folder(), download=True)
             index, num_images = _opened(entry, options, teller)
         except DataError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitlet.data.index import Index
 from vitlet.disk import read_json, remove_folder
+from vitlet.distributed.world import World
 from vitlet.errors import NonFiniteError
 from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import Training, train_side_by_side
@@ -15,7 +16,6 @@ from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
 from vitlet.train.log import Teller
-from vitlet.train.ranks import World
 from vitlet.units import to_steps
 
 

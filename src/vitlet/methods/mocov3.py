@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlet.data.batch import Batch
+from vitlet.distributed import across
 from vitlet.methods.objective import Losses, Objective, Step
-from vitlet.nn import across
 from vitlet.nn.ema import ema_update, frozen_copy
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded

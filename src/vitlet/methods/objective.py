@@ -48,7 +48,7 @@ class Objective(nn.Module, abc.ABC):
     """A method's mathematics and state. It knows no optimizer and no file.
 
     It creates tensors on the device of its batch. A batch may be spread over several ranks; this matters only where a
-    loss or a queue needs all of it, and there through `vitlet.nn.across`, which changes nothing in a single process.
+    loss or a queue needs all of it, and there through `distributed.across`, which changes nothing in a single process.
     """
 
     encoder: Encoder

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlet.data.batch import Batch
+from vitlet.distributed import across
 from vitlet.errors import UsageError
 from vitlet.methods.objective import Losses, Objective, Step
-from vitlet.nn import across
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder, Pool
 from vitlet.nn.frozen import Frozen

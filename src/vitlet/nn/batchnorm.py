@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlet.distributed import across
 from vitlet.errors import UsageError
-from vitlet.nn import across
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):

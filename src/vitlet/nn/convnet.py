@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from vitlet.distributed import across
 from vitlet.errors import UsageError
-from vitlet.nn import across
 from vitlet.nn.batchnorm import GlobalBatchNorm1d
 from vitlet.nn.encoder import Encoder, Pixels, Pool
 from vitlet.nn.init import seeded

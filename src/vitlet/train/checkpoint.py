@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitlet.disk import remove_folder, storage_error, to_json_bytes, write_folder
+from vitlet.distributed.world import World
 from vitlet.errors import CheckpointError, NonFiniteError
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters, names_of_state, state_of
-from vitlet.train.ranks import World
 from vitlet.weights.tensors import require_same
 
 FORMAT = 1
@@ -186,8 +186,8 @@ def latest(run: Run, *, world: World | None = None) -> tuple[Checkpoint | None, 
     found, passed = _latest_here(run) if world.is_first else (None, [])
     if world.size == 1:
         return found, passed
-    manifest = world.share(None if found is None else to_json_bytes(found.manifest))
-    state = world.share(None if found is None else safetensors.torch.save(found.tensors))
+    manifest = world.broadcast(None if found is None else to_json_bytes(found.manifest))
+    state = world.broadcast(None if found is None else safetensors.torch.save(found.tensors))
     if manifest is not None and state is not None and found is None:
         told = json.loads(manifest)
         found = Checkpoint(run.checkpoints / folder_name(told["step"]), told, safetensors.torch.load(state))

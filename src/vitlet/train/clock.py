@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import final
 
-from vitlet.train.ranks import World
+from vitlet.distributed.world import World
 
 
 @final
@@ -21,7 +21,7 @@ class Clock:
     def meet(self, world: World) -> None:
         """Record the other ranks' CPU time; every rank has to call it."""
         mine = _cpu_seconds() - self._cpu
-        self._others = world.total(mine) - mine
+        self._others = world.sum(mine) - mine
 
     def spent(self) -> dict[str, float]:
         """`wall_seconds`, and `cpu_seconds` of all ranks (others as of the last `meet`) and ended loader workers."""

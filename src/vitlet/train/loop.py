@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from vitlet.data.batch import Batch
 from vitlet.disk import write_json
+from vitlet.distributed.world import World
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
@@ -31,7 +32,6 @@ from vitlet.train.guard import StopFlag, listening, memory_errors, require_finit
 from vitlet.train.log import MetricsLog, Teller, finite_or_null
 from vitlet.train.meter import Meter
 from vitlet.train.optim import Rates, set_rates
-from vitlet.train.ranks import World
 
 _MAX_REPLACED_SHARE = 0.01
 _LOWEST_LOSS_SCALE = 2.0**-6
@@ -106,7 +106,7 @@ class Writer:
                 "ranks": self.world.size,
             }
             checkpoint.save(self.run, step=step, objective=objective, optimizer=optimizer, facts=facts)
-        self.world.meet()
+        self.world.barrier()
 
     def log(self, row: dict[str, Any]) -> None:
         """Write one row of metrics, from the first rank."""
@@ -223,7 +223,7 @@ class _Job:
         """
         world = self.writer.world
         self.seen += len(batch) * world.size
-        if not world.highest(len(batch.replaced)):
+        if not world.max(len(batch.replaced)):
             return
         here = json.dumps([reason for _, reason in batch.replaced])
         reasons = [reason for there in world.gather(here) for reason in json.loads(there)]
@@ -253,7 +253,7 @@ class _Job:
 
     def stop_if_asked(self, stop: StopFlag, done: int) -> None:
         """If any rank got a signal, save and stop on all ranks after the same step."""
-        number = self.writer.world.highest(stop.signal_number)
+        number = self.writer.world.max(stop.signal_number)
         if number:
             if self.saved != done:
                 self._save(done)

@@ -10,8 +10,8 @@ from harness import Job
 from ranked import noting, order, require_same_weights, run_training
 
 from vitlet.data.loader import TrainingBatches
+from vitlet.distributed.world import World
 from vitlet.run import Run
-from vitlet.train.ranks import World
 
 
 def launch(job: Job, run: Run, *kills: int, size: int) -> subprocess.CompletedProcess[str]:

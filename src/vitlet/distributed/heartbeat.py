@@ -1,4 +1,4 @@
-"""The pulse of a rank: it tells the others that its process runs, however long its work takes."""
+"""The heartbeat of a rank: it tells the others that its process runs, however long its work takes."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ import torch.distributed as dist
 _SECONDS = 0.5
 
 
-class Pulse:
+class Heartbeat:
     """Tells the other ranks twice a second that this process runs, and how many meetings it has come to.
 
     A process that works keeps this up however long it takes; one that is frozen or cut off is missed after the timeout.
@@ -24,7 +24,7 @@ class Pulse:
         self._thread.start()
 
     def meet(self) -> None:
-        """Wait until every rank has come, for as long as all of them have a pulse."""
+        """Wait until every rank has come, for as long as all of them have a heartbeat."""
         self._came += 1
         self._news.set()
         while self._all_came < self._came and not self._lost:
@@ -38,7 +38,7 @@ class Pulse:
             raise self._lost
 
     def leave(self) -> None:
-        """End the pulses of all ranks."""
+        """End the heartbeats of all ranks."""
         self._leaves = True
         self._news.set()
         self._thread.join()
@@ -46,7 +46,9 @@ class Pulse:
     def _beat(self) -> None:
         try:
             while not self._lost:
-                if self._came == self._all_came:  # else the slower ranks set the pace, and the last one waits for none
+                if (
+                    self._came == self._all_came
+                ):  # otherwise the slower ranks set the pace, and the last one waits for none
                     self._news.wait(_SECONDS)
                 self._news.clear()
                 told = torch.tensor([self._came, not self._leaves])

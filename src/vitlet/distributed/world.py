@@ -1,17 +1,12 @@
-"""The processes of one training run, as started by torchrun; without it there is one, and no port is opened."""
+"""The processes of one job, as started by torchrun; without it there is one, and no port is opened."""
 
-import atexit
 import contextlib
 import json
 import os
-import re
 import signal
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from vitlet.distributed.heartbeat import Heartbeat
+from vitlet.distributed.members import Member, blame, reason
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import end_with_parent
-from vitlet.nn import across
-from vitlet.train.pulse import Pulse
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""
@@ -30,34 +25,6 @@ TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 _CPU = torch.device("cpu")
 _joined: list["World"] = []
 """The worlds of the jobs that run, one within another."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """Host and process of a rank."""
-
-    host: str
-    process: int
-
-    def state(self) -> str:
-        """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that is alive or elsewhere."""
-        letter = self._told()[0]
-        return "is gone" if letter in "ZX" else "is stopped" if letter in "Tt" else ""
-
-    def end(self) -> None:
-        """Kill it if it is stopped: it was given up and hears nothing gentler. Only if it has this process's parent."""
-        if self.state() == "is stopped" and self._told()[1] == str(os.getppid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGKILL)
-
-    def _told(self) -> list[str]:
-        """State and parent, as the kernel tells them; of another host it tells nothing."""
-        if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
-            return ["-", ""]
-        try:
-            return Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[:2]
-        except (OSError, IndexError):
-            return ["X", ""]
 
 
 @dataclass(frozen=True)
@@ -69,7 +36,7 @@ class World:
     members: tuple[Member, ...] = field(default=(), compare=False, repr=False)
     """By rank; empty for a single process."""
     _side: Any = field(default=None, compare=False, repr=False)  # a gloo group, for CPU tensors
-    _pulse: Any = field(default=None, compare=False, repr=False)
+    _heartbeat: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def here(cls) -> "World":
@@ -92,7 +59,7 @@ class World:
         timeout = _timeout()
         if "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_parent(signal.SIGTERM)  # all hear it at once and finish their step, and rank 0 saves
-        with cls(int(os.environ["RANK"]))._together():
+        with cls(int(os.environ["RANK"])).exchange():
             if not dist.is_initialized():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
@@ -108,8 +75,8 @@ class World:
                     timeout=timeout,
                 )
             side, beating = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
-            pulse = Pulse(beating) if dist.get_world_size() > 1 else None
-            world = cls(dist.get_rank(), dist.get_world_size(), _side=side, _pulse=pulse)
+            heartbeat = Heartbeat(beating) if dist.get_world_size() > 1 else None
+            world = cls(dist.get_rank(), dist.get_world_size(), _side=side, _heartbeat=heartbeat)
             here = json.dumps([os.uname().nodename, os.getpid()])
             return replace(world, members=tuple(Member(*json.loads(text)) for text in world.gather(here)))
 
@@ -130,11 +97,10 @@ class World:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Make this process a world of its own within the block, for work that it does whole while others do other."""
+        """Make this process a world of its own within the block, for work that this rank does alone."""
         _joined.append(World())
         try:
-            with across.apart():
-                yield
+            yield
         finally:
             _joined.pop()
 
@@ -149,7 +115,7 @@ class World:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
-        with self._together():
+        with self.exchange():
             dist.all_reduce(flat)
         flat /= self.size
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
@@ -160,17 +126,17 @@ class World:
         if self.size == 1:
             return value
         value = value.clone()
-        with self._together():
+        with self.exchange():
             dist.all_reduce(value)
         return value / self.size
 
-    def highest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """The largest of the ranks' integers, so that one rank's signal or failure reaches all at the same step."""
         return int(self._reduced(value, dist.ReduceOp.MAX))
 
-    def total(self, value: float) -> float:
+    def sum(self, value: float) -> float:
         """The sum of the ranks' numbers, however unequally long what they counted took them."""
-        self.wait()
+        self.barrier(patient=True)
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def _reduced(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
@@ -178,29 +144,30 @@ class World:
             return value
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.tensor(value, dtype=torch.float64, device=device)
-        with self._together():
+        with self.exchange():
             dist.all_reduce(tensor, op=how)
         return float(tensor)
 
-    def meet(self) -> None:
-        """Wait until all ranks arrive; one that does not before the timeout is given up."""
-        self.highest(0)
+    def barrier(self, *, patient: bool = False) -> None:
+        """Wait until all ranks arrive.
 
-    def wait(self) -> None:
-        """Wait until all ranks arrive, however long the work of any takes; one that is frozen is given up."""
+        Args:
+            patient: However long the work of any takes; only one that is frozen or cut off is given up. Otherwise one
+                that does not arrive before the timeout is.
+        """
         if self.size > 1:
-            with self._together(patient=True):
+            with self.exchange(patient=patient):
                 dist.barrier(group=self._side)  # none leaves while another still has to hear that all are here
 
     @contextlib.contextmanager
-    def one_first(self) -> Iterator[None]:
+    def first_per_host(self) -> Iterator[None]:
         """Let one rank per host run this block before the others, which then find the result in the cache."""
         is_early = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         if not is_early:
-            self.wait()
+            self.barrier(patient=True)
         yield
         if is_early:
-            self.wait()
+            self.barrier(patient=True)
 
     def gather_rows(self, rows: Tensor, *, total: int) -> Tensor:
         """Gather all rows in order, on every rank's CPU; rank r holds rows r, r + size, r + 2 size, … of `total`."""
@@ -210,16 +177,16 @@ class World:
         padded = torch.zeros((share, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(rows)] = rows.cpu()
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._together(patient=True):
+        with self.exchange(patient=True):
             dist.all_gather(parts, padded, group=self._side)
         return torch.stack(parts, dim=1).flatten(0, 1)[:total]
 
-    def share(self, content: bytes | None) -> bytes | None:
+    def broadcast(self, content: bytes | None) -> bytes | None:
         """Broadcast rank 0's content to every rank; what the others pass is ignored."""
         if self.size == 1:
             return content
         mine = content if self.is_first else None
-        with self._together(patient=True):
+        with self.exchange(patient=True):
             length = torch.tensor([-1 if mine is None else len(mine)])
             dist.broadcast(length, 0, group=self._side)
             if length < 0:
@@ -228,9 +195,9 @@ class World:
             dist.broadcast(sent, 0, group=self._side)
         return sent.numpy().tobytes()
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast_json(self, value: Any) -> Any:
         """Return rank 0's value on every rank; it travels as JSON."""
-        return json.loads(self.share(json.dumps(value).encode()) or b"null")
+        return json.loads(self.broadcast(json.dumps(value).encode()) or b"null")
 
     def claim(self, name: str) -> bool:
         """Return whether this is the first rank that asks for `name`, a piece of work that one of them does."""
@@ -242,8 +209,8 @@ class World:
         Raises:
             WorkerError: if a rank is known to be lost, so that none asks for ever for what that one would do.
         """
-        with self._together():
-            self._pulse.require()
+        with self.exchange():
+            self._heartbeat.require()
             return dist.distributed_c10d._get_default_store().add(f"vitlet/{name}", more)
 
     def gather(self, text: str) -> list[str]:
@@ -252,7 +219,7 @@ class World:
             return [text]
         mine = text.encode()
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with self._together(patient=True):
+        with self.exchange(patient=True):
             dist.all_gather(lengths, torch.tensor([len(mine)]), group=self._side)
             longest = max(int(length) for length in lengths)
             parts = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
@@ -282,24 +249,27 @@ class World:
     def leave(self) -> None:
         """Close the group."""
         if self.size > 1 and dist.is_initialized():
-            self._pulse.leave()
+            self._heartbeat.leave()
             dist.destroy_process_group()
 
     @contextlib.contextmanager
-    def _together(self, *, patient: bool = False) -> Iterator[None]:
-        """Report which rank is gone in vitlet's own words; `patient` where ranks come from work of unequal length.
+    def exchange(self, *, patient: bool = False) -> Iterator[None]:
+        """Let the ranks exchange something in the block, and name the rank that is gone if that fails.
+
+        Args:
+            patient: Wait for ranks that come from work of unequal length.
 
         Raises:
             WorkerError: when the connection to a rank breaks or it does not answer in time.
         """
         try:
             if patient:
-                self._pulse.meet()
+                self._heartbeat.meet()
             yield
         except RuntimeError as error:
-            who, where = _blame(self.members, self.rank)
+            who, where = blame(self.members, self.rank)
             fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
-            raise WorkerError(who, where=where, why=_reason(error), fix=fix) from error
+            raise WorkerError(who, where=where, why=reason(error), fix=fix) from error
 
 
 def _as_tensor(content: bytes) -> Tensor:
@@ -316,32 +286,3 @@ def _timeout() -> timedelta:
 def is_restart() -> bool:
     """Whether torchrun started this process to replace one that was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
-def _reason(error: RuntimeError) -> str:
-    """The library's message, without its source location and advice."""
-    line = re.sub(r"^\[\S+:\d+\]\s*", "", (str(error) or type(error).__name__).splitlines()[0])
-    return line.split(". ")[0].rstrip(".")
-
-
-def _blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
-    """Which rank is missing, and who noticed: an unhealthy rank of this host, else the other hosts."""
-    here = f"seen by rank {rank} on {os.uname().nodename}"
-    ill: list[tuple[int, Member, str]] = []
-    for _ in range(20):  # a killed process closes its connections shortly before it counts as gone
-        ill = [(r, member, state) for r, member in enumerate(members) if r != rank and (state := member.state())]
-        if ill or not members:
-            break
-        time.sleep(0.05)
-    if ill:
-        for _, member, _ in ill:
-            atexit.register(member.end)  # after this rank has said why: torchrun, once it sees a loss, ends them all
-        return " and ".join(f"rank {r} {state} (process {member.process})" for r, member, state in ill), here
-    far: dict[str, list[str]] = {}
-    for r, member in enumerate(members):
-        if member.host != os.uname().nodename:
-            far.setdefault(member.host, []).append(str(r))
-    if far:
-        places = "; ".join(f"{'ranks' if len(r) > 1 else 'rank'} {', '.join(r)} on {host}" for host, r in far.items())
-        return f"no connection to another host: {places}", here
-    return "another rank died or hangs", here

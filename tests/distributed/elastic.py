@@ -15,11 +15,11 @@ from harness import Job
 from ranked import noting, run_training
 
 from vitlet.data.index import open_index
+from vitlet.distributed.world import World
 from vitlet.errors import VitletError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.train.ranks import World
 
 
 def killed_at(number: int, objective: Objective, world: World) -> None:

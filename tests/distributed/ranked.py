@@ -5,19 +5,28 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from harness import ADAMW, Job, Page, load, tiny_objective
+from harness import ADAMW, Job, Page, load, tiny_images, tiny_objective
 
 from forked import start_ranks
 from vitlet.data.batch import Batch
+from vitlet.data.index import open_index
 from vitlet.data.loader import TrainingBatches
+from vitlet.distributed.world import World
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.log import MetricsLog, Teller
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
-from vitlet.train.ranks import World
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A training of 12 steps on 20 images of noise."""
+    folder = tmp_path_factory.mktemp("images")
+    return Job(open_index(tiny_images(folder, count=20), cache=tmp_path_factory.mktemp("columns")), batch_size=8)
 
 
 def start_world(body: Callable[[World], object], folder: Path, *, size: int = 2) -> list[int]:

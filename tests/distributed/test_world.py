@@ -19,15 +19,16 @@ from harness import Job, Page, kill_when, tiny_objective
 from ranked import noting, order, require_same_weights, run_training, start_world
 from torch import nn
 
-from forked import errors, fork, wait
+from forked import BROKEN, errors, fork, wait
 from vitlet.data import workers
 from vitlet.data.batch import Batch
 from vitlet.data.workers import parallel
+from vitlet.distributed.members import Member
+from vitlet.distributed.world import TIMEOUT_VARIABLE, World
 from vitlet.errors import WorkerError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
-from vitlet.train import checkpoint, ranks
-from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World
+from vitlet.train import checkpoint
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +37,8 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world == World(rank=0, size=1)
     assert world.is_first
     assert not torch.distributed.is_initialized()
-    assert (world.highest(5), float(world.mean(torch.tensor(2.0)))) == (5, 2.0)
-    world.wait(), world.leave()
+    assert (world.max(5), float(world.mean(torch.tensor(2.0)))) == (5, 2.0)
+    world.barrier(patient=True), world.leave()
 
 
 def test_gradients_and_scalars_are_averaged(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_gradients_and_scalars_are_averaged(tmp_path: Path) -> None:
         value = torch.tensor(float(world.rank))
         assert float(world.mean(value)) == 0.5
         assert float(value) == world.rank
-        assert world.highest([3, 15][world.rank]) == 15
+        assert world.max([3, 15][world.rank]) == 15
         assert world.is_first == (world.rank == 0)
 
     pids = start_world(body, tmp_path)
@@ -174,16 +175,30 @@ def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
 
 
 EXCHANGES: dict[str, Callable[[World], object]] = {
-    "wait": World.wait,
+    "barrier": lambda world: world.barrier(patient=True),
     "gather_rows": lambda world: world.gather_rows(torch.ones(2, 3), total=4),
-    "share": lambda world: world.share(b"x"),
+    "broadcast": lambda world: world.broadcast(b"x"),
     "gather": lambda world: world.gather("x"),
     "require_same": lambda world: world.require_same("x", of="images"),
-    "total": lambda world: world.total(1.0),
+    "sum": lambda world: world.sum(1.0),
 }
 """Those before which the ranks may work unequally long: no training step is due to end any of them."""
 POLLED = {"count": lambda world: [world.count("never", 0) or time.sleep(0.1) for _ in range(1_000)]}
 """In which no rank waits for another, but for something that one of them would do."""
+
+IN_STEPS: dict[str, Callable[[World], object]] = {
+    "across.gather": lambda _: across.gather(torch.ones(2)),
+    "across.sum": lambda _: across.sum(torch.ones(2)),
+    "across.mean": lambda _: across.mean(torch.ones(2, requires_grad=True)),
+    "average_gradients": lambda world: world.average_gradients([with_gradient()]),
+}
+"""What methods, norms and the loop exchange."""
+
+
+def with_gradient() -> nn.Parameter:
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    return weight
 
 
 def begin_pairs(body: Callable[[World, str], None], tmp_path: Path, *, names: Iterable[str]) -> dict[str, list[int]]:
@@ -196,7 +211,7 @@ def begin_pairs(body: Callable[[World, str], None], tmp_path: Path, *, names: It
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_lost_outside_a_step_is_missed_in_any_exchange(
+def test_a_lost_rank_is_missed_in_any_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """At once if it is killed, after the timeout if it is frozen; then it is killed by the rank that missed it."""
@@ -208,11 +223,11 @@ def test_a_rank_lost_outside_a_step_is_missed_in_any_exchange(
             os.kill(os.getpid(), number)
         atexit._clear()  # pytest's
         try:
-            (EXCHANGES | POLLED)[name](world)
+            (EXCHANGES | POLLED | IN_STEPS)[name](world)
         finally:
             atexit._run_exitfuncs()
 
-    began, pids = time.monotonic(), begin_pairs(body, tmp_path, names=EXCHANGES | POLLED)
+    began, pids = time.monotonic(), begin_pairs(body, tmp_path, names=EXCHANGES | POLLED | IN_STEPS)
     try:
         for name, (first, second) in pids.items():
             assert wait(first, seconds=began + 20 - time.monotonic()) == 7, errors(tmp_path / name)
@@ -221,6 +236,17 @@ def test_a_rank_lost_outside_a_step_is_missed_in_any_exchange(
             assert f"rank 1 {what} (process {second})" in errors(tmp_path / name)
     finally:
         end(*(pid for pair in pids.values() for pid in pair))
+
+
+def test_control_what_is_no_exchange_of_the_world_names_nobody(tmp_path: Path) -> None:
+    def body(world: World) -> None:
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        torch.distributed.all_reduce(torch.ones(2))
+
+    pids = start_world(body, tmp_path)
+    assert [wait(pid) for pid in pids] == [BROKEN, -signal.SIGKILL]
+    assert "RuntimeError" in errors(tmp_path)
 
 
 def end(*pids: int) -> None:
@@ -238,12 +264,12 @@ def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
 ) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
     if not patient:
-        monkeypatch.setattr(ranks.Pulse, "meet", lambda _: None)
+        monkeypatch.setattr(Heartbeat, "meet", lambda _: None)
 
     def body(world: World, name: str) -> None:
         time.sleep(5 * (world.rank == 0))
         EXCHANGES[name](world)
-        world.wait()  # rank 0 is not gone before the other has what it waits for
+        world.barrier(patient=True)  # rank 0 is not gone before the other has what it waits for
 
     pids = begin_pairs(body, tmp_path, names=EXCHANGES)
     try:
@@ -266,7 +292,7 @@ def test_a_rank_that_leaves_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.
         elif world.rank == 1:
             time.sleep(0.5)
         else:
-            world.wait()
+            world.barrier(patient=True)
 
     pids = start_world(body, tmp_path, size=3)
     try:
@@ -292,7 +318,7 @@ def test_a_rank_killed_during_the_image_check_is_missed_at_once(
         time.sleep(60)
 
     def body(world: World) -> None:
-        with world.one_first():
+        with world.first_per_host():
             list(parallel(decode, [0] * (world.rank == 0), workers=1, timeout=100))
 
     pids = start_world(body, tmp_path)
@@ -384,12 +410,12 @@ def test_a_host_that_does_not_see_the_run_directory_goes_on_all_the_same(job: Jo
 def test_bytes_of_the_first_rank_reach_all(tmp_path: Path) -> None:
     def body(world: World) -> None:
         for content in (b"", b"abc", None):
-            assert world.share(content if world.is_first else b"other") == content
+            assert world.broadcast(content if world.is_first else b"other") == content
         assert world.gather(f"\u00fc{world.rank}") == ["\u00fc0", "\u00fc1"]
 
     pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
-    assert World().share(b"x") == b"x"
+    assert World().broadcast(b"x") == b"x"
     assert World().gather("x") == ["x"]
 
 
@@ -410,7 +436,7 @@ def test_rows_come_back_in_order_and_differences_are_named(tmp_path: Path) -> No
     def body(world: World) -> None:
         rows = torch.arange(10.0).reshape(5, 2)
         assert torch.equal(world.gather_rows(rows[world.rank :: world.size], total=5), rows)
-        with world.one_first():
+        with world.first_per_host():
             exists = (tmp_path / "made").exists()
             assert exists == (world.rank > 0)
             (tmp_path / "made").touch()

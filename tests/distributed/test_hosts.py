@@ -22,9 +22,10 @@ from ranked import require_same_weights, run_training
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from forked import errors, fork, wait
+from vitlet.distributed.members import Member
+from vitlet.distributed.world import TIMEOUT_VARIABLE, World
 from vitlet.errors import VitletError
 from vitlet.run import Run
-from vitlet.train.ranks import TIMEOUT_VARIABLE, Member, World
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -157,7 +158,7 @@ def test_a_cable_cut_outside_a_step_is_noticed_after_the_timeout(
     def rank(number: int) -> None:
         hosts[number].enter()
         os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": "29400"}
-        with World.joined() as world, world.one_first():
+        with World.joined() as world, world.first_per_host():
             page["reached"] = 1
             while not number and page["step"] < 1:
                 time.sleep(0.01)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from forked import results_of_ranks
-from vitlet.nn import across
+from vitlet.distributed import across
 
 
 def test_one_process_is_the_identity() -> None:
