@@ -4,9 +4,9 @@ import sys
 import traceback
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
 
 from vitlet.arguments import refuse_alone, refuse_empty, usage_message
+from vitlet.console import Terminal
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
 from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training, transfer
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, code = _answer(error)
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+        Terminal(stderr=True).print(f"error: {message}", markup=False)
         return code
     return 0
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,17 @@ def read_json(path: Path) -> Any:
 def to_json_bytes(value: Any) -> bytes:
     """Strict JSON (no NaN), indented, with a final newline."""
     return json.dumps(value, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def finite_or_null(value: Any) -> Any:
+    """Replace every NaN and infinity in `value` by None, since JSON cannot represent them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite_or_null(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(v) for v in value]
+    return value
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int | None = None) -> None:

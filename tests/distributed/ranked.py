@@ -10,6 +10,7 @@ import torch
 from harness import ADAMW, Job, Page, load, tiny_images, tiny_objective
 
 from forked import start_ranks
+from vitlet.console import Teller
 from vitlet.data.batch import Batch
 from vitlet.data.index import open_index
 from vitlet.data.loader import TrainingBatches
@@ -17,7 +18,7 @@ from vitlet.distributed.world import World
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.log import MetricsLog
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from forked import results_of_ranks
 from vitlet.distributed import across
+from vitlet.distributed.world import World
 
 
 def test_one_process_is_the_identity() -> None:
@@ -24,7 +25,7 @@ def shared(rank: int) -> dict[str, Tensor]:
     mean = across.mean(mine)
     ((mean**2).sum() * (1 + rank)).backward()
     assert x.grad is not None
-    with across.apart():
+    with World.here().apart():
         apart = torch.tensor([across.rank(), across.size(), torch.equal(across.gather(mine), mine)])
     return {"rank": torch.tensor([across.rank(), across.size()]), "rows": across.gather(mine.T), "apart": apart,
             "mean": mean.detach(), "gradient": x.grad,

@@ -23,9 +23,11 @@ from forked import BROKEN, errors, fork, wait
 from vitlet.data import workers
 from vitlet.data.batch import Batch
 from vitlet.data.workers import parallel
+from vitlet.distributed import across
+from vitlet.distributed.heartbeat import Heartbeat
 from vitlet.distributed.members import Member
 from vitlet.distributed.world import TIMEOUT_VARIABLE, World
-from vitlet.errors import WorkerError
+from vitlet.errors import DataError, WorkerError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -247,6 +249,24 @@ def test_control_what_is_no_exchange_of_the_world_names_nobody(tmp_path: Path) -
     pids = start_world(body, tmp_path)
     assert [wait(pid) for pid in pids] == [BROKEN, -signal.SIGKILL]
     assert "RuntimeError" in errors(tmp_path)
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["as it is", "control: the first leaves the block at once"])
+def test_an_error_of_the_first_of_a_host_is_every_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """They go on after it together, as a transfer does with its next data set."""
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "3")
+    if not is_there:
+        monkeypatch.setattr("vitlet.distributed.world.VitletError", MemoryError)
+
+    def body(world: World) -> None:
+        with pytest.raises(DataError), world.first_per_host():
+            raise DataError("no images")
+        world.require_same("x", of="images")
+
+    codes = [wait(pid) for pid in start_world(body, tmp_path)]
+    assert codes == [0, 0] if is_there else 7 in codes, errors(tmp_path)
 
 
 def end(*pids: int) -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from forked import fork, wait
 from vitlet.augmentation import Shift, View
+from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
 from vitlet.distributed.world import World
@@ -36,7 +37,7 @@ from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
-from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.log import MetricsLog
 from vitlet.train.loop import Budget, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
 

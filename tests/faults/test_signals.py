@@ -12,8 +12,8 @@ from forked import BROKEN, wait
 from vitlet.data import loader
 from vitlet.errors import WorkerError
 from vitlet.run import Run
+from vitlet.signals import SIGNALS
 from vitlet.train import checkpoint
-from vitlet.train.guard import SIGNALS
 
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
 

@@ -14,6 +14,7 @@ import torchvision.datasets.cifar
 from small_runs import QUIET, interrupted, stands, write_public
 
 from in_place import in_place
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
@@ -27,7 +28,6 @@ from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.units import Steps
 from vitlet.weights.folder import read_model
 from vitlet.weights.source import evaluation_view, load_encoder

@@ -11,6 +11,7 @@ import pytest
 from small_runs import QUIET, stands
 
 from in_place import in_place
+from vitlet.console import Teller
 from vitlet.disk import read_json
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side
@@ -18,7 +19,6 @@ from vitlet.jobs.comparing import Labelled
 from vitlet.jobs.curves import compare, label_count
 from vitlet.jobs.judging import arm_names
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.weights.folder import read_model, write_model
 
 QUICK = {

@@ -9,6 +9,7 @@ import torch
 from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 
 from vitlet.cli import app
+from vitlet.console import Teller
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
@@ -27,7 +28,6 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.recipes import by_name
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.weights.folder import write_model
 from vitlet.weights.source import evaluation_view, load_encoder
 

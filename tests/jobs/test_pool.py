@@ -62,7 +62,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from vitlet.errors import StoppedError
 from vitlet.jobs import pool
-from vitlet.train.guard import listening
+from vitlet.signals import listening
 
 pool._IMPORTED = []
 sys.modules["torch"] = types.SimpleNamespace(set_num_threads=lambda count: None)  # it takes seconds to load

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_runs import QUIET, SHORT, write_image, write_images
 
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import gather_material
@@ -17,7 +18,6 @@ from vitlet.methods.objective import Objective
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.train.loop import Probe
 
 

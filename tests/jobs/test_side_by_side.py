@@ -12,6 +12,7 @@ from calls import write_and_stay, write_late
 from small_runs import stands, write_images
 
 from in_place import in_place
+from vitlet.console import Teller
 from vitlet.errors import UsageError, WorkerError
 from vitlet.host import available_cores
 from vitlet.jobs import side_by_side
@@ -24,7 +25,6 @@ from vitlet.jobs.side_by_side import (
     train_side_by_side,
 )
 from vitlet.run import Run
-from vitlet.train.log import Teller
 
 SILENT = Teller(quiet=True)
 

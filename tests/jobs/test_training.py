@@ -15,6 +15,7 @@ import torch
 from small_runs import CLASSES, QUIET, SHORT, SMALLER, TIMING, interrupted, losses, rows, stands, weights, write_image
 
 from vitlet.cli import main
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import material
@@ -25,7 +26,6 @@ from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.train.log import Teller
 from vitlet.weights.folder import CARD, CONFIG, WEIGHTS
 from vitlet.weights.source import load_encoder
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from small_runs import QUIET, SHORT, SMALLER, interrupted, losses, stands, weights
 
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import gather_material
 from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.run import Run
-from vitlet.train.log import Teller
 
 EPOCHS: dict[str, Any] = {"budget.duration": {"unit": "epochs", "n": 2}, "optimizer.warmup": {"unit": "epochs", "n": 1}}
 

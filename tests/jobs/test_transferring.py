@@ -10,6 +10,7 @@ import pytest
 from small_runs import QUIET, write_images
 
 from in_place import in_place
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side, transferring, trying
@@ -17,7 +18,6 @@ from vitlet.jobs.material import divide, judge
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.transferring import transfer
 from vitlet.run import Run
-from vitlet.train.log import Teller
 
 GRID = {"lr": [1e-3, 3e-3], "epochs": [[1, 0]], "layer_decay": [1.0]}
 """Two settings of two steps each."""

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from small_runs import QUIET, write_images
 
+from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import witnesses as module
 from vitlet.jobs.witnesses import PROOF_IMAGES, gather_witnesses
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved
 from vitlet.weights.source import load_encoder
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitlet.cli import main
+from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.reproduce import calibrate
 from vitlet.reproduce.calibrate import Cost, expected_cost
@@ -19,7 +20,6 @@ from vitlet.reproduce.planner import make_plan
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run, environment
-from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")
 TRIED = dataclasses.replace(SMOKE, is_tried=True)

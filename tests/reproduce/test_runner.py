@@ -1,15 +1,11 @@
 """Runs are made once, go on after a kill, and can be made side by side."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pydantic
 import pytest
 from small_images import command
 
@@ -20,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 from small_runs import interrupted, weights
 
 from vitlet.cli import main
-from vitlet.errors import NonFiniteError, StoppedError
+from vitlet.console import Teller
+from vitlet.errors import NonFiniteError
 from vitlet.jobs import suites
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
@@ -36,8 +33,6 @@ from vitlet.reproduce.scale import Chosen
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run
-from vitlet.train.guard import stopping_at_once
-from vitlet.train.log import Teller
 
 SMOKE = scale_by_name("smoke")
 
@@ -183,52 +178,3 @@ def test_one_run_of_an_array_needs_its_inputs(copied: Path, images: Path, capsys
     assert main(command(images, copied, "--node", "0123")) == 2
     assert main(command(images, copied, "--node", start.address)) == 0
     assert start.is_finished
-
-
-class Asks(pydantic.BaseModel):
-    """Takes a value that its validator accepts, unless that raises."""
-
-    value: Callable[[], object]
-
-    @pydantic.field_validator("value")
-    @classmethod
-    def accept(cls, value: Callable[[], object]) -> object:
-        return value()
-
-
-def test_a_stop_within_a_validator_is_no_wrong_value():
-    """Control: an error of ours is one there, which pydantic raises as its own."""
-
-    def stop() -> None:
-        raise StoppedError(signal.SIGTERM, step=None, run="here")
-
-    with pytest.raises(pydantic.ValidationError):
-        Asks(value=stop)
-    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here"):
-        Asks(value=lambda: signal.raise_signal(signal.SIGTERM))
-
-
-def test_a_stop_is_no_damaged_image():
-    def decode() -> None:
-        with contextlib.suppress(Exception):  # as a decoder takes whatever is raised
-            signal.raise_signal(signal.SIGUSR1)
-        pytest.fail("it went on")
-
-    with pytest.raises(StoppedError, match=r"signal 10 \(here\)"), stopping_at_once("here"):
-        decode()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_stop_in_a_finalizer_is_raised_after_it():
-    class Closes:
-        def __del__(self):
-            signal.raise_signal(signal.SIGTERM)
-
-    def run(raise_if_stopped: Callable[[], None]) -> None:
-        raise_if_stopped()
-        Closes()
-        raise_if_stopped()
-        pytest.fail("it went on")
-
-    with pytest.raises(StoppedError, match=r"signal 15 \(here\)"), stopping_at_once("here") as raise_if_stopped:
-        run(raise_if_stopped)

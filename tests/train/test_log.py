@@ -7,8 +7,9 @@ import pytest
 from harness import metrics_are_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vitlet.disk import finite_or_null
 from vitlet.run import Run
-from vitlet.train.log import MetricsLog, Teller, finite_or_null
+from vitlet.train.log import MetricsLog
 
 
 @pytest.fixture
@@ -68,43 +69,3 @@ def test_tensorboard_shows_the_numbers_and_replaces_what_was_taken_back(run: Run
     assert sorted(board.Tags()["scalars"]) == ["probe/knn_top1", "train/loss"]
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
     assert board.Scalars("train/loss")[-1].value == 9.0
-
-
-def test_lines_go_to_the_terminal_and_the_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    run.path.mkdir()
-    Teller(run).say("a file called \x1b[31m[bold]x[/bold]\u202e")
-    shown = capsys.readouterr().out
-    assert shown == "a file called \\x1b[31m[bold]x[/bold]\\u202e\n"
-    stamp, text = run.log_file.read_text().rstrip().split(" ", 1)
-    assert text == shown.rstrip()
-    assert stamp.endswith("Z")
-
-
-def test_quiet_is_quiet(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    teller = Teller(quiet=True)
-    teller.say("nothing")
-    with teller.progress("working", total=3) as tick:
-        tick(1), tick(3)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_without_a_terminal_progress_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    with Teller().progress("training", total=10) as tick:
-        for done in range(1, 6):
-            tick(done, f"loss {done}")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == ["training: 2/10, 80 s left  loss 2", "training: 4/10, 60 s left  loss 4"]
-
-
-def test_work_that_goes_back_is_timed_anew(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of many that begins anew takes off what its last beginning had done."""
-    clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    with Teller().progress("making runs", total=10) as tick:
-        for done in (5, 1, 2, 4):
-            tick(done)
-    assert capsys.readouterr().out.splitlines() == ["making runs: 2/10, 160 s left", "making runs: 4/10, 80 s left"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from harness import ADAMW, TINY, Job, digest, rows_without_timing, tiny_objective
 
+from vitlet.console import Teller
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
@@ -18,7 +19,7 @@ from vitlet.methods.supervised import Supervised
 from vitlet.nn.encoder import Encoder
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.log import MetricsLog
 from vitlet.train.loop import Budget, Probe, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
 

@@ -19,8 +19,7 @@ from vitlet.analyse.diagnosis import Suggestion
 from vitlet.analyse.layers import PARTS, ProbeCurve, healths, weight_norms
 from vitlet.analyse.spectrum import frequencies
 from vitlet.analyse.survey import Survey, cka_points, depth_points
-from vitlet.disk import write_file, write_json
-from vitlet.train.log import finite_or_null
+from vitlet.disk import finite_or_null, write_file, write_json
 
 
 def write_survey(folder: Path, survey: Survey, *, published: bool) -> None:

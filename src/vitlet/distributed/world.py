@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from vitlet.distributed.heartbeat import Heartbeat
+from vitlet.distributed.meeting import meet
 from vitlet.distributed.members import Member, blame, reason
-from vitlet.errors import DataError, UsageError, WorkerError
+from vitlet.errors import DataError, UsageError, VitletError, WorkerError
 from vitlet.host import end_with_parent
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
@@ -25,6 +26,8 @@ TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 _CPU = torch.device("cpu")
 _joined: list["World"] = []
 """The worlds of the jobs that run, one within another."""
+_attempts: list[int] = []
+"""On rank 0: the attempt of torchrun that this process belongs to, once it has joined."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ class World:
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
                 store, rank, size = next(rendezvous("env://", timeout=timeout))
-                # torchrun keeps one store across restarts (torch 2.14), where a fast rank would find the address of one
-                # that is gone. A change of hosts does not count as a restart, but changes the number of ranks.
-                attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{size}"
+                name = meet(store, rank=rank, size=size, seconds=timeout.total_seconds())
+                if rank == 0 and not _attempts:
+                    _attempts.append(store.add("vitlet/attempts", 1))
                 dist.init_process_group(
                     "nccl" if device.type == "cuda" else "gloo",
-                    store=dist.PrefixStore(attempt, store),
+                    store=dist.PrefixStore(name, store),
                     rank=rank,
                     world_size=size,
                     timeout=timeout,
@@ -165,7 +168,12 @@ class World:
         is_early = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         if not is_early:
             self.barrier(patient=True)
-        yield
+        try:
+            yield
+        except VitletError:
+            if is_early:
+                self.barrier(patient=True)  # the others, who wait for it, meet the same error
+            raise
         if is_early:
             self.barrier(patient=True)
 
@@ -284,5 +292,5 @@ def _timeout() -> timedelta:
 
 
 def is_restart() -> bool:
-    """Whether torchrun started this process to replace one that was lost."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun started this process, rank 0, to go on with what an earlier one began."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" or max(_attempts, default=1) > 1

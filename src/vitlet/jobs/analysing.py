@@ -28,6 +28,7 @@ from vitlet.analyse.sample import choose, even_batches
 from vitlet.analyse.similarity import require_same_size
 from vitlet.analyse.survey import POOLED_LIMIT, Subject, Survey, pooled_features
 from vitlet.augmentation import View
+from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
@@ -43,7 +44,6 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller, Ticker
 
 PROBE_IMAGES = 1000
 GRADIENT_IMAGES = 256

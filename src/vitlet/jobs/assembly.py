@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+from vitlet.console import Teller
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.views import Normalisation
@@ -35,7 +36,7 @@ from vitlet.text import plural, printable
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.clock import Clock
-from vitlet.train.log import MetricsLog, Teller
+from vitlet.train.log import MetricsLog
 from vitlet.train.loop import Writer, train
 from vitlet.train.optim import build_optimizer, schedule_of
 from vitlet.train.trackers import require_installed

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from vitlet.console import Teller
 from vitlet.disk import write_json
 from vitlet.run import environment
 from vitlet.text import printable
-from vitlet.train.log import Teller
 
 
 def bench(

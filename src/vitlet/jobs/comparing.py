@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
@@ -30,7 +31,6 @@ from vitlet.nn.convnet import AnyEncoder, ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
-from vitlet.train.log import Teller
 from vitlet.units import steps_per_epoch, to_steps
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
@@ -25,7 +26,6 @@ from vitlet.jobs.judging import (
 from vitlet.jobs.options import Options
 from vitlet.jobs.spread import among_ranks
 from vitlet.text import plural
-from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
 
 FRACTIONS = (0.01, 0.1, 1.0)

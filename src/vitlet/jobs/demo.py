@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.data.digits import write_digits
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.names import absolute_data
@@ -32,7 +33,6 @@ from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
 from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.units import Images
 
 _FEWEST_IMAGES = 32

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.data.decode import decode
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.outlines import to_mask
@@ -33,7 +34,6 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vitlet.augmentation import View
+from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
@@ -33,7 +34,6 @@ from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import csv_cell, plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

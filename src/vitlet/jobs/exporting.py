@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitlet.console import Teller
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, ResourceError
 from vitlet.evaluate.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
@@ -26,7 +27,6 @@ from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.heads import head_input
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
 from vitlet.weights.form import Form, Target, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph

@@ -7,9 +7,9 @@ from typing import Literal
 
 from rich.table import Table
 
+from vitlet.console import Teller
 from vitlet.errors import UsageError
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import require_replaceable, write_model
 from vitlet.weights.foreign import HALF, IMAGENET, Imported, import_file
 from vitlet.weights.names import Source

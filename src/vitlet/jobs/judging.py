@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from rich.table import Table
 
+from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
@@ -20,7 +21,6 @@ from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment
 from vitlet.text import printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

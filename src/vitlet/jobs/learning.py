@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vitlet.console import Teller
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
@@ -25,7 +26,6 @@ from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import environment
-from vitlet.train.log import Teller
 from vitlet.units import Images, Share
 
 VIEWS = 64_000

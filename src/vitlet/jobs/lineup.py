@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitlet.bench.models import Candidate, bench_models, steps
 from vitlet.bench.published import ACCURACY_TAG, OURS, PAPER, SPEED_TAG
+from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import pick_device
@@ -22,7 +23,6 @@ from vitlet.recipe import ConvNetConfig
 from vitlet.recipes import all_recipes, by_name
 from vitlet.run import Run, environment
 from vitlet.text import did_you_mean, printable
-from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
 
 _CLASSES = 1000

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vitlet.console import Teller
 from vitlet.data.check import check
 from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import Annotations, annotations_of
@@ -26,7 +27,6 @@ from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
 from vitlet.weights.source import load_encoder
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vitlet.console import Teller
 from vitlet.data.loader import evaluation_batches
 from vitlet.disk import read_json, write_file, write_json
 from vitlet.evaluate.classify import evaluate_classifier
@@ -21,7 +22,6 @@ from vitlet.recipe import Recipe
 from vitlet.rng import derive, uniform
 from vitlet.run import Run
 from vitlet.text import plural
-from vitlet.train.log import Teller
 from vitlet.weights.folder import write_model
 
 _PICTURES = 8

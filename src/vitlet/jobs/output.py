@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from vitlet.augmentation import Resample, View
+from vitlet.console import Teller
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import TrainingBatches
@@ -20,7 +21,6 @@ from vitlet.errors import UsageError
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 
 _COPIES = {
     "duplicates": "same bytes twice",

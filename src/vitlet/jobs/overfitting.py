@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitlet.augmentation import Fit
+from vitlet.console import Teller
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index, open_index
 from vitlet.disk import read_json, write_file
@@ -27,7 +28,6 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import finetune
 from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
-from vitlet.train.log import Teller
 from vitlet.units import Steps
 
 RECIPE, STEPS, GOALS = "detection_micro", 600, {"bbox": 0.80, "segm": 0.70}

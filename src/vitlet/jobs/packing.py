@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.data.detection.annotations import annotations_of
 from vitlet.data.index import open_index
 from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
@@ -15,7 +16,6 @@ from vitlet.host import available_cores
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 
 
 def pack(

@@ -22,7 +22,7 @@ from typing import Any, final
 
 from vitlet.errors import StoppedError, VitletError, WorkerError
 from vitlet.host import cause_of_end, take_cores
-from vitlet.train.guard import stopping_at_once
+from vitlet.signals import stopping_at_once
 
 _IMPORTED = ["vitlet.jobs.served"]
 _NOT_THEIRS = ("RANK", "WORLD_SIZE")

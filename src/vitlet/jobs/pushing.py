@@ -10,11 +10,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from vitlet.console import Teller
 from vitlet.errors import UsageError
 from vitlet.jobs.exporting import export
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.card import licence_chain
 from vitlet.weights.hub import HubName
 from vitlet.weights.source import facts_of

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitlet.console import Teller
 from vitlet.data.index import SPLITS, Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.verdicts import Verdicts
@@ -24,7 +25,6 @@ from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -108,7 +108,7 @@ def _score(
         num_ranks=shared.size,
     )
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
-    n, first, fifth = (round(shared.total(count)) for count in mine)
+    n, first, fifth = (round(shared.sum(count)) for count in mine)
     if not n:
         raise DataError(
             "none of these images has a label that counts",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vitlet.console import Teller
 from vitlet.distributed.world import World
 from vitlet.host import available_cores
 from vitlet.jobs.material import pick_device
@@ -22,7 +23,6 @@ from vitlet.jobs.pool import Pool, processes
 from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
-from vitlet.train.log import Teller
 from vitlet.units import to_steps
 
 _POLL_SECONDS = 0.5

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
+from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.disk import read_json
 from vitlet.distributed.world import World
@@ -35,7 +36,6 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import address_of, environment
 from vitlet.text import plural
-from vitlet.train.log import Teller
 from vitlet.weights.source import load_encoder
 
 LABELS = (300, 3_000)

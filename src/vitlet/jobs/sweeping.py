@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
+from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm
@@ -36,7 +37,6 @@ from vitlet.recipes import by_name
 from vitlet.recipes.distill import DistillObjective
 from vitlet.run import address_of
 from vitlet.text import plural
-from vitlet.train.log import Teller
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 

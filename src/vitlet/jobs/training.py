@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Unpack
 
+from vitlet.console import Teller
 from vitlet.data.choice import Subset
 from vitlet.data.index import open_index
 from vitlet.data.names import absolute_data
@@ -21,7 +22,6 @@ from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train import checkpoint
-from vitlet.train.log import Teller
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
 

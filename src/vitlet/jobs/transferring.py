@@ -16,6 +16,7 @@ from typing import Any, Unpack
 
 from rich.table import Table
 
+from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
 from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
@@ -37,7 +38,6 @@ from vitlet.report.tables import duration, percent
 from vitlet.report.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
-from vitlet.train.log import Teller
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.disk import read_json, remove_folder
 from vitlet.distributed.world import World
@@ -15,7 +16,6 @@ from vitlet.jobs.suites import Entry
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
-from vitlet.train.log import Teller
 from vitlet.units import to_steps
 
 

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
 from vitlet.data.digits import write_digits, write_small_digits
 from vitlet.data.index import SPLITS, Index, open_index
@@ -20,7 +21,6 @@ from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.rng import derive, permutation
 from vitlet.text import plural
-from vitlet.train.log import Teller
 from vitlet.weights.folder import Saved
 
 PROOF_IMAGES = 256

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.errors import VitletError
 from vitlet.evaluate.pace import one_thread
@@ -26,7 +27,6 @@ from vitlet.reproduce.plan import NODE_FILE, Node, Plan, recipe_of
 from vitlet.reproduce.runner import folder_bytes, is_on_cpu
 from vitlet.run import Run, environment
 from vitlet.text import plural
-from vitlet.train.log import Teller
 
 _STEPS, _BATCH, _IMAGES = 5, 64, 64
 _FORWARD = 1 / 3

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from rich.table import Table as Columns
 
+from vitlet.console import Teller
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
 from vitlet.errors import StoppedError, UsageError, VitletError
@@ -29,9 +30,8 @@ from vitlet.reproduce.runner import OF_ONE_RUN, attempt, forget_failures, num_si
 from vitlet.reproduce.scale import Scale
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.slurm import write_arrays
+from vitlet.signals import stopping_at_once
 from vitlet.text import plural, printable
-from vitlet.train.guard import stopping_at_once
-from vitlet.train.log import Teller
 
 DOCUMENT, PAGE, _BUDGET = "replication.json", "report.html", "budget.json"
 _SAVE_SECONDS = 60.0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitlet.console import Teller
 from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
 from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
 from vitlet.evaluate.result import write_result
@@ -32,7 +33,6 @@ from vitlet.report.tables import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, recipe_of
 from vitlet.run import Run, environment
-from vitlet.train.log import Teller
 
 QUIET = Options(quiet=True)
 _POLL_SECONDS = 0.5

@@ -1,4 +1,4 @@
-"""A run's output during training: metrics.jsonl, log.txt, TensorBoard and the terminal.
+"""The numbers of a run during training: metrics.jsonl, its copy for TensorBoard, and the requested trackers.
 
 Metrics are append-only; on resume they are truncated to the length recorded in the checkpoint, so no step appears
 twice. A log that cannot be written costs one warning, never the run.
@@ -7,34 +7,17 @@ twice. A log that cannot be written costs one warning, never the run.
 import contextlib
 import errno
 import json
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from vitlet.disk import storage_error
-from vitlet.host import is_first_rank
+from vitlet.console import Terminal
+from vitlet.disk import finite_or_null, storage_error
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
-
-_PLAIN_LINE_SECONDS = 15.0
-
-
-def finite_or_null(value: Any) -> Any:
-    """Replace every NaN and infinity in `value` by None, since JSON cannot represent them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: finite_or_null(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_or_null(v) for v in value]
-    return value
 
 
 class MetricsLog:
@@ -94,7 +77,7 @@ class MetricsLog:
             self._failed = True
             text = f"warning: cannot write {printable(self.run.metrics_file)}: {error.strerror}. Training goes on."
             with contextlib.suppress(OSError):  # stderr may lead to the same disk
-                Console(stderr=True, soft_wrap=True).print(text, markup=False)
+                Terminal(stderr=True).print(text, markup=False)
 
 
 class _Board:
@@ -131,67 +114,3 @@ class _Board:
                 self._writer(records).write(self._event(wall_time=time.time(), **content).SerializeToString())
         except OSError:
             self._is_silent = True
-
-
-class Teller:
-    """Lines for the terminal and log.txt; a progress bar on a terminal, occasional lines elsewhere."""
-
-    def __init__(self, run: Run | None = None, *, quiet: bool = False) -> None:
-        """`run` receives log.txt; `quiet` silences the terminal, as do all ranks but the first."""
-        self.console = Console(quiet=quiet or not is_first_rank(), highlight=False, soft_wrap=True)
-        self.run = run
-
-    def say(self, text: str) -> None:
-        """Print one line, with control characters escaped."""
-        with contextlib.suppress(OSError):  # stdout may lead to a full disk
-            self.console.print("\n".join(printable(line) for line in text.split("\n")), markup=False)
-        if self.run is not None:
-            try:
-                with self.run.log_file.open("a", encoding="utf-8") as log:
-                    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                    log.write(f"{stamp} {printable(text)}\n")
-            except OSError:
-                self.run = None  # a full disk must not end the run for a log line
-
-    @contextlib.contextmanager
-    def progress(self, title: str, *, total: int, done: int = 0) -> Iterator["Ticker"]:
-        """Show the progress of `title` and the time left."""
-        if not self.console.is_terminal:
-            yield Ticker(self, title, total=total)
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task(title, total=total, completed=done, note="")
-            yield Ticker(self, title, total=total, bar=bar, task=task)
-
-
-class Ticker:
-    """One running progress display."""
-
-    def __init__(
-        self, teller: Teller, title: str, *, total: int, bar: Progress | None = None, task: Any = None
-    ) -> None:
-        """Without a `bar`, prints a plain line every 15 seconds."""
-        self._teller, self._title, self._total, self._bar, self._task = teller, title, total, bar, task
-        self._started = self._told = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, note: str = "") -> None:
-        """Report `done` of the total, with a short note."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
-            return
-        now = time.monotonic()
-        if self._first is None or done < self._first:  # work that began anew after an interruption goes back
-            self._first, self._started = done, now
-        if now - self._told < _PLAIN_LINE_SECONDS or done == self._first:
-            return
-        self._told = now
-        left = (now - self._started) / (done - self._first) * (self._total - done)
-        self._teller.say(f"{self._title}: {done}/{self._total}, {left:.0f} s left  {note}".rstrip())

@@ -18,18 +18,20 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from vitlet.console import Teller
 from vitlet.data.batch import Batch
-from vitlet.disk import write_json
+from vitlet.disk import finite_or_null, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
+from vitlet.signals import StopFlag, listening
 from vitlet.text import printable
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
 from vitlet.train.clock import Clock
-from vitlet.train.guard import StopFlag, listening, memory_errors, require_finite
-from vitlet.train.log import MetricsLog, Teller, finite_or_null
+from vitlet.train.guard import memory_errors, require_finite
+from vitlet.train.log import MetricsLog
 from vitlet.train.meter import Meter
 from vitlet.train.optim import Rates, set_rates
 

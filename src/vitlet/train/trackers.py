@@ -16,8 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
-from rich.console import Console
-
+from vitlet.console import Terminal
 from vitlet.errors import UsageError
 from vitlet.run import Run
 from vitlet.text import printable
@@ -77,7 +76,7 @@ class Tracker(ABC):
             self._is_silent = True
             text = f"warning: {self.name} stopped: {printable(' '.join(str(error).split())[:300])}. Training goes on."
             with contextlib.suppress(OSError):
-                Console(stderr=True, soft_wrap=True).print(text, markup=False)
+                Terminal(stderr=True).print(text, markup=False)
 
     @abstractmethod
     def _begin(self, run: Run) -> None: ...

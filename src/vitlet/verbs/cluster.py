@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from vitlet.arguments import AtLeastOne, Shared, Whole, chosen_recipe
+from vitlet.console import Terminal
 from vitlet.data.names import PublicData
 from vitlet.errors import UsageError
 from vitlet.run import spelled_out
@@ -74,7 +73,7 @@ def slurm(
     words += shared.words()
     script = batch_script(words, name=f"vitlet-{chosen.name}", out=_absolute(run), cluster=cluster, seeds=seeds)
     write_file(out, script.encode())
-    Console(highlight=False, soft_wrap=True).print(f"written: {printable(out)}   next: sbatch", markup=False)
+    Terminal().print(f"written: {printable(out)}   next: sbatch", markup=False)
 
 
 def _data_place(data: str) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_data
+from vitlet.console import Terminal
 
 
 def check(
@@ -70,7 +70,7 @@ def recipes(name: str | None = None) -> None:
     from vitlet.disk import to_json_bytes
     from vitlet.recipes import all_recipes
 
-    out = Console(highlight=False, soft_wrap=True)
+    out = Terminal()
     if name is not None:
         recipe = chosen_recipe(name, Shared())
         out.print(all_recipes()[recipe.name].__doc__ or "", markup=False)

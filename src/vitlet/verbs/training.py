@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from vitlet.arguments import (
     AtLeastOne,
@@ -18,6 +17,7 @@ from vitlet.arguments import (
     existing_source,
     subset_words,
 )
+from vitlet.console import Terminal
 from vitlet.text import printable
 from vitlet.verbs.files import require_free
 
@@ -251,6 +251,4 @@ def _require_place(out: Path, shared: Shared, recipe: Any, **launch: Any) -> Non
 
 
 def _done(path: Path, then: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(
-        f"finished: {printable(path)}   next: {printable(then)}", markup=False
-    )
+    Terminal().print(f"finished: {printable(path)}   next: {printable(then)}", markup=False)
