@@ -24,6 +24,7 @@ from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step, Untrained
 from vitlet.run import address_of
 from vitlet.text import plural, printable
+from vitlet.units import Epochs, to_steps
 from vitlet.weights.content import file_content, folder_content
 
 
@@ -115,6 +116,8 @@ class _Planner:
         seed = 0 if role.once else seed
         of_whole = {} if found.subset is None else {"budget.epoch_of": "whole"}
         recipe = _recipe(role, seed, of_whole, available=found.num_chosen)
+        if step.data != "imagenet" and found.subset is None:
+            recipe = _as_long_as_on(self._set("imagenet").counts.train, recipe)
         title = step.method
         if step.distil:
             depth = recipe.encoder.depth
@@ -307,6 +310,19 @@ def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *
         odd = available % 2 if recipe.objective.pairs_samples else 0
         recipe = with_overrides(recipe, {"budget.batch_size": available - odd})
     return recipe
+
+
+def _as_long_as_on(num_images: int, recipe: Recipe) -> Recipe:
+    """The recipe with its spans in epochs of `num_images`, so that every set of Table 3 gets as many steps."""
+    spans = {
+        "budget.duration": recipe.budget.duration,
+        "budget.checkpoint_every": recipe.budget.checkpoint_every,
+        "budget.probe_every": recipe.budget.probe_every,
+        "optimizer.warmup": recipe.optimizer.warmup,
+    }
+    size = {"num_images": num_images, "batch_size": recipe.budget.batch_size}
+    steps = {key: to_steps(span, **size) for key, span in spans.items() if isinstance(span, Epochs)}
+    return with_overrides(recipe, {key: {"unit": "steps", "n": n} for key, n in steps.items()})
 
 
 def _digest(subset: str | None) -> str:
