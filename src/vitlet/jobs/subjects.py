@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from vitlet.analyse.diagnosis import RANDOM, is_random
 from vitlet.analyse.survey import Subject
@@ -51,7 +54,7 @@ def open_subjects(
             subjects.append(Subject(name, made.to(device), source=printable(word)))
             continue
         if published and classifier is None and _has_norm_of_mae(encoder):
-            encoder.vit.norm.reset_parameters()
+            cast(nn.LayerNorm, encoder.vit.norm).reset_parameters()
         head = classifier.to(device) if isinstance(classifier, Classifier) else None
         subjects.append(
             Subject(name, encoder.to(device), source=printable(word), classifier=head, classes=saved[word].classes)
