@@ -1,6 +1,7 @@
-"""The sizes that CONTRIBUTING.md promises hold, and a file or function above them would be seen."""
+"""What CONTRIBUTING.md promises of sizes and of broad excepts holds, and a breach would be seen."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def too_large(source: str, *, name: str) -> Iterator[str]:
         count = len(given) - (given[:1] in (["self"], ["cls"]))
         if count > PARAMETERS and not name.startswith(COMMANDS):
             yield f"{name}: {node.name} has {count} parameters"
+
+
+def unexplained(source: str) -> list[int]:
+    """Lines with a broad except and no comment on it or just above it."""
+    lines = ["", *source.splitlines()]
+    broad = (n for n, line in enumerate(lines) if re.match(r"\s*except Exception\b", line))
+    return [n for n in broad if "  # " not in lines[n] and not lines[n - 1].lstrip().startswith("#")]
+
+
+def test_a_broad_except_says_why() -> None:
+    assert not {str(path): found for path in SOURCE.rglob("*.py") if (found := unexplained(path.read_text()))}
+    bare = "try:\n    f()\nexcept Exception as error:\n    pass\n"
+    assert unexplained(bare) == [3]
+    assert not unexplained(bare.replace("error:", "error:  # as it raises anything"))
 
 
 def test_files_and_functions_are_small() -> None:

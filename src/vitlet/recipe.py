@@ -184,6 +184,8 @@ class ObjectiveConfig(Config, abc.ABC):
 
     learns_labels: ClassVar[bool] = False
     """Whether the method is fine-tuning rather than pre-training."""
+    drops_branches: ClassVar[bool] = False
+    """Whether the method drops residual branches at the rate of `encoder.drop_path`, which others refuse."""
 
     @property
     def couples_samples(self) -> bool:
@@ -260,6 +262,16 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
     def _layers_decay(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         if isinstance(self.encoder, ConvNetConfig) and self.optimizer.layer_decay != 1:
             raise ValueError("layer decay has no effect on a ConvNet; optimizer.layer_decay must be 1")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_drop(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
+        if isinstance(self.encoder, EncoderConfig) and self.encoder.drop_path and not self.objective.drops_branches:
+            raise UsageError(
+                f"encoder.drop_path {self.encoder.drop_path:g} has no effect in {self.name}",
+                why="Its method drops no residual branches",
+                fix="encoder.drop_path=0",
+            )
         return self
 
     @model_validator(mode="after")

@@ -181,6 +181,8 @@ def test_without_a_final_norm_the_last_point_is_normalised() -> None:
     with torch.no_grad():
         trained.fc_norm.bias.fill_(3.0)
     assert torch.allclose(Subject("head", encoder, classifier=trained).last_norm(encoded), last + 3, atol=1e-3)
+    of_class = Classifier(24, num_classes=2, pool="class", seed=0)
+    assert torch.equal(Subject("class", Encoder(CONFIG), classifier=of_class).last_norm(encoded), encoded.patches)
 
 
 def test_points_are_the_papers() -> None:

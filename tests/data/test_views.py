@@ -330,6 +330,17 @@ class TestFill:
             assert tuple(seen[:, -1, -1].tolist()) == normalisation.fill
             assert seen[:, 0, 0].eq(255).all()
 
+    @pytest.mark.parametrize("crop", [Fit(), LargeScaleJitter(scale=(0.5, 0.5))])
+    def test_a_mirrored_image_is_padded_on_the_side_where_any_other_is(self, crop: Fit | LargeScaleJitter) -> None:
+        """The control is the other order, which pads first and turns the padding with the image."""
+        portrait = torch.full((3, 40, 20), 255, dtype=torch.uint8)
+        view = View(size=32, crop=crop, flip=1.0)
+        seen = apply_view(portrait, view, key=1)
+        assert seen[:, 0, 0].eq(255).all()
+        assert tuple(seen[:, 0, -1].tolist()) == IMAGENET.fill
+        turned = apply_view(portrait, view.changed(flip=0.0), key=1).flip(-1)
+        assert tuple(turned[:, 0, 0].tolist()) == IMAGENET.fill
+
 
 class TestErase:
     VIEW = View(size=64, crop=STILL, flip=0.0, erase=1.0)

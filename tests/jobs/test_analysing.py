@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from vitlet.jobs import analysing
 from vitlet.jobs.analysing import Look, analyse
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
+from vitlet.jobs.subjects import open_subjects
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
@@ -150,6 +151,75 @@ def test_the_published_quirks_are_an_option(data: Path, models: list[str], tmp_p
     assert about["published_quirks"] is True
     pixels = stored(tmp_path, "pictures")[1]["images"]
     assert pixels.max() < 130, "the first in folder order are dark"
+
+
+def test_untrained_weights_are_not_those_that_a_run_with_the_seed_started_from(models: list[str]) -> None:
+    """Else the control of a run from scratch would be its own start, and every seed would have the same control."""
+
+    def control(seed: int) -> torch.Tensor:
+        subjects, _ = open_subjects([models[0], "random"], OPTIONS, seed=seed)
+        return subjects[1].encoder.blocks[0].attn.qkv.weight
+
+    assert torch.equal(control(0), control(0))
+    assert not torch.equal(control(0), control(1))
+    for seed in (0, 1):
+        assert not torch.equal(control(seed), Encoder(CONFIG, seed=seed).blocks[0].attn.qkv.weight)
+
+
+def test_the_seed_of_a_look_draws_its_untrained_weights(data: Path, models: list[str], tmp_path: Path) -> None:
+    """Both looks see all 80 images, in another order: the trained encoder gives the same means."""
+    found = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        analyse([models[0], "random"], data=data, out=out, look=Look(images=80, seed=seed), options=OPTIONS)
+        found.append(stored(out, "attention")[1])
+    assert np.allclose(found[0]["distance_pixels.0"], found[1]["distance_pixels.0"], rtol=0, atol=2e-5)
+    assert not np.allclose(found[0]["distance_pixels.1"], found[1]["distance_pixels.1"], rtol=0, atol=2e-4)
+
+
+def test_untrained_weights_may_be_those_of_another_network(models: list[str], tmp_path: Path) -> None:
+    """With its rule of initialisation and its positions, which the first encoder does not have."""
+    fixed = Encoder(CONFIG.changed(position="sincos", init="xavier"), seed=4)
+    other = save(tmp_path / "fixed", fixed)
+    words = [models[1], "random", f"random:{other}", f"random:{models[2]}"]
+    _, plain, like, wide = open_subjects(words, OPTIONS, seed=0)[0]
+    assert [s.name for s in (plain, like, wide)] == ["random", "random like fixed", "random like wide"]
+    assert like.encoder.config == fixed.config
+    assert torch.equal(like.encoder.vit.pos_embed, fixed.vit.pos_embed)
+    assert not torch.equal(like.encoder.blocks[0].attn.qkv.weight, fixed.blocks[0].attn.qkv.weight)
+    assert (plain.encoder.config, wide.encoder.width) == (CONFIG.changed(final_norm=False), 36)
+    with pytest.raises(UsageError, match="no file or folder"):
+        open_subjects([models[0], f"random:{tmp_path}/nowhere"], OPTIONS, seed=0)
+
+
+def test_the_papers_code_sees_whole_batches_until_there_are_more(data: Path, models: list[str], tmp_path: Path) -> None:
+    assert [Look(images=n, published=True).num_images for n in (1024, 1000, 1)] == [1152, 1024, 128]
+    assert Look().num_images == 1024
+    seen = []
+    for published in (False, True):
+        look = Look(images=128, published=published)  # of 160: too few are held out for a batch
+        analyse(models[:1], data=data, out=tmp_path / str(published), look=look, options=OPTIONS)
+        about = json.loads((tmp_path / str(published) / "analysis" / "about.json").read_text())
+        seen.append((about["split"], about["images"], about["batch_size"]))
+    assert seen == [("test", 80, 80), ("all images", 160, 160)]
+
+
+@pytest.mark.parametrize("order", ["column-row", "row-column"])
+def test_the_papers_code_does_not_read_the_final_norm_of_mae(
+    order: Literal["column-row", "row-column"], tmp_path: Path
+):
+    """That of MoCo-v3, with positions in the other order, it does; and so does everything without `published`."""
+    encoder = Encoder(CONFIG.changed(position="sincos", sincos_order=order))
+    with torch.no_grad():
+        encoder.vit.norm.weight.fill_(2.0)
+        encoder.vit.norm.bias.fill_(3.0)
+    word = save(tmp_path / "model", encoder)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    means = []
+    for published in (False, True):
+        ((subject,), _) = open_subjects([word], OPTIONS, seed=0, published=published)
+        means.append(subject.last_norm(subject.encoder.encode(subject.encoder.embed(images))).mean().item())
+    assert means == pytest.approx([3, 0 if order == "column-row" else 3], abs=1e-5)
 
 
 def test_images_without_labels_are_looked_at_and_not_probed(data: Path, models: list[str], tmp_path: Path) -> None:

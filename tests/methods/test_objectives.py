@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from vitlet.data.batch import Batch, Targets
+from vitlet.errors import UsageError
 from vitlet.methods.objective import Objective, Step
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import Recipe
@@ -110,6 +111,16 @@ def test_gradients_reach_every_trainable_parameter_and_no_other(recipe: Recipe) 
     objective(_batch(recipe), _step()).total.backward()
     reached = {name for name, p in objective.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert reached == {name for name, p in objective.named_parameters() if p.requires_grad}
+
+
+def test_a_method_drops_residual_branches_or_refuses_their_rate(recipe: Recipe) -> None:
+    if not recipe.objective.drops_branches:
+        with pytest.raises(UsageError, match=r"drop_path 0\.5 has no effect.*Fix: encoder\.drop_path=0"):
+            recipe.changed(encoder=recipe.encoder.changed(drop_path=0.5))
+        return
+    dropping = recipe.changed(encoder=recipe.encoder.changed(drop_path=0.5))
+    with_drop, without = (float(_objective(r)(_batch(r), _step()).total.detach()) for r in (dropping, recipe))
+    assert with_drop != without
 
 
 def test_the_seed_decides_and_global_generators_do_not(recipe: Recipe) -> None:

@@ -108,7 +108,7 @@ def answered(number: int, value: Callable[[Measure], float]) -> Answer:
 def cka(**models: tuple[float, float]) -> Callable[[Measure], float]:
     """(lower, higher) third by the first letters of a subject's name."""
     by_name = {"MAE-Tiny": models["mae"], "MAE-Tiny-FT": models["fine"], "MoCov3-Tiny": models["moco"],
-               "random weights": (0.6, 0.45)}  # fmt: skip
+               "untrained MAE-Tiny": (0.6, 0.45), "untrained MoCov3-Tiny": (0.6, 0.45)}  # fmt: skip
     return lambda m: by_name[m.subject][m.quantity == "cka-higher"]
 
 

@@ -3,32 +3,41 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_images import write_images
 
 from vitlet.errors import DataError
+from vitlet.recipe import Recipe
+from vitlet.recipes.mae import mae_tiny_400e
+from vitlet.recipes.mocov3 import mocov3_tiny_400e
 from vitlet.reproduce.catalogue import chosen
 from vitlet.reproduce.chains import (
     DISTILLED,
     DMAE,
     DMAE_TUNED,
+    LOOK,
+    LOOK_MASKED,
     MAE,
     MAE_TUNED,
+    MOCOV3,
     SUPERVISED,
     TEACHER,
     distilled,
+    pretrained_on,
     transferred,
     tuned,
 )
 from vitlet.reproduce.figures import FIGURE_7
 from vitlet.reproduce.plan import Plan
-from vitlet.reproduce.planner import _recipe, make_plan
+from vitlet.reproduce.planner import _as_long_as_on, _recipe, make_plan
 from vitlet.reproduce.scale import Treatment
 from vitlet.reproduce.scales import scale_by_name
-from vitlet.reproduce.steps import Evaluate, Finetune, Needs, Pretrain, Table
+from vitlet.reproduce.steps import Evaluate, Finetune, Look, Needs, Pretrain, Table
 from vitlet.reproduce.tables import detected
+from vitlet.units import Steps
 
 SMOKE = scale_by_name("smoke")
 
@@ -120,6 +129,21 @@ def test_all_seeds_share_one_teacher(images: Path, tmp_path: Path):
     assert isinstance(TEACHER, Pretrain)
 
 
+@pytest.mark.parametrize(("look", "of"), [(LOOK_MASKED, MAE), (LOOK, MOCOV3)])
+def test_the_control_of_a_look_is_the_network_of_the_method_and_not_the_supervised_one(
+    look: Look, of: Pretrain, images: Path, tmp_path: Path
+):
+    """The supervised network also starts from another rule of initialisation and other positions."""
+    plan = planned(images, tmp_path, look, of, scale=SMOKE.with_seeds(2))
+    node, other = plan.node(look, 0), plan.node(look, 1)
+    (control,) = node.untrained
+    (name,) = (name for name, step in look.subjects if step == of)
+    assert node.subjects[control] == (f"untrained {name}", plan.node(of, 0).folder)
+    assert (other.seed, other.untrained) == (1, (control,))
+    trained = Look((*look.subjects[:-1], ("twice", of)))
+    assert planned(images, tmp_path, trained).node(trained, 0).address != node.address
+
+
 def test_a_distilled_block_is_counted_in_twelfths(images: Path, tmp_path: Path):
     step = Pretrain("dmae", teacher=TEACHER, distil=(4,))
     assert planned(images, tmp_path, step).node(step, 0).recipe["objective"]["layers"] == [[1, 1]]
@@ -133,6 +157,26 @@ def test_subsets_are_trained_on_for_as_many_steps(images: Path, tmp_path: Path):
     assert node.subset == "40%"
     assert node.recipe["budget"]["epoch_of"] == "whole"
     assert node.images_seen == planned(images, tmp_path, MAE).node(MAE, 0).images_seen
+
+
+def test_a_larger_set_is_trained_on_for_as_many_steps_as_imagenet(everything: Path, tmp_path: Path):
+    """400 epochs of ImageNet-21k would be eleven times as many; the control is a run that counts its own epochs."""
+    steps = [pretrained_on(method, data) for method in ("mae", "mocov3") for data in ("imagenet", "imagenet-21k")]
+    plan = planned(everything, tmp_path, *steps, scale=scale_by_name("paper"))
+    for whole, larger in (steps[:2], steps[2:]):
+        first, second = plan.node(whole, 0), plan.node(larger, 0)
+        assert second.images_seen == first.images_seen
+        assert second.recipe["budget"]["duration"]["unit"] == second.recipe["optimizer"]["warmup"]["unit"] == "steps"
+        own = dataclasses.replace(second, recipe=first.recipe, train_images=11 * first.train_images)
+        assert own.images_seen > 2 * first.images_seen
+
+
+@pytest.mark.parametrize(("recipe", "steps", "warmup"), [(mae_tiny_400e, 124_800, 12_480),
+                                                         (mocov3_tiny_400e, 500_400, 50_040)])  # fmt: skip
+def test_the_steps_of_the_paper_stay_on_any_set(recipe: Callable[[], Recipe], steps: int, warmup: int):
+    found = _as_long_as_on(1_281_167, recipe())
+    assert (found.budget.duration, found.optimizer.warmup) == (Steps(n=steps), Steps(n=warmup))
+    assert found.budget.checkpoint_every == Steps(n=steps // 400)
 
 
 def test_with_its_data_every_row_of_the_paper_plans_its_chain(everything: Path, tmp_path: Path):

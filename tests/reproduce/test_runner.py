@@ -19,7 +19,8 @@ from vitlet.cli import main
 from vitlet.console import Teller
 from vitlet.errors import NonFiniteError
 from vitlet.jobs import suites
-from vitlet.recipe import Recipe
+from vitlet.nn.encoder import Encoder
+from vitlet.recipe import EncoderConfig, Recipe
 from vitlet.recipes import from_json
 from vitlet.recipes.transfer import Grid
 from vitlet.reproduce import runner
@@ -33,6 +34,8 @@ from vitlet.reproduce.scale import Chosen
 from vitlet.reproduce.scales import scale_by_name
 from vitlet.reproduce.steps import Evaluate
 from vitlet.run import Run
+from vitlet.weights.folder import write_model
+from vitlet.weights.source import evaluation_view
 
 SMOKE = scale_by_name("smoke")
 
@@ -47,6 +50,22 @@ def pretrained(plan: Plan) -> Node:
 
 def times(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_the_control_of_a_look_has_the_network_of_its_subject(images: Path, tmp_path: Path):
+    shape = EncoderConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2)
+    places = [tmp_path / name for name in ("supervised", "masked")]
+    for place, position in zip(places, ("learned", "sincos"), strict=True):
+        encoder = Encoder(shape.changed(position=position))
+        write_model(place, encoder=encoder, evaluation=evaluation_view(16), facts={})
+    subjects = (("DeiT", places[0]), ("untrained MAE", places[1]))
+    node = Node(
+        "a", "look", "look", 3, tmp_path / "look", data=images, subjects=subjects, untrained=(1,), look_images=8
+    )
+    make(node)
+    about = json.loads((node.folder / "analysis/about.json").read_text())
+    assert [model["source"] for model in about["models"]] == [str(places[0]), f"random:{places[1]}"]
+    assert about["seed"] == 3
 
 
 def test_a_second_time_nothing_is_run(copied: Path, images: Path):

@@ -1,15 +1,21 @@
 """What was published stands as it was read, and every step that a row names can be run at the paper's scale."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from vitlet.bench.published import PAPER
 from vitlet.recipes import by_name, with_overrides
+from vitlet.recipes.mae import TEACHING
 from vitlet.reproduce.catalogue import ITEMS, chosen
 from vitlet.reproduce.claims import CLAIMS
 from vitlet.reproduce.scale import Chosen, ImageSet, Treatment
 from vitlet.reproduce.scales import SCALES, scale_by_name
-from vitlet.reproduce.steps import MEANINGS, Finetune, Look, Measured, Pretrain, Probe, Table, steps_of
+from vitlet.reproduce.steps import MEANINGS, Finetune, Look, Measured, Pretrain, Probe, Table, Untrained, steps_of
+from vitlet.units import Images
 
+CONVENTIONS = Path(__file__).parents[2] / "docs/conventions.md"
 TABLES = [item for item in ITEMS.values() if isinstance(item, Table)]
 PUBLISHED = {
     "table-1": """
@@ -139,7 +145,8 @@ def every_step() -> set[object]:
     grown = True
     while grown:
         starts = {s.start for s in found if isinstance(s, Measured) and s.start is not None}
-        starts |= {start for s in found if isinstance(s, Look) for _, start in s.subjects if start is not None}
+        looked = [start for s in found if isinstance(s, Look) for _, start in s.subjects]
+        starts |= {start.of if isinstance(start, Untrained) else start for start in looked}
         starts |= {s.teacher for s in found if isinstance(s, Pretrain | Finetune) and s.teacher is not None}
         grown = not starts <= found
         found |= starts
@@ -186,6 +193,21 @@ def test_timms_figures_are_those_of_the_benchmark():
         model = titles[title if title in titles else title.removesuffix(", distilled")]
         assert model.top1 == float(top1), row
         assert model.images_per_second == found["table-2", row, "images/s, RTX 3090"].value, row
+
+
+def test_seed_stands_beside_the_same_network_without_it():
+    """Published 77.2 and 77.7: "SEED does not help" needs both."""
+    cells = {r.title: c for r in ITEMS["table-2"].rows for c in r.cells if c.column == "top-1, %"}
+    control, seed = cells["EfficientNet-B0"].step, cells["EfficientNet-B0 after SEED"].step
+    assert isinstance(control, Finetune)
+    assert isinstance(seed, Finetune)
+    assert (control.start, control.treatment, control.data) == (None, seed.treatment, seed.data)
+    assert "does not name the teacher" in cells["EfficientNet-B0 after SEED"].note
+
+
+def test_every_tag_is_explained_in_the_conventions():
+    section = CONVENTIONS.read_text().split("## Published figures")[1].split("##")[0]
+    assert set(re.findall(r"^\| (\S+) \| ", section, re.MULTILINE)) == {"tag", *MEANINGS}
 
 
 def test_a_row_that_the_paper_lacks_says_whose_it_is():
@@ -267,6 +289,16 @@ def test_a_budget_changes_lengths_and_nothing_else():
     }
     assert shorter.sets["flowers"].budget["budget.duration"]["n"] == 6_000
     assert shorter.seeds == scale.seeds
+
+
+def test_a_teacher_sees_more_than_its_student_as_in_learn():
+    """At micro three times as many images; before, its scale cut the recipe's length to that of the student."""
+    recipes = {name: by_name(name).budget.duration for name in ("mae_micro", "mae_micro_wide")}
+    assert recipes["mae_micro_wide"] == Images(n=TEACHING * recipes["mae_micro"].n)
+    for scale in (scale_by_name("micro"), scale_by_name("own").within(0.5)):
+        lengths = {role: scale.methods[role].changes["budget.duration"]["n"] for role in ("teacher", "dmae", "mae")}
+        assert lengths["teacher"] == TEACHING * lengths["dmae"]
+        assert lengths["dmae"] == lengths["mae"]
 
 
 @pytest.mark.parametrize("name", ["micro", "own", "smoke"])

@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float
 from vitlet.text import plural
 
 RANDOM = "random"
-"""The source name of untrained weights."""
+"""The source name of untrained weights; `random:ENCODER` for those of another network than the first."""
 Confidence = Literal["high", "moderate", "low", "no evidence"]
 HIGH, MODERATE, PICKED = 3.0, 2.0, 1.0
 MANY_LABELS = 50_000
@@ -110,7 +110,7 @@ class Place:
     def finetune(self, way: Way) -> str:
         """Return the command that fine-tunes this way."""
         recipe = "finetune_micro" if self.image_size <= _SMALL else "finetune_tiny_impr_100e"
-        start = "none" if way.source == RANDOM else way.source
+        start = "none" if is_random(way.source) else way.source
         words = ["vitlet", "finetune", recipe, "--init", start, "--data", self.data, "--out", "tried"]
         words += [] if self.limit is None else ["--num-labels", str(self.limit)]
         words += [] if way.layer_decay is None else ["--set", f"optimizer.layer_decay={way.layer_decay:g}"]
@@ -122,6 +122,11 @@ class Place:
         settings = (f"objective.teacher={teacher}", f"objective.layers=[[{layer}, {layer}]]")
         words = ["vitlet", "pretrain", recipe, "--data", self.data, "--out", "student"]
         return shlex.join([*words, *(word for s in settings for word in ("--set", s))])
+
+
+def is_random(source: str) -> bool:
+    """Whether a source on the command line is untrained weights."""
+    return source.partition(":")[0] == RANDOM
 
 
 def diagnose(measured: Sequence[Measured], place: Place) -> list[Suggestion]:
@@ -219,7 +224,7 @@ def _top_blocks(first: Measured, place: Place) -> Suggestion:
 
 def _distillation(first: Measured, best: Measured, place: Place) -> Suggestion:
     topic = "Distillation"
-    if best is first or best.source == RANDOM or best.alignment is None:
+    if best is first or is_random(best.source) or best.alignment is None:
         return _nothing(topic, "None of the other encoders is a teacher: none reads out better.")
     gap, error = paired(_best(best)[1], _best(first)[1])
     if confidence(gap, error) == "no evidence":

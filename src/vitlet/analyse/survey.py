@@ -47,8 +47,8 @@ class Subject:
     def last_norm(self, encoded: Encoded) -> Float[Tensor, "B N D"]:
         """The patch tokens at the last point of CKA.
 
-        After the encoder's final norm if it has one, else the classifier's; otherwise after normalisation without
-        parameters, as the paper's code does for MAE's checkpoints, which hold no such norm.
+        After the norm of a classifier that pools the patches, else after the encoder's final norm; with neither, after
+        normalisation without parameters.
         """
         if self.classifier is not None and self.classifier.pool == "mean":
             return self.classifier.fc_norm(encoded.patches)

@@ -282,7 +282,7 @@ def _orientation(read: Callable[[], Image.Exif]) -> int:
     """Return the EXIF orientation, or 1 if it is missing or damaged: the pixels are usable without it."""
     try:
         return int(read().get(0x0112, 1))
-    except Exception:
+    except Exception:  # Pillow's parser raises anything on damaged bytes
         return 1
 
 

@@ -94,19 +94,20 @@ def look(
 ) -> tuple[UInt8[Tensor, "3 S S"], "Placement | None", bool]:
     """Like `apply_view`, but also return the placement and the flip, which boxes and masks must follow.
 
-    The placement is None for crops other than `LargeScaleJitter` and `Fit`; the flip is applied after it.
+    The placement is None for crops other than `LargeScaleJitter` and `Fit`. For these the flip comes first, as in
+    detectron2, so that the padding is on the right and at the bottom of every image.
     """
     draw = random.Random(key)
-    placement = None
     if isinstance(view.crop, LargeScaleJitter | Fit):
+        is_flipped = draw.random() < view.flip
         placement = place(image.shape[1], image.shape[2], view, draw)
-        pixels = _put(image, placement, fill=normalisation.fill)
+        pixels = _put(image.flip(-1) if is_flipped else image, placement, fill=normalisation.fill)
+        pixels = _recolour(pixels, view, draw, key=key, fill=normalisation.fill)
     else:
-        pixels = _crop(image, view, draw)
-    pixels = _recolour(pixels, view, draw, key=key, fill=normalisation.fill)
-    is_flipped = draw.random() < view.flip
-    if is_flipped:
-        pixels = pixels.flip(-1)
+        placement = None
+        pixels = _recolour(_crop(image, view, draw), view, draw, key=key, fill=normalisation.fill)
+        is_flipped = draw.random() < view.flip
+        pixels = pixels.flip(-1) if is_flipped else pixels
     if draw.random() < view.solarize:
         pixels = torch.minimum(pixels, 255 - pixels)  # inverts exactly the values from 128
     if draw.random() < view.erase:

@@ -13,7 +13,7 @@ import torch
 
 from vitlet.analyse import record
 from vitlet.analyse.attention import PUBLISHED_EPSILON
-from vitlet.analyse.diagnosis import RANDOM, Measured, Place, diagnose
+from vitlet.analyse.diagnosis import Measured, Place, diagnose, is_random
 from vitlet.analyse.layers import (
     ProbeCurve,
     class_attention,
@@ -57,15 +57,22 @@ class Look:
 
     images: int = 1024
     seed: int = 0
+    """Decides which images, and the weights of `random`."""
     num_labels: int | None = None
     """Use only this many training labels, balanced over classes: those that fine-tuning with this seed uses."""
     published: bool = False
-    """Reproduce quirks of the paper's code: images in folder order, batches of 128, 10⁻⁶ in the entropy, pitch 14."""
+    """Reproduce quirks of the paper's code: images in folder order, batches of 128 until there are more than `images`,
+    10⁻⁶ in the entropy, pitch 14, and a new final norm for MAE's encoders."""
 
     @property
     def batch_size(self) -> int:
         """Images per CKA batch."""
         return _PUBLISHED_BATCH if self.published else _BATCH
+
+    @property
+    def num_images(self) -> int:
+        """How many images are looked at, if there are as many."""
+        return (self.images // self.batch_size + 1) * self.batch_size if self.published else self.images
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ def analyse(
     """Write `OUT/analysis/*`, `OUT/figures/*.svg` and `OUT/report.html` about some encoders.
 
     Args:
-        encoders: Runs, model folders, `timm:NAME@FILE`, or `random`: untrained weights in the shape of the first one.
+        encoders: Runs, model folders, `timm:NAME@FILE`, or `random`: the first one's network with untrained weights;
+            `random:ENCODER` for another's.
         data: Images; without labels there are no probes.
         out: The folder.
         look: Which images, and how.
@@ -119,7 +127,7 @@ def analyse(
     look, options = look or Look(), options or Options()
     began, run, teller = time.monotonic(), Run(Path(out)), Teller(quiet=options.quiet)
     with World.joined(pick_device(options)) as world:
-        subjects, view = open_subjects(encoders, options)
+        subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         index = opened(data, options, world)
         sample = _sample(index, judged(index, options, teller, world), view, look, options)
@@ -177,7 +185,7 @@ def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: O
     train, test, split = divide(index, verdicts)
     if len(test) < look.batch_size:
         test, split = np.flatnonzero(verdicts.good), "all images"
-    picked = choose(np.asarray(index.labels[test]), num=look.images, seed=look.seed, folder_order=look.published)
+    picked = choose(np.asarray(index.labels[test]), num=look.num_images, seed=look.seed, folder_order=look.published)
     num, size = even_batches(len(picked), batch_size=look.batch_size)
     ids = test[picked[:num]]
     if look.num_labels is not None:
@@ -260,7 +268,7 @@ def _moved(subjects: Sequence[Subject]) -> list[tuple[str, str, dict[str, list[f
     return [
         (first.name, other.name, weight_distances(first.encoder, other.encoder))
         for other in subjects[1:]
-        if other.source != RANDOM and same_shape(first.encoder, other.encoder)
+        if not is_random(other.source) and same_shape(first.encoder, other.encoder)
     ]
 
 

@@ -25,6 +25,7 @@ from vitlet.jobs.output import write_document
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
+from vitlet.recipes.mae import TEACHING
 from vitlet.run import environment
 from vitlet.units import Images, Share
 
@@ -35,8 +36,6 @@ _FAMILIES = {"vit": "finetune_micro", "convnet": "finetune_micro_convnet"}
 """Fine-tuning recipe for each kind of encoder."""
 METHODS = ("mae_micro", "simmim_micro", "mocov3_micro", "dino_micro", "dmae_micro", "seed_micro")
 TEACHER = "mae_micro_wide"
-_TEACHING = 3
-"""Views of the teacher for each view of its student. The paper's saw four: 1600 epochs beside 400."""
 _TAUGHT = ("dmae_micro", "seed_micro")
 _BESIDE = {"dmae_micro": "mae_micro"}
 """The method that a method extends, with which it is compared in addition to its random weights."""
@@ -88,7 +87,7 @@ def learn(
     terms.steps(images, seed)  # refuses more labels than there are, before anything is pre-trained
     taught = {method: {"objective.teacher": os.path.abspath(out / TEACHER)} for method in methods if method in _TAUGHT}
     names = [*([TEACHER] if taught else []), *reversed(methods)]  # MAE, the shortest, last: then the cores end together
-    lengths = {name: _length(name, views * (_TEACHING if name == TEACHER else 1)) for name in names}
+    lengths = {name: _length(name, views * (TEACHING if name == TEACHER else 1)) for name in names}
     recipes = {out / name: (name, lengths[name] | {"budget.seed": seed} | taught.get(name, {})) for name in names}
     pretrain_side_by_side(recipes, data=data, num_images=len(images.train), options=options, teller=teller)
     starts = [Start(method, method, out / method) for method in methods]
@@ -107,7 +106,7 @@ def learn(
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",
         "protocols": protocols,
         "pretraining_cpu_seconds": {method: cost[method] for method in methods},
-        "teacher": {"name": TEACHER, "views": views * _TEACHING, "cpu_seconds": cost[TEACHER]} if taught else None,
+        "teacher": {"name": TEACHER, "views": views * TEACHING, "cpu_seconds": cost[TEACHER]} if taught else None,
         "pretraining_seeds": 1,
         "data": {"name": index.name, "fingerprint": index.fingerprint},
         "n": n,

@@ -186,7 +186,7 @@ def _called(work: Callable[..., Any], arguments: Any, named: Mapping[str, Any]) 
         return False, work(*arguments, **named)
     except VitletError as error:
         return True, error
-    except Exception as error:
+    except Exception as error:  # a bug, which is the caller's to raise: with it unanswered the caller would wait
         error.add_note(traceback.format_exc())
         return True, error
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from vitlet.analyse.diagnosis import RANDOM
+from torch import nn
+
+from vitlet.analyse.diagnosis import RANDOM, is_random
 from vitlet.analyse.survey import Subject
 from vitlet.augmentation import View
 from vitlet.disk import read_json
@@ -13,13 +16,23 @@ from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
+from vitlet.rng import derive
 from vitlet.text import printable
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
 
-def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subject], View]:
+def open_subjects(
+    encoders: Sequence[str], options: Options, *, seed: int, published: bool = False
+) -> tuple[list[Subject], View]:
     """Return the encoders to analyse, with unique names, and the view of the first, which is used for all.
+
+    Args:
+        encoders: As for `jobs.analysing.analyse`.
+        options: Device.
+        seed: Decides untrained weights. Their stream is their own: a run with this seed started from other ones.
+        published: Give MAE's encoders a new final norm. The paper's code reads them as networks that pool their
+            patches, whose norm their files do not hold; MoCo-v3's, whose positions tell, it reads with their own norm.
 
     Raises:
         UsageError: if there is none, the first is `random`, or one has no attention.
@@ -27,19 +40,21 @@ def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subje
     """
     if not encoders:
         raise UsageError("no encoder given", fix="vitlet analyse RUN --data DATA --out DIR")
-    if encoders[0] == RANDOM:
+    if is_random(encoders[0]):
         raise UsageError("random weights need a shape", fix="name a run or a model folder first, then random")
-    saved = {word: load_encoder(word) for word in encoders if word != RANDOM}
+    saved = {word: load_encoder(_network(word, first=encoders[0])) for word in encoders}
     first = saved[encoders[0]]
     device = pick_device(options)
     subjects = []
     for name, word in zip(_names(encoders), encoders, strict=True):
-        if word == RANDOM:
-            like = require_patches(first.encoder, purpose="an analysis")
-            made = Encoder(like.config, mean=like.mean, std=like.std, seed=0)
-            subjects.append(Subject(name, made.to(device), source=RANDOM))
-            continue
         encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
+        if is_random(word):
+            control = derive(seed, "random control")
+            made = Encoder(encoder.config, mean=encoder.mean, std=encoder.std, seed=control)
+            subjects.append(Subject(name, made.to(device), source=printable(word)))
+            continue
+        if published and classifier is None and _has_norm_of_mae(encoder):
+            cast(nn.LayerNorm, encoder.vit.norm).reset_parameters()
         head = classifier.to(device) if isinstance(classifier, Classifier) else None
         subjects.append(
             Subject(name, encoder.to(device), source=printable(word), classifier=head, classes=saved[word].classes)
@@ -53,13 +68,31 @@ def trained_from_first(subjects: Sequence[Subject]) -> set[str]:
     for other in subjects[1:]:
         facts = Path(other.source) / "environment.json"
         starts[other.name] = (read_json(facts).get("launch", {}).get("start") or "") if facts.is_file() else None
-    is_asked = first.source != RANDOM and any(starts.values())  # the content needs a read from the disk
+    is_asked = not is_random(first.source) and any(starts.values())  # the content needs a read from the disk
     content = start_content(first.source).split()[0] if is_asked else None
     return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}
 
 
+def _network(word: str, *, first: str) -> str:
+    """The encoder that `word` names or, if it asks for untrained weights, the one whose network gets them."""
+    return first if word == RANDOM else word.removeprefix(f"{RANDOM}:")
+
+
 def _names(words: Sequence[str]) -> list[str]:
     """Return the last parts of the paths where unique, else whole paths; a repeated source is numbered."""
-    short = [word if word == RANDOM else Source.parse(word).path.resolve().name for word in words]
+    short = [_short(word) for word in words]
     names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
     return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
+
+
+def _has_norm_of_mae(encoder: Encoder) -> bool:
+    """Whether it ends in a norm and has MAE's positions, which tell in the files of the paper's authors."""
+    shape = encoder.config
+    return shape.final_norm and shape.position == "sincos" and shape.sincos_order == "column-row"
+
+
+def _short(word: str) -> str:
+    if word == RANDOM:
+        return word
+    name = Source.parse(_network(word, first="")).path.resolve().name
+    return f"{RANDOM} like {name}" if is_random(word) else name

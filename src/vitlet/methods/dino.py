@@ -4,7 +4,11 @@ Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transfo
 with which Wang et al. 2023 trained a ViT-Tiny are not known.
 
 Differences from the published code: the teacher's temperature rises per step, not per epoch; the prototypes always
-have unit length (an option there); the head may see the mean of the patch tokens.
+have unit length (an option there); the head may see the mean of the patch tokens. Prototypes start truncated-normal
+(0.02), there as torch starts a linear layer, about twice as long: of weights that are normalised only the direction
+counts, and one of half the length turns twice as far in a step. For small views the positions are resized with an
+antialiased bicubic filter, as timm does, there without antialiasing. Learned ones start as noise, which that averages:
+their deviation is 0.007 at first for views of 96 pixels, there 0.017. The fixed ones of `dino_micro` differ by 5 %.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@ Differences: the encoder is the plain ViT that every method here uses, with abso
 BEiT's block (relative positions shared over blocks, LayerScale, no key bias) and no absolute positions. So timm opens
 the encoder unchanged; with `encoder.relative_position` it has BEiT's block, with relative positions per block. The
 decoder is one linear layer per masked patch: upstream's 1×1 convolution and pixel shuffle, without the patches that do
-not enter the loss.
+not enter the loss. It starts truncated-normal (0.02) with zero bias, upstream's as torch starts a convolution. The
+recipes exempt the mask token from weight decay, like the class token and the positions; upstream decays it.
 """
 
 import math

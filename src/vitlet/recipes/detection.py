@@ -32,6 +32,7 @@ class DetectionObjective(ObjectiveConfig):
     """Mask R-CNN, or Faster R-CNN without `masks`; see `vitlet.methods.detection`."""
 
     learns_labels: ClassVar[bool] = True
+    drops_branches: ClassVar[bool] = True
     method: Literal["detection"] = "detection"
     masks: bool = True
     window: Annotated[int, Field(ge=2, le=64)] = 14

@@ -1,6 +1,6 @@
 """DINO: its config, upstream's recipe for ViT-Tiny, and one for two CPU cores."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class DINOObjective(ObjectiveConfig):
     """Caron et al. 2021; see `vitlet.methods.dino`. The first two views are large, any further ones small."""
 
+    drops_branches: ClassVar[bool] = True
     method: Literal["dino"] = "dino"
     pool: Literal["class", "mean"] = "class"
     """What the head sees of an image: the class token, as published, or the mean of the patch tokens."""

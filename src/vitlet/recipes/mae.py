@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from vitlet.nn.encoder import Encoder
 
 
+TEACHING = 3
+"""Images that a teacher of the micro recipes sees for each of its student's; the paper's saw four (1600 epochs)."""
+
+
 class MAEObjective(ObjectiveConfig):
     """He et al. 2022; see `vitlet.methods.mae`."""
 
@@ -163,5 +167,5 @@ def mae_micro_wide() -> Recipe[MAEObjective]:
         name="mae_micro_wide",
         encoder=recipe.encoder.changed(width=192, heads=12),
         optimizer=recipe.optimizer.changed(base_lr=1e-3),
-        budget=recipe.budget.changed(duration=Images(n=384_000)),
+        budget=recipe.budget.changed(duration=Images(n=TEACHING * 128_000)),
     )

@@ -1,6 +1,6 @@
 """SimMIM: its config, upstream's recipe at the size of ViT-Tiny, and one for two CPU cores."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class SimMIMObjective(ObjectiveConfig):
     """Xie et al. 2022; see `vitlet.methods.simmim`."""
 
+    drops_branches: ClassVar[bool] = True
     method: Literal["simmim"] = "simmim"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6
     unit_pixels: Count = 32

@@ -1,6 +1,6 @@
 """Chains of steps that several tables share, each defined once, since the same step in two tables is one run."""
 
-from vitlet.reproduce.steps import BLOCKS, Finetune, Look, Pretrain, Probe, Start
+from vitlet.reproduce.steps import BLOCKS, Finetune, Look, Pretrain, Probe, Start, Untrained
 
 MAE, MOCOV3 = Pretrain("mae"), Pretrain("mocov3")
 DINO, SIMMIM = Pretrain("dino"), Pretrain("simmim")
@@ -27,11 +27,18 @@ LOOK = Look(
         ("MAE-Tiny", MAE),
         ("MoCov3-Tiny", MOCOV3),
         ("MAE-Tiny-FT", MAE_TUNED),
-        ("random weights", None),
+        ("untrained MoCov3-Tiny", Untrained(MOCOV3)),
     )
 )
 """For Figures 1, 3 and 5, which share one pass."""
-LOOK_MASKED = Look(tuple(subject for subject in LOOK.subjects if subject[1] != MOCOV3))
+LOOK_MASKED = Look(
+    (
+        ("DeiT-Tiny", SUPERVISED),
+        ("MAE-Tiny", MAE),
+        ("MAE-Tiny-FT", MAE_TUNED),
+        ("untrained MAE-Tiny", Untrained(MAE)),
+    )
+)
 """For statements about MAE alone, so as not to wait for MoCo-v3, the most expensive to train."""
 LOOK_DISTILLED = Look(
     (("DeiT-Tiny", SUPERVISED), ("MAE-Tiny", MAE), ("D-MAE-Tiny", DMAE), ("teacher", TEACHER)),

@@ -52,7 +52,9 @@ class Node:
     labels: EvaluationName = "val"
     protocol: ProbeName = "logistic"
     pool: Literal["mean", "class"] = "mean"
-    subjects: tuple[tuple[str, Path | None], ...] = ()
+    subjects: tuple[tuple[str, Path], ...] = ()
+    untrained: tuple[int, ...] = ()
+    """Indices of the subjects whose networks have untrained weights instead of their own."""
     look_images: int = 0
     train_images: int = 0
     test_images: int = 0

@@ -21,9 +21,10 @@ from vitlet.recipes import by_name, with_overrides
 from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_of
 from vitlet.reproduce.plan import Kind, Node, Plan
 from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
-from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step
+from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step, Untrained
 from vitlet.run import address_of
 from vitlet.text import plural, printable
+from vitlet.units import Epochs, to_steps
 from vitlet.weights.content import file_content, folder_content
 
 
@@ -115,6 +116,8 @@ class _Planner:
         seed = 0 if role.once else seed
         of_whole = {} if found.subset is None else {"budget.epoch_of": "whole"}
         recipe = _recipe(role, seed, of_whole, available=found.num_chosen)
+        if step.data != "imagenet" and found.subset is None:
+            recipe = _as_long_as_on(self._set("imagenet").counts.train, recipe)
         title = step.method
         if step.distil:
             depth = recipe.encoder.depth
@@ -188,13 +191,13 @@ class _Planner:
 
     def _look(self, step: Look, seed: int) -> Node:
         found = self._set(step.data)
-        nodes = [None if start is None else self._node(start, seed) for _, start in step.subjects]
-        subjects = tuple(
-            (name, None if node is None else node.folder) for (name, _), node in zip(step.subjects, nodes, strict=True)
-        )
+        nodes = [self._node(x.of if isinstance(x, Untrained) else x, seed) for _, x in step.subjects]
+        subjects = tuple((name, node.folder) for (name, _), node in zip(step.subjects, nodes, strict=True))
+        untrained = tuple(i for i, (_, start) in enumerate(step.subjects) if isinstance(start, Untrained))
         return self._add(
             "look", f"look at {', '.join(name for name, _ in step.subjects)}", seed, found,
-            subjects=subjects, needed=nodes, look_images=self.scale.look_images, test_images=found.counts.test,
+            subjects=subjects, untrained=untrained, needed=nodes, look_images=self.scale.look_images,
+            test_images=found.counts.test,
         )  # fmt: skip
 
     def _set(self, name: str) -> _Set:
@@ -258,7 +261,7 @@ class _Planner:
             "subset": _digest(found.subset),
             "places": ["" if node is None else node.address for node in needed],
             **{k: what.get(k) for k in ("num_labels", "keep_blocks", "protocol", "pool", "look_images")},
-            **{k: what[k] for k in ("hold_out", "labels") if k in what},
+            **{k: what[k] for k in ("hold_out", "labels", "untrained") if what.get(k)},
         }
         address = _hashed([kind, found.address, seed, decides, *_FORMS.get(kind, ())])
         if address not in self.nodes:
@@ -307,6 +310,19 @@ def _recipe(role: Treatment, seed: int, more: Mapping[str, Any] | None = None, *
         odd = available % 2 if recipe.objective.pairs_samples else 0
         recipe = with_overrides(recipe, {"budget.batch_size": available - odd})
     return recipe
+
+
+def _as_long_as_on(num_images: int, recipe: Recipe) -> Recipe:
+    """The recipe with its spans in epochs of `num_images`, so that every set of Table 3 gets as many steps."""
+    spans = {
+        "budget.duration": recipe.budget.duration,
+        "budget.checkpoint_every": recipe.budget.checkpoint_every,
+        "budget.probe_every": recipe.budget.probe_every,
+        "optimizer.warmup": recipe.optimizer.warmup,
+    }
+    size = {"num_images": num_images, "batch_size": recipe.budget.batch_size}
+    steps = {key: to_steps(span, **size) for key, span in spans.items() if isinstance(span, Epochs)}
+    return with_overrides(recipe, {key: {"unit": "steps", "n": n} for key, n in steps.items()})
 
 
 def _digest(subset: str | None) -> str:

@@ -73,7 +73,7 @@ def make(node: Node, *, options: Options = QUIET) -> None:
             result = probe(node.start, data=node.data, protocol=node.protocol, pool=node.pool, options=options)
             write_result(Run(node.folder), "top1", result)
         case "look":
-            words = ["random" if path is None else str(path) for _, path in node.subjects]
+            words = [f"random:{f}" if i in node.untrained else str(f) for i, (_, f) in enumerate(node.subjects)]
             look = Look(images=node.look_images, seed=node.seed)
             analyse(words, data=node.data, out=node.folder, look=look, options=options)
     cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitlet.errors import UsageError
 from vitlet.recipes import by_name
+from vitlet.recipes.mae import TEACHING
 from vitlet.reproduce.scale import IMAGES, Chosen, Given, ImageSet, Scale, Treatment, images
 from vitlet.text import did_you_mean, printable
 
@@ -137,7 +138,8 @@ def _halves() -> dict[str, ImageSet | str]:
 def _micro() -> Scale:
     deep: dict[str, Any] = {"encoder.depth": _DEPTH}
     fine = Treatment("finetune_micro", deep)
-    mae = {**deep, **_lasting(200_000), **_PROBE_AT_END}
+    length = 200_000
+    mae = {**deep, **_lasting(length), **_PROBE_AT_END}
     pretraining = {**deep, **_PROBE_AT_END}
     masked = {
         f"mae-{r}": Treatment("mae_micro", {**mae, "objective.mask_ratio": float(r)})
@@ -162,7 +164,7 @@ def _micro() -> Scale:
         methods={
             "mae": Treatment("mae_micro", mae),
             "mocov3": Treatment("mocov3_micro", {**deep, **_lasting(60_000), **_PROBE_AT_END}),
-            "teacher": Treatment("mae_micro_wide", mae, once=True),
+            "teacher": Treatment("mae_micro_wide", {**mae, **_lasting(TEACHING * length)}, once=True),
             "dmae": Treatment("dmae_micro", {**mae, "objective.layers": [[_DEPTH, _DEPTH]]}),
             "dino": Treatment("dino_micro", {**pretraining, **_lasting(60_000)}),
             "simmim": Treatment("simmim_micro", {**pretraining, **_lasting(120_000)}),

@@ -97,11 +97,18 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """The network of a step as it may have been before its training: the control of a look (decision 0007)."""
+
+    of: Pretrain
+
+
+@dataclass(frozen=True)
 class Look:
     """One pass over held-out images through several encoders: CKA, attention, spectrum."""
 
-    subjects: tuple[tuple[str, "Start"], ...]
-    """(name, encoder); the first is the reference, and None means random weights of its shape."""
+    subjects: tuple[tuple[str, Pretrain | Finetune | Untrained], ...]
+    """(name, encoder); the first is the reference."""
     data: str = "imagenet"
 
 

@@ -77,17 +77,19 @@ def analyse(
     """Analyse encoders layer by layer: CKA, attention, spectra, probes, weights, and what to try next.
 
     Args:
-        encoders: Runs, model folders, timm:NAME@FILE, or `random` for untrained weights in the shape of the first.
+        encoders: Runs, model folders, timm:NAME@FILE, or `random`: the first one's network with untrained weights;
+            random:ENCODER for another's.
         data: Images; if labelled, the layers are also probed.
         out: Folder for analysis/, figures/ and report.html.
         images: Number of images to analyse, equally many per class.
-        seed: Seed of their selection.
-        published: Reproduce quirks of the paper's code: images in folder order, distances in units of 14 pixels.
+        seed: Seed of their selection and of untrained weights.
+        published: Reproduce quirks of the paper's code: images in folder order, a batch more of them, distances in
+            units of 14 pixels, MAE's encoders without their final norm.
     """
     existing_data(data)
     for encoder in encoders:
         if encoder != "random":
-            existing_source(encoder)
+            existing_source(encoder.removeprefix("random:"))
     from vitlet.jobs.analysing import Look
     from vitlet.jobs.analysing import analyse as job
 

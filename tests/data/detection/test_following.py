@@ -85,6 +85,17 @@ def test_the_same_key_gives_the_same(index: Index, annotations: Annotations) -> 
     assert torch.equal(first.masks, second.masks)
 
 
+def test_what_a_mirrored_image_leaves_is_on_the_right(index: Index, annotations: Annotations) -> None:
+    """Its boxes are mirrored within the image, not within the square that it leaves empty."""
+    view = View(size=96, crop=LargeScaleJitter(scale=(0.5, 0.5)), flip=1.0)
+    width = 48  # of 96: the longer side
+    for masks in (True, False):
+        image = decode(index.read(1), path=index.path(1))
+        _, targets = look_with_objects(image, annotations, 1, view=view, masks=masks, key=0)
+        left, _, right, _ = targets.boxes[0].tolist()
+        assert (left, right) == pytest.approx((width * (1 - 23 / 40), width * (1 - 5 / 40)), abs=0.6)
+
+
 def test_crowds_are_left_out_and_empty_images_stay(index: Index, annotations: Annotations) -> None:
     whole = View(size=48, crop=Fit(), flip=0)
     assert looked(index, annotations, 0, key=0, view=whole)[1].labels.tolist() == [0]

@@ -105,14 +105,13 @@ def look_with_objects(
 
 
 def _move(content: Tensor, at: Placement, is_flipped: bool) -> Tensor:
+    content = v2.horizontal_flip(content) if is_flipped else content
     content = v2.resize(content, [at.height, at.width])
     if isinstance(content, tv_tensors.BoundingBoxes):
         # Crop manually: coordinates outside the window show which boxes were cut.
         corners = content - torch.tensor([at.left, at.top, at.left, at.top])
-        content = _boxes(corners.as_subclass(Tensor), height=at.size, width=at.size)
-    else:
-        content = v2.crop(content, at.top, at.left, at.size, at.size)
-    return v2.horizontal_flip(content) if is_flipped else content
+        return _boxes(corners.as_subclass(Tensor), height=at.size, width=at.size)
+    return v2.crop(content, at.top, at.left, at.size, at.size)
 
 
 def _boxes(corners: Tensor, *, height: int, width: int) -> tv_tensors.BoundingBoxes:
