@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vitlet.arrays import read_arrays
 from vitlet.disk import read_json, write_file
 from vitlet.report.analysis_plots import (
     Arrays,
@@ -20,7 +21,6 @@ from vitlet.report.analysis_plots import (
     attention_plots,
     layer_plots,
     pictures,
-    read_arrays,
     similarity_plots,
     spectrum_plots,
     weight_plots,
@@ -85,13 +85,13 @@ def write_analysis_page(folder: Path) -> Path:
     about = read_json(source / "about.json")
     sections = []
     for key, title, note, draw in _SECTIONS:
-        plots = draw(read_json(source / f"{key}.json"), read_arrays(source / f"{key}.npz"))
+        plots = draw(*_measured(source, key))
         sections.append(Section(key, title, note, tuple(plots)))
     moved = weight_plots(read_json(source / "weights.json"))
     if moved:
         note = "Distance of the weights, relative to what they were."
         sections.append(Section("weights", "What training moved", note, tuple(moved)))
-    shown: list[Picture] = pictures(read_json(source / "pictures.json"), read_arrays(source / "pictures.npz"))
+    shown: list[Picture] = pictures(*_measured(source, "pictures"))
     page = template("analysis.html.j2").render(
         about=about,
         names=[model["name"] for model in about["models"]],
@@ -118,6 +118,11 @@ def standalone(drawing: str) -> str:
 
 def _variables(colours: Mapping[str, str]) -> str:
     return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in colours.items())} }}"
+
+
+def _measured(folder: Path, name: str) -> tuple[dict[str, Any], Arrays]:
+    arrays = read_arrays(folder / f"{name}.npz", fix="give the vitlet analyse command again")
+    return read_json(folder / f"{name}.json"), arrays
 
 
 def _drawings(sections: list[Section]) -> Iterator[tuple[str, Markup]]:

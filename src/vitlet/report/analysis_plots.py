@@ -1,21 +1,17 @@
 """Each section's figures, from its stored arrays: the drawing, and its finding in words."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
-from vitlet.errors import CheckpointError
 from vitlet.report import charts, figures
 from vitlet.report.canvas import swatch
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
-from vitlet.text import printable
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -29,21 +25,6 @@ class Picture:
     label: str
     alt: str
     uri: str
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file written by vitlet.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{printable(path)} cannot be read", why=str(error), fix="give the vitlet analyse command again"
-        ) from None
 
 
 def similarity_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
