@@ -32,7 +32,7 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
 from vitlet.recipe import Recipe
-from vitlet.report.tables import duration, percent
+from vitlet.report.numbers import duration, percent
 from vitlet.report.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
@@ -175,9 +175,7 @@ def _row(case: Case, settings: list[Recipe], terms: Trainings) -> dict[str, Any]
         "values": values,
         "seeds": list(scored),
         "diverged": diverged,
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
+        **interval.to_json(),
         "n": first.n,
         "split": first.split,
         "num_classes": len(index.classes),

@@ -26,8 +26,8 @@ from vitlet.report.analysis_plots import (
     weight_plots,
 )
 from vitlet.report.evidence import Plot
+from vitlet.report.numbers import duration
 from vitlet.report.page import template
-from vitlet.report.tables import duration
 
 
 @dataclass(frozen=True)

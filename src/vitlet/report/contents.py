@@ -15,7 +15,7 @@ from vitlet.arrays import read_arrays
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.run import Run
-from vitlet.text import printable
+from vitlet.text import printable, told_apart
 
 _FIX = "delete the file"
 """What to do about damaged pictures, without which a page is complete."""
@@ -113,18 +113,6 @@ def _arms(comparison: Mapping[str, Any] | None) -> dict[str, tuple[int, str]]:
         for arm in protocol["arms"]
         for run in arm.get("runs", ())
     }
-
-
-def told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The shortest suffix of each path that no other has; a path that is given twice gets a number."""
-
-    def end(path: tuple[str, ...]) -> str:
-        others = [other for other in paths if other != path]
-        depths = (n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others))
-        return "/".join(path[-next(depths, len(path)) :])
-
-    names = [end(path) for path in paths]
-    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:

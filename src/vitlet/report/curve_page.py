@@ -17,9 +17,10 @@ from vitlet.report.analysis import standalone
 from vitlet.report.canvas import swatch
 from vitlet.report.evidence import Plot
 from vitlet.report.intervals import Level, Measured, Series, interval_curves
+from vitlet.report.numbers import between, duration, percent
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between, duration, interval_of_arm, percent, without_interval
+from vitlet.report.tables import interval_of_arm, without_interval
 from vitlet.text import shareable
 
 _WIDE, _NARROW = (720, 340), (350, 280)

@@ -12,7 +12,8 @@ from vitlet.report import figures, tables
 from vitlet.report.canvas import swatch
 from vitlet.report.contents import Contents, Reconstructions
 from vitlet.report.figures import Curve
-from vitlet.text import plural
+from vitlet.report.numbers import SPACE, between, duration, percent, significant
+from vitlet.text import plural, points
 
 _WIDE, _NARROW, _PANEL = (720, 320), (350, 260), (264, 200)
 _PICTURES_IN_A_ROW, _MOST_PICTURES = 4, 8
@@ -100,19 +101,19 @@ def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Acc
         )
         for i, group in enumerate(groups)
     )
-    words = f"{tables.percent(chance)} (1 of {len(classes)} classes)" if chance else ""
+    words = f"{percent(chance)} (1 of {len(classes)} classes)" if chance else ""
     return Accuracy(drawn, words, (comparison or {}).get("note", ""))
 
 
 def difference_plot(mean: float, interval: tuple[float, float] | None, *, title: str) -> Plot:
     """The difference next to a line at zero."""
-    finding = f"Difference {tables.points(mean)} points; "
+    finding = f"Difference {points(mean)} points; "
     if interval is None:
         finding += "there is no interval."
     else:
         low, high = interval
         place = "entirely above" if low > 0 else "entirely below" if high < 0 else "on both sides of"
-        finding += f"its interval, {tables.between(interval, form=tables.points)}, lies {place} zero."
+        finding += f"its interval, {between(interval, form=points)}, lies {place} zero."
     return Plot(title, finding, (Markup(figures.difference(mean, interval, name="difference")),))
 
 
@@ -144,10 +145,10 @@ def health(runs: Sequence[Contents]) -> Health | None:
     if not members:
         return None
     plots = []
-    for key, title, unit, is_percent in _HEALTH:
+    for key, title, unit, is_share in _HEALTH:
         plot = _curves_plot(
             members, lambda row, key=key: (row.get("probe") or {}).get(key), sizes=(_PANEL,), title=title,
-            unit=unit, name=f"health-{key.replace('_', '-')}", percent=is_percent,
+            unit=unit, name=f"health-{key.replace('_', '-')}", is_share=is_share,
         )  # fmt: skip
         plots += [plot] if plot else []
     said = tuple(_last_words(run) for run in members if run.probes[-1]["probe"].get("verdict"))
@@ -163,18 +164,18 @@ def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
     drawing = figures.strip(figures.Strip(row.values, row.mean, row.interval, row.style), scale, name=name)
     seeds = ", ".join(str(seed) for seed in row.seeds)
     if len(row.values) > 1:
-        single = ", ".join(tables.percent(v).removesuffix(tables.SPACE + "%") for v in row.values)
+        single = ", ".join(percent(v).removesuffix(SPACE + "%") for v in row.values)
         about = [f"seeds {seeds}: {single}" if seeds else single]
     else:
         about = [f"seed {seeds}"] if seeds else []
     if row.cpu_seconds is not None:
-        about.append(f"{tables.duration(row.cpu_seconds)}{tables.SPACE}CPU")
+        about.append(f"{duration(row.cpu_seconds)}{SPACE}CPU")
     return ChartRow(
         title=row.title,
         drawing=Markup(drawing),
         key=Markup(swatch(row.style)),
-        mean=tables.percent(row.mean),
-        interval=tables.between(row.interval) if row.interval else "",
+        mean=percent(row.mean),
+        interval=between(row.interval) if row.interval else "",
         about=" · ".join(about),
     )
 
@@ -196,7 +197,7 @@ def _curves_plot(
     title: str,
     unit: str,
     sizes: Sequence[tuple[int, int]],
-    percent: bool = False,
+    is_share: bool = False,
 ) -> Plot | None:
     """Plot `value` of every run's rows over the epochs, in the run's style; None if no value is finite."""
     smooth = not name.startswith("health")
@@ -210,13 +211,13 @@ def _curves_plot(
     ]
     drawings = tuple(
         figures.curves(
-            lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=percent, smooth=smooth
+            lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=is_share, smooth=smooth
         )
         for i, size in enumerate(sizes)
     )
     if not drawings[0]:
         return None
-    form: Callable[[float], str] = tables.percent if percent else figures.significant
+    form: Callable[[float], str] = percent if is_share else significant
     ends = []
     for run, found in rows.items():
         drawn = np.array([value(row) for row in found], dtype=float)

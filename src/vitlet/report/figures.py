@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, pen, plain_axes, to_svg
+from vitlet.report.numbers import significant
 
 _POINTS = 400  # of a drawn curve: more than a screen resolves, and it bounds the page size
 _EDGE = 10.0  # margin beside a strip's scale, so that a dot at its end is not cut off
@@ -242,8 +243,3 @@ def _strip_axes(size: tuple[int, int], on: Scale) -> tuple[Figure, Axes]:
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
-
-
-def significant(value: float) -> str:
-    """Format with three significant digits, without an exponent for large numbers."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")

@@ -16,8 +16,8 @@ from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.report import evidence, provenance
 from vitlet.report.contents import Contents, find_comparison, read
+from vitlet.report.numbers import duration
 from vitlet.report.objects import objects
-from vitlet.report.tables import duration
 from vitlet.report.verdict import of_comparison, of_runs
 from vitlet.run import Run
 from vitlet.text import plural, printable

@@ -10,6 +10,7 @@ from typing import Any
 from vitlet.config import flatten
 from vitlet.report import tables
 from vitlet.report.contents import Contents
+from vitlet.report.numbers import duration, percent
 from vitlet.text import plural, shareable
 
 _MOST_ROWS, _EXAMPLES = 50, 5
@@ -100,12 +101,12 @@ def results(runs: Sequence[Contents]) -> Table | None:
         (
             run.name,
             tables.metric_title(result["metric"]),
-            tables.percent(result["value"]) if tables.is_share(result["metric"], result["value"])
+            percent(result["value"]) if tables.is_share(result["metric"], result["value"])
             else _text(result["value"]),
             *(_text(result.get(key)) for key in ("n", "split", "seed", "protocol")),
             " ".join(str(v) for v in ((result.get("data") or {}).get(k) for k in ("name", "fingerprint")) if v),
             _text(result.get("recipe")),
-            tables.duration(result["wall_seconds"]) if result.get("wall_seconds") is not None else _NONE,
+            duration(result["wall_seconds"]) if result.get("wall_seconds") is not None else _NONE,
         )
         for run in runs
         for result in run.results
@@ -148,8 +149,8 @@ def _runs_table(runs: Sequence[Contents]) -> Table:
                 _text(last.get("step")),
                 _text(last.get("epoch")),
                 f"{median(speeds):,.0f}" if speeds else _NONE,
-                tables.duration(wall) if wall is not None else _NONE,
-                tables.duration(cpu) if cpu is not None else _NONE,
+                duration(wall) if wall is not None else _NONE,
+                duration(cpu) if cpu is not None else _NONE,
             )
         )
     return Table("Runs; images/s is the median over the logged steps", columns, tuple(rows))

@@ -16,12 +16,12 @@ from markupsafe import Markup
 from vitlet.disk import write_file
 from vitlet.report import charts, figures
 from vitlet.report.canvas import swatch
-from vitlet.report.claims import counted, effect, headline, runs_behind
+from vitlet.report.claims import effect, headline, runs_behind, sample
 from vitlet.report.evidence import Plot
 from vitlet.report.figures import Curve
+from vitlet.report.numbers import between, between_shares, duration, percent
 from vitlet.report.page import template
-from vitlet.report.tables import between, between_shares, duration, percent, points
-from vitlet.text import plural
+from vitlet.text import counted, plural, points
 
 _SIZE = (350, 240)
 
@@ -156,7 +156,7 @@ def _claim(claim: Mapping[str, Any]) -> ShownClaim:
 
 
 def _part(part: Mapping[str, Any]) -> tuple[str, ...]:
-    return part["title"], *effect(part), counted(part), part["answer"]
+    return part["title"], *effect(part), sample(part), part["answer"]
 
 
 def _item(item: Mapping[str, Any]) -> Shown:
@@ -200,7 +200,7 @@ def _line(title: str, cell: Mapping[str, Any]) -> Line:
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
-    sizes = f"{plural(len(measured['values']), 'seed')}, {plural(measured['n'], 'image')}"
+    sizes = counted(len(measured["values"]), measured["n"])
     mean, low, high = (measured[key] for key in ("mean", "low", "high"))
     shown = f"{points(mean)} points" if measured["is_difference"] else percent(mean)
     if low is None:

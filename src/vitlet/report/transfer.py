@@ -9,9 +9,9 @@ from typing import Any
 
 from vitlet.disk import read_json, write_file
 from vitlet.report import evidence
+from vitlet.report.numbers import between_shares, duration, percent
 from vitlet.report.page import template
 from vitlet.report.provenance import Table
-from vitlet.report.tables import between_shares, duration, percent
 from vitlet.text import plural, shareable
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from vitlet.config import flatten
 from vitlet.evaluate.compare import decide, paired_difference
 from vitlet.report import evidence, tables
-from vitlet.report.contents import Contents, told_apart
-from vitlet.report.tables import SPACE, between, metric_title, percent, points
-from vitlet.text import plural
+from vitlet.report.contents import Contents
+from vitlet.report.numbers import between, interval_in_points, percent
+from vitlet.report.tables import metric_title
+from vitlet.text import counted, plural, points, told_apart
 
 _FINE_TUNED = re.compile(r"fine-tuning, [\d,]+ labels?")
 """The protocol of a run's own accuracy, where nothing was chosen on the images that it is measured on."""
@@ -121,17 +122,17 @@ def _best_start(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[s
     """Answer and sentence about fine-tuning from several starts; the two with the highest means are compared."""
     ranked = sorted(arms, key=lambda arm: -fmean(arm[1]))
     (best, first), (_, second), *others = ranked
-    found = paired_difference(first, second)
+    lead = paired_difference(first, second).interval
     *means, last = [f"{percent(fmean(values))} {start}" for start, values in ranked]
     between_two = " between the first two" if others else ""
-    counted = f"{plural(found.pairs, 'seed')}, {plural(measured['n'], '{} image'.format(measured['split']))}"
+    sample = counted(lead.n, measured["n"], split=measured["split"])
     protocol = measured["protocol"].replace(",", " with", 1)
-    said = f"{protocol[:1].upper()}{protocol[1:]} reached {', '.join(means)} and {last} "
-    if found.low is None or found.high is None:
-        said += f"({points(found.mean)} points{between_two}, {counted}); one seed decides nothing, run three or more."
-        return "Undecided.", said
-    interval = f"95{SPACE}% interval {between((found.low, found.high), form=points)}"
-    said += f"({points(found.mean)} points{between_two}, {interval}, {counted})"
-    if decide(found) == "yes":
-        return f"{best[:1].upper()}{best[1:]}.", f"{said}."
-    return "Undecided.", f"{said}; the interval holds 0, so chance could explain it."
+    sentence = f"{protocol[:1].upper()}{protocol[1:]} reached {', '.join(means)} and {last} "
+    if lead.low is None or lead.high is None:
+        sentence += f"({points(lead.mean)} points{between_two}, {sample}); one seed decides nothing, run three or more."
+        return "Undecided.", sentence
+    interval = interval_in_points(lead.low, lead.high, confidence=lead.confidence)
+    sentence += f"({points(lead.mean)} points{between_two}, {interval}, {sample})"
+    if decide(lead) == "yes":
+        return f"{best[:1].upper()}{best[1:]}.", f"{sentence}."
+    return "Undecided.", f"{sentence}; the interval holds 0, so chance could explain it."
