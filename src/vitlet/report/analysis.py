@@ -4,10 +4,8 @@ Everything is drawn from `analysis/*.{json,npz}`; no model is loaded. The page k
 `vitlet.report.page`: one file, no script, no network, and outside text only through the template's escaping.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from vitlet.arrays import read_arrays
 from vitlet.disk import read_json, write_file
 from vitlet.report.analysis_plots import (
     Arrays,
-    Picture,
     attention_plots,
     layer_plots,
     pictures,
@@ -25,9 +22,8 @@ from vitlet.report.analysis_plots import (
     spectrum_plots,
     weight_plots,
 )
-from vitlet.report.evidence import Plot
+from vitlet.report.elements import Plot, standalone, template
 from vitlet.report.numbers import duration
-from vitlet.report.page import template
 
 
 @dataclass(frozen=True)
@@ -91,33 +87,18 @@ def write_analysis_page(folder: Path) -> Path:
     if moved:
         note = "Distance of the weights, relative to what they were."
         sections.append(Section("weights", "What training moved", note, tuple(moved)))
-    shown: list[Picture] = pictures(*_measured(source, "pictures"))
     page = template("analysis.html.j2").render(
         about=about,
         names=[model["name"] for model in about["models"]],
         suggestions=read_json(source / "diagnosis.json")["suggestions"],
         sections=sections,
-        pictures=shown,
+        pictures=pictures(*_measured(source, "pictures")),
         facts=_facts(about),
     )
     write_file(folder / "report.html", page.encode())
     for name, drawing in _drawings(sections):
         write_file(folder / "figures" / f"{name}.svg", standalone(drawing).encode())
     return folder / "report.html"
-
-
-def standalone(drawing: str) -> str:
-    """Turn an inline drawing into a file of its own that follows the viewer's theme."""
-    css = resources.files("vitlet.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split(":root")[1:3])
-    rules = [_variables(light), f"@media (prefers-color-scheme: dark) {{ {_variables(dark)} }}"]
-    style = f"<style>{' '.join(rules)} svg {{ background: var(--paper); font-family: sans-serif; }}</style>"
-    opening, rest = drawing.split(">", 1)
-    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
-
-
-def _variables(colours: Mapping[str, str]) -> str:
-    return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in colours.items())} }}"
 
 
 def _measured(folder: Path, name: str) -> tuple[dict[str, Any], Arrays]:

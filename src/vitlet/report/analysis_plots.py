@@ -1,7 +1,7 @@
 """Each section's figures, from its stored arrays: the drawing, and its finding in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -9,22 +9,12 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
 from vitlet.report import charts, figures
-from vitlet.report.canvas import swatch
-from vitlet.report.evidence import Plot
+from vitlet.report.elements import Picture, Plot, plot_key
 from vitlet.report.figures import Curve
 
 Arrays = Mapping[str, np.ndarray]
 
 _SIZE = (350, 240)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One row of images: a label, alternative text, and the data URI."""
-
-    label: str
-    alt: str
-    uri: str
 
 
 def similarity_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
@@ -177,5 +167,5 @@ def _curves(
     finding = "; ".join(
         f"{who}: from {scale * values[0]:.{digits}f} to {scale * values[-1]:.{digits}f}" for who, values in rows
     )
-    key = tuple((Markup(swatch(i)), who) for i, (who, _) in enumerate(rows))
+    key = plot_key(enumerate(name for name, _ in rows))
     return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=key, note=note)

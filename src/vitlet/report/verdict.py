@@ -12,6 +12,7 @@ from vitlet.config import flatten
 from vitlet.evaluate.compare import decide, paired_difference
 from vitlet.report import evidence, tables
 from vitlet.report.contents import Contents
+from vitlet.report.elements import Plot
 from vitlet.report.numbers import between, interval_in_points, percent
 from vitlet.report.tables import metric_title
 from vitlet.text import counted, plural, points, told_apart
@@ -30,7 +31,7 @@ class Verdict:
     answer: str
     sentence: str
     facts: tuple[tuple[str, str], ...]
-    plot: evidence.Plot | None
+    plot: Plot | None
 
 
 def of_comparison(comparison: dict[str, Any]) -> Verdict:
