@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +32,27 @@ class Verdict:
     sentence: str
     facts: tuple[tuple[str, str], ...]
     plot: Plot | None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The accuracy of a fine-tuned run."""
+
+    run: str
+    launch: Mapping[str, Any]
+    group: str
+    """Recipe, labels and images, without the start and the seed: scores of one group may be compared."""
+    result: Mapping[str, Any]
+
+    @property
+    def start(self) -> str:
+        """What identifies the weights that the run started from."""
+        return self.launch["start"]
+
+    @property
+    def pair(self) -> str:
+        """The same for the runs of a pair: the recipe as it was asked for, with its seed but without the start."""
+        return self.launch["recipe"]
 
 
 def of_comparison(comparison: dict[str, Any]) -> Verdict:
@@ -68,39 +89,35 @@ def of_runs(runs: Sequence[Contents]) -> Verdict | None:
     There is a sentence for each recipe and number of labels, in the order of the runs. Only seeds that every start of
     such a group has are compared, since a seed decides which labels are used.
     """
-    groups: dict[str, dict[str, dict[str, tuple[float, str]]]] = {}
-    starts: dict[str, Mapping[str, Any]] = {}
-    measured: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        launch = run.environment.get("launch") or {}
-        is_known = launch.get("verb") == "finetune" and {"recipe", "start"} <= launch.keys()
-        for result in run.results if is_known else ():
-            is_share = tables.is_share(result["metric"], result["value"])
-            if not is_share or not _FINE_TUNED.fullmatch(str(result.get("protocol"))):
-                continue
-            recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}
-            labels = [launch.get(key) for key in ("subset", "hold_out")]  # their number is in the protocol
-            images = [result.get(key) for key in ("protocol", "split", "n", "data")]
-            group = json.dumps([recipe, labels, images], sort_keys=True)
-            starts[launch["start"]], measured[group] = launch, result
-            # `launch.recipe` is what was asked for, including what is left out above
-            by_seed = groups.setdefault(group, {}).setdefault(launch["start"], {})
-            by_seed[launch["recipe"]] = result["value"], run.name
-    names = _start_names(starts)
-    found = []
-    for group, by_start in groups.items():
-        shared = [key for key in next(iter(by_start.values())) if all(key in others for others in by_start.values())]
-        if len(by_start) > 1 and shared:
-            arms = []
-            for start, by_seed in by_start.items():
-                name = f" ({by_seed[shared[0]][1]})" if len(shared) == 1 else ""
-                arms.append((f"{names[start]}{name}", [by_seed[key][0] for key in shared]))
-            found.append(_best_start(arms, measured[group]))
-    if not found:
+    scores = [score for run in runs for score in _scores(run)]
+    names = _start_names({score.start: score.launch for score in scores})
+    groups: dict[str, list[_Score]] = {}
+    for score in scores:
+        groups.setdefault(score.group, []).append(score)
+    answers = [answer for group in groups.values() if (answer := _best_start(group, names)) is not None]
+    if not answers:
         return None
-    answer, sentence = found[0]
-    more = [f"{answer} {sentence}" for answer, sentence in found[1:]]
+    (answer, sentence), *others = answers
+    more = [f"{answer} {sentence}" for answer, sentence in others]
     return Verdict("Which start is best for fine-tuning?", answer, " ".join([sentence, *more]), (), None)
+
+
+def _scores(run: Contents) -> Iterator[_Score]:
+    launch = run.environment.get("launch") or {}
+    if launch.get("verb") != "finetune" or not {"recipe", "start"} <= launch.keys():
+        return
+    recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}
+    labels = [launch.get(key) for key in ("subset", "hold_out")]  # their number is in the protocol
+    for result in run.results:
+        is_share = tables.is_share(result["metric"], result["value"])
+        if is_share and _FINE_TUNED.fullmatch(str(result.get("protocol"))):
+            images = [result.get(key) for key in ("protocol", "split", "n", "data")]
+            yield _Score(
+                run=run.name,
+                launch=launch,
+                group=json.dumps([recipe, labels, images], sort_keys=True),
+                result=result,
+            )
 
 
 def _start_names(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -119,8 +136,23 @@ def _start_names(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return words
 
 
-def _best_start(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[str, Any]) -> tuple[str, str]:
-    """Answer and sentence about fine-tuning from several starts; the two with the highest means are compared."""
+def _best_start(group: Sequence[_Score], names: Mapping[str, str]) -> tuple[str, str] | None:
+    """Answer and sentence about fine-tuning from several starts; None if there is one, or no seed that all have."""
+    by_start: dict[str, dict[str, _Score]] = {}
+    for score in group:
+        by_start.setdefault(score.start, {})[score.pair] = score
+    shared = [pair for pair in next(iter(by_start.values())) if all(pair in scores for scores in by_start.values())]
+    if len(by_start) == 1 or not shared:
+        return None
+    arms = []
+    for start, scores in by_start.items():
+        run = f" ({scores[shared[0]].run})" if len(shared) == 1 else ""
+        arms.append((f"{names[start]}{run}", [scores[pair].result["value"] for pair in shared]))
+    return _ranked(arms, group[0].result)
+
+
+def _ranked(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[str, Any]) -> tuple[str, str]:
+    """Compare the two arms with the highest means."""
     ranked = sorted(arms, key=lambda arm: -fmean(arm[1]))
     (best, first), (_, second), *others = ranked
     lead = paired_difference(first, second).interval
