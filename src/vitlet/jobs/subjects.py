@@ -13,7 +13,7 @@ from vitlet.jobs.options import Options
 from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
-from vitlet.text import printable
+from vitlet.text import printable, told_apart
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -33,7 +33,8 @@ def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subje
     first = saved[encoders[0]]
     device = pick_device(options)
     subjects = []
-    for name, word in zip(_names(encoders), encoders, strict=True):
+    paths = [(RANDOM,) if word == RANDOM else Source.parse(word).path.resolve().parts for word in encoders]
+    for name, word in zip(map(printable, told_apart(paths)), encoders, strict=True):
         if word == RANDOM:
             like = require_patches(first.encoder, purpose="an analysis")
             made = Encoder(like.config, mean=like.mean, std=like.std, seed=0)
@@ -56,10 +57,3 @@ def trained_from_first(subjects: Sequence[Subject]) -> set[str]:
     is_asked = first.source != RANDOM and any(starts.values())  # the content needs a read from the disk
     content = start_content(first.source).split()[0] if is_asked else None
     return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}
-
-
-def _names(words: Sequence[str]) -> list[str]:
-    """Return the last parts of the paths where unique, else whole paths; a repeated source is numbered."""
-    short = [word if word == RANDOM else Source.parse(word).path.resolve().name for word in words]
-    names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
-    return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
