@@ -3,7 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.text import did_you_mean, plural, printable, shareable, shareable_word
+from vitlet.text import (
+    counted,
+    decimal,
+    did_you_mean,
+    percent,
+    plural,
+    points,
+    printable,
+    shareable,
+    shareable_word,
+    slug,
+    told_apart,
+    true_minus,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +59,36 @@ def test_numbers_agree() -> None:
     assert plural(1, "image") == "1 image"
     assert plural(0, "image") == "0 images"
     assert plural(2000, "class", "classes") == "2,000 classes"
+    assert counted(3, 5000, split="test") == "3 seeds, 5,000 test images"
+    assert counted(1, 1) == "1 seed, 1 image"
+
+
+def test_differences_have_a_sign_and_a_true_minus() -> None:
+    assert [points(d) for d in (0.3, -0.0443, -0.0001, 0.0)] == ["+30.0", "−4.4", "0.0", "0.0"]
+    assert [points(d, sign=False) for d in (0.3, -0.0443, -0.0001)] == ["30.0", "−4.4", "0.0"]
+    assert [decimal(d, 3) for d in (0.0625, -1.0, -0.0001)] == ["+0.062", "−1.000", "0.000"]
+    assert [true_minus(text) for text in ("-0", "-1e-05", "12")] == ["0", "−1e−05", "12"]
+    assert percent(0.5919) == "59.2 %"
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/run"], ["run"]),
+        (["a/run", "b/run", "b/other"], ["a/run", "b/run", "other"]),
+        (["x/a/run", "y/a/run", "z/b/run"], ["x/a/run", "y/a/run", "b/run"]),
+        (["a/run", "a/run", "b/run"], ["a/run (1)", "a/run (2)", "b/run"]),
+        (["random", "a/random"], ["random", "a/random"]),
+    ],
+)
+def test_the_end_of_a_path_tells_it_apart(paths: list[str], names: list[str]) -> None:
+    assert told_apart([Path(path).parts for path in paths]) == names
+
+
+def test_a_slug_is_fit_for_a_file_name() -> None:
+    assert slug("MAE, 400 epochs (D-MAE)") == "mae-400-epochs-d-mae"
+    assert slug("größe/..") == "gr-e"
+    assert slug("日本") == ""
 
 
 @pytest.mark.parametrize(

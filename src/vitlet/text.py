@@ -1,11 +1,14 @@
-"""Text from outside, made safe to print: file names may hold anything but NUL and the slash."""
+"""Text that is safe to print, and numbers as text.
+
+Names from outside are escaped, since a file name may hold anything but NUL and the slash.
+"""
 
 import difflib
 import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _SHOWN = 20
 _OUTSIDE = re.compile(r"((?:timm|torchvision):[^@]*@)?(?:\.\.|~[^/]*)?/(?:.*/)?", re.DOTALL)
@@ -57,9 +60,51 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(names[:_SHOWN])}{rest}" if names else ""
 
 
+def told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The shortest suffix of each path that no other has; a path that is given twice gets a number."""
+
+    def end(path: tuple[str, ...]) -> str:
+        others = [other for other in paths if other != path]
+        depths = (n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others))
+        return "/".join(path[-next(depths, len(path)) :])
+
+    names = [end(path) for path in paths]
+    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
+def slug(text: str) -> str:
+    """`text` fit for the name of a file: a-z, 0-9 and single hyphens; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def counted(seeds: int, images: int, *, split: str = "") -> str:
+    """What a number was measured on: `3 seeds, 5,000 test images`."""
+    return f"{plural(seeds, 'seed')}, {plural(images, f'{split} image'.strip())}"
+
+
+def decimal(value: float, digits: int = 1, *, sign: bool = True) -> str:
+    """`+30.1`, `−4.4`, `0.0`: `value` with its sign, or with `sign=False` only a minus."""
+    return true_minus(f"{value:{'+' if sign else ''}.{digits}f}")
+
+
+def percent(share: float) -> str:
+    """`59.2 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float, *, sign: bool = True) -> str:
+    """`decimal` of a difference of shares in percentage points."""
+    return decimal(100 * difference, sign=sign)
+
+
+def true_minus(number: str) -> str:
+    """A formatted number with the minus of typography instead of a hyphen, and no sign before a zero."""
+    return number.lstrip("+-") if float(number) == 0 else number.replace("-", "−")
 
 
 def csv_cell(text: str) -> str:

@@ -32,15 +32,16 @@ def test_paired_difference_is_the_paired_t_test() -> None:
     a, b = [0.58, 0.60, 0.593, 0.571], [0.30, 0.29, 0.27, 0.31]
     found = compare.paired_difference(a, b, confidence=0.9)
     expected = stats.ttest_rel(a, b).confidence_interval(0.9)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
-    assert (found.pairs, found.confidence, found.method) == (4, 0.9, "paired t over seeds")
+    interval = found.interval
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert interval.mean == pytest.approx(np.mean(a) - np.mean(b))
+    assert (interval.n, interval.confidence, found.method) == (4, 0.9, "paired t over seeds")
 
 
 def test_pairing_removes_what_both_share() -> None:
     """Seeds differ by 20 points, the arms by 2: only the paired interval sees it."""
     scratch, pretrained = [0.3, 0.4, 0.5], [0.321, 0.419, 0.52]
-    paired = compare.paired_difference(pretrained, scratch)
+    paired = compare.paired_difference(pretrained, scratch).interval
     assert paired.low is not None
     assert paired.low > 0
     first, second = compare.mean_interval(pretrained), compare.mean_interval(scratch)
@@ -58,13 +59,14 @@ def test_mean_interval_by_hand() -> None:
 
 def test_no_variance_gives_no_width() -> None:
     found = compare.paired_difference([0.591, 0.6, 0.3], [0.291, 0.3, 0.0])
-    assert found.low == found.high == found.mean == pytest.approx(0.3)
+    assert found.interval.low == found.interval.high == found.interval.mean == pytest.approx(0.3)
     assert found.method == "paired t over seeds, all differences equal"
 
 
 def test_one_seed_gives_no_interval() -> None:
     found = compare.paired_difference([0.6], [0.3])
-    assert (found.low, found.high, found.pairs, found.method) == (None, None, 1, "one pair, no interval")
+    interval = found.interval
+    assert (interval.low, interval.high, interval.n, found.method) == (None, None, 1, "one pair, no interval")
 
 
 def test_yes() -> None:
@@ -107,9 +109,9 @@ def test_undecided_with_one_seed_however_large_the_gain() -> None:
     }
 
 
-def test_a_mean_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
+def test_a_mean_that_rounds_to_zero_has_no_sign() -> None:
     sentence = compare.verdict(_protocol([0.4999, 0.5], [0.5, 0.5]))["sentence"]
-    assert "(+0.0 points, 95 % interval −0.1 to 0.1," in sentence
+    assert "(0.0 points, 95 % interval −0.1 to 0.1," in sentence
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,8 @@ def test_a_value_measured_once_stands_for_every_seed_of_the_other() -> None:
     once = Arm("once", "", (0.5,), (0,), (1.0,), once=True)
     three = Arm("three", "", (0.3, 0.31, 0.29), (0, 1, 2), (1.0,) * 3)
     assert difference_of(once, three) == paired_difference((0.5, 0.5, 0.5), three.values)
-    assert difference_of(three, once).mean == -difference_of(once, three).mean
-    assert difference_of(once, once).low is None, "nothing varies, so nothing has an interval"
+    assert difference_of(three, once).interval == -difference_of(once, three).interval
+    assert difference_of(once, once).interval.low is None, "nothing varies, so nothing has an interval"
     with pytest.raises(AssertionError, match="pairs share a seed"):
         difference_of(Arm("one", "", (0.5,), (0,), (1.0,)), three)
     with pytest.raises(AssertionError):

@@ -89,12 +89,13 @@ def _add_analysis(path: Path, draw: np.random.Generator) -> None:
     words = {"caption": "Eight test images, 75 % of the patches removed.", "statistics": "predicted"}
     write_json(path / "analysis" / "reconstructions.json", words)
     check = {
-        "name": "digits", "num_images": 5000, "num_good": 4998, "num_bad": 2,
+        "name": "digits", "notes": [], "num_images": 5000, "num_good": 4998, "num_bad": 2,
         "bad": [["train/3/0017.png", "truncated"], ["train/4/x.jpg", "not an image"]],
         "num_warnings": 0, "warnings": [], "modes": {"PNG L": 4990, "PNG RGB": 8},
         "heights": [28, 28, 28], "widths": [28, 28, 28],
         "duplicates": {"count": 1, "examples": [["train/1/0004.png", "train/1/0002.png"]]},
         "near_duplicates": {"count": 0, "examples": []}, "leaks": {"count": 0, "examples": []},
+        "near_leaks": {"count": 0, "examples": []},
         "balance": {"train": {str(i): 400 for i in range(10)}, "test": {str(i): 100 for i in range(10)}},
         "lost_classes": [],
     }  # fmt: skip

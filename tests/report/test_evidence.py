@@ -94,9 +94,9 @@ def test_pictures_say_where_their_brightness_comes_from(tmp_path, run_maker):
     run = run_maker(tmp_path / "one")
     (shown,) = evidence.pictures(read([run]))
     labels = ["input", "masked", "reconstruction; brightness and contrast predicted too"]
-    assert [[label for label, *_ in rows] for rows in shown.sets] == [labels] * 2
+    assert [[picture.label for picture in rows] for rows in shown.sets] == [labels] * 2
     (run.analysis / "reconstructions.json").write_text('{"caption": "", "statistics": "target"}')
-    assert evidence.pictures(read([run]))[0].sets[0][2][0].endswith("contrast target")
+    assert evidence.pictures(read([run]))[0].sets[0][2].label.endswith("contrast target")
 
 
 def test_many_pictures_are_cut_and_it_is_said(tmp_path, run_maker):

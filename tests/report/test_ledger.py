@@ -102,7 +102,7 @@ def test_a_race_to_a_loss_has_a_row_of_its_own(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", entry)
     assert rows(tmp_path)[1] == (
         "Eight: to a training loss of 1.50, from random weights → runs/mae",
-        "80 → 50 steps, -30 (-284 to +224)",
+        "80 → 50 steps, −30 (−284 to +224)",
         "2 seeds, 8 images",
         "a.json",
     )

@@ -47,7 +47,7 @@ def test_numbers_classes_and_galleries(tmp_path: Path) -> None:
     assert found.classes.rows == (("dog", "90.0", "90.0"), ("<b>cat</b>", "20.0", "20.0"))
     best, worst = found.pictures
     assert best.caption.startswith("The 2 best of 9 images")
-    assert worst.sets[0][0][0] == "annotated: 2.png (F1 0.00)"
+    assert worst.sets[0][0].label == "annotated: 2.png (F1 0.00)"
 
 
 def test_the_page_shows_them_escaped_and_draws_no_interval_around_an_ap(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from vitlet.disk import read_json, write_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.evaluate.compare import Arm, Protocol, comparison
-from vitlet.report import page as page_module
+from vitlet.report import elements
 from vitlet.report.page import write_page
 from vitlet.run import Run
 from vitlet.text import printable
@@ -90,7 +90,8 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path, run_maker, chromium):
     names = [name for name in HOSTILE if "/" not in name]
     runs = [run_maker(tmp_path / name, full=name in names[:2]) for name in names]
     bad = [[name, f"because {name}"] for name in HOSTILE[:50]]
-    write_json(runs[0].path / "data_check.json", {"bad": bad, "modes": dict.fromkeys(HOSTILE[:50], 1), HOSTILE[0]: 1})
+    check = read_json(runs[0].path / "data_check.json") | {"bad": bad, "modes": dict.fromkeys(HOSTILE[:50], 1)}
+    write_json(runs[0].path / "data_check.json", check | {"name": HOSTILE[0], "notes": HOSTILE[:2]})
     write_json(runs[0].analysis / "reconstructions.json", {"caption": HOSTILE[0], "statistics": HOSTILE[1]})
     write_json(runs[0].results / "x.json", {"metric": HOSTILE[0], "value": 1.0, "protocol": HOSTILE[1]})
     recipe = runs[2].recipe_json() | {
@@ -372,7 +373,7 @@ def test_print_is_light_and_shows_what_is_folded(demo_page, chromium):
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_has_enough_contrast(theme):
-    css = Path(page_module.__file__).with_name("templates").joinpath("report.css").read_text()
+    css = Path(elements.__file__).with_name("templates").joinpath("report.css").read_text()
     colours = {key: values[theme] for key in ("paper", "panel", "ink", "muted", "accent")
                if (values := re.findall(rf"--{key}: (#\w{{6}})", css))}  # fmt: skip
 

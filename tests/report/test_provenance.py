@@ -1,5 +1,10 @@
 """Where the numbers come from."""
 
+import shutil
+
+from vitlet.data.check import check
+from vitlet.data.detection.annotations import annotations_of
+from vitlet.data.index import open_index
 from vitlet.disk import read_json, write_json
 from vitlet.report import provenance
 from vitlet.report.contents import read
@@ -39,8 +44,9 @@ def test_what_a_check_found(tmp_path, run_maker):
     assert dict(found.checked)["equal files"] == "1"
     tables = {table.caption: table for table in found.tables}
     assert tables["unusable images"].rows[0] == ("train/3/0017.png", "truncated")
-    assert tables["images of each class"].columns == ("name", "train", "test")
-    assert tables["images of each class"].numeric == [False, True, True]
+    assert tables["unusable images"].columns == ("image", "reason")
+    assert tables["images of each class"].columns == ("class", "train", "test")
+    assert list(tables["images of each class"].numeric) == [1, 2]
     assert len(found.tables) == 4, "two runs on the same images were checked once"
 
 
@@ -53,16 +59,41 @@ def test_notes_about_the_folder_are_shown(tmp_path, run_maker):
     assert note in write_page([run], out=tmp_path / "page.html").read_text()
 
 
-def test_free_form_findings_are_shown_and_long_ones_cut(tmp_path, run_maker):
-    run = run_maker(tmp_path / "a", full=False)
-    check = {"odd": {"deep": {"x": [1]}}, "rows": [{"path": "a", "n": 1}], "many": [f"f{i}" for i in range(80)]}
-    write_json(run.path / "data_check.json", check)
+def test_long_lists_are_cut_and_say_so(tmp_path, run_maker):
+    run = run_maker(tmp_path / "a")
+    recorded = read_json(run.path / "data_check.json")
+    bad = [[f"{i}.png", "truncated"] for i in range(20)]
+    copies = {"count": 9, "examples": [[f"{i}.png", "0.png"] for i in range(1, 8)]}
+    more = {"num_bad": 2_000, "bad": bad, "modes": {f"PNG {i}": 80 - i for i in range(80)}, "leaks": copies}
+    write_json(run.path / "data_check.json", recorded | more)
     (found,) = provenance.data(read([run]), None)
     tables = {table.caption: table for table in found.tables}
-    assert tables["rows"].columns == ("path", "n")
-    assert len(tables["many"].rows) == 50
-    assert tables["many"].left_out == 30
-    assert tables["odd"].rows == (("x", "[1]"),)
+    for caption, shown, left_out in (
+        ("unusable images", 20, 1_980), ("stored as", 50, 30), ("test images also trained on, examples", 5, 4),
+    ):  # fmt: skip
+        assert (len(tables[caption].rows), tables[caption].left_out) == (shown, left_out)
+
+
+def test_what_a_check_records_is_what_the_page_shows(tmp_path, run_maker, annotated):
+    """Every section of `Verdicts.to_json` and `Annotations.to_json` has its place, with titles of its own."""
+    root = shutil.copytree(annotated, tmp_path / "set")
+    (root / "train" / "2.png").write_bytes(b"no image")
+    file = root / "annotations" / "instances_train.json"
+    content = read_json(file)
+    content["annotations"][1]["bbox"] = [5, 6, -3, 4]
+    write_json(file, content)
+    index, run = open_index(root), run_maker(tmp_path / "a")
+    verdicts, annotations = check(index, workers=0), annotations_of(index)
+    write_json(run.path / "data_check.json", verdicts.to_json() | {"annotations": annotations.to_json()})
+    (found,) = provenance.data(read([run]), None)
+    facts, tables = dict(found.checked), {table.caption: table for table in found.tables}
+    assert (facts["images found"], facts["unusable"], facts["look alike"]) == ("9", "1", "0")
+    assert (facts["annotations"], facts["annotations left out"]) == ("9", "1")
+    assert tables["unusable images"].rows[0][0] == "train/2.png"
+    assert tables["annotations of each class"].rows == (("red", "6"), ("green", "2"))
+    ((fault, number, rule, example),) = tables["faults of annotations"].rows
+    assert (fault, number, rule) == ("inverted box", "1", "the annotation is left out")
+    assert "instances_train.json" in example
 
 
 def test_without_a_check_or_a_comparison_there_is_no_data_section(tmp_path, run_maker):
@@ -71,8 +102,8 @@ def test_without_a_check_or_a_comparison_there_is_no_data_section(tmp_path, run_
 
 def test_each_data_set_has_its_own_facts(tmp_path, run_maker, comparison_maker):
     first, second = run_maker(tmp_path / "a"), run_maker(tmp_path / "b")
-    check = read_json(second.path / "data_check.json")
-    write_json(second.path / "data_check.json", check | {"name": "gauges", "num_bad": 7})
+    recorded = read_json(second.path / "data_check.json")
+    write_json(second.path / "data_check.json", recorded | {"name": "gauges", "num_bad": 7})
     about = comparison_maker()
     digits, gauges = provenance.data(read([first, second]), about)
     assert (digits.title, gauges.title) == ("digits: a", "gauges: b")

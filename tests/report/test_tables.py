@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Rows that may be compared, and their intervals."""
 
 import pytest
 from scipy.stats import binomtest, t
@@ -14,19 +14,6 @@ def contents(name: str, results: list[dict]) -> Contents:
 def measured(value: float, **changes: object) -> dict:
     result = {"metric": "top1", "value": value, "n": 100, "seed": 0, "split": "test", "protocol": "kNN"}
     return result | {"data": {"name": "digits", "fingerprint": "aa"}} | changes
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (59.7, "1 min 00 s"), (192.4, "3 min 12 s"), (7530, "2 h 05 min")]
-)
-def test_durations(seconds, text):
-    assert tables.duration(seconds).replace(tables.SPACE, " ") == text
-
-
-def test_shares_and_points():
-    assert tables.percent(0.5919) == f"59.2{tables.SPACE}%"
-    assert tables.between((0.5701, 0.613)) == f"57.0 to 61.3{tables.SPACE}%"
-    assert [tables.points(d) for d in (0.3, -0.0443, -0.0001)] == ["+30.0", "−4.4", "0.0"]
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.71, 1000), (0.0, 20), (1.0, 20)])

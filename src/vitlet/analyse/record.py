@@ -4,7 +4,6 @@ Encoders are numbered in the order in which they were named; an array about enco
 Figures and pages are made from these files alone.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from vitlet.analyse.diagnosis import Suggestion
 from vitlet.analyse.layers import PARTS, ProbeCurve, healths, weight_norms
 from vitlet.analyse.spectrum import frequencies
 from vitlet.analyse.survey import Survey, cka_points, depth_points
-from vitlet.disk import finite_or_null, write_file, write_json
+from vitlet.arrays import write_arrays
+from vitlet.disk import finite_or_null, write_json
 
 
 def write_survey(folder: Path, survey: Survey, *, published: bool) -> None:
@@ -175,7 +175,5 @@ def _write_spectrum(folder: Path, survey: Survey) -> None:
 
 
 def _write(folder: Path, name: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    write_file(folder / f"{name}.npz", stream.getvalue())
+    write_arrays(folder / f"{name}.npz", arrays)
     write_json(folder / f"{name}.json", {key: finite_or_null(value) for key, value in facts.items()})

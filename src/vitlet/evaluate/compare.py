@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from vitlet.text import plural
+from vitlet.text import counted, percent, points
 
 Answer = Literal["yes", "no", "undecided"]
 
@@ -33,17 +33,36 @@ class Interval:
     confidence: float
     n: int
 
+    def __neg__(self) -> "Interval":
+        """Return the interval of the negated values."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Interval(-self.mean, low, high, self.confidence, self.n)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the mean and the ends."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+    def in_points(self, *, sign: bool = True) -> str:
+        """`95 % interval +1.2 to +3.4`: the ends, which must not be None, in percentage points."""
+        assert self.low is not None
+        assert self.high is not None
+        low, high = (points(end, sign=sign) for end in (self.low, self.high))
+        return f"{100 * self.confidence:g} % interval {low} to {high}"
+
 
 @dataclass(frozen=True)
 class Difference:
     """First minus second arm over paired seeds."""
 
-    mean: float
-    low: float | None
-    high: float | None
-    confidence: float
-    pairs: int
+    interval: Interval
+    """Its `n` is the number of pairs."""
     method: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to plain values."""
+        interval = self.interval
+        about = {"confidence": interval.confidence, "pairs": interval.n, "method": self.method}
+        return interval.to_json() | about
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class Protocol:
             "n": self.n,
             "split": self.split,
             "arms": [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(a).items()} for a in self.arms],
-            "difference": asdict(self.difference()),
+            "difference": self.difference().to_json(),
         }
 
 
@@ -120,7 +139,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: flo
         method = "paired t over seeds, all differences equal"
     else:
         method = "paired t over seeds"
-    return Difference(interval.mean, interval.low, interval.high, confidence, len(a), method)
+    return Difference(interval, method)
 
 
 def difference_of(first: Arm, second: Arm) -> Difference:
@@ -130,13 +149,13 @@ def difference_of(first: Arm, second: Arm) -> Difference:
     return paired_difference(*(arm.values * pairs if arm.once else arm.values for arm in (first, second)))
 
 
-def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:
+def decide(interval: Interval, *, margin: float = 0.0) -> Answer:
     """Whether the interval lies above `margin` (yes), at or below it (no), or contains it (undecided)."""
-    if found.low is None or found.high is None:
+    if interval.low is None or interval.high is None:
         return "undecided"
-    if found.low > margin:
+    if interval.low > margin:
         return "yes"
-    return "no" if found.high <= margin else "undecided"
+    return "no" if interval.high <= margin else "undecided"
 
 
 def comparison(
@@ -163,41 +182,28 @@ def comparison(
 
 def verdict(protocol: Protocol) -> dict[str, str]:
     """`answer` (yes, no, undecided) and one plain `sentence`; the first arm is pre-trained, the second is not."""
-    found = protocol.difference()
-    answer = decide(found)
-    with_it, without = (f"{100 * float(np.mean(arm.values)):.1f} %" for arm in protocol.arms)
+    gain = protocol.difference().interval
+    answer = decide(gain)
+    with_it, without = (percent(float(np.mean(arm.values))) for arm in protocol.arms)
     title = protocol.title[:1].lower() + protocol.title[1:]
-    counted = f"{plural(found.pairs, 'seed')}, {plural(protocol.n, f'{protocol.split} image')}"
-    gain = f"{_points(found.mean, sign=True)} points"
+    sample = counted(gain.n, protocol.n, split=protocol.split)
+    gained = f"{points(gain.mean)} points"
     if answer == "yes":
         sentence = f"Pre-training helped: {title} reached {with_it} instead of {without} "
-        sentence += f"({gain}, {_span(found)}, {counted})."
-    elif answer == "no" and found.mean < 0:
-        sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} without it; "
-        sentence += f"random weights won by {_points(-found.mean)} points ({_span(found, of_second=True)}, {counted})."
+        sentence += f"({gained}, {gain.in_points(sign=False)}, {sample})."
+    elif answer == "no" and gain.mean < 0:
+        loss = -gain
+        sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} without it; random weights "
+        sentence += f"won by {points(loss.mean, sign=False)} points ({loss.in_points(sign=False)}, {sample})."
     elif answer == "no":
-        sentence = f"Pre-training made no difference: {title} reached {with_it} with and without it ({counted})."
-    elif found.low is None:
-        sentence = f"Undecided: {title} reached {with_it}, and {without} without it ({gain}, {counted}), "
+        sentence = f"Pre-training made no difference: {title} reached {with_it} with and without it ({sample})."
+    elif gain.low is None:
+        sentence = f"Undecided: {title} reached {with_it}, and {without} without it ({gained}, {sample}), "
         sentence += "but one seed cannot tell effect from chance; run three or more."
     else:
-        sentence = f"Undecided: {title} reached {with_it}, and {without} without it "
-        sentence += f"({gain}, {_span(found)}, {counted}); the interval holds 0, so chance could explain it."
+        sentence = f"Undecided: {title} reached {with_it}, and {without} without it ({gained}, "
+        sentence += f"{gain.in_points(sign=False)}, {sample}); the interval holds 0, so chance could explain it."
     return {"answer": answer, "sentence": sentence}
-
-
-def _points(share: float, *, sign: bool = False) -> str:
-    """Percentage points with one decimal and a true minus sign; never a negative zero."""
-    points = round(100 * share, 1) + 0.0
-    return f"{points:{'+' if sign else ''}.1f}".replace("-", "−")
-
-
-def _span(found: Difference, *, of_second: bool = False) -> str:
-    """The interval in points; `of_second` negates it, for a sentence about the second arm's lead."""
-    assert found.low is not None
-    assert found.high is not None
-    low, high = (-found.high, -found.low) if of_second else (found.low, found.high)
-    return f"{100 * found.confidence:g} % interval {_points(low)} to {_points(high)}"
 
 
 def _mean_and_half_width(values: Sequence[float], confidence: float) -> tuple[float, float | None]:

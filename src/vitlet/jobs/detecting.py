@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.arrays import write_arrays
 from vitlet.console import Teller
 from vitlet.data.decode import decode
 from vitlet.data.detection.annotations import Annotations, annotations_of
@@ -211,15 +212,13 @@ def _write_gallery(run: Run, material: Material, annotations: Annotations, found
         shown = (truth, drawable(image, annotations.classes))
         pairs.append([draw(pixels, objects, side=_SHOWN_PIXELS) for objects in shown])
         rows.append({"file": printable(material.index.path(row)), "f1": value})
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {
+    arrays = {
         "truth": squares([pair[0] for pair in pairs], side=_SHOWN_PIXELS),
         "found": squares([pair[1] for pair in pairs], side=_SHOWN_PIXELS),
     }
-    np.savez_compressed(content, **arrays)
     about = {"num_best": len(best), "num_judged": len(judged), "split": material.held_out_split, "images": rows}
     write_json(run.analysis / "detections.json", about)
-    write_file(run.analysis / "detections.npz", content.getvalue())
+    write_arrays(run.analysis / "detections.npz", arrays)
 
 
 def _truth_labels(annotations: Annotations, row: int) -> np.ndarray:

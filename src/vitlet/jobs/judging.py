@@ -20,7 +20,7 @@ from vitlet.jobs.options import Flags, Options, overrides, require_known, requir
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
 from vitlet.run import environment
-from vitlet.text import printable
+from vitlet.text import printable, slug
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -115,7 +115,7 @@ def arm_names(sources: Sequence[str]) -> list[str]:
     for source in sources:
         where = Source.parse(source)
         parts = [where.architecture] if where.architecture else [p for p in where.path.absolute().parts if p != "/"]
-        cleaned = [re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") or "run" for part in parts]
+        cleaned = [slug(part) or "run" for part in parts]
         tries = ["-".join(cleaned[-depth:]) for depth in range(1, len(cleaned) + 1)]
         tries += [f"{tries[-1]}-{number}" for number in range(2, len(sources) + 2)]
         names.append(next(t for t in tries if t not in names and not re.fullmatch(r"supervised|random(-\d+)?", t)))

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vitlet.console import Teller
 from vitlet.disk import read_json
-from vitlet.evaluate.compare import Arm, Difference, Interval, difference_of, mean_interval
+from vitlet.evaluate.compare import Arm, difference_of, mean_interval
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
 from vitlet.jobs.output import write_document
@@ -149,22 +149,18 @@ def _rows(arms: list[Arm], like: Mapping[str, str]) -> dict[str, Any]:
         random, row = known[like[arm.name]], rows[arm.name]
         base = rows[random.name]
         row["random"] = random.name
-        row["difference"] = _ends(difference_of(arm, random))
+        row["difference"] = difference_of(arm, random).interval.to_json()
         least = row["mean"] if arm.once else row["low"]
         row["above_random"] = least is not None and base["high"] is not None and least > base["high"]
         beside = known.get(_BESIDE.get(arm.name, ""))
         if beside is not None:
-            row["beside"] = {"name": beside.name, **_ends(difference_of(arm, beside))}
+            row["beside"] = {"name": beside.name, **difference_of(arm, beside).interval.to_json()}
     return rows
 
 
 def _alone(arm: Arm) -> dict[str, Any]:
-    found = {"title": arm.title, "values": list(arm.values), **_ends(mean_interval(arm.values))}
+    found = {"title": arm.title, "values": list(arm.values), **mean_interval(arm.values).to_json()}
     return found | {"once": True} if arm.once else found
-
-
-def _ends(found: Interval | Difference) -> dict[str, float | None]:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def _table(found: dict[str, Any]) -> Table:

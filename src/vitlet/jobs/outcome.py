@@ -1,15 +1,15 @@
 """Outputs of a finished training run: the model folder, its results, a picture."""
 
-import io
 import time
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from vitlet.arrays import write_arrays
 from vitlet.console import Teller
 from vitlet.data.loader import evaluation_batches
-from vitlet.disk import read_json, write_file, write_json
+from vitlet.disk import read_json, write_json
 from vitlet.evaluate.classify import evaluate_classifier
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import Material
@@ -149,9 +149,7 @@ def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objecti
     device = next(objective.parameters()).device
     with torch.inference_mode():
         pictures = objective.picture(batch.images.to(device), noise.to(device))
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {name: images.cpu().numpy() for name, images in pictures.items()}
-    np.savez_compressed(content, **arrays)
+    arrays = {name: images.cpu().numpy() for name, images in pictures.items()}
     kind = "test images, which were not trained on" if held_out else "training images"
     caption = f"{len(chosen)} {kind}. Visible patches are shown as they are. Hidden ones are the model's prediction" + (
         ", brought from standardised to real pixels with the mean and contrast of the visible patches nearby; "
@@ -160,4 +158,4 @@ def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objecti
         else "."
     )
     write_json(run.analysis / "reconstructions.json", {"caption": caption, "statistics": "visible"})
-    write_file(run.analysis / "reconstructions.npz", content.getvalue())
+    write_arrays(run.analysis / "reconstructions.npz", arrays)

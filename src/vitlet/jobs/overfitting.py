@@ -169,8 +169,8 @@ def _race(runs: Mapping[str, Run], *, seeds: int) -> dict[str, Any]:
         start: [float(first_step(curves[f"{start}-{seed}"], loss)) for seed in range(seeds)]
         for start in ("pretrained", "random")
     }
-    change = paired_difference(tuple(steps["pretrained"]), tuple(steps["random"]))
-    return {"loss": loss, **steps, "difference": {"mean": change.mean, "low": change.low, "high": change.high}}
+    difference = paired_difference(steps["pretrained"], steps["random"])
+    return {"loss": loss, **steps, "difference": difference.interval.to_json()}
 
 
 def smoothed_losses(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -141,7 +141,7 @@ def study(
 
 def outcome(difference: Difference | None) -> Outcome:
     """Judge a difference by the rule above; None if nothing was fine-tuned."""
-    return "not judged" if difference is None else _OUTCOMES[decide(difference)]
+    return "not judged" if difference is None else _OUTCOMES[decide(difference.interval)]
 
 
 def _require_tunable(
@@ -198,7 +198,7 @@ def _row(case: Case, arms: Mapping[tuple[Way, int], Arm]) -> dict[str, Any]:
         "num_labels": case.num_labels,
         **asdict(case.suggestion),
         "outcome": outcome(difference) if case.suggestion.suggestion else "no evidence",
-        "difference": None if difference is None else asdict(difference),
+        "difference": None if difference is None else difference.to_json(),
         "values": values,
     }
 

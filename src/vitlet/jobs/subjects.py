@@ -17,7 +17,7 @@ from vitlet.nn.convnet import require_patches
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.rng import derive
-from vitlet.text import printable
+from vitlet.text import printable, told_apart
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -46,7 +46,7 @@ def open_subjects(
     first = saved[encoders[0]]
     device = pick_device(options)
     subjects = []
-    for name, word in zip(_names(encoders), encoders, strict=True):
+    for name, word in zip(map(printable, told_apart([_path(word) for word in encoders])), encoders, strict=True):
         encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
         if is_random(word):
             control = derive(seed, "random control")
@@ -78,21 +78,15 @@ def _network(word: str, *, first: str) -> str:
     return first if word == RANDOM else word.removeprefix(f"{RANDOM}:")
 
 
-def _names(words: Sequence[str]) -> list[str]:
-    """Return the last parts of the paths where unique, else whole paths; a repeated source is numbered."""
-    short = [_short(word) for word in words]
-    names = [printable(s if short.count(s) == 1 else w) for s, w in zip(short, words, strict=True)]
-    return [n if names.count(n) == 1 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
+def _path(word: str) -> tuple[str, ...]:
+    """The path that tells an encoder from others of the same name; untrained weights say whose network they fill."""
+    if word == RANDOM:
+        return (RANDOM,)
+    *folders, name = Source.parse(_network(word, first="")).path.resolve().parts
+    return (*folders, f"{RANDOM} like {name}" if is_random(word) else name)
 
 
 def _has_norm_of_mae(encoder: Encoder) -> bool:
     """Whether it ends in a norm and has MAE's positions, which tell in the files of the paper's authors."""
     shape = encoder.config
     return shape.final_norm and shape.position == "sincos" and shape.sincos_order == "column-row"
-
-
-def _short(word: str) -> str:
-    if word == RANDOM:
-        return word
-    name = Source.parse(_network(word, first="")).path.resolve().name
-    return f"{RANDOM} like {name}" if is_random(word) else name

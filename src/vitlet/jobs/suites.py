@@ -1,7 +1,6 @@
 """Transfer suites: data sets, their recipes, and the settings to choose among. Does not import torch."""
 
 import os
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,7 +164,7 @@ def _from_toml(file: Path) -> Suite:
             why=printable(str(error)),
             fix="correct that place of the file",
         ) from None
-    suite = Suite.from_json({"name": _fit(file.stem), **values}, where=printable(file))
+    suite = Suite.from_json({"name": printable(file.stem), **values}, where=printable(file))
     return suite.changed(data=[entry.changed(data=_beside(file, entry.data)) for entry in suite.data])
 
 
@@ -174,7 +173,3 @@ def _beside(file: Path, data: str) -> str:
     if named:
         return str(PublicData(named.name, (file.parent / named.root).absolute()))
     return str((file.parent / Path(data).expanduser()).absolute())
-
-
-def _fit(text: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower())

@@ -34,10 +34,10 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
 from vitlet.recipe import Recipe
-from vitlet.report.tables import duration, percent
+from vitlet.report.numbers import duration, percent
 from vitlet.report.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, environment
-from vitlet.text import plural, printable
+from vitlet.text import plural, printable, slug
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
 
@@ -123,7 +123,7 @@ def _starts(runs: Sequence[str | os.PathLike[str]]) -> list[Candidate]:
         source = Source.parse(word)
         title = printable(source.architecture or source.path.absolute().name)
         size = saved.encoder.config.image_size
-        starts.append(Candidate(f"{_plain(title)}-{digest[:6]}", title, str(source), digest, size))
+        starts.append(Candidate(f"{slug(title) or 'encoder'}-{digest[:6]}", title, str(source), digest, size))
     if len({start.name for start in starts}) < len(starts):
         raise UsageError("the same encoder is given twice", fix="name each encoder once")
     return starts
@@ -175,9 +175,7 @@ def _row(case: Case, settings: list[Recipe], terms: Trainings) -> dict[str, Any]
         "values": values,
         "seeds": list(scored),
         "diverged": diverged,
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
+        **interval.to_json(),
         "n": first.n,
         "split": first.split,
         "num_classes": len(index.classes),
@@ -229,10 +227,6 @@ def _setting(recipe: Recipe) -> dict[str, Any]:
         "warmup": recipe.optimizer.warmup.to_json(),
         "layer_decay": recipe.optimizer.layer_decay,
     }
-
-
-def _plain(title: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in title.lower()).strip("-") or "encoder"
 
 
 def _write(rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: float) -> dict[str, Any]:

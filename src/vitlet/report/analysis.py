@@ -4,30 +4,26 @@ Everything is drawn from `analysis/*.{json,npz}`; no model is loaded. The page k
 `vitlet.report.page`: one file, no script, no network, and outside text only through the template's escaping.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from vitlet.arrays import read_arrays
 from vitlet.disk import read_json, write_file
 from vitlet.report.analysis_plots import (
     Arrays,
-    Picture,
     attention_plots,
     layer_plots,
     pictures,
-    read_arrays,
     similarity_plots,
     spectrum_plots,
     weight_plots,
 )
-from vitlet.report.evidence import Plot
-from vitlet.report.page import template
-from vitlet.report.tables import duration
+from vitlet.report.elements import Plot, standalone, template
+from vitlet.report.numbers import duration
 
 
 @dataclass(frozen=True)
@@ -85,19 +81,18 @@ def write_analysis_page(folder: Path) -> Path:
     about = read_json(source / "about.json")
     sections = []
     for key, title, note, draw in _SECTIONS:
-        plots = draw(read_json(source / f"{key}.json"), read_arrays(source / f"{key}.npz"))
+        plots = draw(*_measured(source, key))
         sections.append(Section(key, title, note, tuple(plots)))
     moved = weight_plots(read_json(source / "weights.json"))
     if moved:
         note = "Distance of the weights, relative to what they were."
         sections.append(Section("weights", "What training moved", note, tuple(moved)))
-    shown: list[Picture] = pictures(read_json(source / "pictures.json"), read_arrays(source / "pictures.npz"))
     page = template("analysis.html.j2").render(
         about=about,
         names=[model["name"] for model in about["models"]],
         suggestions=read_json(source / "diagnosis.json")["suggestions"],
         sections=sections,
-        pictures=shown,
+        pictures=pictures(*_measured(source, "pictures")),
         facts=_facts(about),
     )
     write_file(folder / "report.html", page.encode())
@@ -106,18 +101,9 @@ def write_analysis_page(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def standalone(drawing: str) -> str:
-    """Turn an inline drawing into a file of its own that follows the viewer's theme."""
-    css = resources.files("vitlet.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split(":root")[1:3])
-    rules = [_variables(light), f"@media (prefers-color-scheme: dark) {{ {_variables(dark)} }}"]
-    style = f"<style>{' '.join(rules)} svg {{ background: var(--paper); font-family: sans-serif; }}</style>"
-    opening, rest = drawing.split(">", 1)
-    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
-
-
-def _variables(colours: Mapping[str, str]) -> str:
-    return f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in colours.items())} }}"
+def _measured(folder: Path, name: str) -> tuple[dict[str, Any], Arrays]:
+    arrays = read_arrays(folder / f"{name}.npz", fix="give the vitlet analyse command again")
+    return read_json(folder / f"{name}.json"), arrays
 
 
 def _drawings(sections: list[Section]) -> Iterator[tuple[str, Markup]]:

@@ -1,49 +1,20 @@
 """Each section's figures, from its stored arrays: the drawing, and its finding in words."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
-from vitlet.errors import CheckpointError
 from vitlet.report import charts, figures
-from vitlet.report.canvas import swatch
-from vitlet.report.evidence import Plot
+from vitlet.report.elements import Picture, Plot, plot_key
 from vitlet.report.figures import Curve
-from vitlet.text import printable
 
 Arrays = Mapping[str, np.ndarray]
 
 _SIZE = (350, 240)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One row of images: a label, alternative text, and the data URI."""
-
-    label: str
-    alt: str
-    uri: str
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file written by vitlet.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{printable(path)} cannot be read", why=str(error), fix="give the vitlet analyse command again"
-        ) from None
 
 
 def similarity_plots(facts: Mapping[str, Any], arrays: Arrays) -> list[Plot]:
@@ -196,5 +167,5 @@ def _curves(
     finding = "; ".join(
         f"{who}: from {scale * values[0]:.{digits}f} to {scale * values[-1]:.{digits}f}" for who, values in rows
     )
-    key = tuple((Markup(swatch(i)), who) for i, (who, _) in enumerate(rows))
+    key = plot_key(enumerate(name for name, _ in rows))
     return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=key, note=note)

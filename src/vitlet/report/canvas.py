@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from vitlet.text import true_minus
+
 # Placeholder colour → the page's CSS variable. Any six distinct digits would do.
 INK, MUTED, GRID = "#0a0001", "#0a0002", "#0a0003"
 SERIES = tuple(f"#0b000{i}" for i in range(1, 7))
@@ -93,8 +95,7 @@ def swatch(style: int) -> str:
 
 def number(value: float, *, percent: bool = False) -> str:
     """Format with four significant digits and a true minus sign."""
-    text = f"{100 * value if percent else value:.4g}"
-    return "0" if text == "-0" else text.replace("-", "−")
+    return true_minus(f"{100 * value if percent else value:.4g}")
 
 
 def to_svg(figure: Figure, name: str) -> str:

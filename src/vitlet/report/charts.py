@@ -14,14 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, to_svg
 
+_HEAT_MAP, _BOXES = (300, 300), (350, 230)  # width and height in CSS pixels
 _BAR = 10.0
 """Width of the colour scale beside a heat map."""
 _SHADES = 32
 
 
-def heat_map(
-    values: Float[np.ndarray, "r c"], *, name: str, x_label: str, y_label: str, size: tuple[int, int] = (300, 300)
-) -> str:
+def heat_map(values: Float[np.ndarray, "r c"], *, name: str, x_label: str, y_label: str) -> str:
     """Draw shares 0 … 1 as shades, row 0 at the bottom; values out of range are clipped.
 
     Args:
@@ -29,12 +28,11 @@ def heat_map(
         name: Unique on the page.
         x_label: Label of the columns, which are numbered from 0.
         y_label: Label of the rows, which are numbered from 0; placed upright above the axis.
-        size: Width and height in CSS pixels.
     """
     rows, columns = values.shape
-    width, height = size
+    width, height = _HEAT_MAP
     with matplotlib.rc_context(STYLE):
-        figure, axes = canvas(size, left=26, right=52, top=30, bottom=40)
+        figure, axes = canvas(_HEAT_MAP, left=26, right=52, top=30, bottom=40)
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         for r in range(rows):
             for c in range(columns):
@@ -56,15 +54,7 @@ def heat_map(
         return to_svg(figure, name).replace("<svg ", '<svg shape-rendering="crispEdges" ', 1)
 
 
-def boxes(
-    groups: Sequence[Float[np.ndarray, "_"]],
-    *,
-    name: str,
-    high: float,
-    x_label: str,
-    y_label: str,
-    size: tuple[int, int] = (350, 230),
-) -> str:
+def boxes(groups: Sequence[Float[np.ndarray, "_"]], *, name: str, high: float, x_label: str, y_label: str) -> str:
     """Draw one box per group: quartiles, a line at the median, whiskers to the extremes, and each value as a dot.
 
     Args:
@@ -73,11 +63,10 @@ def boxes(
         high: Upper end of the scale, which starts at 0; use the same for charts that are compared.
         x_label: Label of the groups.
         y_label: Label with its unit.
-        size: Width and height in CSS pixels.
     """
-    width, height = size
+    width, height = _BOXES
     with matplotlib.rc_context(STYLE):
-        figure, axes = canvas(size, left=40, right=8, top=30, bottom=36)
+        figure, axes = canvas(_BOXES, left=40, right=8, top=30, bottom=36)
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_axisbelow(True)
         for place, values in enumerate(groups, 1):

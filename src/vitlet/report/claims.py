@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitlet.report.tables import between
-from vitlet.text import plural
+from vitlet.report.numbers import between
+from vitlet.text import counted, decimal
 
 ANSWERS = ("supported", "not supported", "undecided", "not run")
 
@@ -23,13 +23,12 @@ def effect(part: Mapping[str, Any]) -> tuple[str, str]:
         return "not run", ""
     scale, digits = (100, 1) if part["unit"] == "points" else (1, 3)
 
-    def shown(value: float) -> str:
-        text = f"{scale * value:+.{digits}f}"
-        return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
+    def scaled(value: float) -> str:
+        return decimal(scale * value, digits)
 
     margin = f", margin {scale * part['margin']:g}" if part["margin"] else ""
-    interval = "none, one seed" if part["low"] is None else between((part["low"], part["high"]), form=shown)
-    return f"{shown(part['mean'])} {part['unit']}", f"{interval}{margin}"
+    interval = "none, one seed" if part["low"] is None else between((part["low"], part["high"]), form=scaled)
+    return f"{scaled(part['mean'])} {part['unit']}", f"{interval}{margin}"
 
 
 def runs_behind(claim: Mapping[str, Any]) -> list[str]:
@@ -37,6 +36,6 @@ def runs_behind(claim: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(run for part in (*claim["parts"], *claim["beside"]) for run in part["runs"]))
 
 
-def counted(part: Mapping[str, Any]) -> str:
+def sample(part: Mapping[str, Any]) -> str:
     """`3 seeds, 5,000 images`; "" without a value."""
-    return f"{plural(part['n_seeds'], 'seed')}, {part['n']:,} images" if part["n_seeds"] else ""
+    return counted(part["n_seeds"], part["n"]) if part["n_seeds"] else ""

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vitlet.arrays import read_arrays
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.run import Run
-from vitlet.text import printable
+from vitlet.text import printable, told_apart
+
+_FIX = "delete the file"
+"""What to do about damaged pictures, without which a page is complete."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Contents:
     check: dict[str, Any] | None
     detections: Detections | None = None
     style: int = 0
-    """Number of its colour and dashes in every figure of the page, see `figures.swatch`."""
+    """Number of its colour and dashes in every figure of the page, see `canvas.swatch`."""
     key: str = ""
     """What the keys of figures call it."""
 
@@ -90,8 +93,8 @@ def read(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> li
     """
     names = told_apart([run.path.resolve().parts for run in runs])
     arms, styles = _arms(comparison), itertools.count(len(arm_styles(comparison)))
-    shown = {name: arms[name] if name in arms else (next(styles), name) for name in names}
-    return [_read(run, name, *shown[name]) for run, name in zip(runs, names, strict=True)]
+    looks = {name: arms[name] if name in arms else (next(styles), name) for name in names}
+    return [_read(run, name, *looks[name]) for run, name in zip(runs, names, strict=True)]
 
 
 def arm_styles(comparison: Mapping[str, Any] | None) -> dict[str, int]:
@@ -102,7 +105,7 @@ def arm_styles(comparison: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def _arms(comparison: Mapping[str, Any] | None) -> dict[str, tuple[int, str]]:
-    """Map run names to style and title of their arm, as far as the comparison names the runs."""
+    """Map the runs that the comparison names to the style and title of their arm."""
     styles = arm_styles(comparison)
     return {
         run: (styles[arm["name"]], arm["title"])
@@ -112,23 +115,11 @@ def _arms(comparison: Mapping[str, Any] | None) -> dict[str, tuple[int, str]]:
     }
 
 
-def told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The shortest suffix of each path that no other has; a path that is given twice gets a number."""
-
-    def end(path: tuple[str, ...]) -> str:
-        others = [other for other in paths if other != path]
-        depths = (n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others))
-        return "/".join(path[-next(depths, len(path)) :])
-
-    names = [end(path) for path in paths]
-    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
-
-
 def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
     """The `comparison.json` in a run's folder or its parent folder; None if there is none."""
     folders = [folder for run in runs for folder in (run.path, run.path.resolve().parent)]
-    found = next((f / "comparison.json" for f in folders if (f / "comparison.json").is_file()), None)
-    return read_json(found) if found else None
+    file = next((f / "comparison.json" for f in folders if (f / "comparison.json").is_file()), None)
+    return read_json(file) if file else None
 
 
 def _read(run: Run, name: str, style: int, key: str) -> Contents:
@@ -153,32 +144,28 @@ def _detections(folder: Path) -> Detections | None:
     if not path.is_file():
         return None
     about = read_json(path.with_suffix(".json"))
+    arrays = read_arrays(path, needed=("truth", "found"), fix=_FIX)
+    truth, found = arrays["truth"], arrays["found"]
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            truth, found = arrays["truth"], arrays["found"]
         files, f1 = (tuple(image[key] for image in about["images"]) for key in ("file", "f1"))
         assert truth.shape == found.shape == (len(files), truth.shape[1], truth.shape[1], 3), "shapes differ"
         return Detections(truth, found, files, f1, about["num_best"], about["num_judged"], about["split"])
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{printable(path)} cannot be read", why=str(error), fix="delete the file") from None
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        raise CheckpointError(f"{printable(path)} does not fit its JSON file", why=str(error), fix=_FIX) from None
 
 
 def _reconstructions(folder: Path) -> Reconstructions | None:
     path = folder / "reconstructions.npz"
     if not path.is_file():
         return None
-    words = path.with_suffix(".json")
-    about = read_json(words) if words.is_file() else {}
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            images = {key: arrays[key] for key in ("input", "masked", "reconstruction")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{printable(path)} cannot be read", why=str(error), fix="delete the file") from None
+    file = path.with_suffix(".json")
+    about = read_json(file) if file.is_file() else {}
+    names = ("input", "masked", "reconstruction")
+    arrays = read_arrays(path, needed=names, fix=_FIX)
+    images = {name: arrays[name] for name in names}
     shapes = {array.shape for array in images.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 4 or shape[3] != 3 or images["input"].dtype != np.uint8:
-        raise CheckpointError(
-            f"{printable(path)} does not hold three uint8 arrays of one shape [n, H, W, 3]", fix="delete the file"
-        )
+        raise CheckpointError(f"{printable(path)} does not hold three uint8 arrays of one shape [n, H, W, 3]", fix=_FIX)
     if shape[0] == 0:
         return None
     return Reconstructions(

@@ -13,13 +13,10 @@ import numpy as np
 from markupsafe import Markup
 
 from vitlet.disk import write_file
-from vitlet.report.analysis import standalone
-from vitlet.report.canvas import swatch
-from vitlet.report.evidence import Plot
+from vitlet.report.elements import Plot, Table, plot_key, standalone, template
 from vitlet.report.intervals import Level, Measured, Series, interval_curves
-from vitlet.report.page import template
-from vitlet.report.provenance import Table
-from vitlet.report.tables import between, duration, interval_of_arm, percent, without_interval
+from vitlet.report.numbers import between, duration, percent
+from vitlet.report.tables import interval_of_arm, without_interval
 from vitlet.text import shareable
 
 _WIDE, _NARROW = (720, 340), (350, 280)
@@ -78,8 +75,8 @@ def _plot(curve: Mapping[str, Any], axis: Mapping[str, str], styles: Mapping[str
     series = []
     for name in names:
         pairs = [(p["x"], a) for p in curve["points"] for a in p["arms"] if a["name"] == name]
-        found = tuple(_measured(arm) for _, arm in pairs)
-        series.append(Series(tuple(x for x, _ in pairs), found, styles[name]))
+        scores = tuple(_measured(arm) for _, arm in pairs)
+        series.append(Series(tuple(x for x, _ in pairs), scores, styles[name]))
     levels = [Level(_measured(arm), styles[arm["name"]]) for arm in curve["references"]]
     ticks = [(point["x"], point["tick"] or f"{point['x']:,.0f}") for point in curve["points"]]
     drawings = tuple(
@@ -89,16 +86,15 @@ def _plot(curve: Mapping[str, Any], axis: Mapping[str, str], styles: Mapping[str
         )
         for i, size in enumerate((_WIDE, _NARROW))
     )  # fmt: skip
-    shown = [
-        *((name, titles[name]) for name in names),
-        *((a["name"], f"{a['title']} (line)") for a in curve["references"]),
+    lines = [
+        *((styles[name], titles[name]) for name in names),
+        *((styles[arm["name"]], f"{arm['title']} (line)") for arm in curve["references"]),
     ]
-    key = tuple((Markup(swatch(styles[name])), words) for i, (name, words) in enumerate(shown))
     return Plot(
         title=curve["title"],
         finding=_finding(curve),
         drawings=tuple(map(Markup, drawings)),
-        key=key,
+        key=plot_key(lines),
         note=f"{curve['split']} split, n = {curve['n']:,}. Large dots are means over seeds, bars their 95 % intervals, "
         "hollow dots single seeds. Arms stand a little beside each other.",
     )
@@ -120,13 +116,13 @@ def _accuracies(curve: Mapping[str, Any]) -> Table:
     rows = []
     for point in curve["points"]:
         for arm in (*point["arms"], *curve["references"]):
-            found = _measured(arm)
-            interval = between(found.interval) if found.interval else without_interval(arm)
-            single = ", ".join(f"{100 * v:.1f}" for v in found.values)
+            score = _measured(arm)
+            interval = between(score.interval) if score.interval else without_interval(arm)
+            single = ", ".join(f"{100 * value:.1f}" for value in score.values)
             cost = duration(float(np.mean(arm["cpu_seconds"])))
-            rows.append((f"{point['label']}: {arm['title']}", percent(found.mean), interval, single, cost))
+            rows.append((f"{point['label']}: {arm['title']}", percent(score.mean), interval, single, cost))
     columns = ("", "top-1", "95 % interval", "single seeds, %", "CPU time of one")
-    return Table(curve["title"], columns, tuple(rows))
+    return Table(curve["title"], columns, tuple(rows), numeric=(1, 4))
 
 
 def _costs(document: Mapping[str, Any]) -> Table:
@@ -141,11 +137,11 @@ def _costs(document: Mapping[str, Any]) -> Table:
             if arm["name"] == start["name"]
         ]
         spent = sum(float(np.sum(arm["cpu_seconds"])) for arm in arms)
-        known = start["pretraining_cpu_seconds"]
-        before = "none" if start["source"] is None else "not recorded" if known is None else f"{known:,.0f}"
+        cost = start["pretraining_cpu_seconds"]
+        before = "none" if start["source"] is None else "not recorded" if cost is None else f"{cost:,.0f}"
         rows.append((start["title"], before, f"{spent:,.0f}", start["source"] or "drawn anew for each seed"))
     columns = ("start", "pre-training, CPU seconds", "fine-tuning here, CPU seconds", "weights")
-    return Table("Cost", columns, tuple(rows))
+    return Table("Cost", columns, tuple(rows), numeric=(1, 2))
 
 
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:

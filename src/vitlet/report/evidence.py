@@ -11,8 +11,10 @@ from markupsafe import Markup
 from vitlet.report import figures, tables
 from vitlet.report.canvas import swatch
 from vitlet.report.contents import Contents, Reconstructions
+from vitlet.report.elements import Picture, Pictures, Plot, plot_key
 from vitlet.report.figures import Curve
-from vitlet.text import plural
+from vitlet.report.numbers import SPACE, between, duration, percent, significant
+from vitlet.text import plural, points
 
 _WIDE, _NARROW, _PANEL = (720, 320), (350, 260), (264, 200)
 _PICTURES_IN_A_ROW, _MOST_PICTURES = 4, 8
@@ -25,18 +27,6 @@ _HEALTH = (
 # Where the brightness and contrast of a removed patch come from: shown with the pictures, so that nobody mistakes the
 # target's own for a prediction.
 _STATISTICS = {"predicted": "predicted too", "visible": "from the visible patches"}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure with its title, the finding in words for those who cannot see it, and a key."""
-
-    title: str
-    finding: str
-    drawings: tuple[Markup, ...]
-    """One drawing, or a wide and a narrow one, of which the page shows the one that fits."""
-    key: tuple[tuple[Markup, str], ...] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,17 +51,6 @@ class Accuracy:
     chance: str
     note: str
     """What the arms are, if that needs explaining."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """One run's reconstructions in sets of a few columns."""
-
-    run: str
-    caption: str
-    pixelated: bool
-    sets: tuple[tuple[tuple[str, str, str], ...], ...]
-    """Three rows per set: label, alternative text, data URI."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +79,19 @@ def accuracy(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Acc
         )
         for i, group in enumerate(groups)
     )
-    words = f"{tables.percent(chance)} (1 of {len(classes)} classes)" if chance else ""
+    words = f"{percent(chance)} (1 of {len(classes)} classes)" if chance else ""
     return Accuracy(drawn, words, (comparison or {}).get("note", ""))
 
 
 def difference_plot(mean: float, interval: tuple[float, float] | None, *, title: str) -> Plot:
     """The difference next to a line at zero."""
-    finding = f"Difference {tables.points(mean)} points; "
+    finding = f"Difference {points(mean)} points; "
     if interval is None:
         finding += "there is no interval."
     else:
         low, high = interval
         place = "entirely above" if low > 0 else "entirely below" if high < 0 else "on both sides of"
-        finding += f"its interval, {tables.between(interval, form=tables.points)}, lies {place} zero."
+        finding += f"its interval, {between(interval, form=points)}, lies {place} zero."
     return Plot(title, finding, (Markup(figures.difference(mean, interval, name="difference")),))
 
 
@@ -144,14 +123,14 @@ def health(runs: Sequence[Contents]) -> Health | None:
     if not members:
         return None
     plots = []
-    for key, title, unit, is_percent in _HEALTH:
+    for key, title, unit, is_share in _HEALTH:
         plot = _curves_plot(
             members, lambda row, key=key: (row.get("probe") or {}).get(key), sizes=(_PANEL,), title=title,
-            unit=unit, name=f"health-{key.replace('_', '-')}", percent=is_percent,
+            unit=unit, name=f"health-{key.replace('_', '-')}", is_share=is_share,
         )  # fmt: skip
         plots += [plot] if plot else []
-    said = tuple(_last_words(run) for run in members if run.probes[-1]["probe"].get("verdict"))
-    return Health(said, tuple(plots))
+    verdicts = tuple(_last_words(run) for run in members if run.probes[-1]["probe"].get("verdict"))
+    return Health(verdicts, tuple(plots))
 
 
 def _last_words(run: Contents) -> tuple[str, str, str]:
@@ -163,18 +142,18 @@ def _chart_row(row: tables.Row, scale: figures.Scale, *, name: str) -> ChartRow:
     drawing = figures.strip(figures.Strip(row.values, row.mean, row.interval, row.style), scale, name=name)
     seeds = ", ".join(str(seed) for seed in row.seeds)
     if len(row.values) > 1:
-        single = ", ".join(tables.percent(v).removesuffix(tables.SPACE + "%") for v in row.values)
+        single = ", ".join(percent(v).removesuffix(SPACE + "%") for v in row.values)
         about = [f"seeds {seeds}: {single}" if seeds else single]
     else:
         about = [f"seed {seeds}"] if seeds else []
     if row.cpu_seconds is not None:
-        about.append(f"{tables.duration(row.cpu_seconds)}{tables.SPACE}CPU")
+        about.append(f"{duration(row.cpu_seconds)}{SPACE}CPU")
     return ChartRow(
         title=row.title,
         drawing=Markup(drawing),
         key=Markup(swatch(row.style)),
-        mean=tables.percent(row.mean),
-        interval=tables.between(row.interval) if row.interval else "",
+        mean=percent(row.mean),
+        interval=between(row.interval) if row.interval else "",
         about=" · ".join(about),
     )
 
@@ -196,52 +175,50 @@ def _curves_plot(
     title: str,
     unit: str,
     sizes: Sequence[tuple[int, int]],
-    percent: bool = False,
+    is_share: bool = False,
 ) -> Plot | None:
     """Plot `value` of every run's rows over the epochs, in the run's style; None if no value is finite."""
     smooth = not name.startswith("health")
     rows = {run.name: [row for row in run.metrics if value(row) is not None] for run in runs}
-    # If rows share whole epochs, as in a long epoch, points would stack; steps always spread them.
-    by_epoch = all(len({r.get("epoch") for r in found}) == len(found) for found in rows.values())
+    # Rows with the same epoch would be drawn on top of each other; their steps differ.
+    by_epoch = all(len({row.get("epoch") for row in logged}) == len(logged) for logged in rows.values())
     axis, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
     lines = [
-        Curve([r[axis] for r in found], [value(r) for r in found], run.style)
-        for run, found in zip(runs, rows.values(), strict=True)
+        Curve([row[axis] for row in logged], [value(row) for row in logged], run.style)
+        for run, logged in zip(runs, rows.values(), strict=True)
     ]
     drawings = tuple(
         figures.curves(
-            lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=percent, smooth=smooth
+            lines, name=f"{name}-{i}", size=size, x_label=x_label, y_label=unit, percent=is_share, smooth=smooth
         )
         for i, size in enumerate(sizes)
     )
     if not drawings[0]:
         return None
-    form: Callable[[float], str] = tables.percent if percent else figures.significant
+    form: Callable[[float], str] = percent if is_share else significant
     ends = []
-    for run, found in rows.items():
-        drawn = np.array([value(row) for row in found], dtype=float)
+    for run, logged in rows.items():
+        drawn = np.array([value(row) for row in logged], dtype=float)
         drawn = figures.smoothed(drawn) if smooth else drawn
-        ends += [f"{run} from {form(drawn[0])} to {form(drawn[-1])}"] if found else []
+        ends += [f"{run} from {form(drawn[0])} to {form(drawn[-1])}"] if logged else []
     finding = f"{title}, {unit}: {'; '.join(ends)}."
-    window = figures.smoothing_window(max(len(found) for found in rows.values()))
+    window = figures.smoothing_window(max(map(len, rows.values())))
     note = f"Lines are running means over {window} logged steps; the single values stand pale behind them."
     return Plot(
         title=title,
         finding=finding,
         drawings=tuple(map(Markup, drawings)),
-        key=_key(runs, name=name) if len(lines) > 1 else (),
+        key=_key(runs) if len(lines) > 1 else (),
         note=note if smooth and window > 1 else "",
     )
 
 
-def _key(runs: Sequence[Contents], *, name: str) -> tuple[tuple[Markup, str], ...]:
+def _key(runs: Sequence[Contents]) -> tuple[tuple[Markup, str], ...]:
+    """One line for all runs of one arm."""
     counts = Counter((run.style, run.key) for run in runs)
-    return tuple(
-        (
-            Markup(swatch(style)),
-            words if count == 1 else f"{words} ({plural(count, 'run')})",
-        )
-        for i, ((style, words), count) in enumerate(sorted(counts.items()))
+    return plot_key(
+        (style, name if count == 1 else f"{name} ({plural(count, 'run')})")
+        for (style, name), count in sorted(counts.items())
     )
 
 
@@ -256,15 +233,14 @@ def _pictures(run: str, images: Reconstructions) -> Pictures:
             "what the model made of the visible patches",
         ),
     )
-    shown = min(len(images.input), _MOST_PICTURES)
+    total, drawn = len(images.input), min(len(images.input), _MOST_PICTURES)
     sets = tuple(
         tuple(
-            (label, f"{words}, images {first + 1} to {last}", figures.image_row(array[first:last]))
+            Picture(label, f"{words}, images {first + 1} to {last}", figures.image_row(array[first:last]))
             for label, array, words in rows
         )
-        for first in range(0, shown, _PICTURES_IN_A_ROW)
-        for last in [min(first + _PICTURES_IN_A_ROW, shown)]
+        for first in range(0, drawn, _PICTURES_IN_A_ROW)
+        for last in [min(first + _PICTURES_IN_A_ROW, drawn)]
     )
-    total = len(images.input)
-    caption = images.caption + ("" if shown == total else f" The first {shown} of {total} are shown.")
+    caption = images.caption + ("" if drawn == total else f" The first {drawn} of {total} are shown.")
     return Pictures(run, caption.strip(), images.input.shape[1] < 128, sets)

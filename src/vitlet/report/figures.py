@@ -18,8 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from vitlet.report.canvas import GRID, INK, MUTED, ROUND, SERIES, STYLE, canvas, number, pen, plain_axes, to_svg
+from vitlet.report.numbers import significant
 
 _POINTS = 400  # of a drawn curve: more than a screen resolves, and it bounds the page size
+_STRIP, _AXIS, _DIFFERENCE = (320, 56), (320, 24), (360, 84)  # width and height in CSS pixels
 _EDGE = 10.0  # margin beside a strip's scale, so that a dot at its end is not cut off
 
 
@@ -98,19 +100,19 @@ def curves(
 
 def scale(values: Sequence[float], *, chance: float | None = None) -> Scale:
     """An axis that fits the shares `values` (and `chance`, if given) with a margin, ending on round numbers."""
-    shown = [*values, *([] if chance is None else [chance])]
-    low, high = min(shown), max(shown)
+    inside = [*values, *([] if chance is None else [chance])]
+    low, high = min(inside), max(inside)
     room = max(0.05 * (high - low), 0.01)
     ticks = MaxNLocator(nbins=6, steps=ROUND).tick_values(max(low - room, 0), min(high + room, 1))
     return Scale(float(ticks[0]), float(ticks[-1]), tuple(float(round(t, 10)) for t in ticks), chance)
 
 
-def strip(row: Strip, on: Scale, *, name: str, size: tuple[int, int] = (320, 56)) -> str:
+def strip(row: Strip, on: Scale, *, name: str) -> str:
     """Draw a row of a dot chart as SVG: single values as circles, above them the mean as a stroke in its interval."""
     colour = SERIES[row.style % len(SERIES)]
     middle = 0.2 if len(row.points) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
-        figure, axes = _strip_axes(size, on)
+        figure, axes = _strip_axes(_STRIP, on)
         for tick in on.ticks:
             axes.axvline(tick, color=GRID, linewidth=1)
         if on.chance is not None:
@@ -124,27 +126,25 @@ def strip(row: Strip, on: Scale, *, name: str, size: tuple[int, int] = (320, 56)
         return to_svg(figure, name)
 
 
-def axis(on: Scale, *, name: str, size: tuple[int, int] = (320, 24)) -> str:
+def axis(on: Scale, *, name: str) -> str:
     """Draw the tick labels below a column of strips, in per cent."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _strip_axes(size, on)
+        figure, axes = _strip_axes(_AXIS, on)
         for tick in on.ticks:
             axes.plot((tick, tick), (0.8, 1), color=GRID, linewidth=1)
             axes.text(tick, -0.45, number(tick, percent=True), ha="center", va="center", clip_on=False)
         return to_svg(figure, name)
 
 
-def difference(
-    mean: float, interval: tuple[float, float] | None, *, name: str, size: tuple[int, int] = (360, 84)
-) -> str:
+def difference(mean: float, interval: tuple[float, float] | None, *, name: str) -> str:
     """Draw a difference of shares, with its interval if there is one, next to a line at zero; in percentage points."""
-    shown = (mean, 0.0, *(interval or ()))
-    low, high = min(shown), max(shown)
+    inside = (mean, 0.0, *(interval or ()))
+    low, high = min(inside), max(inside)
     room = max(0.08 * (high - low), 0.005)
     ticks = MaxNLocator(nbins=5, steps=ROUND).tick_values(low - room, high + room)
     on = Scale(float(ticks[0]), float(ticks[-1]), tuple(map(float, ticks)))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _strip_axes(size, on)
+        figure, axes = _strip_axes(_DIFFERENCE, on)
         axes.set_ylim(-1.2, 1)
         for tick in on.ticks:
             axes.plot((tick, tick), (-0.5, 0.55), color=GRID, linewidth=1)
@@ -242,8 +242,3 @@ def _strip_axes(size: tuple[int, int], on: Scale) -> tuple[Figure, Axes]:
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
-
-
-def significant(value: float) -> str:
-    """Format with three significant digits, without an exponent for large numbers."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")

@@ -29,10 +29,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Series:
-    """One arm over all points; `x` and `found` have the same length."""
+    """One arm over all points; `x` and `scores` have the same length."""
 
     x: tuple[float, ...]
-    found: tuple[Measured, ...]
+    scores: tuple[Measured, ...]
     style: int
 
 
@@ -40,7 +40,7 @@ class Series:
 class Level:
     """An arm that does not depend on the setting: a horizontal line, with its interval as a band."""
 
-    found: Measured
+    score: Measured
     style: int
 
 
@@ -100,21 +100,21 @@ def _apart(ticks: list[tuple[float, str]], *, span: float, pixels: float) -> tup
 
 def _draw_series(axes: Axes, places: list[float], each: Series, *, joined: bool) -> None:
     style, colour = pen(each.style), SERIES[each.style % len(SERIES)]
-    means = np.array([found.mean for found in each.found])
+    means = np.array([score.mean for score in each.scores])
     if joined:
         axes.plot(places, means, linewidth=2, zorder=3, clip_on=False, **style)
-    for at, found in zip(places, each.found, strict=True):
-        if found.interval is not None:
-            axes.plot((at, at), found.interval, color=colour, linewidth=1.5, zorder=4, clip_on=False)
-            axes.plot((at, at), found.interval, "_", color=colour, markersize=7, mew=1.5, zorder=4, clip_on=False)
-        if len(found.values) > 1:
-            dots = [at] * len(found.values)
-            axes.plot(dots, found.values, "o", markersize=4, mfc="none", mec=colour, mew=0.9, zorder=5, clip_on=False)
+    for at, score in zip(places, each.scores, strict=True):
+        if score.interval is not None:
+            axes.plot((at, at), score.interval, color=colour, linewidth=1.5, zorder=4, clip_on=False)
+            axes.plot((at, at), score.interval, "_", color=colour, markersize=7, mew=1.5, zorder=4, clip_on=False)
+        if len(score.values) > 1:
+            dots = [at] * len(score.values)
+            axes.plot(dots, score.values, "o", markersize=4, mfc="none", mec=colour, mew=0.9, zorder=5, clip_on=False)
     axes.plot(places, means, "o", markersize=6, color=colour, mew=0, zorder=6, clip_on=False)
 
 
 def _draw_level(axes: Axes, level: Level) -> None:
     colour = SERIES[level.style % len(SERIES)]
-    if level.found.interval is not None:
-        axes.axhspan(*level.found.interval, color=colour, alpha=0.14, linewidth=0, zorder=1)
-    axes.axhline(level.found.mean, color=colour, linewidth=1.5, dashes=(5, 3), zorder=2)
+    if level.score.interval is not None:
+        axes.axhspan(*level.score.interval, color=colour, alpha=0.14, linewidth=0, zorder=1)
+    axes.axhline(level.score.mean, color=colour, linewidth=1.5, dashes=(5, 3), zorder=2)

@@ -15,10 +15,10 @@ from typing import Any
 
 from vitlet.disk import read_json, write_file
 from vitlet.errors import UsageError
-from vitlet.report.claims import counted, effect
+from vitlet.report.claims import effect, sample
 from vitlet.report.replication import items_markdown
 from vitlet.report.tables import interval_of_arm, without_interval
-from vitlet.text import plural
+from vitlet.text import counted, decimal, percent, plural, points
 
 _MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).*?(?P<end><!-- (?P=name):end -->)"
 
@@ -54,54 +54,59 @@ def _rows(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [_lined_up(entry)]
     if "figures" in entry:
         return [_timed(entry)]
-    return [(entry["protocol"], f"{100 * entry['value']:.1f} %", f"{entry['n']:,} {entry['split']} images")]
+    return [(entry["protocol"], percent(entry["value"]), f"{entry['n']:,} {entry['split']} images")]
 
 
 def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str, str]:
     first, second = (sum(arm["values"]) / len(arm["values"]) for arm in protocol["arms"])
-    found = protocol["difference"]
-    interval = "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    difference = protocol["difference"]
+    interval = ""
+    if difference["low"] is not None:
+        interval = f" ({points(difference['low'])} to {points(difference['high'])})"
     what = f"{entry['data']['name']}: {protocol['title'][:1].lower()}{protocol['title'][1:]}"
-    measured = f"{100 * second:.1f} % → {100 * first:.1f} %, {100 * found['mean']:+.1f} points{interval}"
-    return what, measured, f"{found['pairs']} seeds, {protocol['n']:,} {protocol['split']} images"
+    measured = f"{percent(second)} → {percent(first)}, {points(difference['mean'])} points{interval}"
+    return what, measured, counted(difference["pairs"], protocol["n"], split=protocol["split"])
 
 
 def _varied(entry: dict[str, Any], curve: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str]:
-    shown = []
+    arms = []
     for arm in (*point["arms"], *curve["references"]):
-        ends = interval_of_arm(arm)
-        within = f"{100 * arm['low']:.1f} to {100 * arm['high']:.1f}" if ends else without_interval(arm)
-        shown.append(f"{arm['title']} {100 * arm['mean']:.1f} % ({within})")
+        interval = _between(arm) if interval_of_arm(arm) else without_interval(arm)
+        arms.append(f"{arm['title']} {percent(arm['mean'])} ({interval})")
     what = f"{entry['data']['name']}: {curve['title'][:1].lower()}{curve['title'][1:]}, {point['label']}"
-    seeds = plural(len(point["arms"][0]["values"]), "seed")
-    return what, ", ".join(shown), f"{seeds}, {curve['n']:,} {curve['split']} images"
+    return what, ", ".join(arms), counted(len(point["arms"][0]["values"]), curve["n"], split=curve["split"])
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    """`57.0 to 61.3`: the ends of an accuracy's interval in per cent."""
+    return " to ".join(decimal(100 * row[end], sign=False) for end in ("low", "high"))
 
 
 def _learned(entry: dict[str, Any], name: str) -> tuple[str, str, str]:
-    shown, seeds = [], []
+    accuracies, seeds = [], []
     for protocol, table in entry["protocols"].items():
         row = table[name]
         seeds.append(str(len(row["values"])))
         random = row["mean"] - row["difference"]["mean"]
-        shown.append(f"{protocol} {100 * row['mean']:.1f} % (random {100 * random:.1f} %)")
+        accuracies.append(f"{protocol} {percent(row['mean'])} (random {percent(random)})")
     return (
         f"{entry['title'].split(':')[0]}: {name}",
-        "; ".join(shown),
+        "; ".join(accuracies),
         f"{'/'.join(seeds)} seeds, {entry['n']:,} images",
     )
 
 
 def _studied(entry: dict[str, Any], topic: str) -> tuple[str, str, str]:
-    shown = ", ".join(f"{number} {word}" for word, number in entry["counts"][topic].items())
+    outcomes = ", ".join(f"{number} {word}" for word, number in entry["counts"][topic].items())
     labels = " and ".join(f"{count:,}" for count in entry["labels"])
-    return f"{entry['title']}: {topic.lower()}", shown, f"{labels} labels, {entry['seeds']} seeds"
+    return f"{entry['title']}: {topic.lower()}", outcomes, f"{labels} labels, {entry['seeds']} seeds"
 
 
 def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
-    shown = [f"{kind} AP50 {100 * (value or 0):.1f} %" for kind, value in entry["scores"]["random-0"].items()]
+    scores = [f"{kind} AP50 {percent(value or 0)}" for kind, value in entry["scores"]["random-0"].items()]
     return (
         entry["title"],
-        f"{', '.join(shown)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
+        f"{', '.join(scores)}, {entry['wall_seconds_of_first_run'] / 60:.0f} min",
         f"{entry['n']} images",
     )
 
@@ -109,9 +114,9 @@ def _learned_by_heart(entry: dict[str, Any]) -> tuple[str, str, str]:
 def _raced(entry: dict[str, Any]) -> tuple[str, str, str]:
     race = entry["steps_to_loss"]
     first, second = (sum(race[start]) / len(race[start]) for start in ("random", "pretrained"))
-    found = race["difference"]
-    interval = "" if found["low"] is None else f" ({found['low']:+.0f} to {found['high']:+.0f})"
-    measured = f"{first:.0f} → {second:.0f} steps, {found['mean']:+.0f}{interval}"
+    difference = {end: None if value is None else decimal(value, 0) for end, value in race["difference"].items()}
+    interval = "" if difference["low"] is None else f" ({difference['low']} to {difference['high']})"
+    measured = f"{first:.0f} → {second:.0f} steps, {difference['mean']}{interval}"
     what = f"{entry['title']}: to a training loss of {race['loss']:.2f}, from random weights → {entry['init']}"
     return what, measured, f"{entry['seeds']} seeds, {entry['n']} images"
 
@@ -123,20 +128,20 @@ def _reckoned(entry: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _transferred(row: dict[str, Any]) -> tuple[str, str, str]:
-    interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    interval = "" if row["low"] is None else f" ({_between(row)})"
     what = f"{row['data_title']}: transfer from {row['encoder']}, {row['labels']}"
     diverged = len(row.get("diverged", ()))
     lost = f" ({diverged} more diverged)" if diverged else ""
-    counted = f"{plural(len(row['values']), 'seed')}{lost}, {row['n']:,} {row['split']} images"
-    return what, f"{100 * row['mean']:.1f} %{interval}", counted
+    sizes = f"{plural(len(row['values']), 'seed')}{lost}, {row['n']:,} {row['split']} images"
+    return what, f"{percent(row['mean'])}{interval}", sizes
 
 
 def _lined_up(entry: dict[str, Any]) -> tuple[str, str, str]:
     figures = entry["figures"]
     models = sorted(figures["models"].items(), key=lambda pair: -pair[1]["images_per_second"])
-    shown = [f"{name} {row['images_per_second']:.1f}" for name, row in (models[0], models[-1])]
+    ends = [f"{name} {row['images_per_second']:.1f}" for name, row in (models[0], models[-1])]
     ours = [f"{name} {row['images_per_second']:.1f}" for name, row in models[1:-1] if name.startswith("finetune_")]
-    measured = f"images/s of {len(models)} models: {', '.join([shown[0], *ours, shown[1]])}"
+    measured = f"images/s of {len(models)} models: {', '.join([ends[0], *ours, ends[1]])}"
     return f"`{entry['machine']['command']}`", measured, f"{figures['repeats']} turns, {figures['engine']}"
 
 
@@ -145,8 +150,9 @@ def _timed(entry: dict[str, Any]) -> tuple[str, str, str]:
     ratio = figures["ratio"]
     if "packed_ratio" in figures:
         ratio = ratio | {f"packed {form}": value for form, value in figures["packed_ratio"].items()}
-    shown = ", ".join(f"{k} {v:.2f}×" for k, v in ratio.items() if v) if isinstance(ratio, dict) else f"{ratio:.2f}×"
-    return f"`{entry['machine']['command']}`", shown, f"{figures['repeats']} repetitions, one thread, CPU time"
+    by_name = ratio if isinstance(ratio, dict) else {"": ratio}
+    ratios = ", ".join(f"{name} {value:.2f}×".strip() for name, value in by_name.items() if value)
+    return f"`{entry['machine']['command']}`", ratios, f"{figures['repeats']} repetitions, one thread, CPU time"
 
 
 def markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
@@ -174,7 +180,7 @@ def claims_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str =
 
 
 def replication_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: str = "") -> str:
-    """Every table and figure of the paper, as the ledger's replications have them."""
+    """Every table and figure of the paper, from the ledger's replications."""
     return "\n\n".join(
         items_markdown(entry, page=f"{links}{path.with_suffix('.html').name}")
         for path, entry in _entries(folder, files)
@@ -183,14 +189,14 @@ def replication_markdown(folder: Path, files: Sequence[str] = ("*",), *, links: 
 
 
 def _claimed(entry: dict[str, Any], claim: dict[str, Any], link: str) -> str:
-    shown, n = "", ""
+    measured, n = "", ""
     if claim["answer"] != "not run":
         part = next(p for p in claim["parts"] if p["answer"] == claim["answer"])  # the decisive one
-        found, interval = effect(part)
-        shown, n = f"{part['title']}: {found} ({interval})", counted(part)
+        mean, interval = effect(part)
+        measured, n = f"{part['title']}: {mean} ({interval})", sample(part)
     answer = f"not run: {claim['why']}" if claim["answer"] == "not run" else claim["answer"]
     name = f"{claim['number']} {claim['statement']} ({claim['source']})"
-    return f"| {name} | {entry['scale']} | {answer} | {shown} | {n} | {link} |"
+    return f"| {name} | {entry['scale']} | {answer} | {measured} | {n} | {link} |"
 
 
 def fill(text: str, tables: Mapping[str, Callable[[Sequence[str]], str]]) -> str:
@@ -204,11 +210,11 @@ def fill(text: str, tables: Mapping[str, Callable[[Sequence[str]], str]]) -> str
         UsageError: if there are no markers for any of the names.
     """
 
-    def filled(found: re.Match[str]) -> str:
-        files = (found["files"] or "*").split()
-        return f"{found['begin']}\n\n{tables[found['name']](files)}\n\n{found['end']}"
+    def table(marks: re.Match[str]) -> str:
+        files = (marks["files"] or "*").split()
+        return f"{marks['begin']}\n\n{tables[marks['name']](files)}\n\n{marks['end']}"
 
-    text, count = re.compile(_MARKS.format("|".join(tables)), re.DOTALL).subn(filled, text)
+    text, count = re.compile(_MARKS.format("|".join(tables)), re.DOTALL).subn(table, text)
     if not count:
         name = next(iter(tables))
         why = f"<!-- {name}:begin --> and <!-- {name}:end --> are needed"

@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.report import evidence, provenance
 from vitlet.report.contents import Contents, find_comparison, read
+from vitlet.report.elements import template
+from vitlet.report.numbers import duration
 from vitlet.report.objects import objects
-from vitlet.report.tables import duration
 from vitlet.report.verdict import of_comparison, of_runs
 from vitlet.run import Run
-from vitlet.text import plural, printable
+from vitlet.text import plural
 
 
 def write_page(
@@ -95,22 +93,3 @@ def _summary(run: Contents) -> str:
     if looks:
         words.append(f"last health check: {looks[-1]}")
     return ", ".join(words) + "."
-
-
-def template(name: str) -> Any:
-    """Load a page's template; everything it shows is escaped and printable."""
-    environment = Environment(
-        loader=PackageLoader("vitlet.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(name)
-
-
-def _shown(value: Any) -> Any:
-    """Make every expression of the template printable before it is escaped; vitlet's own markup passes unchanged."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

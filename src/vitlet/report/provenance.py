@@ -1,8 +1,7 @@
 """The sections on provenance: data, recipes, commands, machines, every measured value."""
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,38 +9,29 @@ from typing import Any
 from vitlet.config import flatten
 from vitlet.report import tables
 from vitlet.report.contents import Contents
+from vitlet.report.elements import Table
+from vitlet.report.numbers import duration, percent
 from vitlet.text import plural, shareable
 
 _MOST_ROWS, _EXAMPLES = 50, 5
-# Names used by `vitlet check` that need more than replacing their underscores.
-_TITLES = {
-    "num_images": "images found", "num_good": "usable", "num_bad": "unusable", "num_warnings": "with a remark",
-    "bad": "unusable images", "warnings": "remarks of the decoder", "modes": "stored as",
-    "heights": "heights, px (min · median · max)", "widths": "widths, px (min · median · max)",
-    "duplicates": "equal files", "near_duplicates": "look alike", "leaks": "test images also trained on",
-    "near_leaks": "test images that look like one trained on", "balance": "images of each class",
-    "lost_classes": "classes without a usable image", "notes": "how the data was read",
-}  # fmt: skip
 _NONE = "–"
-_NUMBER = re.compile(r"–|[+−-]?[\d.,]+(e[+-]?\d+)?(\s%)?|\d+\s(h|min|s)(\s\d+\s(min|s))?")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, column names, and rows whose first cell names the row."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left_out: int = 0
-    marked: frozenset[int] = frozenset()
-    """Rows in which the columns differ."""
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Per column, whether all its cells are numbers, to be right-aligned; False for the first."""
-        _, *others = zip(*self.rows, strict=True)
-        return [False, *(all(_NUMBER.fullmatch(cell) for cell in cells) for cells in others)]
+_ABOUT = {
+    "name": "name", "num_train": "training images", "num_labelled": "of them with a label used",
+    "num_test": "test images", "fingerprint": "fingerprint",
+}  # fmt: skip
+"""Keys of a comparison's data, and their titles."""
+_COUNTS = {
+    "num_images": "images found", "num_good": "usable", "num_bad": "unusable", "num_warnings": "with a remark",
+}  # fmt: skip
+_COPIES = {
+    "duplicates": "equal files", "near_duplicates": "look alike", "leaks": "test images also trained on",
+    "near_leaks": "test images that look like one trained on",
+}  # fmt: skip
+_ANNOTATIONS = {
+    "num_annotations": "annotations", "num_left_out": "annotations left out",
+    "num_images_without": "images without annotations",
+}  # fmt: skip
+_UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -69,28 +59,84 @@ class Made:
 def data(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> tuple[Data, ...]:
     """Return the check of each data set, and the comparison's description of its own; empty if there are neither."""
     about = (comparison or {}).get("data") or {}
-    titles = {
-        "name": "name", "num_train": "training images", "num_labelled": "of them with a label used",
-        "num_test": "test images", "fingerprint": "fingerprint",
-    }  # fmt: skip
-    facts = tuple((title, _text(about[key])) for key, title in titles.items() if about.get(key) is not None)
+    facts = tuple((title, _text(about[key])) for key, title in _ABOUT.items() if about.get(key) is not None)
     classes = tuple(map(str, about.get("classes") or ()))
     checks: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for run in runs:
         if run.check:
             checks.setdefault(json.dumps(run.check, sort_keys=True), (run.check, []))[1].append(run.name)
-    found = []
+    sets = []
     for check, names in checks.values():
-        is_about = facts and (len(checks) == 1 or check.get("name") == about.get("name"))
-        checked: list[tuple[str, str]] = []
-        tables_: list[Table] = []
-        _sort_facts(check, checked, tables_)
-        title = f"{check.get('name', _NONE)}: {', '.join(names)}"
-        told = (facts, classes) if is_about else ((), ())
-        found.append(Data(title, *told, tuple(checked), tuple(tables_)))
-    if facts and not any(data.facts for data in found):
-        found.insert(0, Data(_text(about.get("name")), facts, classes, (), ()))
-    return tuple(found)
+        is_compared = facts and (len(checks) == 1 or check["name"] == about.get("name"))
+        compared = (facts, classes) if is_compared else ((), ())
+        sets.append(Data(f"{check['name']}: {', '.join(names)}", *compared, _check_facts(check), _check_tables(check)))
+    if facts and not any(data.facts for data in sets):
+        sets.insert(0, Data(_text(about.get("name")), facts, classes, (), ()))
+    return tuple(sets)
+
+
+def _check_facts(check: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The single numbers of `Verdicts.to_json` and, for detection, of `Annotations.to_json`."""
+    annotations = check.get("annotations")
+    return (
+        ("name", check["name"]),
+        *((title, _text(check[key])) for key, title in _COUNTS.items()),
+        *((f"{side}, px (min · median · max)", " · ".join(map(_text, check[side]))) for side in ("heights", "widths")),
+        *((title, _text(check[kind]["count"])) for kind, title in _COPIES.items()),
+        *((title, _text(annotations[key])) for key, title in _ANNOTATIONS.items() if annotations),
+    )
+
+
+def _check_tables(check: Mapping[str, Any]) -> tuple[Table, ...]:
+    """The lists of a check that are not empty."""
+    splits = check["balance"]
+    names = dict.fromkeys(name for counts in splits.values() for name in counts)
+    tables = [
+        _cut("how the data was read", ("note",), [(note,) for note in check["notes"]]),
+        _cut("unusable images", ("image", "reason"), check["bad"], total=check["num_bad"]),
+        _cut("remarks of the decoder", ("image", "remark"), check["warnings"], total=check["num_warnings"]),
+        _counts("stored as", ("format", "images"), check["modes"]),
+        *(
+            _cut(
+                f"{title}, examples", ("image", "matches"), check[kind]["examples"][:_EXAMPLES],
+                total=check[kind]["count"],
+            )
+            for kind, title in _COPIES.items()
+        ),
+        _cut(
+            "images of each class", ("class", *splits),
+            [(name or _UNLABELLED, *(_text(counts.get(name)) for counts in splits.values())) for name in names],
+            numeric=range(1, len(splits) + 1),
+        ),
+        _cut("classes without a usable image", ("class",), [(name,) for name in check["lost_classes"]]),
+    ]  # fmt: skip
+    if annotations := check.get("annotations"):
+        faults = [
+            (fault["kind"], _text(fault["count"]), fault["rule"], ", ".join(fault["examples"][:_EXAMPLES]))
+            for fault in annotations["faults"]
+        ]
+        tables += [
+            _counts("annotations of each class", ("class", "annotations"), annotations["classes"]),
+            _cut("faults of annotations", ("fault", "number", "rule", "such as"), faults, numeric=(1,)),
+        ]
+    return tuple(table for table in tables if table.rows)
+
+
+def _counts(caption: str, columns: tuple[str, str], counts: Mapping[str, int]) -> Table:
+    return _cut(caption, columns, [(name, _text(count)) for name, count in counts.items()], numeric=(1,))
+
+
+def _cut(
+    caption: str,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[str]],
+    *,
+    total: int | None = None,
+    numeric: Container[int] = (),
+) -> Table:
+    """A table of the first rows of `total`, which is by default the number of `rows`."""
+    first = tuple(tuple(row) for row in rows[:_MOST_ROWS])
+    return Table(caption, columns, first, numeric, left_out=(len(rows) if total is None else total) - len(first))
 
 
 def results(runs: Sequence[Contents]) -> Table | None:
@@ -100,17 +146,17 @@ def results(runs: Sequence[Contents]) -> Table | None:
         (
             run.name,
             tables.metric_title(result["metric"]),
-            tables.percent(result["value"]) if tables.is_share(result["metric"], result["value"])
+            percent(result["value"]) if tables.is_share(result["metric"], result["value"])
             else _text(result["value"]),
             *(_text(result.get(key)) for key in ("n", "split", "seed", "protocol")),
             " ".join(str(v) for v in ((result.get("data") or {}).get(k) for k in ("name", "fingerprint")) if v),
             _text(result.get("recipe")),
-            tables.duration(result["wall_seconds"]) if result.get("wall_seconds") is not None else _NONE,
+            duration(result["wall_seconds"]) if result.get("wall_seconds") is not None else _NONE,
         )
         for run in runs
         for result in run.results
     )  # fmt: skip
-    return Table("Every measured number", columns, rows) if rows else None
+    return Table("Every measured number", columns, rows, numeric=(2, 3, 5, 9)) if rows else None
 
 
 def made(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Made:
@@ -148,11 +194,12 @@ def _runs_table(runs: Sequence[Contents]) -> Table:
                 _text(last.get("step")),
                 _text(last.get("epoch")),
                 f"{median(speeds):,.0f}" if speeds else _NONE,
-                tables.duration(wall) if wall is not None else _NONE,
-                tables.duration(cpu) if cpu is not None else _NONE,
+                duration(wall) if wall is not None else _NONE,
+                duration(cpu) if cpu is not None else _NONE,
             )
         )
-    return Table("Runs; images/s is the median over the logged steps", columns, tuple(rows))
+    caption = "Runs; images/s is the median over the logged steps"
+    return Table(caption, columns, tuple(rows), numeric=range(3, len(columns)))
 
 
 def _recipes_table(runs: Sequence[Contents]) -> Table:
@@ -179,46 +226,6 @@ def _machine(environment: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     packages = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
     facts = [(key, _text(environment.get(key))) for key in ("processor", "cores", "platform", "python")]
     return (*facts, ("packages", packages or _NONE))
-
-
-def _sort_facts(value: dict[str, Any], facts: list[tuple[str, str]], found: list[Table], prefix: str = "") -> None:
-    """Split a free-form dict into single facts and tables, leaving out what is empty."""
-    for key, inner in value.items():
-        title = prefix + (_TITLES.get(key) or str(key).replace("_", " "))
-        if inner in ({}, []):
-            continue
-        if isinstance(inner, dict) and inner.keys() == {"count", "examples"}:
-            facts.append((title, _text(inner["count"])))
-            if inner["examples"]:
-                columns, rows = _list_rows(inner["examples"][:_EXAMPLES], second="matches")
-                found.append(Table(f"{title}, examples", columns, tuple(rows), inner["count"] - len(rows)))
-        elif isinstance(inner, dict) and all(isinstance(v, dict) for v in inner.values()):
-            names = dict.fromkeys(name for column in inner.values() for name in column)
-            rows = [(name or "unlabelled", *(_text(column.get(name)) for column in inner.values())) for name in names]
-            found.append(_cut(title, ("name", *map(str, inner)), rows))
-        elif isinstance(inner, dict) and any(isinstance(v, dict | list) for v in inner.values()):
-            _sort_facts(inner, facts, found, prefix=f"{title}, ")
-        elif isinstance(inner, dict):
-            rows = [(str(k) or "unlabelled", _text(v)) for k, v in inner.items()]
-            found.append(_cut(title, ("name", "value"), rows))
-        elif isinstance(inner, list) and not all(isinstance(item, int | float) for item in inner):
-            found.append(_cut(title, *_list_rows(inner)))
-        else:
-            facts.append((title, " · ".join(map(_text, inner)) if isinstance(inner, list) else _text(inner)))
-
-
-def _list_rows(items: list[Any], *, second: str = "remark") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    if all(isinstance(item, dict) and item for item in items):
-        keys = list(dict.fromkeys(key for item in items for key in item))
-        return tuple(map(str, keys)), [tuple(_text(item.get(key)) for key in keys) for item in items]
-    rows = [tuple(map(_text, item)) if isinstance(item, list) else (_text(item),) for item in items]
-    width = max(map(len, rows))
-    heads = ("entry", *([second] if width == 2 else map(str, range(2, width + 1))))
-    return heads, [(*row, *[""] * (width - len(row))) for row in rows]
-
-
-def _cut(caption: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    return Table(caption, columns, tuple(rows[:_MOST_ROWS]), left_out=max(0, len(rows) - _MOST_ROWS))
 
 
 def _text(value: Any) -> str:

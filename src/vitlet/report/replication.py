@@ -15,13 +15,11 @@ from markupsafe import Markup
 
 from vitlet.disk import write_file
 from vitlet.report import charts, figures
-from vitlet.report.canvas import swatch
-from vitlet.report.claims import counted, effect, headline, runs_behind
-from vitlet.report.evidence import Plot
+from vitlet.report.claims import effect, headline, runs_behind, sample
+from vitlet.report.elements import Plot, plot_key, template
 from vitlet.report.figures import Curve
-from vitlet.report.page import template
-from vitlet.report.tables import between, between_shares, duration, percent, points
-from vitlet.text import plural
+from vitlet.report.numbers import between, between_shares, duration, percent
+from vitlet.text import counted, plural, points
 
 _SIZE = (350, 240)
 
@@ -156,7 +154,7 @@ def _claim(claim: Mapping[str, Any]) -> ShownClaim:
 
 
 def _part(part: Mapping[str, Any]) -> tuple[str, ...]:
-    return part["title"], *effect(part), counted(part), part["answer"]
+    return part["title"], *effect(part), sample(part), part["answer"]
 
 
 def _item(item: Mapping[str, Any]) -> Shown:
@@ -189,24 +187,25 @@ def label(name: str) -> str:
 
 
 def _line(title: str, cell: Mapping[str, Any]) -> Line:
-    found, measured = cell["published"], cell["measured"]
-    shown = "unknown" if found is None else f"{found['printed']} [{found['tag']}]"
-    if found is not None and not found["is_confirmed"]:
-        shown = f"unconfirmed: {shown}"
+    published, measured = cell["published"], cell["measured"]
+    printed = "unknown" if published is None else f"{published['printed']} [{published['tag']}]"
+    if published is not None and not published["is_confirmed"]:
+        printed = f"unconfirmed: {printed}"
     here = "" if measured is None else f"here: {'; '.join(filter(None, (measured['stand_in'], measured['origin'])))}"
-    note = "; ".join(filter(None, (found["note"] if found else "", cell["note"], here)))
+    note = "; ".join(filter(None, (published["note"] if published else "", cell["note"], here)))
     words = "" if measured is None else _measured(measured)
-    return Line(title, shown, bool(found and found["is_confirmed"]), words, cell["not_run"] or "", note)
+    is_confirmed = bool(published and published["is_confirmed"])
+    return Line(title, printed, is_confirmed, words, cell["not_run"] or "", note)
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
-    sizes = f"{plural(len(measured['values']), 'seed')}, {plural(measured['n'], 'image')}"
+    sizes = counted(len(measured["values"]), measured["n"])
     mean, low, high = (measured[key] for key in ("mean", "low", "high"))
-    shown = f"{points(mean)} points" if measured["is_difference"] else percent(mean)
+    value = f"{points(mean)} points" if measured["is_difference"] else percent(mean)
     if low is None:
-        return f"{shown} ({sizes}, no interval)"
+        return f"{value} ({sizes}, no interval)"
     interval = between((low, high), form=points) if measured["is_difference"] else between_shares(low, high)
-    return f"{shown} ({interval}, {sizes})"
+    return f"{value} ({interval}, {sizes})"
 
 
 def _seen(measured: Mapping[str, Any]) -> str:
@@ -218,24 +217,21 @@ def _curves(item: Mapping[str, Any]) -> list[Plot]:
     places = [(i, float(c)) for i, c in enumerate(item["columns"]) if c.replace(".", "", 1).isdigit()]
     rows = []
     for row in item["rows"]:
-        points = [
+        line = [
             (x, row["cells"][i]["measured"]["mean"])
             for i, x in places
             if row["cells"][i] is not None and row["cells"][i]["measured"] is not None
         ]
-        if len(points) > 1:
-            rows.append((row["title"], [x for x, _ in points], [y for _, y in points]))
+        if len(line) > 1:
+            rows.append((row["title"], [x for x, _ in line], [y for _, y in line]))
     if not rows:
         return []
     name = item["name"]
     lines = [Curve(x, y, style=style) for style, (_, x, y) in enumerate(rows)]
     drawing = figures.curves(lines, name=name, size=_SIZE, x_label=item["axis"], y_label=item["unit"], percent=True)
+    key = plot_key(enumerate(title for title, _, _ in rows))
     finding = "; ".join(f"{title}: from {percent(y[0])} to {percent(y[-1])}" for title, _, y in rows)
-    return [Plot("Measured here", f"{item['unit']}: {finding}.", (Markup(drawing),), key=_key(name, rows))]
-
-
-def _key(name: str, rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Markup, str], ...]:
-    return tuple((Markup(swatch(i)), row[0]) for i, row in enumerate(rows))
+    return [Plot("Measured here", f"{item['unit']}: {finding}.", (Markup(drawing),), key=key)]
 
 
 def _drawings(item: Mapping[str, Any]) -> list[Plot]:
@@ -254,20 +250,20 @@ def _similarity(item: Mapping[str, Any]) -> list[Plot]:
         plots.append(Plot(f"{item['reference']} (1) and {name} ({number + 1})", words, (Markup(drawing),), note=words))
         if cka.shape[0] == cka.shape[1]:
             diagonals.append((name, list(map(float, cka.diagonal()))))
-    return [*plots, _over_layers(item, "The same layer of both", diagonals, "CKA", first=0)]
+    return [*plots, _over_layers(item, "The same layer of both", diagonals, "CKA")]
 
 
 def _spectrum(item: Mapping[str, Any]) -> list[Plot]:
     rows = [(name, values) for name, values in item["measured"]["spectrum"].items()]
-    return [_over_layers(item, "Highest minus lowest frequency", rows, "Δ log amplitude", first=0)]
+    return [_over_layers(item, "Highest minus lowest frequency", rows, "Δ log amplitude")]
 
 
 def _attention(item: Mapping[str, Any]) -> list[Plot]:
     plots = []
     for quantity, unit in (("distance", "distance, patches"), ("entropy", "entropy, nats")):
-        found = {name: np.array(values) for name, values in item["measured"][quantity].items()}
-        high = 1.05 * max(float(values.max()) for values in found.values())
-        for number, (name, values) in enumerate(found.items()):
+        heads = {name: np.array(values) for name, values in item["measured"][quantity].items()}
+        high = 1.05 * max(float(values.max()) for values in heads.values())
+        for number, (name, values) in enumerate(heads.items()):
             drawing = charts.boxes(
                 list(values), name=f"{item['name']}-{quantity}-{number}", high=high, x_label="block", y_label=unit
             )
@@ -277,14 +273,13 @@ def _attention(item: Mapping[str, Any]) -> list[Plot]:
     return plots
 
 
-def _over_layers(
-    item: Mapping[str, Any], title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, *, first: int
-) -> Plot:
+def _over_layers(item: Mapping[str, Any], title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str) -> Plot:
     name = f"{item['name']}-lines-{'-'.join(unit.lower().split())}".replace("δ", "delta")
-    lines = [Curve([first + i for i in range(len(y))], list(y), style=style) for style, (_, y) in enumerate(rows)]
+    lines = [Curve(range(len(y)), y, style=style) for style, (_, y) in enumerate(rows)]
     drawing = figures.curves(lines, name=name, size=_SIZE, x_label="layer", y_label=unit)
-    finding = "; ".join(f"{who}: from {y[0]:.2f} to {y[-1]:.2f}" for who, y in rows)
-    return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=_key(name, rows))
+    key = plot_key(enumerate(subject for subject, _ in rows))
+    finding = "; ".join(f"{subject}: from {y[0]:.2f} to {y[-1]:.2f}" for subject, y in rows)
+    return Plot(title, f"{unit}: {finding}.", (Markup(drawing),), key=key)
 
 
 def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Numbers formatted for readers, and the rows of the page's tables."""
+"""The rows of the accuracy chart: what may be compared, with the interval that the values allow."""
 
 import math
 import re
@@ -9,8 +9,9 @@ from typing import Any
 
 from vitlet.evaluate.compare import mean_interval
 from vitlet.report.contents import Contents, arm_styles
+from vitlet.report.numbers import interval_in_points
+from vitlet.text import points
 
-SPACE = "\N{NO-BREAK SPACE}"
 _DETECTION = {"bbox_ap": "box AP", "segm_ap": "mask AP"}
 
 
@@ -41,28 +42,6 @@ class Group:
     difference: str = ""
 
 
-def percent(share: float) -> str:
-    """`59.2 %`."""
-    return f"{100 * share:.1f}{SPACE}%"
-
-
-def points(difference: float) -> str:
-    """`+30.1`: a difference of shares in percentage points, with its sign."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def between(interval: tuple[float, float], *, form: Any = percent) -> str:
-    """`57.0 % to 61.3 %`; the unit only once."""
-    low, high = (form(end) for end in interval)
-    return f"{low.removesuffix(SPACE + '%')} to {high}"
-
-
-def between_shares(low: float, high: float) -> str:
-    """`between` for an accuracy, clipped to 0 … 1, which an interval over few seeds may exceed."""
-    return between((max(0.0, low), min(1.0, high)))
-
-
 def interval_of_arm(arm: Mapping[str, Any]) -> tuple[float, float] | None:
     """The interval over the seeds of an arm of a document, clipped to 0 … 1.
 
@@ -80,24 +59,12 @@ def without_interval(arm: Mapping[str, Any]) -> str:
     return "one seed" if len(arm["values"]) == 1 else "the same in every seed"
 
 
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 12 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}{SPACE}s"
-    if whole < 3600:
-        return f"{whole // 60}{SPACE}min{SPACE}{whole % 60:02d}{SPACE}s"
-    return f"{whole // 3600}{SPACE}h{SPACE}{whole % 3600 // 60:02d}{SPACE}min"
-
-
 def metric_title(metric: str) -> str:
     """`top1` → `top-1 accuracy`; an unknown metric keeps its name."""
     if metric in _DETECTION:
         return _DETECTION[metric]
-    known = re.fullmatch(r"(?:(knn)_)?top(\d+)", metric)
-    if not known:
-        return metric
-    return f"{'kNN ' if known[1] else ''}top-{known[2]} accuracy"
+    top = re.fullmatch(r"(?:(knn)_)?top(\d+)", metric)
+    return f"{'kNN ' if top[1] else ''}top-{top[2]} accuracy" if top else metric
 
 
 def is_share(metric: str, value: Any) -> bool:
@@ -170,10 +137,10 @@ def groups_of_results(runs: Sequence[Contents]) -> list[Group]:
             by_run.setdefault(i, []).append(result)
         rows = tuple(
             row(
-                runs[i].name, [r["value"] for r in found], seeds=[r.get("seed", 0) for r in found],
+                runs[i].name, [r["value"] for r in results], seeds=[r.get("seed", 0) for r in results],
                 n=int(n or 0), style=runs[i].style,
             )
-            for i, found in by_run.items()
+            for i, results in by_run.items()
         )  # fmt: skip
         where = ", ".join(p for p in (metric_title(metric), f"{split} split", name, f"n = {int(n or 0):,}") if p)
         groups.append(Group(protocol or metric_title(metric), where + _over(rows), rows))
@@ -191,8 +158,8 @@ def _difference_text(difference: dict[str, Any] | None) -> str:
         return ""
     words = [f"{points(difference['mean'])} points"]
     if difference["low"] is not None:
-        interval = between((difference["low"], difference["high"]), form=points)
-        words.append(f"{100 * difference.get('confidence', 0.95):g}{SPACE}% interval {interval}")
+        confidence = difference.get("confidence", 0.95)
+        words.append(interval_in_points(difference["low"], difference["high"], confidence=confidence))
     if difference.get("pairs", 1) > 1:
         words.append(f"{difference['pairs']} pairs")
     if difference.get("method"):

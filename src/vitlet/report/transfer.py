@@ -9,9 +9,8 @@ from typing import Any
 
 from vitlet.disk import read_json, write_file
 from vitlet.report import evidence
-from vitlet.report.page import template
-from vitlet.report.provenance import Table
-from vitlet.report.tables import between_shares, duration, percent
+from vitlet.report.elements import Table, template
+from vitlet.report.numbers import between_shares, duration, percent
 from vitlet.text import plural, shareable
 
 
@@ -25,25 +24,25 @@ def write_transfer_page(folder: Path) -> Path:
         CheckpointError: if the file is missing or damaged.
         ResourceError: if the page cannot be written.
     """
-    found = read_json(folder / "transfer.json")
-    done = [row for row in found["rows"] if row["state"] == "done"]
-    names = list(dict.fromkeys(row["encoder"] for row in found["rows"]))
+    document = read_json(folder / "transfer.json")
+    done = [row for row in document["rows"] if row["state"] == "done"]
+    names = list(dict.fromkeys(row["encoder"] for row in document["rows"]))
     page = template("transfer.html.j2").render(
-        suite=found["suite"],
+        suite=document["suite"],
         names=names,
-        selection=found["selection"],
-        date=found["machine"]["started"][:10],
+        selection=document["selection"],
+        date=document["machine"]["started"][:10],
         accuracy=evidence.accuracy([], {"protocols": _protocols(done, names)}) if done else None,
-        overview=_overview(found["rows"], names),
+        overview=_overview(document["rows"], names),
         chosen=_chosen(done),
         tried=[_tried(row) for row in done if row["tried"]],
-        missing=[(row["data_title"], row["encoder"], row["why"]) for row in found["rows"] if row["state"] != "done"],
-        command=shareable(found["machine"]["command"]),
+        missing=[(row["data_title"], row["encoder"], row["why"]) for row in document["rows"] if row["state"] != "done"],
+        command=shareable(document["machine"]["command"]),
         facts=[
-            ("wall time", duration(found["wall_seconds"])),
+            ("wall time", duration(document["wall_seconds"])),
             ("CPU time of all trainings", duration(sum(row["cpu_seconds"] for row in done))),
-            ("processor", found["machine"]["processor"]),
-            ("PyTorch", found["machine"]["packages"]["torch"]),
+            ("processor", document["machine"]["processor"]),
+            ("PyTorch", document["machine"]["packages"]["torch"]),
         ],
     )
     write_file(folder / "report.html", page.encode())
@@ -80,7 +79,7 @@ def _overview(rows: list[dict[str, Any]], names: list[str]) -> Table:
     cells = {(row["data_title"], row["encoder"]): _mean(row) for row in rows}
     titles = list(dict.fromkeys(row["data_title"] for row in rows))
     body = tuple((title, *(cells.get((title, name), "–") for name in names)) for title in titles)
-    return Table("Top-1, mean over seeds", ("data set", *names), body)
+    return Table("Top-1, mean over seeds", ("data set", *names), body, numeric=range(1, len(names) + 1))
 
 
 def _mean(row: dict[str, Any]) -> str:
@@ -89,8 +88,8 @@ def _mean(row: dict[str, Any]) -> str:
 
 def interval_of(row: dict[str, Any]) -> str:
     """The interval of a row's mean, and how many seeds are missing from it because they diverged."""
-    shown = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
-    return shown + _lost(row)
+    interval = "one seed" if row["low"] is None else between_shares(row["low"], row["high"])
+    return interval + _lost(row)
 
 
 def _lost(row: dict[str, Any]) -> str:
@@ -113,7 +112,7 @@ def _chosen(done: list[dict[str, Any]]) -> Table:
         )
         for row in done
     )
-    return Table("The setting that each number was reached with", columns, body)
+    return Table("The setting that each number was reached with", columns, body, numeric=(2, 4, 5, 7))
 
 
 def _tried(row: dict[str, Any]) -> Table:
@@ -130,7 +129,8 @@ def _tried(row: dict[str, Any]) -> Table:
     )
     best = max((s["value"] for s in row["tried"] if s["value"] is not None), default=None)
     marked = frozenset(i for i, s in enumerate(row["tried"]) if s["value"] is not None and s["value"] == best)
-    return Table(f"{row['data_title']}, {row['encoder']}: one seed a setting", columns, body, marked=marked)
+    caption = f"{row['data_title']}, {row['encoder']}: one seed a setting"
+    return Table(caption, columns, body, numeric=(2, 3), marked=marked)
 
 
 def _length(setting: dict[str, Any]) -> str:

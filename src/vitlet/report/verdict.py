@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,9 +11,11 @@ from typing import Any
 from vitlet.config import flatten
 from vitlet.evaluate.compare import decide, paired_difference
 from vitlet.report import evidence, tables
-from vitlet.report.contents import Contents, told_apart
-from vitlet.report.tables import SPACE, between, metric_title, percent, points
-from vitlet.text import plural
+from vitlet.report.contents import Contents
+from vitlet.report.elements import Plot
+from vitlet.report.numbers import between, interval_in_points, percent
+from vitlet.report.tables import metric_title
+from vitlet.text import counted, plural, points, told_apart
 
 _FINE_TUNED = re.compile(r"fine-tuning, [\d,]+ labels?")
 """The protocol of a run's own accuracy, where nothing was chosen on the images that it is measured on."""
@@ -29,7 +31,28 @@ class Verdict:
     answer: str
     sentence: str
     facts: tuple[tuple[str, str], ...]
-    plot: evidence.Plot | None
+    plot: Plot | None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The accuracy of a fine-tuned run."""
+
+    run: str
+    launch: Mapping[str, Any]
+    group: str
+    """Recipe, labels and images, without the start and the seed: scores of one group may be compared."""
+    result: Mapping[str, Any]
+
+    @property
+    def start(self) -> str:
+        """What identifies the weights that the run started from."""
+        return self.launch["start"]
+
+    @property
+    def pair(self) -> str:
+        """The same for the runs of a pair: the recipe as it was asked for, with its seed but without the start."""
+        return self.launch["recipe"]
 
 
 def of_comparison(comparison: dict[str, Any]) -> Verdict:
@@ -66,39 +89,35 @@ def of_runs(runs: Sequence[Contents]) -> Verdict | None:
     There is a sentence for each recipe and number of labels, in the order of the runs. Only seeds that every start of
     such a group has are compared, since a seed decides which labels are used.
     """
-    groups: dict[str, dict[str, dict[str, tuple[float, str]]]] = {}
-    starts: dict[str, Mapping[str, Any]] = {}
-    measured: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        launch = run.environment.get("launch") or {}
-        is_known = launch.get("verb") == "finetune" and {"recipe", "start"} <= launch.keys()
-        for result in run.results if is_known else ():
-            is_share = tables.is_share(result["metric"], result["value"])
-            if not is_share or not _FINE_TUNED.fullmatch(str(result.get("protocol"))):
-                continue
-            recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}
-            labels = [launch.get(key) for key in ("subset", "hold_out")]  # their number is in the protocol
-            images = [result.get(key) for key in ("protocol", "split", "n", "data")]
-            group = json.dumps([recipe, labels, images], sort_keys=True)
-            starts[launch["start"]], measured[group] = launch, result
-            # `launch.recipe` is what was asked for, including what is left out above
-            by_seed = groups.setdefault(group, {}).setdefault(launch["start"], {})
-            by_seed[launch["recipe"]] = result["value"], run.name
-    names = _start_names(starts)
-    found = []
-    for group, by_start in groups.items():
-        shared = [key for key in next(iter(by_start.values())) if all(key in others for others in by_start.values())]
-        if len(by_start) > 1 and shared:
-            arms = []
-            for start, by_seed in by_start.items():
-                name = f" ({by_seed[shared[0]][1]})" if len(shared) == 1 else ""
-                arms.append((f"{names[start]}{name}", [by_seed[key][0] for key in shared]))
-            found.append(_best_start(arms, measured[group]))
-    if not found:
+    scores = [score for run in runs for score in _scores(run)]
+    names = _start_names({score.start: score.launch for score in scores})
+    groups: dict[str, list[_Score]] = {}
+    for score in scores:
+        groups.setdefault(score.group, []).append(score)
+    answers = [answer for group in groups.values() if (answer := _best_start(group, names)) is not None]
+    if not answers:
         return None
-    answer, sentence = found[0]
-    more = [f"{answer} {sentence}" for answer, sentence in found[1:]]
+    (answer, sentence), *others = answers
+    more = [f"{answer} {sentence}" for answer, sentence in others]
     return Verdict("Which start is best for fine-tuning?", answer, " ".join([sentence, *more]), (), None)
+
+
+def _scores(run: Contents) -> Iterator[_Score]:
+    launch = run.environment.get("launch") or {}
+    if launch.get("verb") != "finetune" or not {"recipe", "start"} <= launch.keys():
+        return
+    recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}
+    labels = [launch.get(key) for key in ("subset", "hold_out")]  # their number is in the protocol
+    for result in run.results:
+        is_share = tables.is_share(result["metric"], result["value"])
+        if is_share and _FINE_TUNED.fullmatch(str(result.get("protocol"))):
+            images = [result.get(key) for key in ("protocol", "split", "n", "data")]
+            yield _Score(
+                run=run.name,
+                launch=launch,
+                group=json.dumps([recipe, labels, images], sort_keys=True),
+                result=result,
+            )
 
 
 def _start_names(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -117,21 +136,36 @@ def _start_names(starts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return words
 
 
-def _best_start(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[str, Any]) -> tuple[str, str]:
-    """Answer and sentence about fine-tuning from several starts; the two with the highest means are compared."""
+def _best_start(group: Sequence[_Score], names: Mapping[str, str]) -> tuple[str, str] | None:
+    """Answer and sentence about fine-tuning from several starts; None if there is one, or no seed that all have."""
+    by_start: dict[str, dict[str, _Score]] = {}
+    for score in group:
+        by_start.setdefault(score.start, {})[score.pair] = score
+    shared = [pair for pair in next(iter(by_start.values())) if all(pair in scores for scores in by_start.values())]
+    if len(by_start) == 1 or not shared:
+        return None
+    arms = []
+    for start, scores in by_start.items():
+        run = f" ({scores[shared[0]].run})" if len(shared) == 1 else ""
+        arms.append((f"{names[start]}{run}", [scores[pair].result["value"] for pair in shared]))
+    return _ranked(arms, group[0].result)
+
+
+def _ranked(arms: Sequence[tuple[str, Sequence[float]]], measured: Mapping[str, Any]) -> tuple[str, str]:
+    """Compare the two arms with the highest means."""
     ranked = sorted(arms, key=lambda arm: -fmean(arm[1]))
     (best, first), (_, second), *others = ranked
-    found = paired_difference(first, second)
+    lead = paired_difference(first, second).interval
     *means, last = [f"{percent(fmean(values))} {start}" for start, values in ranked]
     between_two = " between the first two" if others else ""
-    counted = f"{plural(found.pairs, 'seed')}, {plural(measured['n'], '{} image'.format(measured['split']))}"
+    sample = counted(lead.n, measured["n"], split=measured["split"])
     protocol = measured["protocol"].replace(",", " with", 1)
-    said = f"{protocol[:1].upper()}{protocol[1:]} reached {', '.join(means)} and {last} "
-    if found.low is None or found.high is None:
-        said += f"({points(found.mean)} points{between_two}, {counted}); one seed decides nothing, run three or more."
-        return "Undecided.", said
-    interval = f"95{SPACE}% interval {between((found.low, found.high), form=points)}"
-    said += f"({points(found.mean)} points{between_two}, {interval}, {counted})"
-    if decide(found) == "yes":
-        return f"{best[:1].upper()}{best[1:]}.", f"{said}."
-    return "Undecided.", f"{said}; the interval holds 0, so chance could explain it."
+    sentence = f"{protocol[:1].upper()}{protocol[1:]} reached {', '.join(means)} and {last} "
+    if lead.low is None or lead.high is None:
+        sentence += f"({points(lead.mean)} points{between_two}, {sample}); one seed decides nothing, run three or more."
+        return "Undecided.", sentence
+    interval = interval_in_points(lead.low, lead.high, confidence=lead.confidence)
+    sentence += f"({points(lead.mean)} points{between_two}, {interval}, {sample})"
+    if decide(lead) == "yes":
+        return f"{best[:1].upper()}{best[1:]}.", f"{sentence}."
+    return "Undecided.", f"{sentence}; the interval holds 0, so chance could explain it."

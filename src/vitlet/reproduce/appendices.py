@@ -58,9 +58,9 @@ APPENDIX_A3 = Table(
 _RATES, _LENGTHS = "learning rates", "epochs (of them warm-up)"
 
 
-def _grid(title: str, rates: str, lengths: str, note: str = "") -> Row:
+def _grid(title: str, rates: str, lengths: str) -> Row:
     pairs = ((_RATES, rates), (_LENGTHS, lengths))
-    return Row(title, tuple(Cell(c, Published(v, "M+", note), unmeasured=SETTING) for c, v in pairs))
+    return Row(title, tuple(Cell(c, Published(v, "M+"), unmeasured=SETTING) for c, v in pairs))
 
 
 APPENDIX_A4 = Table(

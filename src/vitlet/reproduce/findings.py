@@ -14,9 +14,9 @@ from typing import Any, final
 import numpy as np
 
 from vitlet.disk import read_json
-from vitlet.evaluate.compare import Interval, mean_interval
+from vitlet.evaluate.compare import mean_interval
+from vitlet.report.numbers import duration
 from vitlet.report.replication import label
-from vitlet.report.tables import duration
 from vitlet.reproduce.catalogue import Choice
 from vitlet.reproduce.claim import Claim, Measure, Part, decide, decide_part
 from vitlet.reproduce.claims import CLAIMS
@@ -212,7 +212,7 @@ def _cell(reader: _Reader, cell: Cell | None, place: str) -> dict[str, Any] | No
     values = [results[0] - math.fsum(results[1:]) for results in ([r[s]["value"] for r in by_step] for s in seeds)]
     is_difference = cell.minus is not None
     measured = {
-        **_ends(mean_interval(values)),
+        **mean_interval(values).to_json(),
         "is_difference": is_difference,
         "values": values,
         "seeds": seeds,
@@ -299,16 +299,12 @@ def _part(reader: _Reader, part: Part) -> dict[str, Any]:
     values = [math.fsum(w * c[s][0] for (w, _), c in zip(part.terms, columns, strict=True)) for s in seeds]
     interval, is_whole = mean_interval(values), len(seeds) == len(reader.plan.scale.seeds)
     return base | {
-        **_ends(interval),
+        **interval.to_json(),
         "answer": decide_part(interval, margin=part.margin) if is_whole else "not run",
         "values": values,
         "n": min(c[s][2] for c in columns for s in seeds),
         "runs": reader.behind(c[s][1] for s in seeds for c in columns),
     }
-
-
-def _ends(found: Interval) -> Mapping[str, float | None]:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def spent(document: Mapping[str, Any]) -> str:

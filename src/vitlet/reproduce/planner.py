@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from vitlet.reproduce.plan import Kind, Node, Plan
 from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step, Untrained
 from vitlet.run import address_of
-from vitlet.text import plural, printable
+from vitlet.text import plural, printable, slug
 from vitlet.units import Epochs, to_steps
 from vitlet.weights.content import file_content, folder_content
 
@@ -265,7 +264,7 @@ class _Planner:
         }
         address = _hashed([kind, found.address, seed, decides, *_FORMS.get(kind, ())])
         if address not in self.nodes:
-            folder = self.out / "runs" / f"{_slug(title)}-s{seed}-{address}"
+            folder = self.out / "runs" / f"{slug(title)[:60]}-s{seed}-{address}"
             inputs += () if found.node is None else (found.node,)
             self.nodes[address] = Node(address, kind, title, seed, folder, inputs, data=found.data, **what)
         return self.nodes[address]
@@ -335,7 +334,3 @@ def _digest(subset: str | None) -> str:
 
 def _hashed(values: Any) -> str:
     return address_of(values)[:12]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vitlet.arrays import read_arrays
 from vitlet.disk import read_json
-from vitlet.report.analysis_plots import read_arrays
 from vitlet.reproduce.claim import Quantity
 
 
@@ -38,12 +38,14 @@ class Looked:
         """Read from `folder/analysis`; `names` are the subjects in the order in which they were given."""
         analysis = folder / "analysis"
         facts = read_json(analysis / "similarity.json")
-        cka = read_arrays(analysis / "similarity.npz")["cka"]
-        attention, spectrum = (read_arrays(analysis / f"{name}.npz") for name in ("attention", "spectrum"))
+        similarity, attention, spectrum = (
+            read_arrays(analysis / f"{name}.npz", fix=f"delete the folder {folder.name} and give the command again")
+            for name in ("similarity", "attention", "spectrum")
+        )
         spans = [slice(model["start"], model["stop"]) for model in facts["models"]]
         return cls(
             names=names,
-            cka={name: cka[spans[0], span] for name, span in zip(names, spans, strict=True)},
+            cka={name: similarity["cka"][spans[0], span] for name, span in zip(names, spans, strict=True)},
             distance={name: attention[f"distance_patches.{k}"] for k, name in enumerate(names)},
             entropy={name: attention[f"entropy_nats.{k}"] for k, name in enumerate(names)},
             spectrum={name: spectrum[f"delta.{k}"][::2] for k, name in enumerate(names)},

@@ -17,9 +17,9 @@ from vitlet.disk import read_json, write_json
 from vitlet.errors import StoppedError, UsageError, VitletError
 from vitlet.jobs.options import Options
 from vitlet.jobs.slurm import Cluster
-from vitlet.report.claims import counted, effect, headline, runs_behind
+from vitlet.report.claims import effect, headline, runs_behind, sample
+from vitlet.report.numbers import duration
 from vitlet.report.replication import write_replication_page
-from vitlet.report.tables import duration
 from vitlet.reproduce.calibrate import Cost, expected_cost, in_words
 from vitlet.reproduce.catalogue import Choice, chosen
 from vitlet.reproduce.findings import UNASKED, findings, spent
@@ -199,7 +199,7 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
             *(("beside it, ", part) for part in claim["beside"]),
         ]:
             found, interval = effect(part)
-            seen = f" ({interval}), {counted(part)}" if interval else ""
+            seen = f" ({interval}), {sample(part)}" if interval else ""
             teller.say(f"      {mark}{part['title']}: {found}{seen}")
         if runs := runs_behind(claim):
             teller.say(f"      runs: {', '.join(runs)}")

@@ -29,7 +29,7 @@ from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json, with_overrides
-from vitlet.report.tables import duration
+from vitlet.report.numbers import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, recipe_of
 from vitlet.run import Run, environment

@@ -34,9 +34,9 @@ class Drawn:
     """Empty, or one per object, shown after its name in per cent."""
 
 
-def drawable(found: Found, classes: Sequence[str], *, at_least: float = _SURE) -> Drawn:
-    """Select the detections with a score of `at_least`."""
-    sure = [k for k in range(len(found.scores)) if found.scores[k] >= at_least]
+def drawable(found: Found, classes: Sequence[str]) -> Drawn:
+    """Select the detections with a score of at least ½."""
+    sure = [k for k in range(len(found.scores)) if found.scores[k] >= _SURE]
     names = [printable(classes[int(found.labels[k])]) for k in sure]
     masks = [] if found.runs is None else [require_coco().decode(found.runs[k]) for k in sure]
     return Drawn(found.boxes[sure], names, masks, [float(found.scores[k]) for k in sure])
