@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
 
 
 def test_flat_folder_has_no_labels(tmp_path, tree, png, paths):

@@ -8,7 +8,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vitlet.data.splits import HELD_OUT
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
 
@@ -37,7 +38,7 @@ def test_the_split_and_the_data_are_named() -> None:
 
 def test_a_held_out_part_that_is_empty_has_another_remedy() -> None:
     with pytest.raises(DataError, match="two images or more of a class, or a test split"):
-        labels.require(TWO, EMPTY, split=labels.HELD_OUT)
+        labels.require(TWO, EMPTY, split=HELD_OUT)
 
 
 @pytest.mark.parametrize(

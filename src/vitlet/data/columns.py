@@ -30,9 +30,6 @@ from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
-SPLITS = ("train", "val", "test")
-"""What the codes in the column `splits` mean."""
-
 _FORMAT = 1
 _MAX_SKIPPED = 1000
 _SORTED_ROWS = 16_384

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import final
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import SPLITS, TRAIN, code_of
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -35,7 +36,8 @@ _NO_IMAGES = frozenset(
 """Usual names of files that have no suffix and are no images."""
 
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
-_SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
+_YEAR = re.compile(rb"[12]\d{3}\Z")
+"""May follow the word for a split: `val2017`."""
 _NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
 """Folders that are not supported as splits and are unlikely to be classes."""
 
@@ -62,7 +64,7 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
         if labelled[prefix]:
             refused = [path[len(prefix) :] for path in walk.refused if os.path.dirname(path) == prefix[:-1]]
             names = [name[:-1] for name in walk.names(prefix) if name.endswith(b"/")] + refused
-            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == 0)
+            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == TRAIN)
 
 
 @final
@@ -174,10 +176,9 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
     splits: dict[bytes, int] = {}
     others = []
     for name in walk.names(b""):
-        match = _SPLIT_FOLDER.fullmatch(name[:-1]) if name.endswith(b"/") else None
-        if match:
-            word = match[1].lower()
-            splits[name] = 0 if word.startswith(b"train") else 1 if word.startswith(b"val") else 2
+        code = code_of(os.fsdecode(_YEAR.sub(b"", name[:-1]))) if name.endswith(b"/") else None
+        if code is not None:
+            splits[name] = code
         elif not name.endswith(b"/") or next(walk.files(name, report=False), None):
             others.append(name)
     if splits and not others:
@@ -193,7 +194,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
         return splits
     # `train` alone may be a class (of vehicles), but not if it contains folders or is next to one like `eval`.
     parts = len(set(splits.values())) > 1 or any(_NO_CLASS.fullmatch(name) for name in others)
-    if 0 in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
+    if TRAIN in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
         raise DataError(
             f"{_list(others)} beside {_list(splits)}",
             where=_show(walk.root),
@@ -203,7 +204,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
         )
     if splits and all(name.endswith(b"/") for name in others):
         walk.writer.notes.append(f"{_list(splits)} is taken for a class like {_list(others)}, not for a split")
-    return {b"": 0}
+    return {b"": TRAIN}
 
 
 def _has_classes(walk: _Walk, prefix: bytes) -> bool:

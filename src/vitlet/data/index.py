@@ -13,16 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from vitlet.data.columns import (
-    SPLITS,
-    Writer,
-    cache_folder,
-    let_go,
-    map_bytes,
-    read_column,
-    read_meta,
-    source_folder,
-)
+from vitlet.data.columns import Writer, cache_folder, let_go, map_bytes, read_column, read_meta, source_folder
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
@@ -32,12 +23,11 @@ from vitlet.data.manifest import add_manifest
 from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files
 from vitlet.data.shards import add_shards, find_shards
+from vitlet.data.splits import SPLITS, TRAIN, Split
 from vitlet.data.stores import Store, key_of, read_regular, remote_address
 from vitlet.disk import nearest
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
-
-__all__ = ["SPLITS", "Index", "open_index"]
 
 _SHOWN_CLASSES = 20
 _SHOWN_SKIPPED = 5
@@ -107,6 +97,15 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def facts(self) -> dict[str, str]:
+        """Return what identifies the data in the record of a result."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def rows(self, split: Split, among: np.ndarray | None = None) -> np.ndarray:
+        """Return the positions of the images of one split, sorted; of those for which `among`, bool [n], is true."""
+        of_split = self.splits == SPLITS.index(split)
+        return np.flatnonzero(of_split if among is None else of_split & among)
 
     def path(self, i: int | np.integer) -> str:
         """Relative to the root, undecodable bytes as surrogates.
@@ -277,7 +276,7 @@ def _missing(source: Path) -> DataError:
 
 
 def _check_classes(writer: Writer, classes: list[bytes], *, where: str) -> None:
-    labels, in_train = writer.labels(classes), writer.splits == 0
+    labels, in_train = writer.labels(classes), writer.splits == TRAIN
     trained, others = (np.unique(labels[rows & (labels >= 0)]) for rows in (in_train, ~in_train))
     unknown, own = np.setdiff1d(others, trained), np.setdiff1d(trained, others)
     if not len(trained) or not len(unknown):

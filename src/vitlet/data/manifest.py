@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import SPLITS, TRAIN, code_of
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
 _COLUMNS = ("path", "label", "split")
-_SPLIT_WORDS = {"": 0, "train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
 _MAX_SHOWN = 20
 _KNOWN_FOLDERS = 16_384
 _BATCH_ROWS, _READ_BYTES = 8192, 2**20
@@ -94,9 +94,10 @@ class _Problems:
 
 def _add_row(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _Problems, writer: Writer) -> bool:
     """Whether the row names an image, which is then added."""
-    split = _SPLIT_WORDS.get(row.split.strip().lower())
+    word = row.split.strip()
+    split = code_of(word) if word else TRAIN
     if split is None:
-        hint = did_you_mean(row.split.strip().lower(), SPLITS)
+        hint = did_you_mean(word.lower(), SPLITS)
         problems.add(row.line, f"{printable(row.split)} is no split. {printable(hint)}")
     status = locate(row.path)
     if isinstance(status, str):

@@ -29,11 +29,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlet.data.columns import SPLITS
 from vitlet.data.decode import decode, file_suffix
 from vitlet.data.index import Index
 from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
+from vitlet.data.splits import SPLITS
 from vitlet.data.views import resize
 from vitlet.disk import TEMPORARY, flush_folder, storage_error, to_json_bytes
 from vitlet.errors import UsageError

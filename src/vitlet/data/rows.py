@@ -7,19 +7,17 @@ files are read from their beginning to their end once, and no training goes back
 
 import json
 import os
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import codes_of_files
 from vitlet.data.stores import Entry, Store, store_of
 from vitlet.errors import DataError
 from vitlet.text import printable
 
-_SPLIT_NAME = re.compile(r"(?i)(train|val|test)")
 _ENDING = ".parquet"
 _BATCH_ROWS = 256
 
@@ -45,7 +43,7 @@ def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
     Raises:
         DataError: if splits or label columns are not clear, a label has no class name, or a file is damaged.
     """
-    splits = split_codes([entry.name for entry in entries], where=printable(store.root))
+    splits = codes_of_files([entry.name for entry in entries], where=printable(store.root))
     for entry in sorted(entries, key=lambda entry: splits[entry.name]):
         try:
             _add_file(store, entry, split=splits[entry.name], writer=writer)
@@ -160,19 +158,3 @@ def _label(value: Any, names: list[str], where: str) -> bytes | None:
         why=f"The file names {len(names)} classes",
         fix="correct the label or the class names",
     )
-
-
-def split_codes(files: Sequence[str], *, where: str) -> dict[str, int]:
-    """Split codes from the files' names; files that name none are training shards, if all are."""
-    matches = {file: _SPLIT_NAME.match(os.path.basename(file)) for file in files}
-    if not any(matches.values()):
-        return dict.fromkeys(files, 0)
-    unclear = [os.path.basename(file) for file, match in matches.items() if not match]
-    if unclear:
-        raise DataError(
-            f"the split of {printable(', '.join(unclear[:5]))} is not clear",
-            where=where,
-            why="Other files are named train*, validation* or test*",
-            fix="rename or move these files",
-        )
-    return {file: SPLITS.index(match[1].lower()) for file, match in matches.items() if match}

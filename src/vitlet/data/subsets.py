@@ -5,29 +5,26 @@ All results are sorted int64 positions in the index: the selection is independen
 
 import bisect
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from vitlet.data.choice import Subset
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import Index
+from vitlet.data.splits import HELD_OUT, SPLITS
 from vitlet.errors import DataError
 from vitlet.rng import derive, permutation
 from vitlet.text import plural, printable
 
-
-def split_ids(index: Index, good: np.ndarray, split: Literal["train", "val", "test"]) -> np.ndarray:
-    """Return the positions of the good images of one split; `good` is bool [n]."""
-    return np.flatnonzero(good & (index.splits == SPLITS.index(split)))
+_HELD_OUT_SHARE, _HELD_OUT_SEED = 0.2, 0
 
 
 def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
-    """Return the positions of the good training images.
+    """Return the positions of the good training images; `good` is bool [n].
 
     Raises:
         DataError: if there are none.
     """
-    ids = split_ids(index, good, "train")
+    ids = index.rows("train", good)
     if not len(ids):
         raise DataError(
             "no images to train on",
@@ -36,6 +33,37 @@ def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
             fix="vitlet check DATA",
         )
     return ids
+
+
+def divide(
+    index: Index, good: np.ndarray, *, labelled: bool = True, hold_out: bool = False
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Divide images into those to train on and those to evaluate on.
+
+    Evaluated is the `test` split if there is one, otherwise `val`, otherwise a fifth of the training images, drawn
+    class by class with a fixed seed: the same fifth for every run and probe on this data.
+
+    Args:
+        index: The images.
+        good: Bool [n]: the images that may be used.
+        labelled: Leave out images without a label.
+        hold_out: Spare the images that would be evaluated on: take `val` if there is also a `test` split, otherwise
+            the fifth.
+
+    Returns:
+        Positions of the training images, positions of the evaluation images, and the name of the latter: `test`, `val`
+        or `HELD_OUT`.
+    """
+    usable = good & (index.labels >= 0) if labelled else good
+    train, val, test = (index.rows(split, usable) for split in SPLITS)
+    if len(test) and not hold_out:
+        return train, test, "test"
+    if len(val) and (len(test) or not hold_out):
+        return train, val, "val"
+    if len(train) < 2:
+        return train, train[:0], HELD_OUT
+    first, second = holdout(np.asarray(index.labels[train]), share=_HELD_OUT_SHARE, seed=_HELD_OUT_SEED)
+    return train[first], train[second], HELD_OUT
 
 
 def balanced(labels: np.ndarray, *, num: int, seed: int) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 
 from vitlet.data.duplicates import dhash, equal_pairs, near_pairs, shared_pairs
 from vitlet.data.findings import Findings
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import Index
+from vitlet.data.splits import SPLITS, TRAIN
 from vitlet.disk import write_file
 from vitlet.errors import DataError
 from vitlet.text import csv_cell, plural, printable
@@ -142,7 +143,7 @@ class Verdicts:
         share = len(self.bad) / len(self.good)
         worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad.first(5))
         what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
-        left = not training or sum(self.balance.get(SPLITS[0], {}).values())
+        left = not training or sum(self.balance.get(SPLITS[TRAIN], {}).values())
         if not left and not len(self.bad):
             raise DataError(
                 "no images to train on",
@@ -190,7 +191,7 @@ def summarise(index: Index, findings: Findings) -> Verdicts:
     mode, warning = findings.column("mode"), findings.column("warning")
     good = mode > 0
     bad, remarked = np.flatnonzero(~good), np.flatnonzero(good & (warning > 0))
-    in_train = index.splits == 0
+    in_train = index.splits == TRAIN
     modes = {findings.texts[code]: int(n) for code, n in enumerate(np.bincount(mode[good])) if n}
     lost = np.setdiff1d(index.labels[in_train], np.append(index.labels[good & in_train], -1))
     near_duplicates, near_leaks = _look_alikes(index, findings, np.flatnonzero(good), in_train)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlet.data.splits import HELD_OUT
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
-HELD_OUT = "held-out train"
-"""Name of the test images if there is no test split: a part of the training images."""
 _SHOWN = 5
 
 

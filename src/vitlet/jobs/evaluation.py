@@ -15,8 +15,10 @@ from torch import Tensor
 
 from vitlet.augmentation import View
 from vitlet.data.columns import cache_folder
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.splits import SPLITS
+from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
@@ -26,7 +28,7 @@ from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import describe, divide, judge, pick_device, require_labels
+from vitlet.jobs.material import describe, judge, pick_device, require_labels
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
@@ -81,7 +83,7 @@ def _probe(
     index = opened(data, options, world)
     labels.require_classes(index.classes, where=index.name)
     verdicts = judged(index, options, teller, world)
-    train_ids, test_ids, split = divide(index, verdicts)
+    train_ids, test_ids, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train_ids, test_ids, split)
     encoder = saved.encoder.to(pick_device(options))
     found = probe_encoder(

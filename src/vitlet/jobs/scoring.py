@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.errors import DataError, UsageError
@@ -18,7 +19,7 @@ from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluate.result import Result, with_machine, write_result
 from vitlet.jobs.evaluation import judged, opened
-from vitlet.jobs.material import divide, pick_device
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
@@ -193,11 +194,11 @@ def _questions(index: Index, verdicts: Verdicts, saved: Saved, outputs: tuple[np
 def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> tuple[np.ndarray, str]:
     usable = verdicts.good & (index.labels >= 0) if labelled else verdicts.good
     for split in ("test", "val"):
-        rows = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
+        rows = index.rows(split, usable)
         if len(rows):
             return rows, split
     if labelled and saved.facts.get("data_fingerprint") == index.fingerprint:
-        _, rows, split = divide(index, verdicts)
+        _, rows, split = divide(index, verdicts.good)
         return rows, split
     rows = np.flatnonzero(usable)
     if not len(rows):

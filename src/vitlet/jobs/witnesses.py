@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vitlet.data.columns import cache_folder
 from vitlet.data.digits import write_digits, write_small_digits
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.splits import SPLITS, TRAIN
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.images import each_once
 from vitlet.jobs.material import judge
@@ -76,7 +77,7 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the usable rows, shuffled with a fixed seed, test and val before train."""
     rows = np.flatnonzero(good)
     rows = rows[permutation(derive(DRAW, "witnesses"), len(rows))]
-    in_training = np.asarray(index.splits[rows]) == SPLITS.index("train")
+    in_training = index.splits[rows] == TRAIN
     return np.concatenate([rows[~in_training], rows[in_training]])
 
 
