@@ -12,11 +12,11 @@ Everything in the cache can be deleted at any time; it is made again.
 """
 
 import array
+import contextlib
 import hashlib
 import json
 import mmap
 import os
-import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
+from vitlet.disk import settle_folder, temporary_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
@@ -64,7 +64,7 @@ class Writer:
     def __init__(self, cache: Path) -> None:
         """Args: cache: The cache; entries are written to a temporary folder in it."""
         self._cache = cache
-        self._folder = cache / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._open = contextlib.ExitStack()
         self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
         self._codes: dict[bytes, int] = {}
         self._declared: list[bytes] = []
@@ -74,7 +74,7 @@ class Writer:
         self.notes: list[str] = []
         """Sentences about choices that were made for the user."""
         try:
-            self._folder.mkdir(parents=True)
+            self._folder = self._open.enter_context(temporary_folder(cache, uuid.uuid4().hex[:8]))
             self._paths: IO[bytes] = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
         except OSError as error:
             raise cache_error(error, cache) from error
@@ -92,7 +92,7 @@ class Writer:
         self._paths.close()
         if self._content is not None:
             self._content.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # after `publish` it stands there no more
+        self._open.close()
 
     def __len__(self) -> int:
         return len(self._columns["labels"])
@@ -255,16 +255,11 @@ class Writer:
     def _settle(self, folder: Path) -> None:
         if self._content is not None:
             self._content.close()
-        for file in self._folder.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        flush_folder(self._folder)
         try:
-            os.rename(self._folder, folder)
+            settle_folder(self._folder, folder)
         except OSError:
-            if not (folder / "index.json").is_file():  # else another process was faster with the same content
+            if not (folder / "index.json").is_file():  # otherwise another process was faster with the same content
                 raise
-        flush_folder(folder.parent)
 
     def _write(self, stream: IO[bytes], content: bytes) -> None:
         try:

@@ -14,6 +14,7 @@ from typing import final
 
 from vitlet.data.columns import Writer
 from vitlet.data.splits import SPLITS, TRAIN, code_of
+from vitlet.disk import is_inside
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -146,7 +147,7 @@ class _Walk:
             self.bare = min(self.bare or path, path)
 
     def _refuse_link(self, target: bytes, *, is_folder: bool) -> str:
-        if target == self.real_root or target.startswith(self.real_root.rstrip(b"/") + b"/"):
+        if is_inside(target, self.real_root):
             is_hidden = b"/." in target[len(self.real_root) :]
             return "a link to a folder that is read under its own name" if is_folder and not is_hidden else ""
         if self.follow_outside or not os.path.lexists(target):

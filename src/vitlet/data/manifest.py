@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vitlet.data.columns import Writer
 from vitlet.data.splits import SPLITS, TRAIN, code_of
+from vitlet.disk import is_inside
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
@@ -114,13 +115,13 @@ def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_r
     real_folder = os.path.realpath(folder)
 
     @lru_cache(_KNOWN_FOLDERS)  # resolving links costs more than everything else here
-    def is_folder_inside(parent: str) -> bool:
-        return _contains(real_folder, os.path.realpath(parent))
+    def is_folder_in_reach(parent: str) -> bool:
+        return is_inside(os.path.realpath(parent), real_folder)
 
-    def is_inside(place: str) -> bool:
-        if not is_folder_inside(os.path.dirname(place)):
+    def is_in_reach(place: str) -> bool:
+        if not is_folder_in_reach(os.path.dirname(place)):
             return False
-        return not os.path.islink(place) or _contains(real_folder, os.path.realpath(place))
+        return not os.path.islink(place) or is_inside(os.path.realpath(place), real_folder)
 
     def locate(path: str) -> os.stat_result | str:
         if not path:
@@ -128,17 +129,13 @@ def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_r
         place = os.path.join(folder, path)
         try:
             status = os.stat(place)
-            if not follow_outside and not is_inside(place):
+            if not follow_outside and not is_in_reach(place):
                 return f"{printable(path)} lies outside the table's folder; --follow-outside reads it"
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             return f"{printable(path)}: {getattr(error, 'strerror', None) or error}"
         return status if stat.S_ISREG(status.st_mode) else f"{printable(path)} is not a regular file"
 
     return locate
-
-
-def _contains(folder: str, place: str) -> bool:
-    return place == folder or place.startswith(folder.rstrip("/") + "/")
 
 
 def _check_labels(writer: Writer, lines: np.ndarray, order: np.ndarray, problems: _Problems) -> None:

@@ -1,9 +1,7 @@
 """What `check` says about a set of images, for people, for training and for the report."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,9 +13,9 @@ from vitlet.data.duplicates import dhash, equal_pairs, near_pairs, shared_pairs
 from vitlet.data.findings import Findings
 from vitlet.data.index import Index
 from vitlet.data.splits import SPLITS, TRAIN
-from vitlet.disk import write_file
+from vitlet.disk import write_csv
 from vitlet.errors import DataError
-from vitlet.text import csv_cell, plural, printable
+from vitlet.text import plural, printable
 
 _SHOWN = 20
 _MOST_ALIKE = 10_000
@@ -170,20 +168,12 @@ class Verdicts:
 
     def write_bad_files(self, path: Path) -> None:
         """A CSV file (path, reason) of the bad images; no cell can act as a formula in a spreadsheet."""
-        _write_csv(path, ("path", "reason"), ((printable(name), reason) for name, reason in self.bad))
+        write_csv(path, ("path", "reason"), ((printable(name), reason) for name, reason in self.bad))
 
     def write_copies(self, path: Path) -> None:
         """A CSV file (kind, path, matches) of the pairs that are kept; in a leak `path` is the training image."""
         rows = ((kind, printable(a), printable(b)) for kind, pairs in self.pairs.items() for a, b in pairs)
-        _write_csv(path, ("kind", "path", "matches"), rows)
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(columns)
-    writer.writerows(map(csv_cell, row) for row in rows)
-    write_file(path, stream.getvalue().encode())
+        write_csv(path, ("kind", "path", "matches"), rows)
 
 
 def summarise(index: Index, findings: Findings) -> Verdicts:

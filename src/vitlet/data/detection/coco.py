@@ -19,7 +19,7 @@ import numpy as np
 from vitlet.data.columns import Writer
 from vitlet.data.detection.fields import file_name, finite, is_outline, shown, whole
 from vitlet.data.detection.layouts import AnnotationFile
-from vitlet.disk import to_json_bytes
+from vitlet.disk import is_inside, to_json_bytes
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -201,8 +201,8 @@ def _image(entry: Any, file: AnnotationFile, *, root: Path, faults: Faults) -> _
     if number is None or name is None or not (1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE):
         faults.add("image without id, name or size", f"{file.file.name}: {shown(entry)}")
         return None
-    real, base = os.path.realpath(file.images / name), os.path.realpath(file.images)
-    if not real.startswith(base.rstrip("/") + "/"):
+    real = os.path.realpath(file.images / name)
+    if not is_inside(real, os.path.realpath(file.images)):
         faults.add("image outside the folder", name)
         return None
     try:

@@ -79,7 +79,7 @@ def look_with_objects(
     pixels, placement, is_flipped = look(image, view, key=key, normalisation=normalisation)
     assert placement is not None, "objects follow LargeScaleJitter and Fit only"
     height, width = image.shape[1:]
-    rows = [r for r in annotations.objects(row) if not annotations.columns["crowds"][r]]
+    rows = annotations.objects(row, crowds=False)
     corners = torch.from_numpy(np.array(annotations.columns["boxes"][rows], dtype=np.float32).reshape(-1, 4))
     corners[:, 2:] += corners[:, :2]
     boxes = _boxes(corners, height=height, width=width)
