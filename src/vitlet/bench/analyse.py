@@ -25,17 +25,16 @@ from vitlet.analyse.similarity import Similarity
 from vitlet.analyse.survey import Subject, Survey
 from vitlet.bench.plain import normalised
 from vitlet.data.batch import Batch
-from vitlet.evaluate.pace import one_thread, take_turns
+from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
-from vitlet.run import environment
 
 _SEED = 0
 _LAYERS = 13
 
 
-def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderConfig | None = None) -> dict[str, Any]:
+def bench(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderConfig | None = None) -> dict[str, Any]:
     """Time the three pairs in turns, after one warm-up turn.
 
     Args:
@@ -45,7 +44,7 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
 
     Returns:
         `pairs`: for each pair, median CPU milliseconds of plain and ours, and `difference`, the largest absolute
-        difference of their results. `ratio`: for each pair, how many times faster ours is.
+        difference of their results. `ratio`: for each pair, how many times faster ours is. Plus the conditions.
     """
     shape = encoder or EncoderConfig()
     with one_thread(), torch.inference_mode():
@@ -59,9 +58,7 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
         "pairs": found,
         "ratio": {name: pair["plain_ms"] / pair["ours_ms"] for name, pair in found.items()},
         "batch_size": batch_size,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
+        **conditions(repeats),
     }
 
 

@@ -32,7 +32,7 @@ TIMM = "timm eager fp32"
 _FP32, _BF16 = 1e-4, 5e-2
 
 
-def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
+def bench(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
     """Time all contenders at each batch size, after one warm-up turn.
 
     Returns:

@@ -32,7 +32,7 @@ _EQUAL_BF16 = 1e-2
 """Where the hardware has bf16, our distillation teacher uses it even if the student is in fp32."""
 
 
-def bench_step(
+def bench(
     *, repeats: int = 5, precisions: Sequence[str] = ("fp32", "bf16"), shapes: dict[str, Shapes] = SHAPES
 ) -> dict[str, Any]:
     """Time all contenders of every method in turns, after one warm-up turn.
