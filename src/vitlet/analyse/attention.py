@@ -37,9 +37,9 @@ class AttentionStatistics:
         """Start with empty sums.
 
         Args:
-        heads: A.
-        grid: Rows and columns of patches; for windowed attention, those of a window.
-        epsilon: Added inside the logarithm of the entropy.
+            heads: Number of heads, A.
+            grid: Rows and columns of patches; for windowed attention, those of a window.
+            epsilon: Added inside the logarithm of the entropy.
         """
         self.grid, self.epsilon = grid, epsilon
         self.sums = torch.zeros(2, heads, dtype=torch.float64)

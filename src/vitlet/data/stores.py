@@ -106,7 +106,7 @@ class Store:
         """
         try:
             found = self._remote_entries(within, ending) if self.is_remote else self._local_entries(within, ending)
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             if within and isinstance(error, FileNotFoundError):
                 return []
             raise self._unreadable("list", within, error) from error
@@ -128,7 +128,7 @@ class Store:
             else:
                 status = os.stat(self.place(name))
                 entry = Entry(name, status.st_size, status.st_mtime_ns)
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise self._unreadable("find", name, error) from error
         self._require_ranges(entry)
         return entry
@@ -152,7 +152,7 @@ class Store:
                 content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
             else:
                 content = read_regular(self.place(name), offset=offset, length=length)
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
         return _whole(content, name, offset, length)
 
@@ -209,7 +209,7 @@ class Store:
                 why="Of a shard, the images of a batch are read, and the server does not answer requests for a part",
                 fix="download the data and give that folder, or give an address of s3://, gs:// or hf://",
             ) from error
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise self._unreadable("read", entry.name, error) from error
 
     def _unreadable(self, what: str, name: str, error: Exception) -> DataError:
@@ -259,10 +259,6 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
         return content
     finally:
         os.close(descriptor)
-
-
-# Clients of object stores raise their own exceptions, which have no common base below Exception.
-_FAULTS = (Exception,)
 
 
 def _filesystem(address: str) -> tuple[Any, str]:

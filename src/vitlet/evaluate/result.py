@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vitlet.disk import write_json
-from vitlet.run import Run, environment
+from vitlet.run import Run, environment, hardware
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,4 @@ def write_result(run: Run, name: str, result: Result) -> None:
 
 def with_machine(result: Result) -> dict[str, Any]:
     """Return the content of a result file."""
-    machine = environment()
-    hardware = {k: machine[k] for k in ("processor", "cores", "platform", "packages")}
-    return asdict(result) | {"command": machine["command"], "hardware": hardware}
+    return asdict(result) | {"command": environment()["command"], "hardware": hardware()}

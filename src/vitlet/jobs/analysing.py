@@ -198,7 +198,7 @@ def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: O
 def _about(subjects: Sequence[Subject], sample: Sample, look: Look) -> dict[str, Any]:
     return {
         "models": [{"name": s.name, "source": s.source} for s in subjects],
-        "data": {"name": sample.index.name, "fingerprint": sample.index.fingerprint},
+        "data": sample.index.facts(),
         "split": sample.split,
         "images": len(sample.ids),
         "batch_size": sample.batch_size,

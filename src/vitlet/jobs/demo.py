@@ -128,8 +128,7 @@ def demo(
         title = f"{_PROBES[probe]} on frozen features, {num_labels} labels"
         protocols.append(Protocol(probe, title, (first, second), **what))
     facts = {
-        "name": index.name,
-        "fingerprint": index.fingerprint,
+        **index.facts(),
         "num_train": num_images,
         "num_labelled": num_labels,
         "num_test": len(test),

@@ -103,7 +103,7 @@ def overfit(
     found: dict[str, Any] = {
         "kind": "overfit",
         "title": f"{index.name}: {images} images learned by heart by {RECIPE}, {steps} steps",
-        "data": {"name": index.name, "fingerprint": index.fingerprint},
+        "data": index.facts(),
         "files": [printable(index.path(int(i))) for i in ids],
         "n": images,
         "seeds": seeds,

@@ -1,7 +1,6 @@
 """Accuracy of a finished classifier on labelled images, including the test sets of ImageNet-1k."""
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
+from vitlet.train.clock import Clock
 from vitlet.train.log import Teller
 from vitlet.train.ranks import World
 from vitlet.weights.folder import Saved
@@ -86,7 +86,7 @@ def _score(
     world: World,
 ) -> Result:
     teller = Teller(quiet=options.quiet)
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     saved = load_encoder(run)
     if saved.classifier is None:
         raise UsageError(
@@ -123,10 +123,9 @@ def _score(
         seed=0,
         split=asked.split,
         protocol=f"{_NAMES[protocol]} of {_kind(saved)}",
-        data={"name": index.name, "fingerprint": index.fingerprint},
+        data=index.facts(),
         recipe=saved.facts.get("recipe_fingerprint", ""),
-        wall_seconds=time.monotonic() - began,
-        cpu_seconds=time.process_time() - cpu_began,
+        **clock.spent(),
         details={
             "top5": fifth / n if len(saved.classes) > 5 else None,
             "labels": protocol,

@@ -197,7 +197,7 @@ def _row(case: Case, settings: list[Recipe], terms: Trainings) -> dict[str, Any]
         seed=next(iter(scored)),
         split=first.split,
         protocol=f"transfer by fine-tuning, mean of {plural(len(values), 'seed')}{lost}, {first.labels}, {selection}",
-        data={"name": index.name, "fingerprint": index.fingerprint},
+        data=index.facts(),
         recipe=chosen.fingerprint(),
         **cost,
         details={k: row[k] for k in ("values", "seeds", "diverged", "low", "high", "chosen", "tried", "runs")}

@@ -69,7 +69,7 @@ def gather_witnesses(
         images=_decoded(saved, index, chosen, options),
         labels=ours[index.labels[chosen]],
         calibration=_decoded(saved, index, rest, options),
-        facts={"name": index.name, "fingerprint": index.fingerprint, "split": " and ".join(names)},
+        facts=index.facts() | {"split": " and ".join(names)},
     )
 
 
