@@ -110,7 +110,7 @@ def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.Capt
     for name in ("bus", "train"):
         write_image(tmp_path / name / "1.png", len(name), light=True)
     judge(open_index(tmp_path), Options(), Teller())
-    assert "note: train is taken for a class like bus" in " ".join(capsys.readouterr().out.split())
+    assert "note: train is read as a class like bus" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ class Subject:
     def last_norm(self, encoded: Encoded) -> Float[Tensor, "B N D"]:
         """The patch tokens at the last point of CKA.
 
-        After the encoder's final norm if it has one, else the classifier's; otherwise after normalisation without
-        parameters, as the paper's code does for MAE's checkpoints, which hold no such norm.
+        After the norm of a mean-pooling head or the encoder's final norm, whichever there is; without either, after a
+        normalisation without parameters, as in the paper's code for MAE's checkpoints, which have no such norm.
         """
         if self.classifier is not None and self.classifier.pool == "mean":
             return self.classifier.fc_norm(encoded.patches)

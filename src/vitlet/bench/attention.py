@@ -22,7 +22,7 @@ def bench(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = S
         both. Keys are `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. Plus the conditions.
     """
     precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(torch.device("cpu")) else {})
-    found = {}
+    cpu_ms = {}
     with one_thread():
         for shape, (precision, dtype), backward in itertools.product(shapes, precisions.items(), (True, False)):
             images, heads, tokens, width = shape
@@ -33,10 +33,10 @@ def bench(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = S
                 {kernel: _seconds(packed, kernel, backward=backward) for kernel in get_args(Kernel)}
                 for _ in range(repeats + 1)
             ]
-            found[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
+            cpu_ms[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
     return {
-        "ratio": {name: times["explicit"] / times["fused"] for name, times in found.items()},
-        "cpu_ms": found,
+        "ratio": {name: times["explicit"] / times["fused"] for name, times in cpu_ms.items()},
+        "cpu_ms": cpu_ms,
         **conditions(repeats),
     }
 

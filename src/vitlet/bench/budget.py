@@ -154,18 +154,18 @@ def _step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, 
 
 def _bytes_kept(objective: Objective, batch: Batch, precision: str) -> int:
     """Bytes of memory, excluding parameters, that the forward pass keeps for the backward pass."""
-    known = {p.untyped_storage().data_ptr() for p in objective.parameters()}
-    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         _loss(objective, batch, precision)
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[str, float]:

@@ -99,7 +99,7 @@ def loss_differences(present: dict[str, Contender], *, within: float = _EQUAL) -
 
 @contextlib.contextmanager
 def _foreign_load() -> Iterator[dict[str, float]]:
-    """Store the number of cores that other processes kept busy under `cores`, where Linux tells."""
+    """Store under `cores` how many cores other processes kept busy, if Linux reports it."""
     load: dict[str, float] = {}
     before, began, own = _busy_seconds(), time.perf_counter(), time.process_time()
     yield load

@@ -65,9 +65,9 @@ def _demo_digits() -> _Labelled:
 def _small_digits() -> _Labelled:
     from sklearn.datasets import load_digits
 
-    found: Any = load_digits()
-    images = (found.images * (255 / 16)).round().astype(np.uint8)
-    return images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), found.target
+    dataset: Any = load_digits()
+    images = (dataset.images * (255 / 16)).round().astype(np.uint8)
+    return images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), dataset.target
 
 
 def _write(folder: Path, load: Callable[[], _Labelled], *, train_per_class: int) -> Path:

@@ -34,13 +34,13 @@ _NO_IMAGES = frozenset(
     b"authors changelog checksums contributors copying license licence makefile md5sums notice readme sha256sums "
     b"version".split()
 )
-"""Usual names of files that have no suffix and are no images."""
+"""Usual names of files without a suffix that are not images."""
 
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
 _YEAR = re.compile(rb"[12]\d{3}\Z")
 """May follow the word for a split: `val2017`."""
 _NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
-"""Folders that are not supported as splits and are unlikely to be classes."""
+"""Folders that are not read as splits, but are unlikely to be classes."""
 
 
 def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
@@ -204,7 +204,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
             "with path, label and split",
         )
     if splits and all(name.endswith(b"/") for name in others):
-        walk.writer.notes.append(f"{_list(splits)} is taken for a class like {_list(others)}, not for a split")
+        walk.writer.notes.append(f"{_list(splits)} is read as a class like {_list(others)}, not as a split")
     return {b"": TRAIN}
 
 
@@ -216,7 +216,7 @@ def _has_classes(walk: _Walk, prefix: bytes) -> bool:
     if folders and images:
         walk.writer.notes.append(
             f"No labels: {plural(len(images), 'image')} in {_show(prefix or b'.')} (such as {_show(images[0])}) "
-            f"beside {plural(len(folders), 'folder')}, so the folders are not taken for classes"
+            f"beside {plural(len(folders), 'folder')}, so the folders are not read as classes"
         )
     return bool(folders) and not images
 
@@ -253,20 +253,20 @@ def _unread(walk: _Walk) -> Iterator[str]:
 
 
 def _counted(others: Counter[str]) -> str:
-    """The numbers of files by suffix, the five largest first."""
+    """Return the numbers of files by suffix, the largest five first."""
     ordered = sorted(others.items(), key=lambda other: (-other[1], other[0]))
     rest = sum(count for _, count in ordered[5:])
     return ", ".join(f"{count:,} {suffix}" for suffix, count in ordered[:5]) + (f" and {rest:,} more" if rest else "")
 
 
 def _no_images(walk: _Walk) -> DataError:
-    seen = _counted(walk.others)
+    others = [f"Found {_counted(walk.others)}"] if walk.others else []
     skipped = [f"{printable(place)}: {reason}" for place, reason in walk.writer.skipped[:5]]
-    found = "; ".join(["Found " + seen] * bool(seen) + skipped) or "The folder is empty"
+    contents = "; ".join(others + skipped) or "The folder is empty"
     return DataError(
         "no images",
         where=_show(walk.root),
-        why=f"{found}. Images are files named {_suffixes()}",
+        why=f"{contents}. Images are files named {_suffixes()}",
         fix="give the folder that holds the images, or a .csv or .parquet file",
     )
 
@@ -280,5 +280,5 @@ def _show(name: bytes) -> str:
 
 
 def _list(names: Iterable[bytes]) -> str:
-    shown = [_show(name) for name in names]
-    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+    words = [_show(name) for name in names]
+    return ", ".join(words[:20]) + (f" and {len(words) - 20} more" if len(words) > 20 else "")

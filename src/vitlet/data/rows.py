@@ -1,8 +1,8 @@
 """Images inside Parquet files, as Hugging Face stores them: `image: struct<bytes, path>`, `label`.
 
 Class names come from the `huggingface` entry of the schema's metadata. The image bytes are copied once, unchanged,
-into the cache, because Parquet cannot be read at random; from there they are mapped. In an object store it is the same:
-files are read from their beginning to their end once, and no training goes back to them.
+into the cache and mapped from there, because Parquet has no random access. From an object store, too, files are read
+once from start to end, and not again for training.
 """
 
 import json
@@ -23,17 +23,17 @@ _BATCH_ROWS = 256
 
 
 def find_row_files(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
-    """The store and its Parquet files with image bytes: `source` itself, or those in it and in its `data/`.
+    """Return a store and its Parquet files with image bytes: `source` itself, or those in it and in its `data/`.
 
     Raises:
-        DataError: if `source` cannot be listed, or a `.parquet` file is none.
+        DataError: if `source` cannot be listed, or a `.parquet` file is not Parquet.
     """
     store, name = store_of(source)
     if not name:
-        found = [*store.entries(ending=_ENDING), *store.entries("data", ending=_ENDING)]
+        tables = [*store.entries(ending=_ENDING), *store.entries("data", ending=_ENDING)]
     else:
-        found = [store.entry(name)] if name.lower().endswith(_ENDING) else []
-    files = [entry for entry in found if _image_column(_schema(store, entry))]
+        tables = [store.entry(name)] if name.lower().endswith(_ENDING) else []
+    files = [entry for entry in tables if _image_column(_schema(store, entry))]
     return store, sorted(files, key=lambda entry: os.fsencode(entry.name))
 
 
@@ -63,7 +63,7 @@ def _add_file(store: Store, entry: Entry, *, split: int, writer: Writer) -> None
     with store.open(entry.name) as stream, pq.ParquetFile(stream) as table:
         schema = table.schema_arrow
         image_column = _image_column(schema)
-        assert image_column is not None  # find_row_files looked
+        assert image_column is not None  # `find_row_files` has checked it
         label_column = _label_column(schema, where)
         names = _class_names(schema, label_column)
         columns = [image_column, *([label_column] if label_column else [])]
@@ -113,7 +113,7 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """Hugging Face's description of the columns; empty where there is none or it is damaged."""
+    """Return Hugging Face's description of the columns; empty if it is missing or damaged."""
     try:
         return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError):
@@ -145,7 +145,7 @@ def _class_names(schema: pa.Schema, column: str | None) -> list[str]:
 
 
 def _label(value: Any, names: list[str], where: str) -> bytes | None:
-    """The class name of a row's label; -1 is Hugging Face's "hidden"."""
+    """Return the class name of a row's label; None for a missing one, which Hugging Face also writes as -1."""
     if value is None or value == -1:
         return None
     if not names:

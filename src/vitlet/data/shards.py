@@ -145,16 +145,16 @@ def _facts(schema: pa.Schema, store: Store) -> dict[str, Any]:
 
 
 def _matching(shard: dict[str, Any], tars: dict[str, Entry], store: Store) -> Entry:
-    found = tars.get(shard["name"])
-    if found is None or found.size != shard["bytes"]:
-        there = "is missing" if found is None else f"has {found.size:,} bytes, not {shard['bytes']:,}"
+    tar = tars.get(shard["name"])
+    if tar is None or tar.size != shard["bytes"]:
+        what = "is missing" if tar is None else f"has {tar.size:,} bytes, not {shard['bytes']:,}"
         raise DataError(
-            f"shard {printable(shard['name'])} {there}",
+            f"shard {printable(shard['name'])} {what}",
             where=printable(store.root),
             why=f"{INDEX_FILE} was written for other files",
             fix="copy the shard again, or pack the data again",
         )
-    return found
+    return tar
 
 
 def _unusable(store: Store, why: str) -> DataError:

@@ -122,19 +122,19 @@ def share_of(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
     Raises:
         DataError: if the share is less than one image or less than one image per class.
     """
-    known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
-    num, num_unknown = round(share * len(known)), round(share * len(unknown))
-    classes = np.unique(labels[known])
-    if num < len(classes) or not num + num_unknown:
-        least = len(classes) / len(known) if len(classes) else 1 / len(labels)
+    labelled, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    num, num_unlabelled = round(share * len(labelled)), round(share * len(unlabelled))
+    classes = np.unique(labels[labelled])
+    if num < len(classes) or not num + num_unlabelled:
+        least = len(classes) / len(labelled) if len(classes) else 1 / len(labels)
         raise DataError(
-            f"a share of {share:g} is {plural(num + num_unknown, 'image')} of {len(labels):,}",
+            f"a share of {share:g} is {plural(num + num_unlabelled, 'image')} of {len(labels):,}",
             why=f"There are {plural(len(classes), 'class', 'classes')} and each needs one" if len(classes) else "",
             fix=f"a share of {np.ceil(1e6 * least) / 1e6:g} or more",
         )
-    chosen = [unknown[permutation(derive(seed, "balanced", "none"), len(unknown))[:num_unknown]]]
+    chosen = [unlabelled[permutation(derive(seed, "balanced", "none"), len(unlabelled))[:num_unlabelled]]]
     if len(classes):
-        counts = np.bincount(labels[known])[classes]
+        counts = np.bincount(labels[labelled])[classes]
         chosen.append(_drawn(labels, classes, _even(counts, num=num, seed=seed), seed=seed))
     return np.sort(np.concatenate(chosen))
 
@@ -200,21 +200,21 @@ def listed(names: Sequence[str], paths: Sequence[str], *, where: str) -> np.ndar
     chosen: list[int] = []
     missing: list[str] = []
     for line in names:
-        found = ends.get(line) or ends.get(_without_number(line))
-        if found is None:
+        matches = ends.get(line) or ends.get(_without_number(line))
+        if matches is None:
             missing.append(line)
-        elif len(found) > 1:
+        elif len(matches) > 1:
             raise DataError(
-                f"{plural(len(found), 'training image')} are called {printable(line)}",
+                f"{plural(len(matches), 'training image')} are called {printable(line)}",
                 where=where,
-                why=f"{printable(paths[found[0]])} and {printable(paths[found[1]])}",
+                why=f"{printable(paths[matches[0]])} and {printable(paths[matches[1]])}",
                 fix="list paths relative to the data",
             )
         else:
-            chosen.append(found[0])
+            chosen.append(matches[0])
     if missing:
         raise DataError(
-            f"{len(missing):,} of {plural(len(names), 'listed name')} are no usable training image",
+            f"{len(missing):,} of {plural(len(names), 'listed name')} match no usable training image",
             where=where,
             why=f"The first is {printable(missing[0])}",
             fix="complete the data, or take the names out of the list",

@@ -130,13 +130,13 @@ def difference_of(first: Arm, second: Arm) -> Difference:
     return paired_difference(*(arm.values * pairs if arm.once else arm.values for arm in (first, second)))
 
 
-def decide(found: Interval | Difference, *, margin: float = 0.0) -> Answer:
+def decide(estimate: Interval | Difference, *, margin: float = 0.0) -> Answer:
     """Whether the interval lies above `margin` (yes), at or below it (no), or contains it (undecided)."""
-    if found.low is None or found.high is None:
+    if estimate.low is None or estimate.high is None:
         return "undecided"
-    if found.low > margin:
+    if estimate.low > margin:
         return "yes"
-    return "no" if found.high <= margin else "undecided"
+    return "no" if estimate.high <= margin else "undecided"
 
 
 def comparison(
@@ -163,26 +163,27 @@ def comparison(
 
 def verdict(protocol: Protocol) -> dict[str, str]:
     """`answer` (yes, no, undecided) and one plain `sentence`; the first arm is pre-trained, the second is not."""
-    found = protocol.difference()
-    answer = decide(found)
+    paired = protocol.difference()
+    answer = decide(paired)
     with_it, without = (f"{100 * float(np.mean(arm.values)):.1f} %" for arm in protocol.arms)
     title = protocol.title[:1].lower() + protocol.title[1:]
-    counted = f"{plural(found.pairs, 'seed')}, {plural(protocol.n, f'{protocol.split} image')}"
-    gain = f"{_points(found.mean, sign=True)} points"
+    counted = f"{plural(paired.pairs, 'seed')}, {plural(protocol.n, f'{protocol.split} image')}"
+    gain = f"{_points(paired.mean, sign=True)} points"
     if answer == "yes":
         sentence = f"Pre-training helped: {title} reached {with_it} instead of {without} "
-        sentence += f"({gain}, {_span(found)}, {counted})."
-    elif answer == "no" and found.mean < 0:
+        sentence += f"({gain}, {_span(paired)}, {counted})."
+    elif answer == "no" and paired.mean < 0:
         sentence = f"Pre-training did not help: {title} reached {with_it}, and {without} without it; "
-        sentence += f"random weights won by {_points(-found.mean)} points ({_span(found, of_second=True)}, {counted})."
+        span = _span(paired, of_second=True)
+        sentence += f"random weights won by {_points(-paired.mean)} points ({span}, {counted})."
     elif answer == "no":
         sentence = f"Pre-training made no difference: {title} reached {with_it} with and without it ({counted})."
-    elif found.low is None:
+    elif paired.low is None:
         sentence = f"Undecided: {title} reached {with_it}, and {without} without it ({gain}, {counted}), "
         sentence += "but one seed cannot tell effect from chance; run three or more."
     else:
         sentence = f"Undecided: {title} reached {with_it}, and {without} without it "
-        sentence += f"({gain}, {_span(found)}, {counted}); the interval holds 0, so chance could explain it."
+        sentence += f"({gain}, {_span(paired)}, {counted}); the interval holds 0, so chance could explain it."
     return {"answer": answer, "sentence": sentence}
 
 
@@ -192,12 +193,12 @@ def _points(share: float, *, sign: bool = False) -> str:
     return f"{points:{'+' if sign else ''}.1f}".replace("-", "−")
 
 
-def _span(found: Difference, *, of_second: bool = False) -> str:
+def _span(difference: Difference, *, of_second: bool = False) -> str:
     """The interval in points; `of_second` negates it, for a sentence about the second arm's lead."""
-    assert found.low is not None
-    assert found.high is not None
-    low, high = (-found.high, -found.low) if of_second else (found.low, found.high)
-    return f"{100 * found.confidence:g} % interval {_points(low)} to {_points(high)}"
+    assert difference.low is not None
+    assert difference.high is not None
+    low, high = (-difference.high, -difference.low) if of_second else (difference.low, difference.high)
+    return f"{100 * difference.confidence:g} % interval {_points(low)} to {_points(high)}"
 
 
 def _mean_and_half_width(values: Sequence[float], confidence: float) -> tuple[float, float | None]:

@@ -6,7 +6,7 @@ pairs two arms at one point. There are many, so their paired t tests are correct
 
     answer yes        first > second, and the corrected p is at most 0.05
     answer no         first < second likewise
-    answer undecided  else, and wherever there is no test
+    answer undecided  otherwise, and if there is no test
 
 There is no test with fewer than three seeds, nor if all differences are equal. Accuracies are counts of images, so
 equal differences often occur by chance: were they taken as certain, two seeds on 100 images would answer one of twelve
@@ -90,9 +90,9 @@ class Question:
 
 
 def _summary(arm: Arm) -> dict[str, Any]:
-    found = mean_interval(arm.values)
+    interval = mean_interval(arm.values)
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(arm).items()}
-    return plain | {"mean": found.mean, "low": found.low, "high": found.high}
+    return plain | {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -135,41 +135,42 @@ def answers(questions: Sequence[Question]) -> list[dict[str, Any]]:
 
 def _answered(question: Question, p: float | None, corrected: float | None, asked: int) -> dict[str, Any]:
     assert question.first.seeds == question.second.seeds, "pairs share a seed"
-    found = paired_difference(question.first.values, question.second.values)
-    answer = _answer(found, corrected)
+    paired = paired_difference(question.first.values, question.second.values)
+    answer = _answer(paired, corrected)
     return {
         "question": question.text,
         "answer": answer,
-        "sentence": _sentence(question, found, answer, corrected, asked),
+        "sentence": _sentence(question, paired, answer, corrected, asked),
         "where": question.where,
         "first": question.first.name,
         "second": question.second.name,
         "n": question.n,
         "split": question.split,
-        "difference": asdict(found) | {"p": p, "p_holm": corrected, "questions": asked},
+        "difference": asdict(paired) | {"p": p, "p_holm": corrected, "questions": asked},
     }
 
 
-def _answer(found: Difference, corrected: float | None) -> Literal["yes", "no", "undecided"]:
+def _answer(difference: Difference, corrected: float | None) -> Literal["yes", "no", "undecided"]:
     if corrected is None or corrected > LEVEL:
         return "undecided"
-    return "yes" if found.mean > 0 else "no"
+    return "yes" if difference.mean > 0 else "no"
 
 
-def _sentence(question: Question, found: Difference, answer: str, corrected: float | None, asked: int) -> str:
+def _sentence(question: Question, difference: Difference, answer: str, corrected: float | None, asked: int) -> str:
     first, second = (f"{100 * float(np.mean(arm.values)):.1f} %" for arm in (question.first, question.second))
     reached = f"{question.where} reached {first} from {question.first.title} and {second} from {question.second.title}"
-    counted = f"{plural(found.pairs, 'seed')}, {plural(question.n, f'{question.split} image')}"
-    if found.low is None or found.high is None or corrected is None:
-        few = {1: "one seed cannot", 2: "two seeds cannot"}.get(found.pairs, "differences that are all equal do not")
-        return f"Undecided: {reached} ({_points(found.mean)} points, {counted}); {few} tell effect from chance."
-    span = f"{100 * found.confidence:g} % interval {_points(found.low)} to {_points(found.high)}"
+    counted = f"{plural(difference.pairs, 'seed')}, {plural(question.n, f'{question.split} image')}"
+    if difference.low is None or difference.high is None or corrected is None:
+        few = {1: "one seed cannot", 2: "two seeds cannot"}
+        cause = few.get(difference.pairs, "differences that are all equal do not")
+        return f"Undecided: {reached} ({_points(difference.mean)} points, {counted}); {cause} tell effect from chance."
+    span = f"{100 * difference.confidence:g} % interval {_points(difference.low)} to {_points(difference.high)}"
     family = f" after correction for {asked} questions" if asked > 1 else ""
-    shown = "p < 0.001" if corrected < 0.001 else f"p = {corrected:.3f}"
-    evidence = f"({_points(found.mean)} points, {span}, {shown}{family}, {counted})"
+    p_value = "p < 0.001" if corrected < 0.001 else f"p = {corrected:.3f}"
+    evidence = f"({_points(difference.mean)} points, {span}, {p_value}{family}, {counted})"
     if answer != "undecided":
         return f"{answer.capitalize()}: {reached} {evidence}."
-    alone = found.low > 0 or found.high < 0
+    alone = difference.low > 0 or difference.high < 0
     why = "asked alone it would be an answer, among so many questions chance could explain it"
     return f"Undecided: {reached} {evidence}; {why if alone else 'chance could explain it'}."
 

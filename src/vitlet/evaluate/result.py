@@ -1,4 +1,4 @@
-"""One measured number as a file; nothing is printed that is not stored in one."""
+"""One measured number as a file; every number that is printed is stored in one."""
 
 import re
 from dataclasses import asdict, dataclass, field

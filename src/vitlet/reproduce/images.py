@@ -1,4 +1,4 @@
-"""The halves of a user's images that stand in for the paper's data sets: every second class, and the others.
+"""The halves of a user's images that stand in for the paper's data sets: every second class, and the rest.
 
 The upstream half is every second class in name order, starting with the first; it stands in for ImageNet. The other
 half has other classes and images and stands in for the data sets that a model is transferred to. A half is written
