@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.disk import read_json, storage_error, sweep, to_json_bytes, write_file, write_folder, write_json
+from vitlet.disk import (
+    is_inside,
+    new_folder,
+    read_json,
+    storage_error,
+    sweep,
+    to_json_bytes,
+    write_file,
+    write_folder,
+    write_json,
+)
 from vitlet.errors import CheckpointError, ResourceError
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
@@ -95,6 +105,42 @@ def test_a_folder_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch
     write_folder(tmp_path / "folder", {"a": b"1"})
     temporary = f".tmp-{os.getpid()}-folder"
     assert calls == [("fsync", "a"), ("fsync", temporary), ("rename", temporary), ("fsync", tmp_path.name)]
+    calls.clear()
+    with new_folder(tmp_path / "deep") as folder:
+        (folder / "b").mkdir()
+        (folder / "b" / "c").write_bytes(b"1")
+    temporary = f".tmp-{os.getpid()}-deep"
+    flushed = [("fsync", "c"), ("fsync", "b"), ("fsync", temporary)]
+    assert calls == [*flushed, ("rename", temporary), ("fsync", tmp_path.name)]
+
+
+def test_a_folder_that_cannot_be_completed_leaves_nothing(tmp_path: Path) -> None:
+    def run_out_of_space(folder: Path) -> None:
+        (folder / "a").write_bytes(b"1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ResourceError, match=r"cannot write .*x.*No space left"), new_folder(tmp_path / "x") as folder:
+        run_out_of_space(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_replaces_an_old_one_only_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for content in (b"old", b"new"):
+        with new_folder(path, replace=True) as folder:
+            (folder / "a").write_bytes(content)
+    with pytest.raises(ResourceError, match="not empty"), new_folder(path):
+        pass
+    assert (path / "a").read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_is_inside_a_folder() -> None:
+    assert is_inside("/a/b", "/a")
+    assert is_inside(b"/a", b"/a")
+    assert is_inside("/a", "/")
+    assert not is_inside("/ab", "/a")
+    assert not is_inside("/a", "/a/b")
 
 
 def test_a_rename_that_fails_gives_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +197,7 @@ def test_a_failed_write_is_answered_by_what_failed(tmp_path: Path) -> None:
     for number, remedy in (
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "make the folder writable"),
-        (errno.EIO, "see to the disk"),
+        (errno.EIO, "check the disk"),
     ):
         said = str(storage_error(OSError(number, os.strerror(number)), tmp_path / "run" / "x", 2_000_000))
         assert f"Fix: {remedy}, then give the command again" in said

@@ -5,32 +5,34 @@ after a kill or a loss of power a name refers to either the old content or the n
 """
 
 import contextlib
+import csv
 import errno
+import io
 import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitlet.errors import CheckpointError, ResourceError, UsageError
-from vitlet.text import did_you_mean, printable
+from vitlet.text import csv_cell, did_you_mean, printable
 
 _LISTED = 10_000
-"""Names of a folder that are looked through for a near one: millions would take minutes."""
+"""Number of names in a folder that are searched for a similar one; millions would take minutes."""
 TEMPORARY = ".tmp-"
 DELETED = ".del-"
 REPLACED = ".old-"
 
 
 def existing(path: Path) -> Path:
-    """`path`, if a file or folder is there.
+    """Return `path` if a file or folder is there.
 
     Raises:
-        UsageError: else, naming a near one; also for a name that no file system takes, and for pipes and devices, which
-            might never answer.
+        UsageError: if nothing is there, with a similar name if there is one, or if no file system allows the name; also
+            for pipes and devices, since reading them might never end.
     """
     if not os.path.exists(path):
         raise UsageError(f"no file or folder {printable(path)}", why=nearest(path), fix="check the path")
@@ -40,7 +42,7 @@ def existing(path: Path) -> Path:
 
 
 def nearest(path: Path) -> str:
-    """The sentence that says what of a path is missing, and which name is near; empty where nothing can be said."""
+    """Return a sentence on which part of a path is missing and which name is similar; empty if neither is known."""
     try:
         full = path.absolute()
         parent = next(folder for folder in full.parents if folder.is_dir())
@@ -98,9 +100,10 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int |
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(temporary, [content] if isinstance(content, bytes) else content)
+        _write(temporary, [content] if isinstance(content, bytes) else content)
+        flush(temporary)
         os.rename(temporary, path)
-        flush_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # the folder may be gone
             temporary.unlink()
@@ -112,50 +115,97 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, to_json_bytes(value))
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `path` with `files`, durably; either all of them appear or none.
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Call `write_file` with a CSV table; no cell can act as a formula in a spreadsheet."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(columns)
+    writer.writerows(map(csv_cell, row) for row in rows)
+    write_file(path, stream.getvalue().encode())
 
-    An existing folder is replaced. Since a non-empty folder cannot be renamed over, the name is missing for the moment
-    between two renames; a kill in just that moment leaves the old folder under a temporary name, and `sweep` restores
-    it.
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Create the folder `path` with `files`, or replace it, as `new_folder` does.
+
+    Raises:
+        ResourceError: as `new_folder`.
+    """
+    with new_folder(path, num_bytes=sum(map(len, files.values())), replace=True) as folder:
+        for name, content in files.items():
+            _write(folder / name, [content])
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, num_bytes: int = 0, replace: bool = False) -> Iterator[Path]:
+    """Create the folder `path`, durably: it appears with all its content when the block ends, or not at all.
+
+    A non-empty folder cannot be renamed over, so the name is missing for a moment if a folder is replaced. A kill in
+    just that moment leaves the old folder under a temporary name, and `sweep` restores it.
+
+    Args:
+        path: The folder. Unless it is replaced, it may exist only if it is empty.
+        num_bytes: Approximate size of the content, for the error message.
+        replace: Replace an existing folder.
+
+    Yields:
+        A temporary folder in the same place, to write to. After an error nothing is left of it.
 
     Raises:
         ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        for name, content in files.items():
-            _write_durably(temporary / name, [content])
-        flush_folder(temporary)
-        _move_into_place(temporary, path)
+        with temporary_folder(path.parent, path.name) as folder:
+            yield folder
+            if replace and path.exists():
+                _replace_folder(folder, path)
+            else:
+                settle_folder(folder, path)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise storage_error(error, path, sum(map(len, files.values()))) from error
+        raise storage_error(error, path, num_bytes) from error
 
 
-def _move_into_place(temporary: Path, path: Path) -> None:
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Create a folder in `parent` under a temporary name; it is removed at the end, unless it was renamed."""
+    folder = parent / f"{TEMPORARY}{os.getpid()}-{name}"
+    parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():  # left by a killed process of the same number
+        shutil.rmtree(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle_folder(temporary: Path, path: Path) -> None:
+    """Flush a folder with all that is in it, and rename it to `path`, durably.
+
+    Raises:
+        OSError: also if there is a folder at `path` that is not empty.
+    """
+    _flush_tree(temporary)
+    os.rename(temporary, path)
+    flush(path.parent)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    _flush_tree(temporary)
     replaced = path.parent / f"{REPLACED}{path.name}"
-    if path.exists():
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        os.rename(path, replaced)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    os.rename(path, replaced)
     try:
         os.rename(temporary, path)
     except OSError:
-        if replaced.exists():
-            os.rename(replaced, path)
+        os.rename(replaced, path)
         raise
-    flush_folder(path.parent)
-    if replaced.exists():
-        remove_folder(replaced)
+    flush(path.parent)
+    remove_folder(replaced)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder such that a kill in between never leaves half of it under its name.
+    """Remove a folder such that a kill never leaves half of it under its name.
 
     Raises:
         ResourceError: if the disk does not allow it.
@@ -163,7 +213,7 @@ def remove_folder(path: Path) -> None:
     doomed = path.parent / f"{DELETED}{os.getpid()}-{path.name}"
     try:
         os.rename(path, doomed)
-        flush_folder(path.parent)
+        flush(path.parent)
         shutil.rmtree(doomed)
     except OSError as error:
         raise storage_error(error, path, 0) from error
@@ -179,23 +229,34 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
-def flush_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def is_inside(place: str | bytes, folder: str | bytes) -> bool:
+    """Whether `place` is `folder` or below it; both must be absolute and free of links, as from `os.path.realpath`."""
+    place, folder = os.fsdecode(place), os.fsdecode(folder)
+    return os.path.commonpath((place, folder)) == folder
+
+
+def flush(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, parts: Iterable[bytes]) -> None:
+def _flush_tree(path: Path) -> None:
+    for below in sorted(path.iterdir()) if path.is_dir() else ():
+        _flush_tree(below)
+    flush(path)
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         for part in parts:
             view = memoryview(part)
             while view:
                 view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -210,17 +271,17 @@ def storage_error(error: OSError, path: Path, needed: int) -> ResourceError:
     if error.errno == errno.ENOENT:
         return ResourceError(
             f"cannot write {printable(path)}",
-            why="Its folder was removed or renamed meanwhile",
-            fix="bring it back and give the command again, or start anew with another --out",
+            why="Its folder was removed or renamed in the meantime",
+            fix="bring it back and give the command again, or start again with another --out",
         )
     try:
         folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
         free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
     except (OSError, StopIteration):
         free = "free space unknown"
-    remedy = _REMEDIES.get(error.errno or 0, "see to the disk")
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk")
     return ResourceError(
         f"cannot write {printable(path)}",
-        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What stood there before still does",
+        why=f"{error.strerror or error}: {needed / 1e6:,.1f} MB needed, {free}. What was there before is unchanged",
         fix=f"{remedy}, then give the command again (vitlet resume RUN for a run)",
     )

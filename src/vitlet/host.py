@@ -9,37 +9,37 @@ _PR_SET_PDEATHSIG = 1
 _share: int | None = None
 
 LOADING = "fork" if sys.platform == "linux" else "spawn"
-"""How processes that read images start: forked where that is the custom, at once and not after seconds of imports."""
+"""How processes that read images are started: by a fork where that is usual, which saves seconds of imports."""
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use: those of `take_cores`, else all that the system gives it."""
+    """Return the number of cores that this process may use: those of `take_cores`, or all that the system allows."""
     return _share or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def take_cores(count: int) -> None:
-    """Use `count` cores from now on, for other processes of the same job use the others."""
+    """Use `count` cores from now on, because other processes of this job use the rest."""
     global _share
     _share = count
 
 
 def ranks_here() -> int:
-    """Number of ranks of this run on this host, from torchrun's environment; 1 without it."""
+    """Return the number of ranks of this run on this host, from torchrun's environment; 1 without it."""
     count = os.environ.get("LOCAL_WORLD_SIZE", "")
     return max(1, int(count)) if count.isdecimal() else 1
 
 
 def is_first_rank() -> bool:
-    """Whether this is the process of a run that speaks for all of them, from torchrun's environment."""
+    """Whether this is rank 0, which reports for all ranks, from torchrun's environment."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def end_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent is gone, for nobody would stop it then; on Linux."""
+    """On Linux, let the kernel signal this process when its parent ends, since nothing else would stop it then."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def cause_of_end(exit_code: int | None) -> str:
-    """Say in a few words how a process ended, for example `SIGKILL`, from its code as multiprocessing gives it."""
+    """Describe how a process ended, for example `SIGKILL`, given its exit code from multiprocessing."""
     return signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit status {exit_code}"

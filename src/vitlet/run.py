@@ -259,6 +259,12 @@ def address_of(decides: Any) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
+def hardware() -> dict[str, Any]:
+    """What of `environment` says where a number was computed; no command, which may name paths."""
+    facts = environment()
+    return {name: facts[name] for name in ("processor", "cores", "platform", "packages")}
+
+
 def environment(*, command: list[str] | None = None) -> dict[str, Any]:
     """The machine and software behind a number, without user names or home folders."""
     packages = ("vitlet", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vitlet.bench.analyse import bench_analyse, plain_cka
+from vitlet.bench.analyse import bench, plain_cka
 from vitlet.recipe import EncoderConfig
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
@@ -9,7 +9,7 @@ SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return bench_analyse(repeats=1, batch_size=8, encoder=SMALL)
+    return bench(repeats=1, batch_size=8, encoder=SMALL)
 
 
 @pytest.mark.parametrize("pair", ["hsic", "attention", "whole"])
@@ -23,7 +23,7 @@ def test_both_compute_the_same(result: dict, pair: str) -> None:
 def test_the_conditions_are_told_and_nothing_global_is_left_changed(result: dict) -> None:
     assert (result["threads"], result["batch_size"], result["repeats"]) == (1, 8, 1)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    bench_analyse(repeats=1, batch_size=4, encoder=SMALL)
+    bench(repeats=1, batch_size=4, encoder=SMALL)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
 

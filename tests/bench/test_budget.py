@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.bench.budget import bench_budget, computed, tables
+from vitlet.bench.budget import bench, computed, tables
 from vitlet.recipes.mae import mae_micro, mae_tiny_400e
 from vitlet.report.ledger import fill
 
@@ -41,14 +41,14 @@ def test_many_devices_share_the_batch_and_average_by_a_ring() -> None:
 
 
 def test_a_small_recipe_is_measured() -> None:
-    found = bench_budget(mae_micro(), repeats=1, micro_batch=2, num_photographs=2)
+    found = bench(recipe=mae_micro(), repeats=1, micro_batch=2, num_photographs=2)
     measured = found["measured"]
     assert measured["step_ms_per_image"] > 0
     assert measured["checkpoint_bytes"] > 3 * measured["gradient_bytes"]  # weights and two moments
     jpeg, raw = measured["input"]["short side 256"], measured["input"]["256, raw"]
     assert raw["bytes"] > 256 * 341 * 3
     assert raw["bytes"] > 5 * jpeg["bytes"]
-    twice = bench_budget(mae_micro(), repeats=1, micro_batch=4, num_photographs=2)["measured"]
+    twice = bench(recipe=mae_micro(), repeats=1, micro_batch=4, num_photographs=2)["measured"]
     kept = "kept_for_backward_bytes_per_image"
     assert twice[kept] == pytest.approx(measured[kept], rel=0.3)
     assert f"{measured['gradient_bytes'] / 1e6:.1f} MB" in tables(found)

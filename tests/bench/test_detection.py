@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitlet.bench.detection import _batch, bench_detection
+from vitlet.bench.detection import _batch, bench
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes.detection import DetectionObjective
 
@@ -11,7 +11,7 @@ from vitlet.recipes.detection import DetectionObjective
 @pytest.mark.timeout(300)
 def test_both_take_a_step_and_the_ratio_is_theirs_over_ours() -> None:
     before = torch.get_rng_state()
-    found = bench_detection(
+    found = bench(
         repeats=1,
         size=64,
         encoder=EncoderConfig(image_size=64, patch_size=16, width=24, depth=3, heads=2, final_norm=False),

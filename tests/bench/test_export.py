@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlet.bench import export as module
-from vitlet.bench.export import TIMM, bench_export
+from vitlet.bench.export import TIMM, bench
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 
@@ -15,7 +15,7 @@ SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return bench_export(repeats=1, batch_sizes=(1, 3), shape=SMALL)
+    return bench(repeats=1, batch_sizes=(1, 3), shape=SMALL)
 
 
 def test_every_contender_is_there_or_said_to_be_left_out(result: dict[str, Any]) -> None:

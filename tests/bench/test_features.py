@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlet.bench import features as module
-from vitlet.bench.features import TIMM, bench_features
+from vitlet.bench.features import TIMM, bench
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 
@@ -15,7 +15,7 @@ SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return bench_features(repeats=1, batch_size=3, shape=SMALL)
+    return bench(repeats=1, batch_size=3, shape=SMALL)
 
 
 def test_every_contender_is_there_or_said_to_be_left_out(result: dict[str, Any]) -> None:
@@ -30,4 +30,4 @@ def test_another_computation_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> No
     real = module.extract
     monkeypatch.setattr(module, "extract", lambda *a, **k: (1.01 * real(*a, **k)[0], None))
     with pytest.raises(AssertionError, match="not the same computation"):
-        bench_features(repeats=1, batch_size=3, shape=SMALL)
+        bench(repeats=1, batch_size=3, shape=SMALL)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlet.bench.input import bench_input, photographs
+from vitlet.bench.input import bench, photographs
 
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return bench_input(repeats=1, num_images=4)
+    return bench(repeats=1, num_images=4)
 
 
 def test_the_result_names_both_chains_and_the_conditions(result: dict) -> None:
@@ -30,6 +30,7 @@ def test_the_result_names_both_chains_and_the_conditions(result: dict) -> None:
         "kilobytes",
         "threads",
         "processor",
+        "vector_extensions",
     }
     assert result["threads"] == 1
     assert result["num_images"] == 4
@@ -44,7 +45,7 @@ def test_pixels_are_pillows_within_a_tenth_of_a_level(result: dict) -> None:
 
 def test_nothing_global_is_left_changed() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    bench_input(repeats=1, num_images=1)
+    bench(repeats=1, num_images=1)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vitlet.bench import probe as module
-from vitlet.bench.probe import bench_probe
+from vitlet.bench.probe import bench
 from vitlet.recipe import EncoderConfig
 
 SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)
@@ -21,7 +21,7 @@ def test_both_ratios_come_from_the_same_turns_and_the_features_are_in_one_of_the
         return real(*arguments, rates=rates, **options)
 
     monkeypatch.setattr(module, "linear_probe", noted)
-    found = bench_probe(repeats=1, num_train=40, num_test=20, num_classes=2, shape=SMALL)
+    found = bench(repeats=1, num_train=40, num_test=20, num_classes=2, shape=SMALL)
     assert asked == [1, 13, 1, 13], "in turns, the first of which does not count"
     ms = found["cpu_ms"]
     assert found["rates"] == 13

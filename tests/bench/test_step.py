@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlet.bench.contenders import PLAIN, Method, Shapes, contenders
-from vitlet.bench.step import bench_step, loss_differences
+from vitlet.bench.step import bench, loss_differences
 from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import EncoderConfig
 
@@ -17,7 +17,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return bench_step(repeats=1, precisions=("fp32", "bf16"), shapes=dict.fromkeys(METHODS, SHAPES))
+    return bench(repeats=1, precisions=("fp32", "bf16"), shapes=dict.fromkeys(METHODS, SHAPES))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,7 +56,7 @@ def test_another_computation_is_not_timed() -> None:
 
 def test_nothing_global_is_left_changed() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    bench_step(repeats=1, precisions=("fp32",), shapes=dict.fromkeys(METHODS, SHAPES))
+    bench(repeats=1, precisions=("fp32",), shapes=dict.fromkeys(METHODS, SHAPES))
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_float32_matmul_precision() == "highest"

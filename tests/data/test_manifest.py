@@ -8,7 +8,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from vitlet.data.index import SPLITS, open_index
+from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_all_problems_at_once_with_their_lines(table, problem):
     )
     assert "7 problems" in message
     assert "line 3: gone.png: No such file or directory" in message
-    assert "line 4: trian is no split. Did you mean train?" in message
+    assert "line 4: trian is not a split. Did you mean train?" in message
     assert "line 5: 2 cells; the header has 3" in message
     assert "line 6: the path is empty" in message
     assert "line 7: sub is not a regular file" in message

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vitlet.data.columns import SPLITS
 from vitlet.data.decode import decode
 from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
 
 
 def test_rows_keep_their_order_and_bytes(tmp_path, png, parquet):

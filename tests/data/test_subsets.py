@@ -6,7 +6,8 @@ import pytest
 
 from vitlet.data.choice import Subset
 from vitlet.data.index import open_index
-from vitlet.data.subsets import balanced, holdout, listed, long_tailed, share_of, split_ids, training_ids
+from vitlet.data.splits import HELD_OUT, SPLITS
+from vitlet.data.subsets import balanced, divide, holdout, listed, long_tailed, share_of, training_ids
 from vitlet.errors import DataError
 
 LABELS = np.array([0, 1, 2, -1] * 25, dtype=np.int32)
@@ -16,10 +17,19 @@ def test_splits(tmp_path, tree):
     index = open_index(tree(tmp_path, "train/1.png", "train/2.png", "val/3.png", "test/4.png"))
     good = np.array([True, True, False, True])  # by path: test/4, train/1, train/2, val/3
     assert training_ids(index, good).tolist() == [1]
-    assert split_ids(index, good, "val").tolist() == [3]
-    assert split_ids(index, good, "test").tolist() == [0]
+    assert [index.rows(split, good).tolist() for split in SPLITS] == [[1], [3], [0]]
+    assert index.rows("train").tolist() == [1, 2]
     with pytest.raises(DataError, match="no images to train on"):
         training_ids(index, np.array([True, False, False, True]))
+
+
+def test_only_what_may_be_used_is_divided(tmp_path, tree):
+    root = tree(tmp_path, *(f"{i}.png" for i in range(10)))
+    index, good = open_index(root), np.arange(10) != 3
+    train, held, split = divide(index, good, labelled=False)
+    assert (len(train), len(held), split) == (7, 2, HELD_OUT)
+    assert 3 not in {*train, *held}
+    assert [len(rows) for rows in divide(index, good)[:2]] == [0, 0], "none has a label"
 
 
 @pytest.mark.parametrize("num", [3, 30, 31, 32, 75])

@@ -26,7 +26,7 @@ def test_an_image_given_twice_is_noticed(batches: list[Batch]) -> None:
 
 
 def test_a_substitute_is_not_counted() -> None:
-    with pytest.raises(DataError, match=r"cannot be read any more \(cat/a\\x1b\.png: no such file\)"):
+    with pytest.raises(DataError, match=r"can no longer be read \(cat/a\\x1b\.png: no such file\)"):
         list(each_once([_batch([0, 1], replaced=((1, "cat/a\x1b.png: no such file"),))]))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vitlet.data.splits import HELD_OUT
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
 
@@ -37,7 +38,7 @@ def test_the_split_and_the_data_are_named() -> None:
 
 def test_a_held_out_part_that_is_empty_has_another_remedy() -> None:
     with pytest.raises(DataError, match="two images or more of a class, or a test split"):
-        labels.require(TWO, EMPTY, split=labels.HELD_OUT)
+        labels.require(TWO, EMPTY, split=HELD_OUT)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,9 @@ def test_what_can_be_used_passes() -> None:
 
 
 def test_rows_without_a_label_are_left_out() -> None:
-    features, known = labels.labelled(torch.arange(6.0).reshape(3, 2), TWO)
-    assert features.tolist() == [[0, 1], [2, 3]]
-    assert known.tolist() == [0, 1]
+    x, y, x_test, y_test = labels.usable(torch.arange(6.0).reshape(3, 2), TWO, torch.ones(2, 2), torch.tensor([-1, 1]))
+    assert x.tolist() == [[0, 1], [2, 3]]
+    assert y.tolist() == [0, 1]
+    assert (len(x_test), y_test.tolist()) == (1, [1])
+    with pytest.raises(DataError, match="the test split is empty"):
+        labels.usable(torch.ones(3, 2), TWO, torch.ones(0, 2), EMPTY)

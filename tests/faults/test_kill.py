@@ -216,9 +216,9 @@ def test_saving_flushes_then_renames_then_flushes_the_folder_and_only_then_prune
     assert calls[:8] == [
         f"mkdir {temporary}",
         "write state.safetensors",
-        "fsync state.safetensors",
         "write manifest.json",
         "fsync manifest.json",
+        "fsync state.safetensors",
         f"fsync {temporary}",
         f"rename {temporary}",
         "fsync checkpoints",

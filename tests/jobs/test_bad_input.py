@@ -97,7 +97,7 @@ CASES: dict[Callable[[Path], Path], str] = {
     class_in_test_only: r"1 of 3 classes are only in val or test.*no images of: grey.*add training images",
     different_classes: r"train and the other splits have different classes.*no images of: bright; only train has: l",
     unlabelled_training: r"none of the 4 training images has a label.*add labels",
-    nothing_to_learn: r"no images to train on.*All images are of other splits.*split column",
+    nothing_to_learn: r"no images to train on.*All images belong to other splits.*split column",
     nothing_to_count: r"the held-out train split is empty.*two images or more of a class, or a test split",
 }
 

@@ -16,11 +16,12 @@ from small_runs import QUIET, interrupted, stands, write_public
 from in_place import in_place
 from vitlet.console import Teller
 from vitlet.data.index import open_index
+from vitlet.data.subsets import divide
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing, side_by_side
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, frozen_grid, untrained
-from vitlet.jobs.material import divide, judge
+from vitlet.jobs.material import judge
 from vitlet.jobs.outcome import write_model
 from vitlet.jobs.pool import processes
 from vitlet.jobs.training import pretrain
@@ -39,7 +40,7 @@ SILENT = Teller(quiet=True)
 @pytest.fixture
 def images(data: Path) -> Labelled:
     index = open_index(data)
-    return Labelled(index, *divide(index, judge(index, QUIET, SILENT)))
+    return Labelled(index, *divide(index, judge(index, QUIET, SILENT).good))
 
 
 @pytest.fixture

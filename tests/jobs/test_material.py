@@ -10,17 +10,12 @@ from small_runs import CLASSES, QUIET, SMALLER, write_image, write_images
 
 from vitlet.cli import app
 from vitlet.console import Teller
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
+from vitlet.data.splits import SPLITS
+from vitlet.data.subsets import divide
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs.launch import Launch
-from vitlet.jobs.material import (
-    divide,
-    gather_material,
-    judge,
-    pick_device,
-    start_content,
-    start_encoder,
-)
+from vitlet.jobs.material import gather_material, judge, pick_device, start_content, start_encoder
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
@@ -34,7 +29,7 @@ from vitlet.weights.source import evaluation_view, load_encoder
 
 def judged(data: Path) -> tuple[Index, np.ndarray, np.ndarray, str]:
     index = open_index(data)
-    train, held, split = divide(index, judge(index, QUIET, Teller(quiet=True)))
+    train, held, split = divide(index, judge(index, QUIET, Teller(quiet=True)).good)
     assert not set(train) & set(held)
     return index, train, held, split
 
@@ -115,7 +110,7 @@ def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.Capt
     for name in ("bus", "train"):
         write_image(tmp_path / name / "1.png", len(name), light=True)
     judge(open_index(tmp_path), Options(), Teller())
-    assert "note: train is taken for a class like bus" in " ".join(capsys.readouterr().out.split())
+    assert "note: train is read as a class like bus" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

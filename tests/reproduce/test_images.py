@@ -8,13 +8,14 @@ import pytest
 from small_images import CLASSES, command, write_images
 
 from vitlet.cli import main
-from vitlet.data.index import SPLITS, open_index
-from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_of, write_half
+from vitlet.data.index import open_index
+from vitlet.data.splits import SPLITS
+from vitlet.reproduce.images import Counts, counts, in_half, labels_of, num_chosen, write_half
 
 
 def test_halves_have_other_classes_and_images_and_are_all_there_is(images: Path):
     index = open_index(images)
-    up, down = rows_of(index, "upstream"), rows_of(index, "downstream")
+    up, down = (np.flatnonzero(in_half(index, half)) for half in ("upstream", "downstream"))
     assert not set(up) & set(down)
     assert len(up) + len(down) == len(index)
     assert {index.classes[c] for c in np.unique(index.labels[up])} == {CLASSES[0], CLASSES[2]}
@@ -22,7 +23,7 @@ def test_halves_have_other_classes_and_images_and_are_all_there_is(images: Path)
 
 def test_a_half_is_written_with_its_bytes_labels_and_splits(images: Path, tmp_path: Path):
     index = open_index(images)
-    rows = rows_of(index, "downstream")
+    rows = np.flatnonzero(in_half(index, "downstream"))
     write_half(images, "downstream", tmp_path / "half", note=b"{}\n")
     copy = open_index(tmp_path / "half")
     assert copy.classes == (CLASSES[1], CLASSES[3])
@@ -56,7 +57,7 @@ def test_links_are_followed_only_if_told_so_and_every_task_of_a_cluster_is_told(
 
 def test_counts_are_those_that_a_job_would_use(images: Path, tmp_path: Path):
     index = open_index(images)
-    assert counts(index, rows_of(index, "upstream")) == Counts(classes=2, train=48, test=16, smallest=24)
+    assert counts(index, in_half(index, "upstream")) == Counts(classes=2, train=48, test=16, smallest=24)
     train_only = open_index(images / "train")
     assert counts(train_only) == Counts(classes=4, train=76, test=20, smallest=19), "a fifth is held out"
 
@@ -70,4 +71,4 @@ def test_labels_are_a_share_of_the_smallest_class_and_one_at_least(share: float,
 def test_a_subset_is_counted_as_it_will_be_drawn(images: Path, subset: str, number: int):
     index = open_index(images)
     labels = np.repeat([0, 1], 24)
-    assert num_chosen(counts(index, rows_of(index, "upstream")), labels, subset) == number
+    assert num_chosen(counts(index, in_half(index, "upstream")), labels, subset) == number

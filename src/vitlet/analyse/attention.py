@@ -26,7 +26,7 @@ PUBLISHED_PITCH = 14
 PUBLISHED_EPSILON = 1e-6
 
 _CACHE_BYTES = 3 << 18
-"""Attention maps are read several times; a piece of this size stays in a core's L2 cache meanwhile."""
+"""Attention maps are read several times; a piece of this size stays in a core's L2 cache."""
 
 
 @final
@@ -37,9 +37,9 @@ class AttentionStatistics:
         """Start with empty sums.
 
         Args:
-        heads: A.
-        grid: Rows and columns of patches; for windowed attention, those of a window.
-        epsilon: Added inside the logarithm of the entropy.
+            heads: Number of heads, A.
+            grid: Rows and columns of patches; for windowed attention, those of a window.
+            epsilon: Added inside the logarithm of the entropy.
         """
         self.grid, self.epsilon = grid, epsilon
         self.sums = torch.zeros(2, heads, dtype=torch.float64)
@@ -80,8 +80,8 @@ def statistics(
     assert tokens >= num, f"{tokens} tokens for a grid of {num}"
     maps = logits.flatten(0, 1)[:, tokens - num :, tokens - num :]
     step = max(1, _CACHE_BYTES // (4 * num * num)) if logits.device.type == "cpu" else len(maps)
-    found = [_piece(maps[i : i + step], pitch, epsilon) for i in range(0, len(maps), step)]
-    return torch.cat(found, dim=1).view(2, batch, heads) / num
+    pieces = [_piece(maps[i : i + step], pitch, epsilon) for i in range(0, len(maps), step)]
+    return torch.cat(pieces, dim=1).view(2, batch, heads) / num
 
 
 def _piece(maps: Float[Tensor, "m N N"], pitch: Float[Tensor, "N N"], epsilon: float) -> Float[Tensor, "2 m"]:

@@ -137,20 +137,20 @@ def diagnose(measured: Sequence[Measured], place: Place) -> list[Suggestion]:
         place: Data, labels and image size.
     """
     first = measured[0]
-    found = []
+    entries = []
     if first.readout is None:
-        found.append(_nothing("Labels", "There are no labels to judge the layers by."))
+        entries.append(_nothing("Labels", "There are no labels to judge the layers by."))
     else:
         best = max(measured, key=lambda m: _best(m)[1].mean())
-        found += [
+        entries += [
             _initialisation(first, best, measured, place),
             _lower_blocks(first, place),
             _top_blocks(first, place),
             _distillation(first, best, place),
         ]
-    found += [_moved(m, first, m.distance, place) for m in measured if m.distance is not None]
+    entries += [_moved(m, first, m.distance, place) for m in measured if m.distance is not None]
     order: tuple[Confidence, ...] = ("high", "moderate", "low", "no evidence")
-    return sorted(found, key=lambda s: order.index(s.confidence))
+    return sorted(entries, key=lambda s: order.index(s.confidence))
 
 
 def paired(better: Bool[np.ndarray, "n"], worse: Bool[np.ndarray, "n"]) -> tuple[float, float]:

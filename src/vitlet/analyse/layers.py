@@ -103,8 +103,8 @@ def gradient_norms(encoder: Encoder, classifier: Classifier, batches: Iterable[B
             for total, gradient in zip(sums, torch.autograd.grad(loss, wanted), strict=True):
                 total += gradient
             images += len(part)
-    found = iter(sums)
-    gradients = [{name: next(found) / images for name in block} for block in weights]
+    means = iter([total / images for total in sums])
+    gradients = [{name: next(means) for name in block} for block in weights]
     return {part: [_rms(tensors) for tensors in blocks] for part, blocks in _parts(gradients).items()}
 
 
@@ -141,10 +141,10 @@ def principal_colours(tokens: Float[Tensor, "B N D"], *, grid: tuple[int, int]) 
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     axes = vectors[:, -3:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    shown = (centred @ axes).numpy()
-    low, high = np.percentile(shown, (2, 98), axis=0)
-    scaled = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)
-    colours = np.zeros((len(shown), 3))
+    projected = (centred @ axes).numpy()
+    low, high = np.percentile(projected, (2, 98), axis=0)
+    scaled = np.clip((projected - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours = np.zeros((len(projected), 3))
     colours[:, : scaled.shape[1]] = scaled
     return (255 * colours).round().astype(np.uint8).reshape(len(tokens), *grid, 3)
 
@@ -161,12 +161,12 @@ def _weights(encoder: Encoder) -> list[dict[str, Tensor]]:
 
 def _parts(blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, list[list[Tensor]]]:
     """Group the tensors of each block by part."""
-    found: dict[str, list[list[Tensor]]] = {part: [] for part in PARTS}
+    parts: dict[str, list[list[Tensor]]] = {part: [] for part in PARTS}
     for block in blocks:
         named = [(name, tensor.detach().double().cpu()) for name, tensor in block.items()]
-        found["attention"].append([p for name, p in named if name.startswith(("attn", "norm1", "ls1"))])
-        found["mlp"].append([p for name, p in named if name.startswith(("mlp", "norm2", "ls2"))])
-    return found
+        parts["attention"].append([p for name, p in named if name.startswith(("attn", "norm1", "ls1"))])
+        parts["mlp"].append([p for name, p in named if name.startswith(("mlp", "norm2", "ls2"))])
+    return parts
 
 
 def _rms(tensors: Sequence[Tensor]) -> float:

@@ -64,9 +64,9 @@ def write_layers(
     arrays: dict[str, np.ndarray] = {}
     models = []
     for k, (subject, gradient) in enumerate(zip(survey.subjects, gradients, strict=True)):
-        found = healths(survey.features(k))
-        arrays[f"effective_rank.{k}"] = np.array([h.effective_rank for h in found])
-        arrays[f"feature_std.{k}"] = np.array([h.feature_std for h in found])
+        per_layer = healths(survey.features(k))
+        arrays[f"effective_rank.{k}"] = np.array([h.effective_rank for h in per_layer])
+        arrays[f"feature_std.{k}"] = np.array([h.feature_std for h in per_layer])
         for part, values in weight_norms(subject.encoder).items():
             arrays[f"weight_norm.{part}.{k}"] = np.array(values)
         for part, values in (gradient.norms or {}).items():
@@ -116,7 +116,7 @@ def write_diagnosis(folder: Path, suggestions: Sequence[Suggestion]) -> None:
 
 
 def _write_similarity(folder: Path, survey: Survey) -> None:
-    found = survey.similarity.result()
+    alignment = survey.similarity.result()
     models, start = [], 0
     for subject in survey.subjects:
         points = cka_points(subject.encoder)
@@ -124,12 +124,12 @@ def _write_similarity(folder: Path, survey: Survey) -> None:
         start += len(points)
     facts = {
         "models": models,
-        "batches": found.batches,
+        "batches": alignment.batches,
         "images": survey.images,
         "meaning": "linear CKA, unbiased mini-batch HSIC, patch tokens flattened, class token removed; "
         "error: standard error over batches",
     }
-    _write(folder, "similarity", {"cka": found.cka.numpy(), "error": found.error.numpy()}, facts)
+    _write(folder, "similarity", {"cka": alignment.cka.numpy(), "error": alignment.error.numpy()}, facts)
 
 
 def _write_attention(folder: Path, survey: Survey, *, published: bool) -> None:

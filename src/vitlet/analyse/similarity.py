@@ -47,10 +47,10 @@ class Alignment:
 class Similarity:
     """Sums over batches; ranks may process different batches and add up their sums."""
 
-    def __init__(self, points: int, *, device: torch.device | str = "cpu") -> None:
-        """`points`: P, the number of layers of all models together."""
+    def __init__(self, points: int) -> None:
+        """Start with empty sums for `points` P, the number of layers of all models together."""
         # Σ h, Σ h², Σ hᵢⱼ hᵢᵢ, Σ hᵢᵢ hⱼⱼ over the batches: all that the values and their errors need.
-        self.sums = torch.zeros(4, points, points, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(4, points, points, dtype=torch.float64)
         self.batches = 0
 
     def update(self, features: Sequence[Float[Tensor, "n *_"]]) -> None:
@@ -63,10 +63,7 @@ class Similarity:
             DataError: for fewer than four images.
         """
         assert len(features) == self.sums.shape[1], "one tensor a point"
-        hsic = hsic_table([gram(x) for x in features])
-        self._add(hsic.to(self.sums.device))
-
-    def _add(self, hsic: Float[Tensor, "P P"]) -> None:
+        hsic = hsic_table([gram(x) for x in features]).cpu()
         own = hsic.diagonal()
         self.sums += torch.stack([hsic, hsic.square(), hsic * own[:, None], own[:, None] * own])
         self.batches += 1
@@ -97,7 +94,7 @@ class Similarity:
             + 2 * row * column * owns
         )
         error = (variance.clamp(min=0) / (count - 1)).sqrt() / scale if count > 1 else torch.full_like(mean, torch.nan)
-        return Alignment(cka=(mean / scale).cpu(), error=error.cpu(), batches=count)
+        return Alignment(cka=mean / scale, error=error, batches=count)
 
 
 def gram(features: Float[Tensor, "n *_"]) -> Float[Tensor, "n n"]:

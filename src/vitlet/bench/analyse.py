@@ -25,17 +25,16 @@ from vitlet.analyse.similarity import Similarity
 from vitlet.analyse.survey import Subject, Survey
 from vitlet.bench.plain import normalised
 from vitlet.data.batch import Batch
-from vitlet.evaluate.pace import one_thread, take_turns
+from vitlet.evaluate.pace import conditions, one_thread, take_turns
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
 from vitlet.recipe import EncoderConfig
-from vitlet.run import environment
 
 _SEED = 0
 _LAYERS = 13
 
 
-def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderConfig | None = None) -> dict[str, Any]:
+def bench(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderConfig | None = None) -> dict[str, Any]:
     """Time the three pairs in turns, after one warm-up turn.
 
     Args:
@@ -45,7 +44,7 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
 
     Returns:
         `pairs`: for each pair, median CPU milliseconds of plain and ours, and `difference`, the largest absolute
-        difference of their results. `ratio`: for each pair, how many times faster ours is.
+        difference of their results. `ratio`: for each pair, how many times faster ours is. Plus the conditions.
     """
     shape = encoder or EncoderConfig()
     with one_thread(), torch.inference_mode():
@@ -54,14 +53,12 @@ def bench_analyse(*, repeats: int = 5, batch_size: int = 64, encoder: EncoderCon
             "attention": _attention_pair(shape, batch_size),
             "whole": _whole_pair(shape, batch_size),
         }
-        found = {name: _compare(plain, ours, repeats) for name, (plain, ours) in pairs.items()}
+        compared = {name: _compare(plain, ours, repeats) for name, (plain, ours) in pairs.items()}
     return {
-        "pairs": found,
-        "ratio": {name: pair["plain_ms"] / pair["ours_ms"] for name, pair in found.items()},
+        "pairs": compared,
+        "ratio": {name: pair["plain_ms"] / pair["ours_ms"] for name, pair in compared.items()},
         "batch_size": batch_size,
-        "repeats": repeats,
-        "threads": 1,
-        "processor": environment()["processor"],
+        **conditions(repeats),
     }
 
 
@@ -170,30 +167,30 @@ def as_timm(encoder: Encoder) -> VisionTransformer:
 
 def _plain_features(network: VisionTransformer, images: Tensor) -> list[Tensor]:
     """Patch tokens after the first norm of each block and the final norm, by hooks."""
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     norms = [*(cast(Block, block).norm1 for block in network.blocks), network.norm]
-    hooks = [norm.register_forward_hook(lambda _m, _i, out: found.append(out[:, 1:])) for norm in norms]
+    hooks = [norm.register_forward_hook(lambda _m, _i, out: features.append(out[:, 1:])) for norm in norms]
     network.forward_features(images)
     for hook in hooks:
         hook.remove()
-    return found
+    return features
 
 
 def _plain_attention(network: VisionTransformer, images: Tensor, *, grid: int) -> Tensor:
     """Distance and entropy of all blocks, by hooks on queries and keys."""
     pitch = attention.distances((grid, grid))
-    found: list[Tensor] = []
+    statistics: list[Tensor] = []
     heads = cast(Any, network.blocks[0]).attn.num_heads
 
     def look(_module: nn.Module, _inputs: Any, qkv: Tensor) -> None:
         q, k, _ = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        found.append(plain_statistics(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, pitch).flatten())
+        statistics.append(plain_statistics(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, pitch).flatten())
 
     hooks = [cast(Any, block).attn.qkv.register_forward_hook(look) for block in network.blocks]
     network.forward_features(images)
     for hook in hooks:
         hook.remove()
-    return torch.cat(found)
+    return torch.cat(statistics)
 
 
 def _compare(plain: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> dict[str, float]:

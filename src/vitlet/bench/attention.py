@@ -2,12 +2,11 @@
 
 import itertools
 import statistics
-import time
 from typing import Any, get_args
 
 import torch
 
-from vitlet.evaluate.pace import conditions, one_thread
+from vitlet.evaluate.pace import conditions, one_thread, timed
 from vitlet.nn.attention import Kernel, attend
 from vitlet.nn.kernels import has_bf16
 
@@ -15,7 +14,7 @@ SHAPES = ((64, 12, 17, 16), (64, 12, 50, 16), (64, 12, 65, 16), (64, 3, 50, 64),
 """(images, heads, tokens, head width): micro MAE, MAE-Tiny, micro fine-tuning, ViT-Tiny's old heads, ViT-Tiny."""
 
 
-def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = SHAPES) -> dict[str, Any]:
+def bench(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int], ...] = SHAPES) -> dict[str, Any]:
     """Time both kernels in turns, forward alone and with backward, on one thread in CPU seconds.
 
     Returns:
@@ -23,7 +22,7 @@ def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int]
         both. Keys are `<heads>x<width> heads, <tokens> tokens, <precision>, <pass>`. Plus the conditions.
     """
     precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(torch.device("cpu")) else {})
-    found = {}
+    cpu_ms = {}
     with one_thread():
         for shape, (precision, dtype), backward in itertools.product(shapes, precisions.items(), (True, False)):
             images, heads, tokens, width = shape
@@ -31,23 +30,25 @@ def bench_attention(*, repeats: int = 9, shapes: tuple[tuple[int, int, int, int]
             packed = torch.randn(images, tokens, 3, heads, width, generator=draw).to(dtype)
             name = f"{heads}x{width} heads, {tokens} tokens, {precision}, {'training' if backward else 'inference'}"
             turns = [
-                {kernel: _cpu_seconds(packed, kernel, backward=backward) for kernel in get_args(Kernel)}
+                {kernel: _seconds(packed, kernel, backward=backward) for kernel in get_args(Kernel)}
                 for _ in range(repeats + 1)
             ]
-            found[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
+            cpu_ms[name] = {k: 1000 * statistics.median(turn[k] for turn in turns[1:]) for k in get_args(Kernel)}
     return {
-        "ratio": {name: times["explicit"] / times["fused"] for name, times in found.items()},
-        "cpu_ms": found,
+        "ratio": {name: times["explicit"] / times["fused"] for name, times in cpu_ms.items()},
+        "cpu_ms": cpu_ms,
         **conditions(repeats),
     }
 
 
-def _cpu_seconds(packed: torch.Tensor, kernel: Kernel, *, backward: bool) -> float:
+def _seconds(packed: torch.Tensor, kernel: Kernel, *, backward: bool) -> float:
     leaf = packed.clone().requires_grad_(backward)
-    began = time.process_time()
-    with torch.set_grad_enabled(backward):
-        q, k, v = leaf.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = attend(q, k, v, kernel=kernel).transpose(1, 2).flatten(2)
-        if backward:
-            mixed.sum().backward()
-    return time.process_time() - began
+
+    def run() -> None:
+        with torch.set_grad_enabled(backward):
+            q, k, v = leaf.permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = attend(q, k, v, kernel=kernel).transpose(1, 2).flatten(2)
+            if backward:
+                mixed.sum().backward()
+
+    return timed(run)[1]

@@ -12,7 +12,7 @@ computed; the network speed and the number of images are assumptions, stated wit
 import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,16 @@ from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
 from vitlet.data.views import Normalisation, apply_view
 from vitlet.disk import read_json, write_file
-from vitlet.evaluate.pace import one_thread
+from vitlet.evaluate.pace import conditions, one_thread, seconds_on, timed
 from vitlet.methods.objective import Objective, Step
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
 from vitlet.recipe import ConvNetConfig, Recipe
+from vitlet.recipes.mae import mae_tiny_400e
 from vitlet.report.ledger import fill
 from vitlet.rng import derive
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.optim import build_optimizer
 from vitlet.units import steps_per_epoch, to_steps
@@ -47,13 +48,13 @@ NETWORK_BITS = 10e9
 _FORMS = {"as photographed": Form(), "short side 256": Form(short_side=256), "256, raw": Form(short_side=256, raw=True)}
 
 
-def bench_budget(
-    recipe: Recipe, *, repeats: int = 5, micro_batch: int = 16, num_photographs: int = 32
+def bench(
+    *, recipe: Recipe | None = None, repeats: int = 5, micro_batch: int = 16, num_photographs: int = 32
 ) -> dict[str, Any]:
-    """Measure the cost of a step, an image and a checkpoint of `recipe` here, and compute that of the whole run.
+    """Measure the cost of a step, an image and a checkpoint of a recipe here, and compute that of the whole run.
 
     Args:
-        recipe: Recipe with a duration in epochs; data of ImageNet's size is assumed.
+        recipe: Recipe with a duration in epochs, by default `mae_tiny_400e`; data of ImageNet's size is assumed.
         repeats: Timed steps, after one warm-up step.
         micro_batch: Images per forward and backward pass.
         num_photographs: Number of photographs that stand in for the data.
@@ -61,6 +62,7 @@ def bench_budget(
     Returns:
         `measured`, `assumed`, `computed` (by number of devices), and the conditions.
     """
+    recipe = recipe or mae_tiny_400e()
     encoder_shape, data = recipe.encoder, recipe.data
     if isinstance(encoder_shape, ConvNetConfig):
         encoder: Any = ConvEncoder(encoder_shape, mean=data.mean, std=data.std)
@@ -74,7 +76,8 @@ def bench_budget(
     with one_thread():
         with routed_to_onednn(device.type == "cpu" and onednn_is_exact()):
             kept = _bytes_kept(objective, batch, precision)
-            seconds = [_step(objective, optimizer, batch, precision) for _ in range(repeats + 1)][1:]
+            step = partial(_step, objective, optimizer, batch, precision)
+            seconds = [seconds_on(device, step) for _ in range(repeats + 1)][1:]
         images = {name: _image_cost(recipe, form, num_photographs, repeats) for name, form in _FORMS.items()}
     gradients = sum(p.numel() * p.element_size() for group in optimizer.param_groups for p in group["params"])
     measured = {
@@ -92,8 +95,7 @@ def bench_budget(
         "computed": {str(num): computed(recipe, measured, assumed, devices=num) for num in DEVICES},
         "precision": precision,
         "device": "one core" if device.type == "cpu" else torch.cuda.get_device_name(),
-        "repeats": repeats,
-        "processor": environment()["processor"],
+        **conditions(repeats),
     }
 
 
@@ -143,36 +145,27 @@ def _loss(objective: Objective, batch: Batch, precision: str) -> Tensor:
         return objective(batch, Step(0, 1, 0)).total
 
 
-def _step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> float:
-    """Seconds of one step; on a CPU, CPU seconds, which other work on the machine does not lengthen."""
-    on_gpu = batch.images.device.type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
-    if on_gpu:
-        torch.cuda.synchronize()
-    began = clock()
+def _step(objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, precision: str) -> None:
     optimizer.zero_grad(set_to_none=True)
     _loss(objective, batch, precision).backward()
     optimizer.step()
     objective.after_step(Step(0, 1, 0))
-    if on_gpu:
-        torch.cuda.synchronize()
-    return clock() - began
 
 
 def _bytes_kept(objective: Objective, batch: Batch, precision: str) -> int:
     """Bytes of memory, excluding parameters, that the forward pass keeps for the backward pass."""
-    known = {p.untyped_storage().data_ptr() for p in objective.parameters()}
-    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         _loss(objective, batch, precision)
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[str, float]:
@@ -186,14 +179,14 @@ def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[st
         normalisation = Normalisation(recipe.data.mean, recipe.data.std)
         facts = pack(index, np.arange(count), out=root / "shards", form=form)
         shards = open_index(root / "shards", cache=root / "cache")
-        rounds = []
-        for turn in range(repeats + 1):
-            began = time.process_time()
+
+        def load(turn: int) -> None:
             for i in range(count):
                 image = decode(shards.read(i), path="photograph")
                 for v, view in enumerate(recipe.data.views):
                     apply_view(image, view, key=derive(0, turn, i, v), normalisation=normalisation)
-            rounds.append(time.process_time() - began)
+
+        rounds = [timed(load, turn)[1] for turn in range(repeats + 1)]
     return {"bytes": facts["num_bytes"] / count, "ms": 1000 * statistics.median(rounds[1:]) / count}
 
 

@@ -77,18 +77,18 @@ class Shapes:
 def contenders(method: Method, shapes: Shapes, precisions: Sequence[str]) -> tuple[dict[str, Contender], list[str]]:
     """Create all contenders, plain code first; the notes name those that are unavailable."""
     batch = _random_batch(shapes, num_views=2 if method == "mocov3" else 1)
-    found, notes = {PLAIN: _plain(method, shapes, batch)}, []
+    present, notes = {PLAIN: _plain(method, shapes, batch)}, []
     if method == "mae":
         if importlib.util.find_spec("transformers"):
-            found["transformers"] = _transformers(shapes, batch)
+            present["transformers"] = _transformers(shapes, batch)
         else:
             notes.append("transformers: not installed (it comes with the extra `dev`)")
     for precision in precisions:
         if precision == "bf16" and not has_bf16(torch.device("cpu")):
             notes.append("vitlet bf16: not supported by this CPU")
         else:
-            found[f"vitlet {precision}"] = _ours(_objective(method, shapes), batch, precision)
-    return found, notes
+            present[f"vitlet {precision}"] = _ours(_objective(method, shapes), batch, precision)
+    return present, notes
 
 
 def _objective(method: Method, shapes: Shapes) -> Objective:

@@ -25,7 +25,7 @@ _CLASSES = 80
 _OBJECTS = 8
 
 
-def bench_detection(
+def bench(
     *,
     repeats: int = 3,
     size: int = 640,

@@ -32,7 +32,7 @@ TIMM = "timm eager fp32"
 _FP32, _BF16 = 1e-4, 5e-2
 
 
-def bench_export(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
+def bench(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: EncoderConfig = TINY) -> dict:
     """Time all contenders at each batch size, after one warm-up turn.
 
     Returns:
@@ -102,7 +102,7 @@ def _call(run: Callable[[Tensor], Any], batch: Tensor) -> Callable[[], Any]:
 def _errors(present: dict[str, Callable[[Tensor], Any]], images: Tensor) -> dict[str, float]:
     """Errors relative to timm; asserts that all contenders compute the same."""
     features = {name: np.asarray(run(images), dtype=np.float32) for name, run in present.items()}
-    errors = {name: relative_error(features[TIMM], found) for name, found in features.items()}
+    errors = {name: relative_error(features[TIMM], output) for name, output in features.items()}
     far = {n: e for n, e in errors.items() if not e <= (_BF16 if n.endswith("bf16") else _FP32)}
     assert not far, f"not the same computation: {far}"
     return errors

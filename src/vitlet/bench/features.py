@@ -24,7 +24,7 @@ TIMM = "timm eager fp32"
 _FP32, _BF16 = 1e-4, 5e-2
 
 
-def bench_features(*, repeats: int = 5, batch_size: int = 64, shape: EncoderConfig | None = None) -> dict[str, Any]:
+def bench(*, repeats: int = 5, batch_size: int = 64, shape: EncoderConfig | None = None) -> dict[str, Any]:
     """Time all contenders in turns, after one warm-up turn.
 
     Args:

@@ -20,7 +20,6 @@ import io
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -45,11 +44,10 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.packing import Form, pack
 from vitlet.data.samples import collate
 from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
-from vitlet.evaluate.pace import one_thread
+from vitlet.evaluate.pace import conditions, one_thread, timed
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
-from vitlet.run import environment
 
 _WIDTH, _HEIGHT = 500, 375
 _SIZE = 224
@@ -58,7 +56,7 @@ _BATCH = 32
 _SEED = 0
 
 
-def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
+def bench(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
     """Time both chains, in rounds over the same JPEGs, after one warm-up round.
 
     Args:
@@ -71,7 +69,7 @@ def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
         its normalisation. `ratio`: how many times faster ours is: the batch of `uint8` against published images, which
         is the loader's share of the work, and the `normalised` batch against theirs. `pixel_difference`: mean absolute
         difference from Pillow's pixels on identical crops, in levels of 255; `pixel_difference_worst`: that of the
-        worst image. `num_images`, `repeats`, `kilobytes` (mean of the JPEGs), `threads`, `processor`.
+        worst image. `num_images`, `kilobytes` (mean of the JPEGs), and the conditions.
     """
     files = photographs(num_images)
     published, ours = _published_chain(), _our_chain()
@@ -99,10 +97,8 @@ def bench_input(*, repeats: int = 5, num_images: int = 64) -> dict[str, Any]:
         "pixel_difference": statistics.fmean(differences),
         "pixel_difference_worst": max(differences),
         "num_images": num_images,
-        "repeats": repeats,
         "kilobytes": statistics.fmean(len(file) for file in files) / 1000,
-        "threads": 1,
-        "processor": environment()["processor"],
+        **conditions(repeats),
     }
 
 
@@ -126,7 +122,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 _Chain = Callable[[list[bytes], int], tuple[float, float]]
-"""(JPEGs, round number) → CPU seconds up to the half-way mark of `bench_input`, and in total."""
+"""(JPEGs, round number) → CPU seconds up to the half-way mark of `bench`, and in total."""
 
 
 def _published_chain() -> _Chain:
@@ -175,14 +171,12 @@ def _packed(files: list[bytes]) -> Iterator[list[Callable[[int], float]]]:
 def _index_chain(index: Index) -> Callable[[int], float]:
     view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
 
-    def run(turn: int) -> float:
-        began = time.process_time()
+    def run(turn: int) -> None:
         for start in range(0, len(index), _BATCH):
             positions = range(start, min(len(index), start + _BATCH))
             collate([_row(index.read(position), view, turn, position) for position in positions])
-        return time.process_time() - began
 
-    return run
+    return lambda turn: timed(run, turn)[1]
 
 
 def _row(file: bytes, view: View, turn: int, position: int) -> dict[str, Any]:
@@ -197,12 +191,9 @@ def _in_batches(first: Callable[[list[bytes], int, int], Any], second: Callable[
     def run(files: list[bytes], turn: int) -> tuple[float, float]:
         half, whole = 0.0, 0.0
         for start in range(0, len(files), _BATCH):
-            began = time.process_time()
-            made = first(files[start : start + _BATCH], turn, start)
-            middle = time.process_time()
-            second(made)
-            half += middle - began
-            whole += time.process_time() - began
+            images, seconds = timed(first, files[start : start + _BATCH], turn, start)
+            half += seconds
+            whole += seconds + timed(second, images)[1]
         return half, whole
 
     return run

@@ -7,9 +7,8 @@ thread and CPU time; on a GPU: wall-clock time around synchronised batches.
 """
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlet.bench.products import counted_flops
+from vitlet.evaluate.pace import one_thread, seconds_on
 from vitlet.rng import derive
 
 _WARM_UP_TURNS = 1
@@ -81,7 +81,7 @@ def bench_models(
         progress(done := done + 1)
     place = torch.device(device)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    with _threads(1 if place.type == "cpu" else torch.get_num_threads()):
+    with one_thread() if place.type == "cpu" else nullcontext():
         prepared = {name: (c.network.to(place).eval(), c.images(batch_size, place)) for name, c in candidates.items()}
         for turn in range(repeats + _WARM_UP_TURNS):
             for name, (network, images) in prepared.items():
@@ -116,37 +116,17 @@ def steps(num_models: int, repeats: int) -> int:
 def _seconds(network: nn.Module, images: Tensor, *, precision: str) -> float:
     """Seconds per batch."""
     device = images.device
+    batches = 1 if device.type == "cpu" else _GPU_BATCHES
+
+    def run() -> None:
+        for _ in range(batches):
+            network(images)
+
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        if device.type == "cpu":
-            began = time.process_time()
-            network(images)
-            return time.process_time() - began
-        _synchronise(device)
-        began = time.perf_counter()
-        for _ in range(_GPU_BATCHES):
-            network(images)
-        _synchronise(device)
-        return (time.perf_counter() - began) / _GPU_BATCHES
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+        return seconds_on(device, run) / batches
 
 
 def _engine(device: torch.device, precision: str) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     thread = ", one thread, CPU time" if device.type == "cpu" else ", wall time"
     return f"PyTorch {torch.__version__}, eager, {precision}, {name}{thread}"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from vitlet.recipes.mae import mae_micro
 _BATCH = 256
 
 
-def bench_probe(
+def bench(
     *,
     repeats: int = 3,
     num_train: int = 5_000,

@@ -32,7 +32,7 @@ _EQUAL_BF16 = 1e-2
 """Where the hardware has bf16, our distillation teacher uses it even if the student is in fp32."""
 
 
-def bench_step(
+def bench(
     *, repeats: int = 5, precisions: Sequence[str] = ("fp32", "bf16"), shapes: dict[str, Shapes] = SHAPES
 ) -> dict[str, Any]:
     """Time all contenders of every method in turns, after one warm-up turn.
@@ -99,7 +99,7 @@ def loss_differences(present: dict[str, Contender], *, within: float = _EQUAL) -
 
 @contextlib.contextmanager
 def _foreign_load() -> Iterator[dict[str, float]]:
-    """Store the number of cores that other processes kept busy under `cores`, where Linux tells."""
+    """Store under `cores` how many cores other processes kept busy, if Linux reports it."""
     load: dict[str, float] = {}
     before, began, own = _busy_seconds(), time.perf_counter(), time.process_time()
     yield load

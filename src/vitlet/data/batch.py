@@ -30,15 +30,15 @@ class Batch:
 
     views: tuple[UInt8[Tensor, "B 3 _ _"], ...]
     labels: Int[Tensor, "B"]
-    """Class numbers of the images shown; −1 without a label."""
+    """Class numbers of the images; −1 without a label."""
     positions: Int[Tensor, "B"]
-    """Positions of these images, or of those that they replace, among the usable images."""
+    """Positions of the images, or of those that they replace, among the usable images."""
     slots: Int[Tensor, "B"]
     """Slots in the global batch; they key every per-sample random draw of a step."""
     replaced: tuple[tuple[int, str], ...] = ()
     """(position, reason) of unreadable images that were replaced."""
     targets: tuple[Targets, ...] = ()
-    """One per image for detection; else empty."""
+    """One per image for detection, otherwise empty."""
     shapes: tuple[tuple[int, int], ...] = ()
     """Height and width of each image before augmentation, in pixels."""
 

@@ -1,8 +1,8 @@
-"""Decode every image once, before training: what is unreadable, odd, tiny, doubled or leaked.
+"""Decode every image once, before training: some are unreadable, odd, tiny, duplicated or leaked.
 
-Training uses the same verdicts, so a set with damaged files gives the same batches as the set without them, and no
-run dies in its ninth hour on a truncated file. Verdicts are cached by path, size, time of change, limits and
-decoder; an interrupted check goes on where it was.
+Training uses the same verdicts, so a set with damaged files gives the same batches as the set without them, and no run
+fails in its ninth hour because of a truncated file. Findings are cached by path, size, modification time, limits and
+decoder; an interrupted check continues where it stopped.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from vitlet.disk import write_file
 from vitlet.text import printable
 
 ITEM_SECONDS = 60.0
-"""An image that takes longer is bad."""
+"""An image that takes longer to decode is bad."""
 
 _SAVE_SECONDS = 60.0
 _CRC_BYTES = 4
@@ -44,15 +44,15 @@ def check(
     cache: Path | None = None,
     item_seconds: float = ITEM_SECONDS,
 ) -> Verdicts:
-    """Decode what no earlier check has decoded, and judge the whole index.
+    """Decode the images that no earlier check has decoded, and judge all of them.
 
     Args:
         index: The images.
-        workers: Decoding processes; 0 means one, so that no file can hang or crash the caller.
-        max_pixels: As for `decode`.
-        min_side: As for `decode`.
-        progress: Called with (images done, images in all).
-        cache: Where verdicts are kept; see `columns.cache_folder`.
+        workers: Number of decoding processes, at least one, so that no file can hang or crash the caller.
+        max_pixels: See `decode`.
+        min_side: See `decode`.
+        progress: Called with (number of images done, number of images).
+        cache: Folder of caches; see `columns.cache_folder`.
         item_seconds: An image that takes longer is bad.
 
     Raises:
@@ -78,12 +78,12 @@ def check(
             ledger.save()
     if progress is not None and not len(todo):
         progress(done, len(index))
-    del ledger  # its keys are as large as what is summarised
+    del ledger  # its keys take as much memory as the findings themselves
     return summarise(index, findings)
 
 
 class _Finding(NamedTuple):
-    """What one image turned out to be; without a mode it is bad, and `reason` says why."""
+    """The result of decoding one image; without a mode it is bad, and `reason` says why."""
 
     digest: bytes = bytes(16)
     thumbnail: bytes = bytes(72)
@@ -92,7 +92,7 @@ class _Finding(NamedTuple):
     mode: str = ""
     reason: str = ""
     is_lasting: bool = True
-    """False where another try may succeed though the file is the same: it could not be read, or took too long."""
+    """False if another try may succeed with the same file: it could not be read, or took too long."""
 
 
 def _examine(index: Index, max_pixels: int, min_side: int, i: int) -> _Finding:
@@ -110,7 +110,7 @@ def _examine(index: Index, max_pixels: int, min_side: int, i: int) -> _Finding:
 
 @final
 class _Ledger:
-    """The findings of one index, those of earlier checks included."""
+    """The findings for one index, including those of earlier checks."""
 
     def __init__(self, index: Index, cache: Path, *, limits: tuple[int, int]) -> None:
         name = repr((os.path.realpath(index.root), index.name, decoder_version(), limits, ROW.descr))
@@ -122,7 +122,7 @@ class _Ledger:
         self._recall()
 
     def enter(self, i: int, finding: "_Finding | Lost", noise: str) -> None:
-        """Take down what was found about image `i`."""
+        """Record the finding for image `i`."""
         if isinstance(finding, Lost):
             finding = _Finding(reason=finding.reason, is_lasting=False)
         warning = printable(" ".join(noise.split()))[:200]
@@ -141,12 +141,12 @@ class _Ledger:
         self.known[i], self._lasting[i] = True, finding.is_lasting
 
     def save(self) -> None:
-        """Keep the lasting findings for the next check."""
+        """Save the lasting findings for the next check."""
         num_bytes = int((self.known & self._lasting).sum()) * ROW.itemsize
         write_file(self._file, self._saved(), num_bytes=num_bytes)
 
     def _saved(self) -> Iterator[bytes]:
-        """A line of JSON, the rows, and the CRC-32 of both."""
+        """Yield a line of JSON, the rows, and the CRC-32 of both."""
         head = json.dumps(self.findings.texts).encode() + b"\n"
         yield head
         crc = zlib.crc32(head)
@@ -157,7 +157,7 @@ class _Ledger:
         yield crc.to_bytes(_CRC_BYTES)
 
     def _recall(self) -> None:
-        """Take over what is saved about the same files; where the cache is damaged, everything is decoded again."""
+        """Load the saved findings for files that are unchanged; none if the cache is damaged."""
         order = np.argsort(self._keys).astype(np.int32)
         keys = self._keys[order]
         try:
@@ -170,10 +170,10 @@ class _Ledger:
                     part = stream.read(min(left, PART_ROWS * ROW.itemsize))
                     crc = zlib.crc32(part, crc)
                     rows = np.frombuffer(part, dtype=ROW)
-                    found = np.minimum(np.searchsorted(keys, rows["key"]), len(keys) - 1)
-                    same = keys[found] == rows["key"]
-                    self.findings.put(order[found[same]], rows[same])
-                    self.known[order[found[same]]] = True
+                    nearest = np.minimum(np.searchsorted(keys, rows["key"]), len(keys) - 1)
+                    same = keys[nearest] == rows["key"]
+                    self.findings.put(order[nearest[same]], rows[same])
+                    self.known[order[nearest[same]]] = True
                 is_whole = crc.to_bytes(_CRC_BYTES) == stream.read()
         except (OSError, ValueError):
             is_whole, texts = False, []
@@ -184,7 +184,7 @@ class _Ledger:
 
 
 def _keys(index: Index) -> np.ndarray:
-    """`S16` [n]: hashes of path, size and time of change, as in `findings.ROW`."""
+    """Return hashes of path, size and modification time, `S16` [n], as in `findings.ROW`."""
     keys = bytearray(16 * len(index))
     for i, (path, size, mtime) in enumerate(index.entries()):
         keys[16 * i : 16 * i + 16] = hashlib.blake2b(b"%d %d %s" % (size, mtime, path), digest_size=16).digest()

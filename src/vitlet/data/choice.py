@@ -60,18 +60,18 @@ class Subset:
     @classmethod
     def _listed(cls, file: Path, digest: str) -> "Subset":
         try:
-            found = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+            actual = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         except OSError as error:
             raise DataError(
                 f"cannot read the list {printable(file)}", why=error.strerror or str(error), fix="restore the file"
             ) from error
-        if digest not in ("", found):
+        if digest not in ("", actual):
             raise DataError(
                 f"the list {printable(file)} has changed since the run began",
                 why="It names other images now",
                 fix="restore it, or give the command that began the run again, with --fresh",
             )
-        return cls(file=file, digest=found)
+        return cls(file=file, digest=actual)
 
     def __str__(self) -> str:
         """Return text that `parse` accepts from any working directory."""

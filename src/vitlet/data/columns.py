@@ -3,20 +3,20 @@
     index.json · paths.bin, path_ends.npy · labels.npy · splits.npy · sizes.npy · mtimes.npy ·
     [content.bin, content_ends.npy] · [shards.npy, offsets.npy]
 
-Paths are bytes, one after the other; `content.bin` holds the images themselves where the source is a Parquet file;
-`shards` and `offsets` say where an image begins where the source is tar shards.
-A million Python strings would cost 100 MB in every worker and, through reference counts, be copied by every fork; a
-map costs the pages that are touched, once for all processes.
+Paths are bytes, one after the other. `content.bin` holds the images themselves if the source is a Parquet file;
+`shards` and `offsets` say where each image starts if the source is tar shards. A million Python strings would take
+100 MB in every worker and, because of reference counts, be copied by every fork; a map takes only the pages that are
+read, once for all processes.
 
-Everything in the cache can be deleted at any time; it is made again.
+Everything in the cache can be deleted at any time; it is created again.
 """
 
 import array
+import contextlib
 import hashlib
 import json
 import mmap
 import os
-import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
+from vitlet.disk import settle_folder, temporary_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
-
-SPLITS = ("train", "val", "test")
-"""What the codes in the column `splits` mean."""
 
 _FORMAT = 1
 _MAX_SKIPPED = 1000
@@ -40,7 +37,7 @@ _COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtime
 
 
 def cache_folder(cache: Path | None = None) -> Path:
-    """Where caches live: the argument, else $VITLET_CACHE, else $XDG_CACHE_HOME/vitlet, else ~/.cache/vitlet."""
+    """Return the folder of caches: the argument, $VITLET_CACHE, $XDG_CACHE_HOME/vitlet or ~/.cache/vitlet."""
     if cache is not None:
         return Path(cache)
     if named := os.environ.get("VITLET_CACHE"):
@@ -49,7 +46,7 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 
 def cache_error(error: OSError, folder: Path) -> ResourceError:
-    """A cache that cannot be written, with the way out."""
+    """Return the error for a cache that cannot be written, with a fix."""
     return ResourceError(
         f"cannot write the cache in {printable(folder)}",
         why=error.strerror or str(error),
@@ -59,15 +56,15 @@ def cache_error(error: OSError, folder: Path) -> ResourceError:
 
 @final
 class Writer:
-    """Collects the entries of one source, and publishes them in their order as a folder of the cache in one step.
+    """Collects the entries of one source and publishes them, in their order, as one folder of the cache.
 
-    Use as a context manager: an error on the way leaves nothing behind.
+    A context manager: nothing is left behind after an error.
     """
 
     def __init__(self, cache: Path) -> None:
         """Args: cache: The cache; entries are written to a temporary folder in it."""
         self._cache = cache
-        self._folder = cache / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._open = contextlib.ExitStack()
         self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
         self._codes: dict[bytes, int] = {}
         self._declared: list[bytes] = []
@@ -75,9 +72,9 @@ class Writer:
         """The first 1,000 places that were not read, with the reason."""
         self.num_skipped = 0
         self.notes: list[str] = []
-        """Sentences about choices that were made for the user."""
+        """Sentences for the user on how the data was understood."""
         try:
-            self._folder.mkdir(parents=True)
+            self._folder = self._open.enter_context(temporary_folder(cache, uuid.uuid4().hex[:8]))
             self._paths: IO[bytes] = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
         except OSError as error:
             raise cache_error(error, cache) from error
@@ -95,13 +92,13 @@ class Writer:
         self._paths.close()
         if self._content is not None:
             self._content.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # after `publish` it stands there no more
+        self._open.close()
 
     def __len__(self) -> int:
         return len(self._columns["labels"])
 
     def add(self, path: bytes, *, label: bytes | None, split: int, size: int, mtime: int) -> None:
-        """One image; `label` is the class name, None without one; `mtime` in nanoseconds."""
+        """Add an image; `label` is its class name or None, `mtime` is in nanoseconds."""
         self._write(self._paths, path)
         self._end += len(path)
         code = -1 if label is None else self._codes.setdefault(label, len(self._codes))
@@ -113,38 +110,38 @@ class Writer:
         columns["mtimes"].append(mtime)
 
     def add_content(self, content: bytes) -> None:
-        """The bytes of the next image, for sources whose images are no files."""
+        """Add the bytes of the next image, for sources whose images are not files."""
         if self._content is None:
             self._content = open(self._folder / "content.bin", "wb")  # noqa: SIM115
         self._write(self._content, content)
 
     def place_in(self, files: list[str]) -> None:
-        """The images that follow lie inside these files, whose names are relative to the root."""
+        """State the files that contain the images added from now on; names are relative to the root."""
         self._files = files
 
     def add_place(self, file: int, offset: int) -> None:
-        """Where the image added last begins: a position in the files of `place_in`, and bytes from their start."""
+        """State where the image added last starts: a position in the files of `place_in`, and an offset in bytes."""
         self._places["shards"].append(file)
         self._places["offsets"].append(offset)
 
     def attach(self, name: str, content: bytes) -> None:
-        """A further file of the index; its content changes the fingerprint."""
+        """Add another file to the index; its content is part of the fingerprint."""
         with open(self._folder / name, "wb") as stream:
             self._write(stream, content)
         self._attached.update(f"{name} {len(content)} ".encode() + content)
         self._has_attached = True
 
     def skip(self, path: str, reason: str) -> None:
-        """Remember that something was not read, and why."""
+        """Record that something was not read, and why."""
         self.num_skipped += 1
         if len(self.skipped) < _MAX_SKIPPED:
             self.skipped.append((path, reason))
 
     def declare(self, classes: list[bytes]) -> None:
-        """Fix the class names and their order, where the source states them; a second call must agree.
+        """Set the class names and their order, if the source states them.
 
         Raises:
-            DataError: if it does not.
+            DataError: if an earlier call stated others.
         """
         if self._declared and classes != self._declared:
             raise DataError(
@@ -156,16 +153,16 @@ class Writer:
 
     @property
     def classes(self) -> list[bytes]:
-        """The declared class names, else those met so far: numbers by value, words by their bytes."""
+        """The declared class names; without them, those added so far: numbers by value, words by their bytes."""
         if self._declared:
             return self._declared
         names = sorted(self._codes)
         return sorted(names, key=int) if all(_is_number(name) for name in names) else names
 
     def labels(self, classes: list[bytes]) -> np.ndarray:
-        """Int32 [n]: the place of each label in `classes`, -1 without one."""
+        """Return the position of each label in `classes`, int32 [n]; -1 without a label."""
         place = {name: i for i, name in enumerate(classes)}
-        table = np.array([*(place[name] for name in self._codes), -1], dtype=np.int32)  # code -1 finds the last
+        table = np.array([*(place[name] for name in self._codes), -1], dtype=np.int32)  # code -1 selects the last
         return table[np.frombuffer(self._columns["labels"], dtype=np.int32)]
 
     @property
@@ -174,13 +171,13 @@ class Writer:
         return np.frombuffer(self._columns["splits"], dtype=np.uint8)
 
     def sort(self, repeated: Callable[[bytes, int, int], None]) -> np.ndarray:
-        """Bring the images into the byte order of their paths, equal ones into the order in which they came.
+        """Sort the images by the bytes of their paths; the sort is stable.
 
         Args:
-            repeated: Called with each path that is there already, and where the former and this image stood before.
+            repeated: Called with each repeated path, and the previous positions of the earlier and the later image.
 
         Returns:
-            Int64 [n]: where each image stood before.
+            Int64 [n]: the previous position of each image.
         """
         if not len(self):
             return np.empty(0, dtype=np.int64)
@@ -199,13 +196,13 @@ class Writer:
     def _sort_paths(self, offsets: np.ndarray, repeated: Callable[[bytes, int, int], None]) -> np.ndarray:
         self._paths.close()
         mapped = map_bytes(self._folder / "paths.bin")
-        os.unlink(self._folder / "paths.bin")  # the bytes stay as long as they are mapped
+        os.unlink(self._folder / "paths.bin")  # the bytes exist as long as they are mapped
         self._paths = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(mapped)]
         paths = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
         order = pc.call_function("array_sort_indices", [paths]).to_numpy().view(np.int64)
         for start in range(0, len(order), _SORTED_ROWS):
-            former = max(0, start - 1)  # a part begins with the last of the part before
+            former = max(0, start - 1)  # a part starts with the last path of the previous one
             part = paths.take(pa.array(order[former : start + _SORTED_ROWS]))
             for i in np.flatnonzero(pc.call_function("equal", [part[1:], part[:-1]])):
                 repeated(part[int(i)].as_py(), int(order[former + i]), int(order[former + i + 1]))
@@ -214,10 +211,10 @@ class Writer:
         return order
 
     def publish(self, *, key: str, name: str, root: str, classes: list[bytes]) -> Path:
-        """Flush everything and give the folder its final name, which follows from `key` and the content.
+        """Flush everything and give the folder its final name, a hash of `key` or, if that is empty, of the content.
 
         Returns:
-            The folder; one that is there already under this name holds the same and stays.
+            The folder. One that already has this name has the same content and is kept.
         """
         columns = {n: np.frombuffer(c, dtype=c.typecode) for n, c in self._columns.items()}
         columns["labels"] = self.labels(classes)
@@ -258,16 +255,11 @@ class Writer:
     def _settle(self, folder: Path) -> None:
         if self._content is not None:
             self._content.close()
-        for file in self._folder.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        flush_folder(self._folder)
         try:
-            os.rename(self._folder, folder)
+            settle_folder(self._folder, folder)
         except OSError:
-            if not (folder / "index.json").is_file():  # else another process was faster with the same content
+            if not (folder / "index.json").is_file():  # otherwise another process was faster with the same content
                 raise
-        flush_folder(folder.parent)
 
     def _write(self, stream: IO[bytes], content: bytes) -> None:
         try:
@@ -277,22 +269,22 @@ class Writer:
 
 
 def source_folder(cache: Path, key: str) -> Path:
-    """The cache folder of an index whose source is described by `key`."""
+    """Return the cache folder of an index whose source is described by `key`."""
     return cache / f"index-{hashlib.sha256(f'{_FORMAT} {key}'.encode(errors='surrogateescape')).hexdigest()[:24]}"
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The JSON part of an index."""
+    """Read the JSON part of an index."""
     return json.loads((folder / "index.json").read_bytes())
 
 
 def read_column(folder: Path, name: str) -> np.ndarray:
-    """One column as a read-only map."""
+    """Map one column, read-only."""
     return np.load(folder / f"{name}.npy", mmap_mode="r")
 
 
 def map_bytes(file: Path) -> mmap.mmap | None:
-    """The bytes of a file, mapped read-only; None where there is no such file."""
+    """Map the bytes of a file, read-only; None if there is no such file."""
     try:
         with open(file, "rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -300,8 +292,8 @@ def map_bytes(file: Path) -> mmap.mmap | None:
         return None
 
 
-def let_go(mapped: mmap.mmap) -> None:
-    """Give back the pages that were read; they come again when they are asked for."""
+def release_pages(mapped: mmap.mmap) -> None:
+    """Release the pages that were read; they are paged in again on access."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -118,8 +118,8 @@ def decode_with_mode(
             return _raw(content, max_pixels, min_side), "NPY RGB"
         if kind == "JPEG" and (header := jpeg_header(content)) is not None:
             _check_size((header.width, header.height), len(content), max_pixels, min_side)
-            if (found := _with_simplejpeg(content, header)) is not None:
-                return found, f"JPEG {'L' if header.channels == 1 else 'RGB'}"
+            if (decoded := _with_simplejpeg(content, header)) is not None:
+                return decoded, f"JPEG {'L' if header.channels == 1 else 'RGB'}"
         with _silent_pillow(), Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_size(image.size, len(content) if kind in _BOUNDED else None, max_pixels, min_side)
             mode = f"{kind} {image.mode}" + (", first frame" if kind != "JPEG" and _has_more_frames(image) else "")
@@ -191,8 +191,8 @@ def jpeg_header(content: bytes) -> JpegHeader | None:
         if marker in (0xC0, 0xC1, 0xC2):
             bits, channels = content[at + 4], content[at + 9]
             height, width = (int.from_bytes(content[i : i + 2], "big") for i in (at + 5, at + 7))
-            known = bits == 8 and channels in (1, 3) and width and height
-            return JpegHeader(width, height, channels, exif) if known else None
+            is_supported = bits == 8 and channels in (1, 3) and width and height
+            return JpegHeader(width, height, channels, exif) if is_supported else None
         if marker < 0xC0 or 0xD0 <= marker <= 0xDA or marker == 0xFF:  # no length follows, or no header will
             return None
         following = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")

@@ -8,7 +8,6 @@ train/<digit>/0000.png …   400 per class, 100 in the small set      test/<digi
 """
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlet.disk import TEMPORARY, flush_folder, storage_error
+from vitlet.disk import new_folder
 from vitlet.errors import UsageError
 from vitlet.rng import derive, permutation
 
@@ -66,26 +65,21 @@ def _demo_digits() -> _Labelled:
 def _small_digits() -> _Labelled:
     from sklearn.datasets import load_digits
 
-    found: Any = load_digits()
-    images = (found.images * (255 / 16)).round().astype(np.uint8)
-    return images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), found.target
+    dataset: Any = load_digits()
+    images = (dataset.images * (255 / 16)).round().astype(np.uint8)
+    return images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), dataset.target
 
 
 def _write(folder: Path, load: Callable[[], _Labelled], *, train_per_class: int) -> Path:
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return folder
     images, digits = load()
-    temporary = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
-    try:
+    with new_folder(folder, num_bytes=images.nbytes) as temporary:
         for digit in range(10):
             members = np.flatnonzero(digits == digit)
             order = members[permutation(derive(_SEED, digit), len(members))]
             _write_images(temporary / "train" / str(digit), images[order[:train_per_class]])
             _write_images(temporary / "test" / str(digit), images[order[train_per_class:]])
-        os.rename(temporary, folder)
-        flush_folder(folder.parent)
-    except OSError as error:
-        raise storage_error(error, folder, images.nbytes) from error
     return folder
 
 

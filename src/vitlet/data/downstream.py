@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vitlet.data.columns import SPLITS, Writer, source_folder
+from vitlet.data.columns import Writer, source_folder
 from vitlet.data.names import TITLES, PublicData
+from vitlet.data.splits import SPLITS
 from vitlet.errors import DataError
 from vitlet.text import printable
 

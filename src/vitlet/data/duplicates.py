@@ -1,8 +1,8 @@
-"""Which images are the same, or nearly: equal bytes, or thumbnails of 9 × 8 pixels that agree.
+"""Finds images that are equal or similar: equal bytes, or thumbnails of 9 × 8 pixels that agree.
 
-Source: dHash (Krawetz, 2013): 64 bits, each whether a pixel of the thumbnail is darker than its right neighbour. It
-survives scaling and re-encoding, and finds candidates quickly. *Difference*: candidates must also correlate as
-thumbnails, because scans of handwriting, with much empty ground, share their hash with strangers.
+Source: dHash (Krawetz, 2013): 64 bits, each of which says whether a pixel of the thumbnail is darker than its right
+neighbour. It survives scaling and re-encoding, and finds candidates quickly. *Difference*: the thumbnails of candidates
+must also correlate, because scans of handwriting, which are mostly blank, share their hash with unrelated ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,33 +16,33 @@ THUMBNAIL = (8, 9)
 """Rows and columns."""
 
 MAX_DISTANCE = 3
-"""Bits in which the hashes of near duplicates may differ."""
+"""Largest number of bits in which the hashes of near duplicates differ."""
 
 MIN_CORRELATION = 0.995
-"""Of the thumbnails of near duplicates."""
+"""Smallest correlation between the thumbnails of near duplicates."""
 
-_MARGIN = 2  # grey levels; below it the order of two pixels is noise
+_MARGIN = 2  # in grey levels; a smaller difference of two pixels is noise
 _MIN_BITS, _MAX_BITS = 8, 56  # outside there is too little texture to tell images apart
-# Four bands of 16 bits: hashes that differ in three bits agree in one band. Crowded buckets are searched this far.
+# Four bands of 16 bits: hashes that differ in three bits agree in one band. Large buckets are searched only this far.
 _BANDS, _REACH = 4, 32
 _PART_PAIRS = 65_536
 
 
 def thumbnail(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[np.ndarray, "8 9"]:
-    """The image in grey, 8 rows of 9 pixels."""
+    """Shrink an image to 8 rows of 9 grey pixels."""
     small = interpolate(pixels.unsqueeze(0), size=THUMBNAIL, mode="bilinear", antialias=True)[0]
     return small.float().mean(dim=0).round().byte().numpy()
 
 
 def dhash(thumbnails: UInt8[np.ndarray, "n 8 9"]) -> UInt64[np.ndarray, " n"]:
-    """The 64 bits of each thumbnail."""
+    """Return the 64 bits of each thumbnail."""
     levels = thumbnails.astype(np.int16)
     bits = levels[:, :, 1:] - levels[:, :, :-1] > _MARGIN
     return np.packbits(bits.reshape(len(bits), 64), axis=1).view(np.uint64).reshape(-1)
 
 
 def equal_pairs(digests: np.ndarray) -> np.ndarray:
-    """Int64 [pairs, 2]: each position whose digest (`S32` [n]) came before, with the first that has it."""
+    """Pair each position whose digest (`S16` [n]) occurred before with the first occurrence: int64 [pairs, 2]."""
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     is_repeat = ordered[1:] == ordered[:-1]
@@ -54,28 +54,28 @@ def equal_pairs(digests: np.ndarray) -> np.ndarray:
 
 
 def shared_pairs(reference: np.ndarray, digests: np.ndarray) -> np.ndarray:
-    """Int64 [pairs, 2]: the first place in `reference`, and the place in `digests`, of what stands in both."""
-    known, firsts = np.unique(reference, return_index=True)
-    if not len(known):
+    """Pair the first position in `reference` and the position in `digests` of equal digests: int64 [pairs, 2]."""
+    unique, firsts = np.unique(reference, return_index=True)
+    if not len(unique):
         return np.empty((0, 2), dtype=np.int64)
-    places = np.minimum(np.searchsorted(known, digests), len(known) - 1)
-    found = np.flatnonzero(known[places] == digests)
-    return np.stack([firsts[places[found]], found], axis=1)
+    nearest = np.minimum(np.searchsorted(unique, digests), len(unique) - 1)
+    shared = np.flatnonzero(unique[nearest] == digests)
+    return np.stack([firsts[nearest[shared]], shared], axis=1)
 
 
 def near_pairs(
     hashes: UInt64[np.ndarray, " n"], thumbnails: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Pairs of positions whose thumbnails agree in `MAX_DISTANCE` and `MIN_CORRELATION`.
+    """Find pairs of positions whose thumbnails agree within `MAX_DISTANCE` and `MIN_CORRELATION`.
 
     Args:
         hashes: `dhash` of the thumbnails.
-        thumbnails: Gives those at some positions; only candidates are asked for.
+        thumbnails: Returns the thumbnails at some positions; called for candidates only.
 
     Yields:
-        Int64 [pairs, 2], some pairs at a time, for there may be many more than images. Each comes once, with the
-        smaller position first. In a bucket of more than 32 hashes that share a band, each is compared with its 32
-        followers only.
+        Int64 [pairs, 2], a part of the pairs at a time, since there may be many more pairs than images. Each occurs
+        once, with the smaller position first. In a bucket of more than 32 hashes that share a band, each is compared
+        only with the next 32.
     """
     bits = np.bitwise_count(hashes)
     textured = np.flatnonzero((bits >= _MIN_BITS) & (bits <= _MAX_BITS)).astype(np.int32)
@@ -87,9 +87,9 @@ def near_pairs(
         keys, ordered = keys[order], hashes[order]
         for step in range(1, min(_REACH, len(order) - 1) + 1):
             near = np.bitwise_count(ordered[:-step] ^ ordered[step:]) <= MAX_DISTANCE
-            found = np.flatnonzero(near & (keys[:-step] == keys[step:]))
-            for start in range(0, len(found), _PART_PAIRS):
-                at = found[start : start + _PART_PAIRS]
+            candidates = np.flatnonzero(near & (keys[:-step] == keys[step:]))
+            for start in range(0, len(candidates), _PART_PAIRS):
+                at = candidates[start : start + _PART_PAIRS]
                 first, second = _fresh(order[at], order[at + step], hashes, ranks)
                 pairs = np.sort(np.stack([textured[first], textured[second]], axis=1).astype(np.int64), axis=1)
                 agree = _correlation(thumbnails(pairs[:, 0]), thumbnails(pairs[:, 1])) >= MIN_CORRELATION
@@ -106,7 +106,7 @@ def _band(hashes: np.ndarray, band: int) -> np.ndarray:
 def _fresh(
     first: np.ndarray, second: np.ndarray, hashes: np.ndarray, ranks: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Without the pairs that one of the bands before has compared; `ranks` has the places of the hashes in those."""
+    """Drop the pairs that an earlier band has compared; `ranks` are the positions of the hashes in each of those."""
     is_fresh = np.ones(len(first), dtype=bool)
     for band, rank in enumerate(ranks):
         shared = _band(hashes[first], band) == _band(hashes[second], band)

@@ -1,6 +1,6 @@
-"""What a check found out about each image: one row an image, in a file without a name and not in memory.
+"""The findings of a check: one row per image, in an unnamed temporary file instead of memory.
 
-A million rows are 124 MB. They are written one by one, read in parts through a map, and what was read is let go of.
+A million rows are 124 MB. They are written one by one and read in parts through a map, whose pages are then released.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from vitlet.data.columns import cache_error, let_go
+from vitlet.data.columns import cache_error, release_pages
 from vitlet.data.duplicates import THUMBNAIL
 
 ROW = np.dtype(
@@ -28,8 +28,8 @@ ROW = np.dtype(
         ("warning", "i4"),
     ]
 )
-"""`key` is a hash of path, size and time of change, `digest` one of the bytes. Mode, reason and warning count in a
-table of texts, 0 is none. An image without mode is bad.
+"""`key` is a hash of path, size and modification time, `digest` one of the bytes. Mode, reason and warning are codes,
+positions in `Findings.texts`; 0 stands for none. An image without a mode is bad.
 """
 
 PART_ROWS = 16_384
@@ -37,16 +37,16 @@ PART_ROWS = 16_384
 
 @final
 class Findings:
-    """One `ROW` an image, all zero until it is written."""
+    """One `ROW` per image, all zero until it is written."""
 
     def __init__(self, length: int, *, folder: Path) -> None:
-        """`length` rows in a temporary file in `folder`.
+        """Create `length` rows in a temporary file in `folder`.
 
         Raises:
-            ResourceError: if it cannot be made.
+            ResourceError: if that fails.
         """
         self.texts: list[str] = [""]
-        """What `mode`, `reason` and `warning` count in."""
+        """Lookup table for the codes in `mode`, `reason` and `warning`."""
         self._codes = {"": 0}
         self._folder = folder
         try:
@@ -64,14 +64,14 @@ class Findings:
         return len(self._rows)
 
     def code(self, text: str) -> int:
-        """The place of `text` in `texts`, where it now stands."""
+        """Return the code of `text`, which is added to `texts` if necessary."""
         code = self._codes.setdefault(text, len(self.texts))
         if code == len(self.texts):
             self.texts.append(text)
         return code
 
     def enter(self, i: int, **values: Any) -> None:
-        """Write row `i`; what `values` does not name is zero.
+        """Write row `i`; fields missing from `values` are zero.
 
         Raises:
             ResourceError: if the disk is full.
@@ -82,7 +82,7 @@ class Findings:
         self._put(i, self._row)
 
     def put(self, places: np.ndarray, rows: np.ndarray) -> None:
-        """Write whole rows; those whose places follow one another at once.
+        """Write whole rows; consecutive ones together.
 
         Raises:
             ResourceError: if the disk is full.
@@ -98,21 +98,21 @@ class Findings:
             raise cache_error(error, self._folder) from error
 
     def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """All rows in order, 16,384 at a time, with their places; good until the next part is asked for."""
+        """Yield all rows in order, 16,384 at a time, with their positions; each part is valid until the next."""
         for start in range(0, len(self), PART_ROWS):
             places = slice(start, min(start + PART_ROWS, len(self)))
             yield places, self._rows[places]
-            let_go(self._map)
+            release_pages(self._map)
 
     def column(self, name: str) -> np.ndarray:
-        """One field of all rows."""
+        """Return one field of all rows."""
         values = np.empty(len(self), dtype=ROW[name])
         for places, rows in self.parts():
             values[places] = rows[name]
         return values
 
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """One field of some rows, in the order of `rows`."""
+        """Return one field of some rows, in the order of `rows`."""
         values = self._rows[name][rows]
-        let_go(self._map)
+        release_pages(self._map)
         return values

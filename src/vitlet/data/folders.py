@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import final
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import SPLITS, TRAIN, code_of
+from vitlet.disk import is_inside
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -32,12 +34,13 @@ _NO_IMAGES = frozenset(
     b"authors changelog checksums contributors copying license licence makefile md5sums notice readme sha256sums "
     b"version".split()
 )
-"""Usual names of files that have no suffix and are no images."""
+"""Usual names of files without a suffix that are not images."""
 
 _LEAVES = "a link that leaves the folder; --follow-outside reads it"
-_SPLIT_FOLDER = re.compile(rb"(?i)(train|training|val|valid|validation|test|testing)(?:[12]\d{3})?")
+_YEAR = re.compile(rb"[12]\d{3}\Z")
+"""May follow the word for a split: `val2017`."""
 _NO_CLASS = re.compile(rb"(?i)(eval|evaluation|dev|devel|development|hold-?_?out|un-?labell?ed|query|gallery)/")
-"""Folders that are not supported as splits and are unlikely to be classes."""
+"""Folders that are not read as splits, but are unlikely to be classes."""
 
 
 def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
@@ -62,7 +65,7 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
         if labelled[prefix]:
             refused = [path[len(prefix) :] for path in walk.refused if os.path.dirname(path) == prefix[:-1]]
             names = [name[:-1] for name in walk.names(prefix) if name.endswith(b"/")] + refused
-            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == 0)
+            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == TRAIN)
 
 
 @final
@@ -144,7 +147,7 @@ class _Walk:
             self.bare = min(self.bare or path, path)
 
     def _refuse_link(self, target: bytes, *, is_folder: bool) -> str:
-        if target == self.real_root or target.startswith(self.real_root.rstrip(b"/") + b"/"):
+        if is_inside(target, self.real_root):
             is_hidden = b"/." in target[len(self.real_root) :]
             return "a link to a folder that is read under its own name" if is_folder and not is_hidden else ""
         if self.follow_outside or not os.path.lexists(target):
@@ -174,10 +177,9 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
     splits: dict[bytes, int] = {}
     others = []
     for name in walk.names(b""):
-        match = _SPLIT_FOLDER.fullmatch(name[:-1]) if name.endswith(b"/") else None
-        if match:
-            word = match[1].lower()
-            splits[name] = 0 if word.startswith(b"train") else 1 if word.startswith(b"val") else 2
+        code = code_of(os.fsdecode(_YEAR.sub(b"", name[:-1]))) if name.endswith(b"/") else None
+        if code is not None:
+            splits[name] = code
         elif not name.endswith(b"/") or next(walk.files(name, report=False), None):
             others.append(name)
     if splits and not others:
@@ -193,7 +195,7 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
         return splits
     # `train` alone may be a class (of vehicles), but not if it contains folders or is next to one like `eval`.
     parts = len(set(splits.values())) > 1 or any(_NO_CLASS.fullmatch(name) for name in others)
-    if 0 in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
+    if TRAIN in splits.values() and (parts or any(walk.holds_folders(name) for name in splits)):
         raise DataError(
             f"{_list(others)} beside {_list(splits)}",
             where=_show(walk.root),
@@ -202,8 +204,8 @@ def _groups(walk: _Walk) -> dict[bytes, int]:
             "with path, label and split",
         )
     if splits and all(name.endswith(b"/") for name in others):
-        walk.writer.notes.append(f"{_list(splits)} is taken for a class like {_list(others)}, not for a split")
-    return {b"": 0}
+        walk.writer.notes.append(f"{_list(splits)} is read as a class like {_list(others)}, not as a split")
+    return {b"": TRAIN}
 
 
 def _has_classes(walk: _Walk, prefix: bytes) -> bool:
@@ -214,7 +216,7 @@ def _has_classes(walk: _Walk, prefix: bytes) -> bool:
     if folders and images:
         walk.writer.notes.append(
             f"No labels: {plural(len(images), 'image')} in {_show(prefix or b'.')} (such as {_show(images[0])}) "
-            f"beside {plural(len(folders), 'folder')}, so the folders are not taken for classes"
+            f"beside {plural(len(folders), 'folder')}, so the folders are not read as classes"
         )
     return bool(folders) and not images
 
@@ -251,20 +253,20 @@ def _unread(walk: _Walk) -> Iterator[str]:
 
 
 def _counted(others: Counter[str]) -> str:
-    """The numbers of files by suffix, the five largest first."""
+    """Return the numbers of files by suffix, the largest five first."""
     ordered = sorted(others.items(), key=lambda other: (-other[1], other[0]))
     rest = sum(count for _, count in ordered[5:])
     return ", ".join(f"{count:,} {suffix}" for suffix, count in ordered[:5]) + (f" and {rest:,} more" if rest else "")
 
 
 def _no_images(walk: _Walk) -> DataError:
-    seen = _counted(walk.others)
+    others = [f"Found {_counted(walk.others)}"] if walk.others else []
     skipped = [f"{printable(place)}: {reason}" for place, reason in walk.writer.skipped[:5]]
-    found = "; ".join(["Found " + seen] * bool(seen) + skipped) or "The folder is empty"
+    contents = "; ".join(others + skipped) or "The folder is empty"
     return DataError(
         "no images",
         where=_show(walk.root),
-        why=f"{found}. Images are files named {_suffixes()}",
+        why=f"{contents}. Images are files named {_suffixes()}",
         fix="give the folder that holds the images, or a .csv or .parquet file",
     )
 
@@ -278,5 +280,5 @@ def _show(name: bytes) -> str:
 
 
 def _list(names: Iterable[bytes]) -> str:
-    shown = [_show(name) for name in names]
-    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+    words = [_show(name) for name in names]
+    return ", ".join(words[:20]) + (f" and {len(words) - 20} more" if len(words) > 20 else "")

@@ -1,7 +1,7 @@
-"""The index of a user's images: which there are, in which order, with which label and split. No pixel is read.
+"""The index of a user's images: their order, labels and splits. No pixel is read.
 
-The order is that of the relative paths as bytes (of the rows for Parquet), whatever the file system lists first, so
-that every number that follows from a position is the same on every machine.
+Images are in the order of their relative paths as bytes (for Parquet, of the rows), independent of the file system, so
+that every number that depends on a position is the same on every machine.
 """
 
 import os
@@ -13,16 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from vitlet.data.columns import (
-    SPLITS,
-    Writer,
-    cache_folder,
-    let_go,
-    map_bytes,
-    read_column,
-    read_meta,
-    source_folder,
-)
+from vitlet.data.columns import Writer, cache_folder, map_bytes, read_column, read_meta, release_pages, source_folder
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
@@ -32,12 +23,11 @@ from vitlet.data.manifest import add_manifest
 from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files
 from vitlet.data.shards import add_shards, find_shards
+from vitlet.data.splits import SPLITS, TRAIN, Split
 from vitlet.data.stores import Store, key_of, read_regular, remote_address
 from vitlet.disk import nearest
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
-
-__all__ = ["SPLITS", "Index", "open_index"]
 
 _SHOWN_CLASSES = 20
 _SHOWN_SKIPPED = 5
@@ -47,12 +37,12 @@ _PART_ROWS = 65_536
 @final
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Images by position 0 … len-1. The columns are maps of files in the cache: cheap to hold, fork and pickle."""
+    """Images at positions 0 … len-1. The columns are maps of files in the cache: cheap to hold, fork and pickle."""
 
     name: str
-    """Of the folder or file, fit to print."""
+    """Name of the folder or file, printable."""
     root: str
-    """What the paths are relative to."""
+    """The folder or address that paths are relative to."""
     classes: tuple[str, ...]
     """Class names in the order of the label codes; empty without labels."""
     labels: np.ndarray
@@ -60,18 +50,18 @@ class Index:
     splits: np.ndarray
     """Uint8 [n], codes into `SPLITS`; all 0 where the data has no splits."""
     sizes: np.ndarray
-    """Int64 [n], bytes of each file."""
+    """Int64 [n], size of each file in bytes."""
     mtimes: np.ndarray
-    """Int64 [n], nanoseconds."""
+    """Int64 [n], modification time of each file in nanoseconds."""
     fingerprint: str
     """Hex digits that change with any path, size, label or split."""
     skipped: tuple[tuple[str, str], ...]
     """(place, reason) of the first 1,000 links, special files and folders that were not read."""
     num_skipped: int
     notes: tuple[str, ...]
-    """Sentences for the user about how the data was understood."""
+    """Sentences for the user on how the data was understood."""
     folder: Path
-    """Of the columns, in the cache."""
+    """Folder of the columns, in the cache."""
     _path_ends: np.ndarray = field(repr=False)
     _paths: mmap = field(repr=False)
     _content_ends: np.ndarray | None = field(repr=False)
@@ -102,22 +92,31 @@ class Index:
         )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Index"], tuple[Path]]:
-        """A pickle is the name of a folder; the columns are mapped again where it is opened."""
+        """Pickle only the name of the folder; its columns are mapped again on loading."""
         return Index.load, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def path(self, i: int | np.integer) -> str:
-        """Relative to the root, undecodable bytes as surrogates.
+    def facts(self) -> dict[str, str]:
+        """Return what identifies the data in the record of a result."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
 
-        For Parquet `FILE/ROW` or `FILE/ROW/NAME`, for tars of others `FILE/NAME`, for packed data the path it had.
+    def rows(self, split: Split, among: np.ndarray | None = None) -> np.ndarray:
+        """Return the positions of the images of one split, sorted; of those for which `among`, bool [n], is true."""
+        of_split = self.splits == SPLITS.index(split)
+        return np.flatnonzero(of_split if among is None else of_split & among)
+
+    def path(self, i: int | np.integer) -> str:
+        """Return the path of image `i` relative to the root, with undecodable bytes as surrogates.
+
+        For Parquet it is `FILE/ROW` or `FILE/ROW/NAME`, for packed data the original path, for other tars `FILE/NAME`.
         """
         start = int(self._path_ends[i - 1]) if i else 0
         return os.fsdecode(self._paths[start : int(self._path_ends[i])])
 
     def entries(self) -> Iterator[tuple[bytes, int, int]]:
-        """(path, bytes of the file, time of its change) of all images, in order."""
+        """Yield (path, size in bytes, modification time in nanoseconds) of all images, in order."""
         start, columns = 0, (self._path_ends, self.sizes, self.mtimes)
         for at in range(0, len(self), _PART_ROWS):
             ends, sizes, mtimes = (column[at : at + _PART_ROWS].tolist() for column in columns)
@@ -126,17 +125,17 @@ class Index:
                 start = end
             for mapped in (self._paths, *(column.base for column in columns)):
                 if isinstance(mapped, mmap):
-                    let_go(mapped)
+                    release_pages(mapped)
 
     def size(self, i: int | np.integer) -> int:
-        """Bytes of image `i` when the index was made."""
+        """Return the size of image `i` in bytes when the index was created."""
         return int(self.sizes[i])
 
     def read(self, i: int | np.integer) -> bytes:
-        """The file of image `i`.
+        """Return the content of image `i`'s file.
 
         Raises:
-            BadImage: if it cannot be read now; names the path.
+            BadImage: if it cannot be read; names the path.
         """
         if self._content is not None and self._content_ends is not None:
             start = int(self._content_ends[i - 1]) if i else 0
@@ -153,21 +152,21 @@ class Index:
             raise BadImage(path, f"cannot read the file: {error.strerror or error}") from error
 
     def read_ahead(self, rows: Sequence[int]) -> dict[int, bytes]:
-        """The files of those `rows` that are worth fetching together: all in an object store, none elsewhere.
+        """Fetch files that are faster to fetch together: all `rows` from an object store, none from a disk.
 
-        What cannot be read is left out; `read` says why.
+        Files that cannot be read are left out; `read` says why.
         """
         if self._shards is None or not self._shards.store.is_remote:
             return {}
         unique = sorted(set(rows))
-        found = self._shards.store.read_many([(*self._shards.place(i), self.size(i)) for i in unique])
-        return {i: content for i, content in zip(unique, found, strict=True) if isinstance(content, bytes)}
+        contents = self._shards.store.read_many([(*self._shards.place(i), self.size(i)) for i in unique])
+        return {i: content for i, content in zip(unique, contents, strict=True) if isinstance(content, bytes)}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Shards:
-    """Where the images of packed data begin."""
+    """Where the images in shards start."""
 
     store: Store
     files: tuple[str, ...]
@@ -186,18 +185,18 @@ class _Shards:
 def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follow_outside: bool = False) -> Index:
     """Find the images of a folder, a manifest, Parquet files or tar shards.
 
-    Read as what is there: COCO's annotation files with their images; `*.parquet` with image bytes; `*.tar` as
-    WebDataset writes them; folders `train`, `val`, `test`; one folder a class; images in any folders without labels; or
-    a CSV or Parquet manifest with `path`, `label` and `split`. Nothing is written to the user's folder.
+    The layout is detected: COCO's annotation files with their images; `*.parquet` with image bytes; `*.tar` as written
+    by WebDataset; folders `train`, `val`, `test`; one folder per class; images in any folders, without labels; or a CSV
+    or Parquet manifest with `path`, `label` and `split`. Nothing is written to the user's folder.
 
     Args:
         data: A folder, a `.csv`, `.parquet` or `.tar` file, the address of a folder of shards or Parquet files or of
             one of them, or `torchvision:NAME@ROOT`.
-        cache: Where the columns are kept; see `columns.cache_folder`.
-        follow_outside: Also read what links and manifests name outside the folder.
+        cache: Folder of caches; see `columns.cache_folder`.
+        follow_outside: Also read images outside the folder that links or manifests lead to.
 
     Raises:
-        DataError: if there are no images, or the layout or the labels are not clear.
+        DataError: if there are no images, or the layout or the labels are ambiguous.
         ResourceError: if the cache cannot be written.
     """
     cache = cache_folder(cache)
@@ -213,7 +212,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
     source = Path(os.path.abspath(data))
     if not source.exists():
         raise _missing(source)
-    if not (source.is_file() or source.is_dir()):  # opened, a pipe or device might never answer
+    if not (source.is_file() or source.is_dir()):  # opening a pipe or a device might block for ever
         raise DataError(
             f"{printable(source)} is neither a file nor a folder",
             why="It is a pipe, a socket or a device",
@@ -236,7 +235,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
 
 
 def _open_packed(source: str | Path, *, cache: Path, name: str) -> Index | None:
-    """The index of tar shards or of Parquet files; None where `source` is neither."""
+    """Return the index of tar shards or of Parquet files; None if `source` is neither."""
     for kind, find, add in (("shards", find_shards, add_shards), ("rows", find_row_files, add_rows)):
         store, entries = find(source)
         if not entries:
@@ -255,9 +254,9 @@ def _published(writer: Writer, *, key: str, name: str, root: str) -> Index:
     _check_classes(writer, classes, where=name)
     if writer.num_skipped:
         count = plural(writer.num_skipped, "place was", "places were")
-        shown = [f"{printable(place)} ({reason})" for place, reason in writer.skipped[:_SHOWN_SKIPPED]]
-        rest = writer.num_skipped - len(shown)
-        writer.notes.append(f"{count} not read: {', '.join(shown)}" + (f" and {rest:,} more" if rest else ""))
+        examples = [f"{printable(place)} ({reason})" for place, reason in writer.skipped[:_SHOWN_SKIPPED]]
+        rest = writer.num_skipped - len(examples)
+        writer.notes.append(f"{count} not read: {', '.join(examples)}" + (f" and {rest:,} more" if rest else ""))
     return Index.load(writer.publish(key=key, name=name, root=root, classes=classes))
 
 
@@ -277,7 +276,7 @@ def _missing(source: Path) -> DataError:
 
 
 def _check_classes(writer: Writer, classes: list[bytes], *, where: str) -> None:
-    labels, in_train = writer.labels(classes), writer.splits == 0
+    labels, in_train = writer.labels(classes), writer.splits == TRAIN
     trained, others = (np.unique(labels[rows & (labels >= 0)]) for rows in (in_train, ~in_train))
     unknown, own = np.setdiff1d(others, trained), np.setdiff1d(trained, others)
     if not len(trained) or not len(unknown):
@@ -290,7 +289,7 @@ def _check_classes(writer: Writer, classes: list[bytes], *, where: str) -> None:
             "train and the other splits have different classes",
             where=where,
             why=f"train has no images of: {lacking}; only train has: {alone}",
-            fix="call classes alike in all splits, or remove from val and test what train has not",
+            fix="name classes alike in all splits, or remove from val and test those that train lacks",
         )
     raise DataError(
         f"{len(unknown)} of {len(classes)} classes are only in val or test",

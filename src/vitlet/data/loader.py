@@ -1,8 +1,8 @@
 """Batches as a function of the step: nothing about the loader needs to be saved.
 
-The order of an epoch is a permutation of (seed, epoch); an image's augmentation is keyed by (seed, epoch, position,
-view). Position counts usable training images, so that corrupt files, which are excluded before, change nothing. The
-same batches come out for any number of workers and ranks and from any starting step.
+The order of an epoch is a permutation determined by (seed, epoch); an image's augmentation by (seed, epoch, position,
+view). Positions count usable training images, so corrupt files, which are excluded beforehand, change nothing. The
+batches are the same for any number of workers and ranks and from any starting step.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from vitlet.units import steps_per_epoch
 
 WORKER_TIMEOUT_SECONDS = 120
 _GRACE_SECONDS = 3.0
-"""From the end of a stream until workers that hang are killed."""
+"""Time between the end of a stream and the killing of workers that hang."""
 
 
 class _Order(Sampler[list[Item]]):
-    """A rank's items of each step from a starting step on, for ever."""
+    """A rank's items for each step, from a starting step on, without end."""
 
     def __init__(self, *, length: int, batch_size: int, seed: int, start: int, rank: int, num_ranks: int) -> None:
         self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
@@ -58,7 +58,7 @@ class _Order(Sampler[list[Item]]):
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """All batches of a run; `from_step(s)` is the same stream as `from_step(0)` without its first s batches."""
+    """All batches of a run; `from_step(s)` gives the batches of `from_step(0)` without the first s."""
 
     index: Index
     ids: np.ndarray
@@ -70,12 +70,12 @@ class TrainingBatches:
     rank: int = 0
     num_ranks: int = 1
     objects: Objects | None = None
-    """Where the objects on the images are learned."""
+    """The objects on the images, if they are learned."""
     normalisation: Normalisation = IMAGENET
-    """What the encoder does to the images; it decides how augmentation fills and erases."""
+    """The encoder's normalisation, which determines how augmentation fills and erases."""
 
     def __post_init__(self) -> None:
-        """Refuses a batch that no rank layout or data set can fill."""
+        """Refuse a batch size that the ranks do not divide or the data set does not fill."""
         if self.batch_size % self.num_ranks:
             near = [b for b in range(self.num_ranks, 4 * self.batch_size, self.num_ranks) if b <= 2 * self.batch_size]
             near.sort(key=lambda b: abs(b - self.batch_size))
@@ -91,7 +91,7 @@ class TrainingBatches:
         return steps_per_epoch(num_images=len(self.ids), batch_size=self.batch_size)
 
     def from_step(self, start: int) -> Generator[Batch]:
-        """Batches of steps start, start + 1, … without end.
+        """Yield the batches of steps start, start + 1, … without end.
 
         Raises:
             WorkerError: when a worker process dies or hangs, naming the files it may have been reading.
@@ -118,7 +118,7 @@ class TrainingBatches:
             yield Batch(slots=slots, **columns)
 
     def describe(self, batch: Batch) -> list[str]:
-        """Names of the files in a batch, printable."""
+        """Return the names of the files in a batch, printable."""
         return [printable(self.index.path(int(self.ids[p]))) for p in batch.positions.tolist()]
 
 
@@ -133,11 +133,11 @@ def evaluation_batches(
     num_ranks: int = 1,
     normalisation: Normalisation = IMAGENET,
 ) -> Iterator[Batch]:
-    """Every image once, in order, the last batch as short as it comes; `rank` of `num_ranks` takes its share.
+    """Return batches of every image once, in order; the last may be shorter. Each of `num_ranks` gets its share.
 
-    `normalisation` shows where `view` leaves a part of the square empty, as `Fit` does.
+    `normalisation` matters only if `view` leaves a part of the square empty, as `Fit` does.
     """
-    batch_size = batch_size or (256 if torch.cuda.is_available() else 64)  # 256 leave a CPU's caches: a fifth slower
+    batch_size = batch_size or (256 if torch.cuda.is_available() else 64)  # 256 exceed a CPU's caches: a fifth slower
     samples = Samples(index, ids, views=(view,), seed=0, workers=workers, normalisation=normalisation)
     mine = range(rank, len(ids), num_ranks)
     order = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
@@ -153,7 +153,7 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
         collate_fn=collate,
         timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
         worker_init_fn=_quiet_worker if workers else None,
-        generator=torch.Generator().manual_seed(0),  # else DataLoader draws its base seed from the global generator
+        generator=torch.Generator().manual_seed(0),  # otherwise the base seed comes from the global one
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
         multiprocessing_context=LOADING if workers else None,
@@ -168,12 +168,12 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
                     columns = next(stream)
             except StopIteration:
                 return
-            # Torch names a dead worker in a RuntimeError; one that dies while it sends shows as a broken connection.
+            # Torch reports a dead worker by a RuntimeError, but one that dies while sending by a broken connection.
             except (RuntimeError, OSError, EOFError) as error:
                 raise (_worker_error(samples, error) if workers else error) from error
             if "lost" in columns:
                 raise DataError(
-                    f"{1 + SUBSTITUTES} images in a row cannot be read any more",
+                    f"{1 + SUBSTITUTES} images in a row can no longer be read",
                     where=samples.index.name,
                     why=columns["lost"][1].rstrip("."),
                     fix="vitlet check DATA",
@@ -194,13 +194,13 @@ def _worker_error(samples: Samples, error: Exception) -> WorkerError:
 
 @contextlib.contextmanager
 def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Hear of the death of a child only while waiting for it, and leave no child behind.
+    """Handle SIGCHLD only while waiting for a batch, and leave no child behind; see `_end`.
 
     Torch's handler of SIGCHLD raises wherever the main thread happens to be: within a step, or while a checkpoint is
-    written. At the end no child is left; see `_end`.
+    written. Yields a context manager to wait in.
     """
     is_waiting, former = False, signal.getsignal(signal.SIGCHLD)
-    raising = getattr(former, "raising", former)  # of torch, also where a probe reads while the training stream is open
+    raising = getattr(former, "raising", former)  # torch's own, also if a probe reads while training does
 
     def hold_back(number: int, frame: FrameType | None) -> None:
         if is_waiting and callable(raising):
@@ -213,7 +213,7 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
         nonlocal is_waiting
         is_waiting = True
         try:
-            hold_back(signal.SIGCHLD, None)  # for a death since the last time
+            hold_back(signal.SIGCHLD, None)  # a child may have died since the last batch
             yield
         finally:
             is_waiting = False
@@ -231,9 +231,10 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
 
 
 def _end(stream: Any, children: set[Any]) -> None:
-    """Let the children finish what they hold, and kill those that hang: they do not listen to SIGTERM.
+    """Let the children finish, and kill those that hang, since they ignore SIGTERM.
 
-    One that is killed while it asks whether the end has come keeps the lock that torch takes to say so, for ever.
+    They are not killed at once: a child that is killed while it checks whether to end keeps a lock that torch needs to
+    tell them, for ever.
     """
 
     def kill() -> None:
@@ -253,7 +254,7 @@ def _end(stream: Any, children: set[Any]) -> None:
 
 
 def _quiet_worker(worker: int) -> None:
-    """Only its parent ends a worker: a signal to the whole process group must leave it until the last step is saved."""
+    """Ignore signals to the whole process group: the parent needs its workers until the last step is saved."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""A table that names images: `path[,label][,split]`, as CSV or Parquet, paths relative to the table.
+"""Tables of images (manifests): `path[,label][,split]`, as CSV or Parquet, with paths relative to the table.
 
-Spreadsheets write CSV in many ways: a byte order mark, semicolons or tabs, quotes, CRLF are all read. What is wrong
-in the rows is reported at once, with line numbers, not one mistake a run.
+CSV is read in all variants that spreadsheets write: with a byte order mark, semicolons or tabs, quotes, CRLF. All
+problems with the rows are reported together, with line numbers.
 """
 
 import array
@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import SPLITS, TRAIN, code_of
+from vitlet.disk import is_inside
 from vitlet.errors import DataError
 from vitlet.text import did_you_mean, plural, printable
 
 _COLUMNS = ("path", "label", "split")
-_SPLIT_WORDS = {"": 0, "train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
 _MAX_SHOWN = 20
 _KNOWN_FOLDERS = 16_384
 _BATCH_ROWS, _READ_BYTES = 8192, 2**20
@@ -36,10 +37,10 @@ class _Row(NamedTuple):
 
 
 def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
-    """Add the images that `file` (.csv, .tsv or .parquet) names, in the byte order of their paths.
+    """Add the images listed in `file` (.csv, .tsv or .parquet), in the byte order of their paths.
 
     Raises:
-        DataError: if a column is missing or unknown, or rows are wrong: names up to 20 of them with their lines.
+        DataError: if a column is missing or unknown, or for wrong rows: lists up to 20 of them with their lines.
     """
     problems = _Problems(file)
     rows = _parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file, problems)
@@ -60,30 +61,30 @@ def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
 
 
 def require_columns(file: Path) -> None:
-    """Refuse a table of lines without the columns of one, before the rest of it is read.
+    """Check the columns of a CSV manifest without reading its rows.
 
     Raises:
         DataError: as `add_manifest`.
     """
-    next(_csv_rows(file, _Problems(file)), None)  # the first row is behind the check
+    next(_csv_rows(file, _Problems(file)), None)  # the columns are checked before the first row
 
 
 @final
 class _Problems:
-    """Everything that is wrong with a table; the first 20 are shown."""
+    """The problems with a table; the first 20 are shown."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._found, self._count = file, [], 0
+        self._file, self._shown, self._count = file, [], 0
 
     def add(self, line: int, what: str) -> None:
         self._count += 1
-        if len(self._found) < _MAX_SHOWN:
-            self._found.append((line, what))
+        if len(self._shown) < _MAX_SHOWN:
+            self._shown.append((line, what))
 
     def stop_if_any(self) -> None:
         if self._count:
-            lines = "".join(f"\n  line {line}: {what}" for line, what in sorted(self._found))
-            more = self._count - len(self._found)
+            lines = "".join(f"\n  line {line}: {what}" for line, what in sorted(self._shown))
+            more = self._count - len(self._shown)
             raise DataError(
                 plural(self._count, "problem"),
                 where=printable(self._file),
@@ -93,11 +94,12 @@ class _Problems:
 
 
 def _add_row(row: _Row, locate: Callable[[str], os.stat_result | str], problems: _Problems, writer: Writer) -> bool:
-    """Whether the row names an image, which is then added."""
-    split = _SPLIT_WORDS.get(row.split.strip().lower())
+    """Add the image of a row; False if there is a problem with it."""
+    word = row.split.strip()
+    split = code_of(word) if word else TRAIN
     if split is None:
-        hint = did_you_mean(row.split.strip().lower(), SPLITS)
-        problems.add(row.line, f"{printable(row.split)} is no split. {printable(hint)}")
+        hint = did_you_mean(word.lower(), SPLITS)
+        problems.add(row.line, f"{printable(row.split)} is not a split. {printable(hint)}")
     status = locate(row.path)
     if isinstance(status, str):
         problems.add(row.line, status)
@@ -109,17 +111,17 @@ def _add_row(row: _Row, locate: Callable[[str], os.stat_result | str], problems:
 
 
 def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_result | str]:
-    """A function from a path in the table to the file's status, or to the sentence that says what is wrong."""
+    """Return a function from a path in the table to the file's status, or to a sentence on what is wrong with it."""
     real_folder = os.path.realpath(folder)
 
-    @lru_cache(_KNOWN_FOLDERS)  # resolving links costs more than everything else here
-    def is_folder_inside(parent: str) -> bool:
-        return _contains(real_folder, os.path.realpath(parent))
+    @lru_cache(_KNOWN_FOLDERS)  # resolving links takes longer than everything else here
+    def is_folder_in_reach(parent: str) -> bool:
+        return is_inside(os.path.realpath(parent), real_folder)
 
-    def is_inside(place: str) -> bool:
-        if not is_folder_inside(os.path.dirname(place)):
+    def is_in_reach(place: str) -> bool:
+        if not is_folder_in_reach(os.path.dirname(place)):
             return False
-        return not os.path.islink(place) or _contains(real_folder, os.path.realpath(place))
+        return not os.path.islink(place) or is_inside(os.path.realpath(place), real_folder)
 
     def locate(path: str) -> os.stat_result | str:
         if not path:
@@ -127,7 +129,7 @@ def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_r
         place = os.path.join(folder, path)
         try:
             status = os.stat(place)
-            if not follow_outside and not is_inside(place):
+            if not follow_outside and not is_in_reach(place):
                 return f"{printable(path)} lies outside the table's folder; --follow-outside reads it"
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             return f"{printable(path)}: {getattr(error, 'strerror', None) or error}"
@@ -136,12 +138,8 @@ def _locator(folder: Path, *, follow_outside: bool) -> Callable[[str], os.stat_r
     return locate
 
 
-def _contains(folder: str, place: str) -> bool:
-    return place == folder or place.startswith(folder.rstrip("/") + "/")
-
-
 def _check_labels(writer: Writer, lines: np.ndarray, order: np.ndarray, problems: _Problems) -> None:
-    """Refuse -1 among numbers: elsewhere it means "no label", here it would become a class."""
+    """Refuse -1 if the labels are numbers: elsewhere it means "no label", here it would become a class."""
     classes = writer.classes
     if b"-1" in classes and all(label.lstrip(b"-").isdigit() for label in classes):
         for i in np.flatnonzero(writer.labels(classes) == classes.index(b"-1")):
@@ -179,7 +177,7 @@ def _csv_rows(file: Path, problems: _Problems) -> Iterator[_Row]:
 
 
 def _places(header: list[str], file: Path) -> list[int | None]:
-    """The positions of path, label and split among the columns."""
+    """Return the positions of path, label and split among the columns."""
     unknown = [name for name in header if name not in _COLUMNS]
     if "path" not in header or unknown or len(set(header)) < len(header):
         wrong = f"unknown: {', '.join(map(repr, unknown))}. {did_you_mean(unknown[0], _COLUMNS)}" if unknown else ""
@@ -193,9 +191,9 @@ def _places(header: list[str], file: Path) -> list[int | None]:
 
 
 def _parquet_rows(file: Path) -> Iterator[_Row]:
-    """Rows of a Parquet table; the line is the row's number plus two, as if it were a CSV."""
+    """Yield the rows of a Parquet table, with the line numbers that they would have in a CSV file."""
     try:
-        table = pq.ParquetFile(file, buffer_size=_READ_BYTES)  # else a column of a row group is read at once
+        table = pq.ParquetFile(file, buffer_size=_READ_BYTES)  # otherwise a column of a whole row group is read at once
         schema = table.schema_arrow
         _places(schema.names, file)
         line = 2
@@ -207,7 +205,7 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
             for path, label, split in zip(*columns, strict=True):
                 yield _Row(line, path or "", label or "", split or "")
                 line += 1
-        pa.default_memory_pool().release_unused()  # else 14 MB stay, whatever the size
+        pa.default_memory_pool().release_unused()  # otherwise 14 MB stay allocated, whatever the size
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot read {printable(file)} as Parquet",

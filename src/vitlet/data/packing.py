@@ -12,9 +12,7 @@ Packing is deterministic for given images and libraries: no time, user or host n
 
 import io
 import os
-import shutil
 import tarfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,13 +27,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlet.data.columns import SPLITS
 from vitlet.data.decode import decode, file_suffix
 from vitlet.data.index import Index
 from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
+from vitlet.data.splits import SPLITS
 from vitlet.data.views import resize
-from vitlet.disk import TEMPORARY, flush_folder, storage_error, to_json_bytes
+from vitlet.disk import new_folder, to_json_bytes
 from vitlet.errors import UsageError
 from vitlet.text import printable
 
@@ -97,25 +95,16 @@ def pack(
         raise UsageError(
             f"{printable(out)} is not empty", why="Packing replaces nothing", fix="give --out a new folder"
         )
-    temporary = out.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir(parents=True)
-        shards = _Shards(temporary, form.shard_bytes)
+    with new_folder(out, num_bytes=int(index.sizes[ids].sum()) if not form.raw else 0) as folder:
+        shards = _Shards(folder, form.shard_bytes)
         for done, (row, file) in enumerate(_files(index, ids, form, threads), start=1):
             shards.add(row, file, label=int(index.labels[row]), split=int(index.splits[row]))
             if progress is not None:
                 progress(done)
         shards.close()
         facts = _facts(index, shards, form, list(left_out))
-        _write_index(temporary / INDEX_FILE, index, shards)
-        _write(temporary / SHARDS_FILE, to_json_bytes(facts))
-        flush_folder(temporary)
-        os.rename(temporary, out)
-        flush_folder(out.parent)
-    except OSError as error:
-        raise storage_error(error, out, int(index.sizes[ids].sum()) if not form.raw else 0) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write_index(folder / INDEX_FILE, index, shards)
+        (folder / SHARDS_FILE).write_bytes(to_json_bytes(facts))
     return facts
 
 
@@ -191,10 +180,8 @@ class _Shards:
         return self._open[split]
 
     def _finish(self, split: int) -> None:
-        code, tar = self._open.pop(split)
+        _, tar = self._open.pop(split)
         tar.close()
-        with open(self.folder / self.names[code], "rb") as stream:
-            os.fsync(stream.fileno())
 
 
 def _append(tar: tarfile.TarFile, name: str, content: bytes) -> int:
@@ -225,9 +212,7 @@ def _write_index(path: Path, index: Index, shards: _Shards) -> None:
         },
         schema=SCHEMA.with_metadata({"vitlet": to_json_bytes(facts)}),
     )
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd")
-    _write(path, stream.getvalue())
+    pq.write_table(table, path, compression="zstd")
 
 
 def _facts(index: Index, shards: _Shards, form: Form, left_out: list[tuple[str, str]]) -> dict[str, Any]:
@@ -252,10 +237,3 @@ def _facts(index: Index, shards: _Shards, form: Form, left_out: list[tuple[str, 
             for name, count, size in zip(shards.names, shards.counts, sizes, strict=True)
         ],
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

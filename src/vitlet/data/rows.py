@@ -1,41 +1,39 @@
 """Images inside Parquet files, as Hugging Face stores them: `image: struct<bytes, path>`, `label`.
 
 Class names come from the `huggingface` entry of the schema's metadata. The image bytes are copied once, unchanged,
-into the cache, because Parquet cannot be read at random; from there they are mapped. In an object store it is the same:
-files are read from their beginning to their end once, and no training goes back to them.
+into the cache and mapped from there, because Parquet has no random access. From an object store, too, files are read
+once from start to end, and not again for training.
 """
 
 import json
 import os
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
+from vitlet.data.splits import codes_of_files
 from vitlet.data.stores import Entry, Store, store_of
 from vitlet.errors import DataError
 from vitlet.text import printable
 
-_SPLIT_NAME = re.compile(r"(?i)(train|val|test)")
 _ENDING = ".parquet"
 _BATCH_ROWS = 256
 
 
 def find_row_files(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
-    """The store and its Parquet files with image bytes: `source` itself, or those in it and in its `data/`.
+    """Return a store and its Parquet files with image bytes: `source` itself, or those in it and in its `data/`.
 
     Raises:
-        DataError: if `source` cannot be listed, or a `.parquet` file is none.
+        DataError: if `source` cannot be listed, or a `.parquet` file is not Parquet.
     """
     store, name = store_of(source)
     if not name:
-        found = [*store.entries(ending=_ENDING), *store.entries("data", ending=_ENDING)]
+        tables = [*store.entries(ending=_ENDING), *store.entries("data", ending=_ENDING)]
     else:
-        found = [store.entry(name)] if name.lower().endswith(_ENDING) else []
-    files = [entry for entry in found if _image_column(_schema(store, entry))]
+        tables = [store.entry(name)] if name.lower().endswith(_ENDING) else []
+    files = [entry for entry in tables if _image_column(_schema(store, entry))]
     return store, sorted(files, key=lambda entry: os.fsencode(entry.name))
 
 
@@ -45,7 +43,7 @@ def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
     Raises:
         DataError: if splits or label columns are not clear, a label has no class name, or a file is damaged.
     """
-    splits = split_codes([entry.name for entry in entries], where=printable(store.root))
+    splits = codes_of_files([entry.name for entry in entries], where=printable(store.root))
     for entry in sorted(entries, key=lambda entry: splits[entry.name]):
         try:
             _add_file(store, entry, split=splits[entry.name], writer=writer)
@@ -65,7 +63,7 @@ def _add_file(store: Store, entry: Entry, *, split: int, writer: Writer) -> None
     with store.open(entry.name) as stream, pq.ParquetFile(stream) as table:
         schema = table.schema_arrow
         image_column = _image_column(schema)
-        assert image_column is not None  # find_row_files looked
+        assert image_column is not None  # `find_row_files` has checked it
         label_column = _label_column(schema, where)
         names = _class_names(schema, label_column)
         columns = [image_column, *([label_column] if label_column else [])]
@@ -115,7 +113,7 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """Hugging Face's description of the columns; empty where there is none or it is damaged."""
+    """Return Hugging Face's description of the columns; empty if it is missing or damaged."""
     try:
         return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError):
@@ -147,7 +145,7 @@ def _class_names(schema: pa.Schema, column: str | None) -> list[str]:
 
 
 def _label(value: Any, names: list[str], where: str) -> bytes | None:
-    """The class name of a row's label; -1 is Hugging Face's "hidden"."""
+    """Return the class name of a row's label; None for a missing one, which Hugging Face also writes as -1."""
     if value is None or value == -1:
         return None
     if not names:
@@ -160,19 +158,3 @@ def _label(value: Any, names: list[str], where: str) -> bytes | None:
         why=f"The file names {len(names)} classes",
         fix="correct the label or the class names",
     )
-
-
-def split_codes(files: Sequence[str], *, where: str) -> dict[str, int]:
-    """Split codes from the files' names; files that name none are training shards, if all are."""
-    matches = {file: _SPLIT_NAME.match(os.path.basename(file)) for file in files}
-    if not any(matches.values()):
-        return dict.fromkeys(files, 0)
-    unclear = [os.path.basename(file) for file, match in matches.items() if not match]
-    if unclear:
-        raise DataError(
-            f"the split of {printable(', '.join(unclear[:5]))} is not clear",
-            where=where,
-            why="Other files are named train*, validation* or test*",
-            fix="rename or move these files",
-        )
-    return {file: SPLITS.index(match[1].lower()) for file, match in matches.items() if match}

@@ -1,5 +1,5 @@
-"""One sample: an image decoded, augmented by a key that depends on (seed, epoch, position) alone, and its neighbours
-stacked to a batch.
+"""Samples and their batches: an image is decoded and augmented by a key that depends only on (seed, epoch, position),
+and samples are stacked.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from vitlet.rng import derive
 
 SUBSTITUTES = 8
 _DECODED_CACHE_BYTES = 512 * 2**20
-"""Of one host: its ranks and their workers share it, for each keeps what it has decoded itself."""
+"""Of one host. Its ranks and their workers share it, because each keeps the images that it decoded itself."""
 
 Item = tuple[int, int]
-"""(epoch, position): all that a sample depends on beside the seed."""
+"""(epoch, position): all that a sample depends on besides the seed."""
 
 
 class Samples(Dataset):
@@ -40,13 +40,21 @@ class Samples(Dataset):
         objects: Objects | None = None,
         normalisation: Normalisation = IMAGENET,
     ) -> None:
-        """`ids` are the rows of `index` that may be used; their order gives the positions. With `objects` each sample
-        has those that its first view shows. `normalisation` is what the encoder does to the batch.
+        """Set up the samples.
+
+        Args:
+            index: The images.
+            ids: Rows of the index that may be used; their order defines the positions.
+            views: Augmentations, each applied once to every image.
+            seed: Seed of all random draws.
+            workers: Number of loader processes.
+            objects: Annotations; each sample then has the objects that are visible in its first view.
+            normalisation: The normalisation that follows.
         """
         self.index, self.ids, self.views, self.seed, self.objects = index, ids, tuple(views), seed, objects
         self.normalisation = normalisation
         self.reading = torch.full((max(1, workers),), -1).share_memory_()
-        """Which position each worker is at; it outlives them."""
+        """The position that each worker is reading; outlives the workers."""
         self._decoded: dict[int, Tensor] = {}
         self._room = _DECODED_CACHE_BYTES // (ranks_here() * max(1, workers))
         self._fetched: dict[int, bytes] = {}
@@ -55,7 +63,7 @@ class Samples(Dataset):
         return len(self.ids)
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Several samples; from an object store their files are fetched together first."""
+        """Return several samples; files in an object store are fetched together first."""
         self._fetched = self.index.read_ahead([int(self.ids[position]) for _, position in items])
         return [self[item] for item in items]
 
@@ -67,7 +75,7 @@ class Samples(Dataset):
         if image is None:
             return {"lost": replaced}
         keys = [derive(self.seed, "view", epoch, position, v) for v in range(len(self.views))]
-        row = int(self.ids[chosen])  # a substitute brings its own label, and not that of the image it stands in for
+        row = int(self.ids[chosen])  # a substitute has its own label, not that of the image that it replaces
         label, shape = int(self.index.labels[row]), (image.shape[1], image.shape[2])
         sample = {"label": label, "position": position, "replaced": replaced, "shape": shape}
         if self.objects is not None:
@@ -82,10 +90,9 @@ class Samples(Dataset):
         return sample | {"views": tuple(views)}
 
     def _image(self, epoch: int, position: int) -> tuple[Tensor | None, int, tuple[int, str] | None]:
-        """The image and its position, or those of a deterministic substitute for one that was good when the data was
-        checked and is not now.
+        """Return an image, its position and, if it replaces an image that cannot be read, (position, reason) of that.
 
-        None where the substitutes cannot be read either.
+        Substitutes are deterministic. The image is None if no substitute can be read either.
         """
         reason: tuple[int, str] | None = None
         for attempt in range(1 + SUBSTITUTES):
@@ -97,8 +104,8 @@ class Samples(Dataset):
         return None, position, reason
 
     def _decode(self, position: int) -> Tensor:
-        # Small sets are decoded once and kept, as far as there is room: at 32 pixels decoding costs as much as the
-        # training step.
+        # Images of small sets are kept after decoding as far as there is room: at 32 pixels decoding takes as long as
+        # the training step.
         if position in self._decoded:
             return self._decoded[position]
         row = int(self.ids[position])
@@ -113,9 +120,10 @@ class Samples(Dataset):
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples; the slots are added by the stream that knows them.
+    """Stack samples to the columns of a `Batch`, without slots.
 
-    An image that is lost for good takes its batch with it, as a value: an exception would arrive as a page of text.
+    If an image and its substitutes are lost, its sample is returned instead, since an exception in a worker would reach
+    the parent as a page of text.
     """
     for row in rows:
         if "lost" in row:
@@ -131,5 +139,5 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stack(views: Sequence[Tensor]) -> Tensor:
-    """B × 3 × H × W in channels-last memory, as decoding and resizing leave the images: five times as fast to stack."""
+    """Stack to B × 3 × H × W in the channels-last memory of decoded images, which is five times as fast."""
     return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlet.data.columns import SPLITS, Writer
+from vitlet.data.columns import Writer
 from vitlet.data.decode import BadImage
 from vitlet.data.folders import SUFFIXES
-from vitlet.data.rows import split_codes
+from vitlet.data.splits import SPLITS, codes_of_files
 from vitlet.data.stores import Entry, Store, store_of
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
@@ -145,16 +145,16 @@ def _facts(schema: pa.Schema, store: Store) -> dict[str, Any]:
 
 
 def _matching(shard: dict[str, Any], tars: dict[str, Entry], store: Store) -> Entry:
-    found = tars.get(shard["name"])
-    if found is None or found.size != shard["bytes"]:
-        there = "is missing" if found is None else f"has {found.size:,} bytes, not {shard['bytes']:,}"
+    tar = tars.get(shard["name"])
+    if tar is None or tar.size != shard["bytes"]:
+        what = "is missing" if tar is None else f"has {tar.size:,} bytes, not {shard['bytes']:,}"
         raise DataError(
-            f"shard {printable(shard['name'])} {there}",
+            f"shard {printable(shard['name'])} {what}",
             where=printable(store.root),
             why=f"{INDEX_FILE} was written for other files",
             fix="copy the shard again, or pack the data again",
         )
-    return found
+    return tar
 
 
 def _unusable(store: Store, why: str) -> DataError:
@@ -168,7 +168,7 @@ def _unusable(store: Store, why: str) -> DataError:
 
 def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
     names = [entry.name for entry in tars]
-    splits = split_codes(names, where=printable(store.root))
+    splits = codes_of_files(names, where=printable(store.root))
     writer.place_in(names)
     for code in sorted(range(len(tars)), key=lambda code: splits[names[code]]):
         entry = tars[code]

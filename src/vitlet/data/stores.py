@@ -58,24 +58,24 @@ def remote_address(data: str | os.PathLike[str]) -> str | None:
     Raises:
         UsageError: if it contains a password, chains addresses, or is plain `http:` to another machine.
     """
-    found = _ADDRESS.fullmatch(os.fspath(data))
-    if found is None or found[1] not in SCHEMES:
+    parts = _ADDRESS.fullmatch(os.fspath(data))
+    if parts is None or parts[1] not in SCHEMES:
         return None
-    if ":" in found[2].split("@")[0].split("/")[0] and "@" in found[2].split("/")[0]:
+    if ":" in parts[2].split("@")[0].split("/")[0] and "@" in parts[2].split("/")[0]:
         raise UsageError(
             "a password in an address",
             why="Addresses are written to run directories and logs",
             fix="give it in the environment, as the store's own tools read it (AWS_SECRET_ACCESS_KEY, HF_TOKEN …)",
         )
-    if "::" in found[2]:
+    if "::" in parts[2]:
         raise UsageError(f"a chained address: {printable(os.fspath(data))}", fix="give the address of a folder")
-    if found[1] == "http" and not _LOOPBACK.match(found[2]):
+    if parts[1] == "http" and not _LOOPBACK.match(parts[2]):
         raise UsageError(
             f"plain http: {printable(os.fspath(data))}",
-            why="Whoever is on the way could read and change the images",
-            fix="https:// where the server has it; http:// is taken from this machine only",
+            why="Others on the way could read and change the images",
+            fix="https:// if the server has it; http:// is accepted only for this machine",
         )
-    return f"{found[1]}://{found[2].rstrip('/')}"
+    return f"{parts[1]}://{parts[2].rstrip('/')}"
 
 
 @final
@@ -105,14 +105,14 @@ class Store:
             DataError: if the folder cannot be listed, or is on a server that only sends whole files.
         """
         try:
-            found = self._remote_entries(within, ending) if self.is_remote else self._local_entries(within, ending)
-        except _FAULTS as error:
+            listed = self._remote_entries(within, ending) if self.is_remote else self._local_entries(within, ending)
+        except Exception as error:  # clients' own exceptions have no common base
             if within and isinstance(error, FileNotFoundError):
                 return []
             raise self._unreadable("list", within, error) from error
-        if found:
-            self._require_ranges(max(found, key=lambda entry: entry.size))
-        return sorted(found, key=lambda entry: os.fsencode(entry.name))
+        if listed:
+            self._require_ranges(max(listed, key=lambda entry: entry.size))
+        return sorted(listed, key=lambda entry: os.fsencode(entry.name))
 
     def entry(self, name: str) -> Entry:
         """Return the entry of one file.
@@ -128,7 +128,7 @@ class Store:
             else:
                 status = os.stat(self.place(name))
                 entry = Entry(name, status.st_size, status.st_mtime_ns)
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise self._unreadable("find", name, error) from error
         self._require_ranges(entry)
         return entry
@@ -152,7 +152,7 @@ class Store:
                 content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
             else:
                 content = read_regular(self.place(name), offset=offset, length=length)
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
         return _whole(content, name, offset, length)
 
@@ -188,13 +188,13 @@ class Store:
     def _remote_entries(self, within: str, ending: str | tuple[str, ...]) -> list[Entry]:
         system, root = _filesystem(self.place(within).rstrip("/"))
         system.invalidate_cache(root)
-        files = [found for found in system.ls(root, detail=True) if found["type"] == "file"]
-        files = [found for found in files if found["name"].lower().endswith(ending)]
+        files = [facts for facts in system.ls(root, detail=True) if facts["type"] == "file"]
+        files = [facts for facts in files if facts["name"].lower().endswith(ending)]
         if _WEB.match(self.root):  # links carry no sizes, and may lead to other folders
-            own = sorted({found["name"] for found in files if found["name"].rpartition("/")[0] == root})
+            own = sorted({facts["name"] for facts in files if facts["name"].rpartition("/")[0] == root})
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 files = list(pool.map(system.info, own))
-        return [_remote_entry(found, os.path.join(within, found["name"].rsplit("/", 1)[-1])) for found in files]
+        return [_remote_entry(facts, os.path.join(within, facts["name"].rsplit("/", 1)[-1])) for facts in files]
 
     def _require_ranges(self, entry: Entry) -> None:
         if not _WEB.match(self.root):
@@ -206,10 +206,10 @@ class Store:
         except ValueError as error:
             raise DataError(
                 f"{printable(self.root)} only sends whole files",
-                why="Of a shard, the images of a batch are read, and the server does not answer requests for a part",
+                why="Single images are read from a shard, and the server does not answer requests for a part of a file",
                 fix="download the data and give that folder, or give an address of s3://, gs:// or hf://",
             ) from error
-        except _FAULTS as error:
+        except Exception as error:  # clients' own exceptions have no common base
             raise self._unreadable("read", entry.name, error) from error
 
     def _unreadable(self, what: str, name: str, error: Exception) -> DataError:
@@ -261,10 +261,6 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
         os.close(descriptor)
 
 
-# Clients of object stores raise their own exceptions, which have no common base below Exception.
-_FAULTS = (Exception,)
-
-
 def _filesystem(address: str) -> tuple[Any, str]:
     """Return the file system of an address, one per process, and the path in it."""
     try:
@@ -279,15 +275,15 @@ def _filesystem(address: str) -> tuple[Any, str]:
         ) from error
 
 
-def _remote_entry(found: dict[str, Any], name: str) -> Entry:
-    if found["size"] is None:
+def _remote_entry(info: dict[str, Any], name: str) -> Entry:
+    if info["size"] is None:
         raise OSError(f"the server does not say the size of {name}")
-    return Entry(name, int(found["size"]), _stamp(found))
+    return Entry(name, int(info["size"]), _stamp(info))
 
 
-def _stamp(found: dict[str, Any]) -> int:
-    version = found.get("ETag") or found.get("etag") or found.get("blob_id") or found.get("LastModified")
-    version = version or found.get("Last-Modified") or found.get("created") or found.get("mtime") or ""
+def _stamp(info: dict[str, Any]) -> int:
+    version = info.get("ETag") or info.get("etag") or info.get("blob_id") or info.get("LastModified")
+    version = version or info.get("Last-Modified") or info.get("created") or info.get("mtime") or ""
     return int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7], "big")
 
 

@@ -5,29 +5,26 @@ All results are sorted int64 positions in the index: the selection is independen
 
 import bisect
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from vitlet.data.choice import Subset
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import Index
+from vitlet.data.splits import HELD_OUT, SPLITS
 from vitlet.errors import DataError
 from vitlet.rng import derive, permutation
 from vitlet.text import plural, printable
 
-
-def split_ids(index: Index, good: np.ndarray, split: Literal["train", "val", "test"]) -> np.ndarray:
-    """Return the positions of the good images of one split; `good` is bool [n]."""
-    return np.flatnonzero(good & (index.splits == SPLITS.index(split)))
+_HELD_OUT_SHARE, _HELD_OUT_SEED = 0.2, 0
 
 
 def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
-    """Return the positions of the good training images.
+    """Return the positions of the good training images; `good` is bool [n].
 
     Raises:
         DataError: if there are none.
     """
-    ids = split_ids(index, good, "train")
+    ids = index.rows("train", good)
     if not len(ids):
         raise DataError(
             "no images to train on",
@@ -36,6 +33,37 @@ def training_ids(index: Index, good: np.ndarray) -> np.ndarray:
             fix="vitlet check DATA",
         )
     return ids
+
+
+def divide(
+    index: Index, good: np.ndarray, *, labelled: bool = True, hold_out: bool = False
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Divide images into those to train on and those to evaluate on.
+
+    Evaluated is the `test` split if there is one, otherwise `val`, otherwise a fifth of the training images, drawn
+    class by class with a fixed seed: the same fifth for every run and probe on this data.
+
+    Args:
+        index: The images.
+        good: Bool [n]: the images that may be used.
+        labelled: Leave out images without a label.
+        hold_out: Spare the images that would be evaluated on: take `val` if there is also a `test` split, otherwise
+            the fifth.
+
+    Returns:
+        Positions of the training images, positions of the evaluation images, and the name of the latter: `test`, `val`
+        or `HELD_OUT`.
+    """
+    usable = good & (index.labels >= 0) if labelled else good
+    train, val, test = (index.rows(split, usable) for split in SPLITS)
+    if len(test) and not hold_out:
+        return train, test, "test"
+    if len(val) and (len(test) or not hold_out):
+        return train, val, "val"
+    if len(train) < 2:
+        return train, train[:0], HELD_OUT
+    first, second = holdout(np.asarray(index.labels[train]), share=_HELD_OUT_SHARE, seed=_HELD_OUT_SEED)
+    return train[first], train[second], HELD_OUT
 
 
 def balanced(labels: np.ndarray, *, num: int, seed: int) -> np.ndarray:
@@ -94,19 +122,19 @@ def share_of(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
     Raises:
         DataError: if the share is less than one image or less than one image per class.
     """
-    known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
-    num, num_unknown = round(share * len(known)), round(share * len(unknown))
-    classes = np.unique(labels[known])
-    if num < len(classes) or not num + num_unknown:
-        least = len(classes) / len(known) if len(classes) else 1 / len(labels)
+    labelled, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    num, num_unlabelled = round(share * len(labelled)), round(share * len(unlabelled))
+    classes = np.unique(labels[labelled])
+    if num < len(classes) or not num + num_unlabelled:
+        least = len(classes) / len(labelled) if len(classes) else 1 / len(labels)
         raise DataError(
-            f"a share of {share:g} is {plural(num + num_unknown, 'image')} of {len(labels):,}",
+            f"a share of {share:g} is {plural(num + num_unlabelled, 'image')} of {len(labels):,}",
             why=f"There are {plural(len(classes), 'class', 'classes')} and each needs one" if len(classes) else "",
             fix=f"a share of {np.ceil(1e6 * least) / 1e6:g} or more",
         )
-    chosen = [unknown[permutation(derive(seed, "balanced", "none"), len(unknown))[:num_unknown]]]
+    chosen = [unlabelled[permutation(derive(seed, "balanced", "none"), len(unlabelled))[:num_unlabelled]]]
     if len(classes):
-        counts = np.bincount(labels[known])[classes]
+        counts = np.bincount(labels[labelled])[classes]
         chosen.append(_drawn(labels, classes, _even(counts, num=num, seed=seed), seed=seed))
     return np.sort(np.concatenate(chosen))
 
@@ -172,21 +200,21 @@ def listed(names: Sequence[str], paths: Sequence[str], *, where: str) -> np.ndar
     chosen: list[int] = []
     missing: list[str] = []
     for line in names:
-        found = ends.get(line) or ends.get(_without_number(line))
-        if found is None:
+        matches = ends.get(line) or ends.get(_without_number(line))
+        if matches is None:
             missing.append(line)
-        elif len(found) > 1:
+        elif len(matches) > 1:
             raise DataError(
-                f"{plural(len(found), 'training image')} are called {printable(line)}",
+                f"{plural(len(matches), 'training image')} are called {printable(line)}",
                 where=where,
-                why=f"{printable(paths[found[0]])} and {printable(paths[found[1]])}",
+                why=f"{printable(paths[matches[0]])} and {printable(paths[matches[1]])}",
                 fix="list paths relative to the data",
             )
         else:
-            chosen.append(found[0])
+            chosen.append(matches[0])
     if missing:
         raise DataError(
-            f"{len(missing):,} of {plural(len(names), 'listed name')} are no usable training image",
+            f"{len(missing):,} of {plural(len(names), 'listed name')} match no usable training image",
             where=where,
             why=f"The first is {printable(missing[0])}",
             fix="complete the data, or take the names out of the list",

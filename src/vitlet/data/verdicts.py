@@ -1,9 +1,7 @@
-"""What `check` says about a set of images, for people, for training and for the report."""
+"""The verdicts of `check` on a set of images, for users, for training and for the report."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,28 +11,29 @@ import numpy as np
 
 from vitlet.data.duplicates import dhash, equal_pairs, near_pairs, shared_pairs
 from vitlet.data.findings import Findings
-from vitlet.data.index import SPLITS, Index
-from vitlet.disk import write_file
+from vitlet.data.index import Index
+from vitlet.data.splits import SPLITS, TRAIN
+from vitlet.disk import write_csv
 from vitlet.errors import DataError
-from vitlet.text import csv_cell, plural, printable
+from vitlet.text import plural, printable
 
 _SHOWN = 20
-_MOST_ALIKE = 10_000
-"""Pairs that look alike are compared in millions of candidates; only the first are kept."""
+_MOST_SIMILAR = 10_000
+"""Number of similar pairs that are kept; there may be millions."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Images that are the same, or look alike; the paths are made when they are asked for."""
+    """Pairs of images that are equal or similar; paths are looked up on access."""
 
     count: int
     _index: Index = field(repr=False)
     _rows: np.ndarray
-    """Int64 [k, 2]: all that are the same, the first 10,000 that look alike."""
+    """Int64 [k, 2]: all equal pairs, or the first 10,000 similar ones."""
 
     def __len__(self) -> int:
-        """Return the number of pairs that are kept."""
+        """Return the number of pairs kept, at most `count`."""
         return len(self._rows)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -42,18 +41,18 @@ class Pairs:
 
     @property
     def examples(self) -> tuple[tuple[str, str], ...]:
-        """Paths of the first 20."""
+        """Paths of the first 20 pairs."""
         return tuple(islice(self, _SHOWN))
 
     def to_json(self) -> dict[str, Any]:
-        """Count and examples."""
+        """Return count and examples."""
         return {"count": self.count, "examples": [[printable(a), printable(b)] for a, b in self.examples]}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Remarks:
-    """(path, text) of some images, in the order of the index; made when they are asked for."""
+    """(path, text) of some images, in the order of the index; looked up on access."""
 
     _index: Index = field(repr=False)
     _rows: np.ndarray
@@ -67,14 +66,14 @@ class Remarks:
         return ((self._index.path(i), self._texts[code]) for i, code in zip(self._rows, self._codes, strict=True))
 
     def first(self, count: int) -> list[tuple[str, str]]:
-        """At most `count` of them."""
+        """Return at most `count` of them."""
         return list(islice(self, count))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """The judgement on every image of an index. Only `good` decides what is trained on; the rest is told."""
+    """The verdict on every image of an index. Only `good` decides what is trained on; the rest is information."""
 
     name: str
     good: np.ndarray
@@ -82,33 +81,33 @@ class Verdicts:
     bad: Remarks
     """The reasons."""
     warnings: Remarks
-    """What the decoder remarked about images it could read."""
+    """Warnings of the decoder about images that it could read."""
     modes: dict[str, int]
-    """How many good images are stored how: `JPEG RGB`, `PNG I;16`, `GIF P, first frame`; most frequent first."""
+    """Number of good images by form of storage, such as `JPEG RGB` or `GIF P, first frame`; most frequent first."""
     heights: tuple[int, int, int]
     """Smallest, median, largest of the good images, in pixels."""
     widths: tuple[int, int, int]
     duplicates: Pairs
-    """Files with equal bytes: each one after the first of its kind, with the first."""
+    """Files with equal bytes: the first of them, paired with each of the others."""
     near_duplicates: Pairs
-    """Look alike, unequal bytes."""
+    """Similar images with different bytes."""
     leaks: Pairs
-    """Images of val or test, with a training image of equal bytes."""
+    """Images of val or test that have the same bytes as a training image."""
     near_leaks: Pairs
     balance: dict[str, dict[str, int]]
-    """Split → class → good images; images without a label stand under the empty name."""
+    """Number of good images by split and class; those without a label are under the empty name."""
     lost_classes: tuple[str, ...]
-    """Classes with training images of which none is good."""
+    """Classes that have training images, none of which is good."""
     notes: tuple[str, ...]
-    """How the data was read, and what of it was not."""
+    """How the data was understood, and what was not read."""
 
     @property
     def pairs(self) -> dict[str, Pairs]:
-        """The copies among the images, by kind; leaks are among the duplicates too."""
+        """The pairs by kind; leaks are among the duplicates as well."""
         return {kind: getattr(self, kind) for kind in ("duplicates", "near_duplicates", "leaks", "near_leaks")}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, every name fit to print, lists cut after 20."""
+        """Return plain values, with printable names and lists cut after 20."""
         return {
             "name": self.name,
             "notes": list(self.notes),
@@ -130,11 +129,11 @@ class Verdicts:
         }
 
     def require(self, *, max_bad: float = 0.01, training: bool = True) -> None:
-        """Stop where too much is bad to go on in silence.
+        """Refuse a set with too many bad images.
 
         Args:
-            max_bad: The share of bad images that is accepted.
-            training: Whether there must be images to train on, and of every class.
+            max_bad: The largest share of bad images to accept.
+            training: Whether training images are needed, of every class.
 
         Raises:
             DataError: if the share is larger, nothing is left to train on, or a class has lost all its images.
@@ -142,12 +141,12 @@ class Verdicts:
         share = len(self.bad) / len(self.good)
         worst = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.bad.first(5))
         what = f"{len(self.bad):,} of {plural(len(self.good), 'image')} cannot be used"
-        left = not training or sum(self.balance.get(SPLITS[0], {}).values())
+        left = not training or sum(self.balance.get(SPLITS[TRAIN], {}).values())
         if not left and not len(self.bad):
             raise DataError(
                 "no images to train on",
                 where=self.name,
-                why="All images are of other splits",
+                why="All images belong to other splits",
                 fix="put images into train/, or check the manifest's split column",
             )
         if not left or share > max_bad:
@@ -168,32 +167,24 @@ class Verdicts:
             )
 
     def write_bad_files(self, path: Path) -> None:
-        """A CSV file (path, reason) of the bad images; no cell can act as a formula in a spreadsheet."""
-        _write_csv(path, ("path", "reason"), ((printable(name), reason) for name, reason in self.bad))
+        """Write a CSV file (path, reason) of the bad images."""
+        write_csv(path, ("path", "reason"), ((printable(name), reason) for name, reason in self.bad))
 
     def write_copies(self, path: Path) -> None:
-        """A CSV file (kind, path, matches) of the pairs that are kept; in a leak `path` is the training image."""
+        """Write a CSV file (kind, path, matches) of the pairs that are kept; in a leak `path` is the training image."""
         rows = ((kind, printable(a), printable(b)) for kind, pairs in self.pairs.items() for a, b in pairs)
-        _write_csv(path, ("kind", "path", "matches"), rows)
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(columns)
-    writer.writerows(map(csv_cell, row) for row in rows)
-    write_file(path, stream.getvalue().encode())
+        write_csv(path, ("kind", "path", "matches"), rows)
 
 
 def summarise(index: Index, findings: Findings) -> Verdicts:
-    """The verdicts that follow from what was found about each image."""
+    """Return the verdicts that follow from the findings."""
     mode, warning = findings.column("mode"), findings.column("warning")
     good = mode > 0
     bad, remarked = np.flatnonzero(~good), np.flatnonzero(good & (warning > 0))
-    in_train = index.splits == 0
+    in_train = index.splits == TRAIN
     modes = {findings.texts[code]: int(n) for code, n in enumerate(np.bincount(mode[good])) if n}
     lost = np.setdiff1d(index.labels[in_train], np.append(index.labels[good & in_train], -1))
-    near_duplicates, near_leaks = _look_alikes(index, findings, np.flatnonzero(good), in_train)
+    near_duplicates, near_leaks = _near_copies(index, findings, np.flatnonzero(good), in_train)
     duplicates, leaks = _copies(index, findings.column("digest"), good, in_train)
     return Verdicts(
         name=index.name,
@@ -214,7 +205,7 @@ def summarise(index: Index, findings: Findings) -> Verdicts:
 
 
 def _copies(index: Index, digests: np.ndarray, good: np.ndarray, in_train: np.ndarray) -> tuple[Pairs, Pairs]:
-    """Duplicates, and those between training and other images."""
+    """Return duplicates, and those between training and other images."""
     ids = np.flatnonzero(good)
     duplicates = _pairs(index, ids[equal_pairs(digests[ids])])
     train_ids, other_ids = np.flatnonzero(good & in_train), np.flatnonzero(good & ~in_train)
@@ -222,21 +213,21 @@ def _copies(index: Index, digests: np.ndarray, good: np.ndarray, in_train: np.nd
     return duplicates, _pairs(index, np.stack([train_ids[leaks[:, 0]], other_ids[leaks[:, 1]]], axis=1))
 
 
-def _look_alikes(index: Index, findings: Findings, ids: np.ndarray, in_train: np.ndarray) -> tuple[Pairs, Pairs]:
-    """Near duplicates, and those between training and other images."""
+def _near_copies(index: Index, findings: Findings, ids: np.ndarray, in_train: np.ndarray) -> tuple[Pairs, Pairs]:
+    """Return near duplicates, and those between training and other images."""
     hashes = np.empty(len(findings), dtype=np.uint64)
     for places, rows in findings.parts():
         hashes[places] = dhash(rows["thumbnail"])
     hashes = hashes[ids]
     counts, firsts = [0, 0], [np.empty((0, 2), dtype=np.int64)] * 2
-    for found in near_pairs(hashes, lambda places: findings.take("thumbnail", ids[places])):
-        pairs = ids[found]
-        alike = pairs[findings.take("digest", pairs[:, 0]) != findings.take("digest", pairs[:, 1])]
-        leaks = alike[in_train[alike[:, 0]] != in_train[alike[:, 1]]]
-        for k, more in enumerate((alike, leaks)):
+    for positions in near_pairs(hashes, lambda places: findings.take("thumbnail", ids[places])):
+        pairs = ids[positions]
+        unequal = pairs[findings.take("digest", pairs[:, 0]) != findings.take("digest", pairs[:, 1])]
+        leaks = unequal[in_train[unequal[:, 0]] != in_train[unequal[:, 1]]]
+        for k, more in enumerate((unequal, leaks)):
             counts[k] += len(more)
-            known = np.concatenate([firsts[k], more])
-            firsts[k] = known[np.lexsort((known[:, 1], known[:, 0]))][:_MOST_ALIKE]
+            candidates = np.concatenate([firsts[k], more])
+            firsts[k] = candidates[np.lexsort((candidates[:, 1], candidates[:, 0]))][:_MOST_SIMILAR]
     near_duplicates, near_leaks = (_pairs(index, first, n) for first, n in zip(firsts, counts, strict=True))
     return near_duplicates, near_leaks
 

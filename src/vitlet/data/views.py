@@ -260,11 +260,11 @@ def _timm_rand_augment(config: str, *, fill: _Levels) -> Callable[[Image.Image],
     """Return timm's transform with DeiT's settings; translations are relative, so the size is not needed."""
     from timm.data import auto_augment  # takes seconds to import and few recipes need it
 
-    made = auto_augment.rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
-    for operation in made.ops:
+    augment = auto_augment.rand_augment_transform(config, {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC})
+    for operation in augment.ops:
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = _posterize
-    return made
+    return augment
 
 
 def _posterize(photo: Image.Image, bits: int, **_: object) -> Image.Image:

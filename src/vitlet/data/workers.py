@@ -1,7 +1,8 @@
-"""Map a function over items in processes that may hang, crash or be killed without taking the parent with them.
+"""Map a function over items in processes that may hang, crash or be killed without harm to the parent.
 
-A pool of the standard library loses the whole map when one process dies and waits for ever when one hangs. Here the
-parent knows which item each process is at: that item is given up with its cause, and a new process takes the rest.
+A pool of the standard library loses the whole map when one process dies, and waits for ever when one hangs. Here the
+parent knows which item each process is working on: that item is given up, with the cause, and a new process continues
+with the rest.
 """
 
 import itertools
@@ -36,12 +37,12 @@ class Lost:
 def parallel(
     work: Callable[[int], Any], items: Iterable[int], *, workers: int, timeout: float
 ) -> Iterator[tuple[int, Any, str]]:
-    """Yield (item, result or `Lost`, what libraries wrote to stderr meanwhile), in no fixed order.
+    """Yield (item, result or `Lost`, text that libraries wrote to stderr), in no fixed order.
 
     Args:
-        work: Called with one item at a time, in a process with one thread. Must not raise; picklable where
+        work: Called with one item at a time, in a process with one thread. Must not raise; must be picklable if
             processes are spawned.
-        items: What to work at.
+        items: The items.
         workers: Number of processes, at least one: the calling process is never at risk.
         timeout: Seconds for one item.
 
@@ -58,11 +59,11 @@ class _Worker:
     process: Any
     pipe: Connection
     backlog: list[int]
-    """Items to take before new ones."""
+    """Items to work on before new ones."""
     deadline: float
     is_ready: bool = False
     pending: list[int] = field(default_factory=list)
-    """Items given and not answered; it works at the first."""
+    """Items sent and not answered; the process is working on the first."""
 
 
 @final
@@ -82,7 +83,7 @@ class _Pool:
                 for worker in list(self._running):
                     if worker.pipe in ready:
                         yield from self._receive(worker)
-                    # After a pause of all processes, or a long one of whoever takes the results, it is not to blame.
+                    # A worker is not late if all processes were paused, or if the results were consumed slowly.
                     elif worker.deadline < time.monotonic() and not worker.pipe.poll(_GRACE_SECONDS):
                         yield self._replace(worker, f"no result after {self._timeout:g} s")
         finally:
@@ -118,8 +119,8 @@ class _Pool:
                 self._end(worker)
 
     def _give(self, worker: _Worker) -> None:
-        """Send what is pending. A process that was killed while it waited had begun none of it: another takes it all,
-        and no item is lost.
+        """Send the pending items. A process that was killed while it waited has started none of them: another process
+        gets them, and no item is lost.
         """
         try:
             worker.pipe.send(worker.pending)
@@ -136,21 +137,21 @@ class _Pool:
 
     def _end(self, worker: _Worker) -> None:
         self._running.remove(worker)
-        worker.process.kill()  # it holds nothing; one that hangs would not hear anything gentler
+        worker.process.kill()  # it holds nothing, and if it hangs it ignores gentler signals
         worker.process.join()
         worker.pipe.close()
 
 
 def _serve(pipe: Connection, work: Callable[[int], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    # A forked process holds the parent's ends of the pipes, its own included: they do not tell that the parent is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # A forked process has copies of the parent's ends of all pipes, so these do not show that the parent has ended.
     end_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is None or os.getppid() != parent.pid:
-        return  # it was gone before
+        return  # it ended before the call above
     torch.set_num_threads(1)
     with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)  # C libraries write their warnings there, with no other way to hear them
+        os.dup2(noise.fileno(), 2)  # C libraries write their warnings only there
         pipe.send(None)
         while True:
             try:

@@ -26,7 +26,7 @@ class Tolerance:
 
 FP32 = Tolerance(max_relative_error=1e-4, top1_agreement=0.999)
 INT8 = Tolerance(max_relative_error=None, top1_agreement=0.95, accuracy_loss=0.02)
-"""Lower on purpose: 8 bits change classes that were close. Guide, `proof.json` and card give it beside that of fp32."""
+"""Lower on purpose: 8 bits change classes that were close. Guide, `proof.json` and card state it with that of fp32."""
 INT8_ENCODER = Tolerance(max_relative_error=None, top1_agreement=0.85)
 """Lower: nearest neighbours change sooner if all features point in similar directions, as a masked autoencoder's do."""
 
@@ -60,19 +60,19 @@ class Agreement:
 
     def shortcomings(self, allowed: Tolerance) -> list[str]:
         """Describe each violated tolerance by a clause; empty if there is none. A NaN violates every tolerance."""
-        found = []
+        clauses = []
         limit = allowed.max_relative_error
         if not np.isfinite(self.max_relative_error) or (limit is not None and not self.max_relative_error <= limit):
-            found.append(f"a relative error of {self.max_relative_error:.1e}, of {limit or np.inf:.0e} allowed")
+            clauses.append(f"a relative error of {self.max_relative_error:.1e}, of {limit or np.inf:.0e} allowed")
         if not self.top1_agreement >= allowed.top1_agreement:
-            found.append(
+            clauses.append(
                 f"the same {self.top1_of} for {100 * self.top1_agreement:.1f} % of {self.n} images, "
                 f"{100 * allowed.top1_agreement:.1f} % needed"
             )
         lost = 0.0 if self.accuracy is None else -self.accuracy.difference
         if allowed.accuracy_loss is not None and lost > allowed.accuracy_loss:
-            found.append(f"{100 * lost:.1f} points of accuracy lost, {100 * allowed.accuracy_loss:.1f} allowed")
-        return found
+            clauses.append(f"{100 * lost:.1f} points of accuracy lost, {100 * allowed.accuracy_loss:.1f} allowed")
+        return clauses
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values; a NaN or infinite error becomes null."""
@@ -139,8 +139,8 @@ def _cosines(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _accuracy(original: NDArray[Any], exported: NDArray[Any], labels: NDArray[Any]) -> Accuracy | None:
-    known = labels >= 0
-    if not known.any():
+    has_label = labels >= 0
+    if not has_label.any():
         return None
-    first, second = (float((v[known].argmax(axis=1) == labels[known]).mean()) for v in (original, exported))
-    return Accuracy(first, second, int(known.sum()))
+    first, second = (float((v[has_label].argmax(axis=1) == labels[has_label]).mean()) for v in (original, exported))
+    return Accuracy(first, second, int(has_label.sum()))

@@ -50,9 +50,9 @@ def evaluate_classifier(
             logits = forward(batch.images.to(device)).float().cpu()
             num_classes = logits.shape[1]
             _require_usable(logits, batch.labels, num_classes=num_classes)
-            known = batch.labels >= 0
-            first.append(topk(logits[known], batch.labels[known], 1))
-            fifth.append(topk(logits[known], batch.labels[known], 5))
+            has_label = batch.labels >= 0
+            first.append(topk(logits[has_label], batch.labels[has_label], 1))
+            fifth.append(topk(logits[has_label], batch.labels[has_label], 5))
     correct = torch.cat(first).numpy()
     if not len(correct):
         raise DataError(

@@ -6,7 +6,7 @@ pairs two arms at one point. There are many, so their paired t tests are correct
 
     answer yes        first > second, and the corrected p is at most 0.05
     answer no         first < second likewise
-    answer undecided  otherwise, and wherever there is no test
+    answer undecided  otherwise, and if there is no test
 
 There is no test with fewer than three seeds, nor if all differences are equal. Accuracies are counts of images, so
 equal differences often occur by chance: were they taken as certain, two seeds on 100 images would answer one of twelve

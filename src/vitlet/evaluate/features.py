@@ -139,9 +139,9 @@ def cached_features(
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
     world = world or World()
-    kept = _read(path)
-    if not world.max(int(kept is None)) and kept is not None:
-        return kept, labels
+    cached = _read(path)
+    if not world.max(int(cached is None)) and cached is not None:
+        return cached, labels
     shared = world if len(ids) >= world.size else World()  # so few that some ranks would have none
     loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)
     if reading.every_block:

@@ -86,8 +86,8 @@ def verdict(losses: Sequence[float], healths: Sequence[Health]) -> Verdict:
 
 def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
     """One line: the verdict, the numbers behind it and, if it is bad, the setting to change."""
-    found = verdict(losses, healths)
-    if found == "collapsed":
+    state = verdict(losses, healths)
+    if state == "collapsed":
         latest = healths[-1]
         alike = latest.feature_std < MIN_STD
         sign = (
@@ -104,8 +104,8 @@ def explain(losses: Sequence[float], healths: Sequence[Health]) -> str:
         "learning": "",
         "stalled": " Try optimizer.base_lr three times higher and three times lower; "
         "look for broken or identical images with vitlet check.",
-    }[found]
-    return f"{found}: {'; '.join(numbers) or 'nothing measured yet'}.{remedy}"
+    }[state]
+    return f"{state}: {'; '.join(numbers) or 'nothing measured yet'}.{remedy}"
 
 
 def _loss_line(losses: Sequence[float]) -> str:

@@ -62,26 +62,26 @@ def head_positions(data_classes: Sequence[str], head_classes: Sequence[str]) -> 
     Raises:
         DataError: if a class of the data is not among the head's.
     """
-    known = {name: place for place, name in enumerate(head_classes)}
-    if set(data_classes) <= known.keys():
-        return np.array([known[name] for name in data_classes]), "classes by name"
+    outputs = {name: place for place, name in enumerate(head_classes)}
+    if set(data_classes) <= outputs.keys():
+        return np.array([outputs[name] for name in data_classes]), "classes by name"
     place = {name: i for i, name in enumerate(synsets())}
     if _are_numbers(head_classes) and set(data_classes) <= place.keys():
         return (
-            np.array([known[str(place[name])] for name in data_classes]),
+            np.array([outputs[str(place[name])] for name in data_classes]),
             "the head's numbers taken as places in the sorted synsets",
         )
     if set(head_classes) == place.keys() and _are_numbers(data_classes, within=True):
         return (
-            np.array([known[synsets()[int(name)]] for name in data_classes]),
+            np.array([outputs[synsets()[int(name)]] for name in data_classes]),
             "folder numbers as places in the sorted synsets",
         )
-    lost = [name for name in data_classes if name not in known]
+    lost = [name for name in data_classes if name not in outputs]
     shown = ", ".join(printable(name) for name in lost[:_SHOWN])
     near = did_you_mean(lost[0], head_classes)
     raise DataError(
         f"{plural(len(lost), 'class', 'classes')} of the data unknown to the head: {shown}",
-        why=printable(near) if near.startswith("Did") else f"The head knows {plural(len(known), 'class', 'classes')}",
+        why=printable(near) if near.startswith("Did") else f"The head knows {plural(len(outputs), 'class', 'classes')}",
         fix="data with the classes of the training run, or fine-tune a new head",
     )
 
@@ -110,9 +110,9 @@ def real_answers(numbers: Sequence[int], head_classes: Sequence[str]) -> tuple[l
             why="ReaL labels the 1,000 classes of ILSVRC 2012",
             fix="a model fine-tuned on ImageNet-1k with folders named by synset",
         )
-    outputs, found = head_positions(synsets(), head_classes)
+    outputs, order = head_positions(synsets(), head_classes)
     labels = real_labels()
-    return [tuple(int(outputs[place]) for place in labels[number - 1]) for number in numbers], found
+    return [tuple(int(outputs[place]) for place in labels[number - 1]) for number in numbers], order
 
 
 def any_right(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]], k: int) -> Bool[Tensor, "B"]:
@@ -149,9 +149,9 @@ def count_right(
         for batch in each_once(loader):
             logits = forward(batch.images.to(device)).float().cpu()
             require_finite(logits)
-            known = [i for i, position in enumerate(batch.positions.tolist()) if right[position]]
-            answers = [right[int(batch.positions[i])] for i in known]
-            count += len(known)
-            first += int(any_right(logits[known], answers, 1).sum())
-            fifth += int(any_right(logits[known], answers, 5).sum())
+            answered = [i for i, position in enumerate(batch.positions.tolist()) if right[position]]
+            answers = [right[int(batch.positions[i])] for i in answered]
+            count += len(answered)
+            first += int(any_right(logits[answered], answers, 1).sum())
+            fifth += int(any_right(logits[answered], answers, 5).sum())
     return count, first, fifth

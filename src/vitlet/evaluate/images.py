@@ -20,7 +20,7 @@ def each_once(loader: Iterable[Batch]) -> Iterator[Batch]:
     for batch in loader:
         if batch.replaced:
             raise DataError(
-                "an image cannot be read any more",
+                "an image can no longer be read",
                 where=printable(batch.replaced[0][1]),
                 why="It was good when the data was checked; a score without it would be another score",
                 fix="bring it back, or run vitlet check DATA and evaluate again",

@@ -5,18 +5,28 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlet.data.splits import HELD_OUT
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
-HELD_OUT = "held-out train"
-"""Name of the test images if there is no test split: a part of the training images."""
 _SHOWN = 5
 
 
-def labelled(features: Float[Tensor, "n D"], labels: Int[Tensor, "n"]) -> tuple[Float[Tensor, "k D"], Int[Tensor, "k"]]:
-    """Select the rows with a label; -1 means none."""
-    known = labels >= 0
-    return features[known], labels[known]
+def usable(
+    train: Float[Tensor, "n *_"],
+    train_labels: Int[Tensor, "n"],
+    test: Float[Tensor, "m *_"],
+    test_labels: Int[Tensor, "m"],
+    *,
+    classes: Sequence[str] = (),
+) -> tuple[Float[Tensor, "j *_"], Int[Tensor, "j"], Float[Tensor, "k *_"], Int[Tensor, "k"]]:
+    """Select the rows with a label of both sets, for a probe.
+
+    Raises:
+        DataError: as `require`.
+    """
+    require(train_labels, test_labels, classes=classes)
+    return *_labelled(train, train_labels), *_labelled(test, test_labels)
 
 
 def require_classes(classes: Sequence[str], *, where: str) -> None:
@@ -73,6 +83,11 @@ def require(
             why="No training image shows what they look like, so they would all count as errors",
             fix=f"add training images of them, or take them out of the {split} split",
         )
+
+
+def _labelled(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    has_label = labels >= 0
+    return features[has_label], labels[has_label]
 
 
 def _require_some(labels: Int[Tensor, "n"], split: str, where: str) -> None:

@@ -83,7 +83,7 @@ def linear_probe(
     Raises:
         DataError: as `labels.require`.
     """
-    x, y, x_test, y_test = _usable(train, train_labels, test, test_labels, classes)
+    x, y, x_test, y_test = labels.usable(train.float(), train_labels, test.float(), test_labels, classes=classes)
     num_classes, depth = int(y.max()) + 1, x.shape[1]
     held = torch.from_numpy(held_out(y.numpy(), seed=seed))
     layer, rate, scores = depth - 1, rates[0] if len(rates) == 1 else FALLBACK, None
@@ -102,7 +102,7 @@ def linear_probe(
         settings["chosen_on"] = f"{int(held.sum())} held-out training images"
         settings["held_out_top1"] = {f"{r:.4g}": float(s) for r, s in zip(rates, scores[layer], strict=True)}
         settings["held_out_top1_by_layer"] = scores.max(axis=1).tolist()
-    return ProbeResult("linear", float(correct.mean()), len(correct), correct, settings)
+    return ProbeResult.of("linear", correct, settings)
 
 
 def published_probe(
@@ -120,7 +120,7 @@ def published_probe(
     Raises:
         DataError: as `labels.require`.
     """
-    x, y, x_test, y_test = _usable(train, train_labels, test, test_labels, classes)
+    x, y, x_test, y_test = labels.usable(train.float(), train_labels, test.float(), test_labels, classes=classes)
     form, batch = PUBLISHED[protocol], min(PUBLISHED[protocol].batch, len(y))
     generator = torch.Generator().manual_seed(rng.derive(seed, protocol))
     norm = nn.BatchNorm1d(x.shape[1], affine=False, eps=1e-6) if form.normalise else nn.Identity()
@@ -141,7 +141,7 @@ def published_probe(
     with torch.no_grad():
         correct = (head(norm(x_test)).argmax(dim=1) == y_test).numpy()
     settings = {"batch": batch, "lr": peak, "steps": total, "seed": seed, "images": "cached centre crops"}
-    return ProbeResult(protocol, float(correct.mean()), len(correct), correct, settings)
+    return ProbeResult.of(protocol, correct, settings)
 
 
 @dataclass(frozen=True)
@@ -198,12 +198,3 @@ def _order(n: int, *, batch: int, steps: int, seed: int) -> Iterator[Int[Tensor,
         order = torch.from_numpy(rng.permutation(rng.derive(seed, "linear probe", epoch), n))
         for place in range(min(an_epoch, steps - epoch * an_epoch)):
             yield order[place * batch : (place + 1) * batch]
-
-
-def _usable(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: Sequence[str]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The labelled rows of both sets, on the CPU."""
-    labels.require(train_labels, test_labels, classes=classes)
-    known, counted = train_labels >= 0, test_labels >= 0
-    return train[known].float(), train_labels[known], test[counted].float(), test_labels[counted]

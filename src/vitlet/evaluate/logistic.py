@@ -52,9 +52,8 @@ def logistic_probe(
     Raises:
         DataError: as `labels.require`.
     """
-    labels.require(train_labels, test_labels, classes=classes)
-    x, y = (t.cpu().numpy() for t in labels.labelled(train.double(), train_labels))
-    x_test, y_test = (t.cpu().numpy() for t in labels.labelled(test.double(), test_labels))
+    usable = labels.usable(train.double(), train_labels, test.double(), test_labels, classes=classes)
+    x, y, x_test, y_test = (rows.cpu().numpy() for rows in usable)
     parts = [held_out(y, seed=seed, part=part) for part in range(PARTS if len(y) < _ONE_PART_FROM else 1)]
     # Once for all fits: it looks through every library of the process.
     with threadpool_limits(None if x.size >= _THREADS_FROM else 1, user_api="blas"):

@@ -1,6 +1,6 @@
 """Relative speed: contenders take turns in one process and are timed in CPU seconds.
 
-So other work on the machine costs all of them the same, and little more than its share of the caches.
+Other work on the machine then affects all of them alike, and costs little more than its share of the caches.
 """
 
 import contextlib
@@ -8,11 +8,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from vitlet.run import environment
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], *, repeats: int =
     A warm-up turn before them is not counted.
     """
     with one_thread():
-        turns = [[_cpu_seconds(call) for call in contenders.values()] for _ in range(repeats + 1)]
+        turns = [[timed(call)[1] for call in contenders.values()] for _ in range(repeats + 1)]
     columns = zip(*turns[1:], strict=True)
     return {name: _pace(taken) for name, taken in zip(contenders, columns, strict=True)}
 
@@ -41,10 +43,33 @@ def _pace(taken: tuple[float, ...]) -> Pace:
     return Pace(cpu_ms=1000 * middle, spread=(max(taken) - min(taken)) / middle)
 
 
-def _cpu_seconds(call: Callable[[], object]) -> float:
+def timed(call: Callable[..., _T], *args: Any) -> tuple[_T, float]:
+    """Return the result of a call, and the CPU seconds that it took."""
     began = time.process_time()
+    result = call(*args)
+    return result, time.process_time() - began
+
+
+def seconds_on(device: torch.device, call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes on a device.
+
+    On a CPU these are CPU seconds, which other work on the machine does not lengthen; elsewhere wall-clock seconds from
+    the end of earlier work on the device to the end of this.
+    """
+    if device.type == "cpu":
+        return timed(call)[1]
+    _synchronise(device)
+    began = time.perf_counter()
     call()
-    return time.process_time() - began
+    _synchronise(device)
+    return time.perf_counter() - began
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 @contextlib.contextmanager
@@ -59,7 +84,7 @@ def one_thread() -> Iterator[None]:
 
 
 def conditions(repeats: int) -> dict[str, Any]:
-    """What a speed ratio depends on besides the programs; stored with the result."""
+    """Return what a speed ratio depends on besides the programs, to be stored with it."""
     return {
         "repeats": repeats,
         "threads": 1,

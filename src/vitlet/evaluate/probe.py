@@ -53,12 +53,9 @@ def knn_probe(
     Raises:
         DataError: as `labels.require`.
     """
-    labels.require(train_labels, test_labels, classes=classes)
-    train, train_labels = labels.labelled(train, train_labels)
-    test, test_labels = labels.labelled(test, test_labels)
-    num_classes = int(train_labels.max()) + 1
-    predicted = knn_predict(train, train_labels, test, num_classes=num_classes, k=k, temperature=temperature)
-    return ProbeResult.of("knn", (predicted == test_labels.cpu()).numpy(), {"k": k, "temperature": temperature})
+    x, y, x_test, y_test = labels.usable(train, train_labels, test, test_labels, classes=classes)
+    predicted = knn_predict(x, y, x_test, num_classes=int(y.max()) + 1, k=k, temperature=temperature)
+    return ProbeResult.of("knn", (predicted == y_test.cpu()).numpy(), {"k": k, "temperature": temperature})
 
 
 def held_out(y: Int[np.ndarray, "n"], *, seed: int, part: int = 0) -> Bool[np.ndarray, "n"]:
@@ -70,6 +67,7 @@ def held_out(y: Int[np.ndarray, "n"], *, seed: int, part: int = 0) -> Bool[np.nd
     for label in np.unique(y):
         rows = np.flatnonzero(y == label)
         count = min(max(1, round(len(rows) / PARTS)), len(rows) - 1)
+        # The key is from the first probe that chose this way; every stored result of the others depends on it too.
         order = rng.permutation(rng.derive(seed, "logistic probe", int(label)), len(rows))
         chosen[rows[np.roll(order, -(part * len(rows) // PARTS))[:count]]] = True
     return chosen

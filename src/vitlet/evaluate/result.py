@@ -1,11 +1,11 @@
-"""One measured number as a file; nothing is printed that is not stored in one."""
+"""One measured number as a file; every number that is printed is stored in one."""
 
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vitlet.disk import write_json
-from vitlet.run import Run, environment
+from vitlet.run import Run, environment, hardware
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,4 @@ def write_result(run: Run, name: str, result: Result) -> None:
 
 def with_machine(result: Result) -> dict[str, Any]:
     """Return the content of a result file."""
-    machine = environment()
-    hardware = {k: machine[k] for k in ("processor", "cores", "platform", "packages")}
-    return asdict(result) | {"command": machine["command"], "hardware": hardware}
+    return asdict(result) | {"command": environment()["command"], "hardware": hardware()}

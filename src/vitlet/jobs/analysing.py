@@ -32,14 +32,14 @@ from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
-from vitlet.data.subsets import balanced
+from vitlet.data.subsets import balanced, divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluate import labels
 from vitlet.jobs.evaluation import judged, opened
-from vitlet.jobs.material import divide, pick_device
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.run import Run, environment
@@ -182,7 +182,7 @@ def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller,
 
 def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: Options) -> Sample:
     """Choose the images to analyse: held-out labelled ones if they fill a batch, else all usable ones."""
-    train, test, split = divide(index, verdicts)
+    train, test, split = divide(index, verdicts.good)
     if len(test) < look.batch_size:
         test, split = np.flatnonzero(verdicts.good), "all images"
     picked = choose(np.asarray(index.labels[test]), num=look.num_images, seed=look.seed, folder_order=look.published)
@@ -206,7 +206,7 @@ def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: O
 def _about(subjects: Sequence[Subject], sample: Sample, look: Look) -> dict[str, Any]:
     return {
         "models": [{"name": s.name, "source": s.source} for s in subjects],
-        "data": {"name": sample.index.name, "fingerprint": sample.index.fingerprint},
+        "data": sample.index.facts(),
         "split": sample.split,
         "images": len(sample.ids),
         "batch_size": sample.batch_size,

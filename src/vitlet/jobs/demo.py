@@ -16,15 +16,15 @@ import numpy as np
 
 from vitlet.console import Teller
 from vitlet.data.digits import write_digits
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.names import absolute_data
-from vitlet.data.subsets import training_ids
+from vitlet.data.subsets import divide, training_ids
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
-from vitlet.jobs.material import divide, judge, require_labels
+from vitlet.jobs.material import judge, require_labels
 from vitlet.jobs.options import Options, ProbeName
 from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.spread import among_ranks
@@ -88,7 +88,7 @@ def demo(
     index = open_index(source, follow_outside=options.follow_outside)
     verdicts = judge(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
-    train, test, split = divide(index, verdicts)
+    train, test, split = divide(index, verdicts.good)
     labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
     num_labels = num_labels if labels and num_labels is not None else labels
     long, short = (_DIGITS | _LONG, _DIGITS | _SHORT) if data is None else ({}, {})
@@ -128,9 +128,8 @@ def demo(
         title = f"{_PROBES[probe]} on frozen features, {num_labels} labels"
         protocols.append(Protocol(probe, title, (first, second), **what))
     facts = {
-        "name": index.name,
-        "fingerprint": index.fingerprint,
-        "num_train": int((verdicts.good & (index.splits == SPLITS.index("train"))).sum()),
+        **index.facts(),
+        "num_train": num_images,
         "num_labelled": num_labels,
         "num_test": len(test),
         "classes": [printable(name) for name in index.classes],

@@ -3,8 +3,7 @@
 import io
 import json
 import os
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.text import plural, printable
+from vitlet.train.clock import Clock
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
 
@@ -53,14 +53,13 @@ def finish_detection(
     if not len(material.held_out):
         teller.say("note: no image was held out, so nothing was scored.")
         return
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     found = list(_found(objective, material.index, material.held_out, recipe, teller, World()))
     truth = ground_truth(material.index, annotations, material.held_out)
     kinds: tuple[Kind, ...] = ("bbox", "segm") if objective.detector.shape.masks else ("bbox",)
     for kind in kinds:
         scores = score(truth, coco_results(found, annotations, material.held_out), kind=kind)
-        cost = (time.monotonic() - began, time.process_time() - cpu_began)
-        _write_scores(run, recipe, material, scores, cost=cost, teller=teller)
+        _write_scores(run, recipe, material, scores, clock=clock, teller=teller)
     _write_gallery(run, material, annotations, found)
 
 
@@ -164,7 +163,7 @@ def _found(
 
 
 def _write_scores(
-    run: Run, recipe: Recipe, material: Material, scores: Scores, *, cost: tuple[float, float], teller: Teller
+    run: Run, recipe: Recipe, material: Material, scores: Scores, *, clock: Clock, teller: Teller
 ) -> None:
     value, split = scores.numbers["AP"], material.held_out_split
     if value is None:
@@ -177,10 +176,9 @@ def _write_scores(
         seed=recipe.budget.seed,
         split=split,
         protocol=f"detection, {plural(len(material.ids), 'training image')}, COCO's mean over overlaps 0.50 to 0.95",
-        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        data=material.index.facts(),
         recipe=recipe.fingerprint(),
-        wall_seconds=cost[0],
-        cpu_seconds=cost[1],
+        **clock.spent(),
         details={
             "numbers": scores.numbers,
             "per_class": {printable(name): ap for name, ap in scores.per_class.items()},
@@ -196,8 +194,9 @@ def _write_gallery(run: Run, material: Material, annotations: Annotations, found
     """Write `analysis/detections.{npz,json}`: truth and detections on the images of highest and lowest F1."""
     judged = []
     for image in found:
-        truth = _truth(annotations, int(material.held_out[image.position]), image)
-        value = quality(image, truth.boxes, _truth_labels(annotations, int(material.held_out[image.position])))
+        rows = annotations.objects(int(material.held_out[image.position]), crowds=False)
+        truth = _truth(annotations, rows, image)
+        value = quality(image, truth.boxes, annotations.columns["categories"][rows])
         if value is not None:
             judged.append((value, image, truth))
     judged.sort(key=lambda entry: (-entry[0], entry[1].position))
@@ -221,15 +220,9 @@ def _write_gallery(run: Run, material: Material, annotations: Annotations, found
     write_arrays(run.analysis / "detections.npz", arrays)
 
 
-def _truth_labels(annotations: Annotations, row: int) -> np.ndarray:
-    """Return the class numbers of the objects in an image, without crowds."""
+def _truth(annotations: Annotations, rows: Sequence[int], image: Found) -> Drawn:
+    """Return the objects in `rows` of the annotations, which are on `image`, to be drawn."""
     columns = annotations.columns
-    return np.array([columns["categories"][r] for r in annotations.objects(row) if not columns["crowds"][r]], dtype=int)
-
-
-def _truth(annotations: Annotations, row: int, image: Found) -> Drawn:
-    columns = annotations.columns
-    rows = [r for r in annotations.objects(row) if not columns["crowds"][r]]
     boxes = np.array([columns["boxes"][r] for r in rows], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     outlines = [annotations.outline(r) for r in rows]

@@ -1,9 +1,7 @@
 """Evaluation of a finished model: frozen-feature probes, embeddings, predictions."""
 
-import csv
 import io
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +14,12 @@ from torch import Tensor
 from vitlet.augmentation import View
 from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.splits import SPLITS
+from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
-from vitlet.disk import write_file
+from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
@@ -28,12 +28,13 @@ from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.material import describe, divide, judge, pick_device, require_labels
+from vitlet.jobs.material import describe, judge, pick_device, require_labels
 from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
-from vitlet.text import csv_cell, plural, printable
+from vitlet.text import plural, printable
+from vitlet.train.clock import Clock
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -76,12 +77,12 @@ def _probe(
 ) -> Result:
     protocol, pool, layers = how.protocol, how.pool, how.layers
     teller = Teller(quiet=options.quiet)
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     saved = load_encoder(run)
     index = opened(data, options, world)
     labels.require_classes(index.classes, where=index.name)
     verdicts = judged(index, options, teller, world)
-    train_ids, test_ids, split = divide(index, verdicts)
+    train_ids, test_ids, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train_ids, test_ids, split)
     encoder = saved.encoder.to(pick_device(options))
     found = probe_encoder(
@@ -95,10 +96,9 @@ def _probe(
         seed=PROBE_SEED,
         split=split,
         protocol=f"{protocol} on frozen features ({seen}), {plural(len(train_ids), 'label')}",
-        data={"name": index.name, "fingerprint": index.fingerprint},
+        data=index.facts(),
         recipe=saved.facts.get("recipe_fingerprint", ""),
-        wall_seconds=time.monotonic() - began,
-        cpu_seconds=time.process_time() - cpu_began,
+        **clock.spent(),
         details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
     )
     if world.is_first and Source.parse(run).architecture is None:  # a bare file has no place for results
@@ -223,15 +223,12 @@ def predict(
         likely, chosen = _predicted(saved, index, ids, options, world)
     if not world.is_first:
         return Path(out)
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(("path", "predicted", "probability", "label"))
-    for row, p, c in zip(map(int, ids), likely, chosen, strict=True):
-        label = int(index.labels[row])
-        known = index.classes[label] if label >= 0 else ""
-        name = csv_cell(printable(index.path(row)))
-        writer.writerow((name, csv_cell(printable(saved.classes[c])), f"{p:.6f}", csv_cell(printable(known))))
-    write_file(Path(out), stream.getvalue().encode())
+    known = ["" if label < 0 else index.classes[label] for label in index.labels[ids]]
+    rows = (
+        (printable(index.path(row)), printable(saved.classes[c]), f"{p:.6f}", printable(label))
+        for row, c, p, label in zip(ids, chosen, likely, known, strict=True)
+    )
+    write_csv(Path(out), ("path", "predicted", "probability", "label"), rows)
     teller.say(f"{plural(len(ids), 'image')} classified: {printable(out)}")
     return Path(out)
 

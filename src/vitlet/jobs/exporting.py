@@ -5,7 +5,6 @@ Everything happens in a scratch folder; a model beyond the tolerance never reach
 
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,9 @@ from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.options import Options
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.heads import head_input
-from vitlet.run import Run, environment
+from vitlet.run import Run, environment, hardware
 from vitlet.text import plural, printable
+from vitlet.train.clock import Clock
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
 from vitlet.weights.form import Form, Target, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
@@ -76,7 +76,7 @@ def export(
     folder, options = Path(out), options or Options()
     require_replaceable(folder, files=FILES)
     teller = Teller(quiet=options.quiet)
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     saved = load_encoder(run)
     witnesses = gather_witnesses(saved, images, calibrate=int8, options=options, teller=teller)
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +87,7 @@ def export(
         texts = {PROOF: to_json_bytes(proof), CARD: card.encode()}
         write_folder(folder, {p.name: p.read_bytes() for p in sorted(stage.iterdir())} | texts)
     try:
-        _record(run, form, proof, saved, wall=time.monotonic() - began, cpu=time.process_time() - cpu_began)
+        _record(run, form, proof, saved, cost=clock.spent())
     except ResourceError as error:  # the run may be somebody else's, and read-only; the model is proved all the same
         teller.say(f"note: the run keeps no record of this export, {PROOF} does: {error.what}. {error.why}.")
     teller.say(f"{printable(folder)}: {_sentence(proof, to)}")
@@ -122,7 +122,6 @@ def proved(
             if form.int8
             else "report this with the run's recipe.json",
         )
-    machine = environment()
     return {
         "form": asdict(form),
         "agreement": found.to_json(),
@@ -130,7 +129,7 @@ def proved(
         "tolerance_fp32": asdict(FP32),
         "images": witnesses.facts | {"calibration": len(witnesses.calibration)},
         "throughput": _throughput(model, runner, witnesses),
-        "machine": {key: machine[key] for key in ("processor", "cores", "platform", "packages")},  # no command: paths
+        "machine": hardware(),
     }
 
 
@@ -202,7 +201,7 @@ def _results(run: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _record(
-    run: str | os.PathLike[str], form: Form, proof: dict[str, Any], saved: Saved, *, wall: float, cpu: float
+    run: str | os.PathLike[str], form: Form, proof: dict[str, Any], saved: Saved, *, cost: Mapping[str, float]
 ) -> None:
     """Write the proof as a result of the run; a model folder or bare file has no place for it."""
     place = Run(Source.parse(run).path)
@@ -218,8 +217,7 @@ def _record(
         protocol=f"{form.target} beside the network it was made from",
         data={"name": facts["name"], "fingerprint": facts["fingerprint"]},
         recipe=saved.facts.get("recipe_fingerprint", ""),
-        wall_seconds=wall,
-        cpu_seconds=cpu,
+        **cost,
         details={k: proof[k] for k in ("form", "agreement", "tolerance", "throughput")},
     )
     parts = ("export", form.target, *(["int8"] if form.int8 else []), *(["bytes"] if form.embed_preprocessing else []))

@@ -126,8 +126,7 @@ def facts_of(images: Labelled) -> dict[str, Any]:
     """Return the facts about the data for a document."""
     index = images.index
     return {
-        "name": index.name,
-        "fingerprint": index.fingerprint,
+        **index.facts(),
         "num_train": len(images.train),
         "num_test": len(images.test),
         "classes": [printable(name) for name in index.classes],

@@ -108,7 +108,7 @@ def learn(
         "pretraining_cpu_seconds": {method: cost[method] for method in methods},
         "teacher": {"name": TEACHER, "views": views * TEACHING, "cpu_seconds": cost[TEACHER]} if taught else None,
         "pretraining_seeds": 1,
-        "data": {"name": index.name, "fingerprint": index.fingerprint},
+        "data": index.facts(),
         "n": n,
         "seeds": seeds,
         "seed": seed,

@@ -14,8 +14,8 @@ from vitlet.data.check import check
 from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
-from vitlet.data.index import SPLITS, Index, open_index
-from vitlet.data.subsets import balanced, holdout, split_ids, subset_ids, training_ids
+from vitlet.data.index import Index, open_index
+from vitlet.data.subsets import balanced, divide, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate import labels
@@ -30,7 +30,6 @@ from vitlet.text import plural, printable
 from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
 from vitlet.weights.source import load_encoder
 
-_HOLDOUT_SHARE, _HOLDOUT_SEED = 0.2, 0
 _SHAPE = {
     *("kind", "image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "relative_position"),
     *("architecture", "output_stride"),
@@ -132,16 +131,16 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
-        held_out = split_ids(index, verdicts.good, "test")
+        held_out = index.rows("test", verdicts.good)
         return Material(index, verdicts, ids, held_out, "test", len(whole), workers=workers)
     if learns is not None:
         annotations = annotations_of(index)
         assert annotations is not None, "`classes_of` refuses data without"
         annotations.require(masks=learns == "masks", max_bad=options.max_bad, where=index.name)
-        whole, held_out, split = divide(index, verdicts, usable=verdicts.good, hold_out=launch.hold_out)
+        whole, held_out, split = divide(index, verdicts.good, labelled=False, hold_out=launch.hold_out)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
         return Material(index, verdicts, ids, held_out, split, len(whole), annotations, workers)
-    whole, held_out, split = divide(index, verdicts, hold_out=launch.hold_out)
+    whole, held_out, split = divide(index, verdicts.good, hold_out=launch.hold_out)
     require_labels(index, verdicts, whole, held_out if len(held_out) else whole, split)  # holding out none is no error
     ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset, num_labels=launch.num_labels)
     if launch.subset is not None:  # a list may leave a class out
@@ -164,28 +163,6 @@ def chosen_ids(
     return ids
 
 
-def divide(
-    index: Index, verdicts: Verdicts, *, usable: np.ndarray | None = None, hold_out: bool = False
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return training rows, evaluation rows and the name of the latter, from labelled rows or from those `usable`.
-
-    Evaluation rows are the `test` split if there is one, else `val`, else a fifth of the training images, drawn class
-    by class from a fixed seed: the same fifth for every run and probe on this data. With `hold_out` those splits are
-    left alone: evaluation rows are `val` if there is also a `test` split, else the fifth.
-    """
-    usable = verdicts.good & (index.labels >= 0) if usable is None else usable
-    train = np.flatnonzero(usable & (index.splits == SPLITS.index("train")))
-    val, test = (np.flatnonzero(usable & (index.splits == SPLITS.index(split))) for split in ("val", "test"))
-    if len(test) and not hold_out:
-        return train, test, "test"
-    if len(val) and (len(test) or not hold_out):
-        return train, val, "val"
-    if len(train) < 2:
-        return train, train[:0], labels.HELD_OUT
-    first, second = holdout(np.asarray(index.labels[train]), share=_HOLDOUT_SHARE, seed=_HOLDOUT_SEED)
-    return train[first], train[second], labels.HELD_OUT
-
-
 def open_labelled(
     data: str | os.PathLike[str], options: Options, teller: Teller
 ) -> tuple[Index, np.ndarray, np.ndarray, str]:
@@ -197,7 +174,7 @@ def open_labelled(
     index = open_index(data, follow_outside=options.follow_outside)
     labels.require_classes(index.classes, where=index.name)
     verdicts = judge(index, options, teller)
-    train, test, split = divide(index, verdicts)
+    train, test, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train, test, split)
     return index, train, test, split
 
@@ -208,7 +185,7 @@ def require_labels(index: Index, verdicts: Verdicts, train: np.ndarray, test: np
     Raises:
         DataError: as `labels.require`.
     """
-    learned = train if len(train) else split_ids(index, verdicts.good, "train")  # all of it without a label, or none
+    learned = train if len(train) else index.rows("train", verdicts.good)  # all of it without a label, or none
     of = [torch.from_numpy(np.asarray(index.labels[rows], dtype=np.int64)) for rows in (learned, test)]
     labels.require(*of, classes=index.classes, split=split, where=index.name)
 

@@ -1,6 +1,5 @@
 """Outputs of a finished training run: the model folder, its results, a picture."""
 
-import time
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from vitlet.recipe import Recipe
 from vitlet.rng import derive, uniform
 from vitlet.run import Run
 from vitlet.text import plural
+from vitlet.train.clock import Clock
 from vitlet.weights.folder import write_model
 
 _PICTURES = 8
@@ -70,7 +70,7 @@ def _write_accuracy(
     name: Literal["top1", "top1_first_head"],
     teller: Teller,
 ) -> None:
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     split = material.held_out_split
     device = next(objective.parameters()).device
     batches = evaluation_batches(
@@ -87,10 +87,9 @@ def _write_accuracy(
         seed=recipe.budget.seed,
         split=split,
         protocol=f"fine-tuning, {used}" + ("" if name == "top1" else ", the exported head alone"),
-        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        data=material.index.facts(),
         recipe=recipe.fingerprint(),
-        wall_seconds=time.monotonic() - began,
-        cpu_seconds=time.process_time() - cpu_began,
+        **clock.spent(),
         details={"top5": found["top5"], "selection": "last step, nothing was chosen on this split"},
     )
     write_result(run, name, result)
@@ -111,7 +110,7 @@ def _write_best(run: Run, recipe: Recipe, material: Material, *, teller: Teller)
         seed=recipe.budget.seed,
         split=split,
         protocol=f"fine-tuning, {used}, best of {plural(len(seen), 'look')}, chosen on the {split} split",
-        data={"name": material.index.name, "fingerprint": material.index.fingerprint},
+        data=material.index.facts(),
         recipe=recipe.fingerprint(),
         wall_seconds=0.0,
         cpu_seconds=0.0,

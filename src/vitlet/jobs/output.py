@@ -12,8 +12,9 @@ from rich.table import Table
 from vitlet.augmentation import Resample, View
 from vitlet.console import Teller
 from vitlet.data.detection.annotations import Annotations, annotations_of
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
+from vitlet.data.splits import SPLITS
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import read_json, write_json
 from vitlet.distributed.world import World

@@ -103,7 +103,7 @@ def overfit(
     found: dict[str, Any] = {
         "kind": "overfit",
         "title": f"{index.name}: {images} images learned by heart by {RECIPE}, {steps} steps",
-        "data": {"name": index.name, "fingerprint": index.fingerprint},
+        "data": index.facts(),
         "files": [printable(index.path(int(i))) for i in ids],
         "n": images,
         "seeds": seeds,
@@ -132,7 +132,7 @@ def suitable(index: Index, annotations: Annotations, *, count: int) -> np.ndarra
         DataError: if there are fewer.
     """
     columns, found = annotations.columns, []
-    for i in map(int, np.flatnonzero(index.splits == 0)):
+    for i in map(int, index.rows("train")):
         rows = annotations.objects(i)
         good = all(not columns["crowds"][r] and annotations.outline(r) is not None for r in rows)
         if good and 1 <= len(rows) <= _MOST_OBJECTS:

@@ -1,7 +1,6 @@
 """Accuracy of a finished classifier on labelled images, including the test sets of ImageNet-1k."""
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from vitlet.console import Teller
-from vitlet.data.index import SPLITS, Index
+from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
@@ -20,11 +20,12 @@ from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluate.result import Result, with_machine, write_result
 from vitlet.jobs.evaluation import judged, opened
-from vitlet.jobs.material import divide, pick_device
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import EvaluationName, Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
+from vitlet.train.clock import Clock
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -85,7 +86,7 @@ def _score(
     world: World,
 ) -> Result:
     teller = Teller(quiet=options.quiet)
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     saved = load_encoder(run)
     if saved.classifier is None:
         raise UsageError(
@@ -122,10 +123,9 @@ def _score(
         seed=0,
         split=asked.split,
         protocol=f"{_NAMES[protocol]} of {_kind(saved)}",
-        data={"name": index.name, "fingerprint": index.fingerprint},
+        data=index.facts(),
         recipe=saved.facts.get("recipe_fingerprint", ""),
-        wall_seconds=time.monotonic() - began,
-        cpu_seconds=time.process_time() - cpu_began,
+        **clock.spent(),
         details={
             "top5": fifth / n if len(saved.classes) > 5 else None,
             "labels": protocol,
@@ -193,11 +193,11 @@ def _questions(index: Index, verdicts: Verdicts, saved: Saved, outputs: tuple[np
 def _rows(index: Index, verdicts: Verdicts, saved: Saved, *, labelled: bool) -> tuple[np.ndarray, str]:
     usable = verdicts.good & (index.labels >= 0) if labelled else verdicts.good
     for split in ("test", "val"):
-        rows = np.flatnonzero(usable & (index.splits == SPLITS.index(split)))
+        rows = index.rows(split, usable)
         if len(rows):
             return rows, split
     if labelled and saved.facts.get("data_fingerprint") == index.fingerprint:
-        _, rows, split = divide(index, verdicts)
+        _, rows, split = divide(index, verdicts.good)
         return rows, split
     rows = np.flatnonzero(usable)
     if not len(rows):

@@ -130,7 +130,7 @@ def study(
         "counts": _counts(rows),
         "labels": list(labels),
         "seeds": seeds,
-        "data": {"name": images.index.name, "fingerprint": images.index.fingerprint},
+        "data": images.index.facts(),
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }

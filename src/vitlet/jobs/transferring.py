@@ -21,6 +21,7 @@ from vitlet.data.columns import cache_folder
 from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
 from vitlet.data.names import PublicData
+from vitlet.data.subsets import divide
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
@@ -28,7 +29,7 @@ from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.comparing import Labelled
-from vitlet.jobs.material import divide, judge
+from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
@@ -143,7 +144,7 @@ def _require_size(starts: Sequence[Candidate], entry: Entry, recipe: Recipe) -> 
 def _opened(entry: Entry, options: Options, teller: Teller) -> tuple[Index, dict[bool, int]]:
     """Return the images of a data set, and how many there are to train on, without and with some of them held out."""
     images = Labelled.open(entry.data, options, teller)
-    held_out = divide(images.index, judge(images.index, options, Teller(quiet=True)), hold_out=True)
+    held_out = divide(images.index, judge(images.index, options, Teller(quiet=True)).good, hold_out=True)
     return images.index, {False: len(images.train), True: len(held_out[0])}
 
 
@@ -194,7 +195,7 @@ def _row(case: Case, settings: list[Recipe], terms: Trainings) -> dict[str, Any]
         seed=next(iter(scored)),
         split=first.split,
         protocol=f"transfer by fine-tuning, mean of {plural(len(values), 'seed')}{lost}, {first.labels}, {selection}",
-        data={"name": index.name, "fingerprint": index.fingerprint},
+        data=index.facts(),
         recipe=chosen.fingerprint(),
         **cost,
         details={k: row[k] for k in ("values", "seeds", "diverged", "low", "high", "chosen", "tried", "runs")}

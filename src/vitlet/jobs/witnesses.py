@@ -13,8 +13,9 @@ from torch import Tensor
 from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
 from vitlet.data.digits import write_digits, write_small_digits
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
+from vitlet.data.splits import SPLITS, TRAIN
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.images import each_once
 from vitlet.jobs.material import judge
@@ -68,7 +69,7 @@ def gather_witnesses(
         images=_decoded(saved, index, chosen, options),
         labels=ours[index.labels[chosen]],
         calibration=_decoded(saved, index, rest, options),
-        facts={"name": index.name, "fingerprint": index.fingerprint, "split": " and ".join(names)},
+        facts=index.facts() | {"split": " and ".join(names)},
     )
 
 
@@ -76,7 +77,7 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the usable rows, shuffled with a fixed seed, test and val before train."""
     rows = np.flatnonzero(good)
     rows = rows[permutation(derive(DRAW, "witnesses"), len(rows))]
-    in_training = np.asarray(index.splits[rows]) == SPLITS.index("train")
+    in_training = index.splits[rows] == TRAIN
     return np.concatenate([rows[~in_training], rows[in_training]])
 
 

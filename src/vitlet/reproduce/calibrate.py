@@ -236,7 +236,7 @@ def _noise(folder: Path, size: int) -> Path:
     return folder
 
 
-def in_words(plan: Plan, cost: Cost, nodes: Sequence[Node]) -> tuple[float, int, str]:
+def in_words(cost: Cost, nodes: Sequence[Node]) -> tuple[float, int, str]:
     """Seconds, bytes and a remark for those of `nodes` that are not finished."""
     waiting = [n for n in nodes if not n.is_finished]
     unknown = sum(n.address in cost.unknown for n in waiting)

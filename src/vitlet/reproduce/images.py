@@ -1,4 +1,4 @@
-"""The halves of a user's images that stand in for the paper's data sets: every second class, and the others.
+"""The halves of a user's images that stand in for the paper's data sets: every second class, and the rest.
 
 The upstream half is every second class in name order, starting with the first; it stands in for ImageNet. The other
 half has other classes and images and stands in for the data sets that a model is transferred to. A half is written
@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitlet.data.choice import Subset
-from vitlet.data.index import SPLITS, Index, open_index
-from vitlet.data.subsets import holdout, long_tailed, share_of
+from vitlet.data.index import Index, open_index
+from vitlet.data.splits import SPLITS
+from vitlet.data.subsets import divide, long_tailed, share_of
 from vitlet.disk import write_folder
 from vitlet.errors import DataError
 
 Half = Literal["upstream", "downstream"]
-_HELD_OUT, _SEED = 0.2, 0
-"""Share and seed of the images held out of data without a test split; see `vitlet.jobs.material.divide`."""
+_SEED = 0
+"""Any seed: only the number of images in a subset is asked for."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Counts:
     """Training images of the smallest class."""
 
 
-def rows_of(index: Index, half: Half) -> np.ndarray:
-    """Positions of the half's labelled images in all splits, sorted.
+def in_half(index: Index, half: Half) -> np.ndarray:
+    """Bool [n]: which images, of all splits, belong to the half; images without a label belong to neither.
 
     Raises:
         DataError: if a half would have a single class.
@@ -53,23 +54,20 @@ def rows_of(index: Index, half: Half) -> np.ndarray:
             fix="give labelled images of four classes or more",
         )
     codes = np.arange(len(index.classes))[0 if half == "upstream" else 1 :: 2]
-    return np.flatnonzero(np.isin(np.asarray(index.labels), codes))
+    return np.isin(index.labels, codes)
 
 
-def counts(index: Index, rows: np.ndarray | None = None) -> Counts:
-    """Count `rows`, or all labelled images."""
-    labels, splits = np.asarray(index.labels), np.asarray(index.splits)
-    chosen = np.flatnonzero(labels >= 0) if rows is None else rows
-    train = chosen[splits[chosen] == SPLITS.index("train")]
-    test = next(
-        (n for s in ("test", "val") if (n := int((splits[chosen] == SPLITS.index(s)).sum()))),
-        None,
-    )
-    if test is None:
-        first, second = holdout(labels[train], share=_HELD_OUT, seed=_SEED)
-        train, test = train[first], len(second)
-    per_class = np.unique(labels[train], return_counts=True)[1]
-    return Counts(len(per_class), len(train), test, int(per_class.min()) if len(per_class) else 0)
+def counts(index: Index, among: np.ndarray | None = None, *, labelled: bool = True) -> Counts:
+    """Count the images that a job would train on and evaluate on, if none is bad; see `divide`.
+
+    Args:
+        index: The images.
+        among: Bool [n]: the images to count; None: all.
+        labelled: Leave out images without a label.
+    """
+    train, test, _ = divide(index, np.ones(len(index), dtype=bool) if among is None else among, labelled=labelled)
+    per_class = np.unique(index.labels[train], return_counts=True)[1]
+    return Counts(len(per_class), len(train), len(test), int(per_class.min()) if len(per_class) else 0)
 
 
 def num_chosen(found: Counts, labels: np.ndarray, subset: str) -> int:
@@ -95,14 +93,14 @@ def labels_of(found: Counts, share: float) -> int:
 def write_half(source: Path, half: Half, out: Path, *, note: bytes, follow_outside: bool = False) -> None:
     """Write the half as `out/{train,val,test}.parquet`, completely or not at all, with `note` as its node.json."""
     index = open_index(source, follow_outside=follow_outside)
-    rows = rows_of(index, half)
-    codes = np.unique(np.asarray(index.labels[rows]))
+    chosen = in_half(index, half)
+    codes = np.unique(index.labels[chosen])
     names = [index.classes[int(code)] for code in codes]
     files = {"node.json": note}
-    for number, split in enumerate(SPLITS):
-        of_split = rows[np.asarray(index.splits[rows]) == number]
-        if len(of_split):
-            files[f"{split}.parquet"] = _parquet(index, of_split, codes=codes, names=names)
+    for split in SPLITS:
+        rows = index.rows(split, chosen)
+        if len(rows):
+            files[f"{split}.parquet"] = _parquet(index, rows, codes=codes, names=names)
     write_folder(out, files)
 
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from vitlet.data.choice import Subset
 from vitlet.data.detection.annotations import annotations_of
-from vitlet.data.index import SPLITS, Index, open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.names import PublicData, absolute_data
 from vitlet.errors import DataError
 from vitlet.jobs.suites import settings_of
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, with_overrides
-from vitlet.reproduce.images import Counts, counts, labels_of, num_chosen, rows_of
+from vitlet.reproduce.images import Counts, counts, in_half, labels_of, num_chosen
 from vitlet.reproduce.plan import Kind, Node, Plan
 from vitlet.reproduce.scale import Chosen, Given, ImageSet, Scale, Treatment
 from vitlet.reproduce.steps import BLOCKS, Evaluate, Finetune, Look, Pretrain, Probe, Step, Untrained
@@ -219,23 +219,22 @@ class _Planner:
             index = self._open(folder)
         except DataError as error:
             raise _AbsentError(f"needs {asked.title} ({error.what})") from None
-        rows = None if annotations_of(index) is None else np.arange(len(index))  # boxes are labels enough
-        found = _Set(folder, index.fingerprint, counts(index, rows), None)
+        sizes = counts(index, labelled=annotations_of(index) is None)  # boxes are labels enough
+        found = _Set(folder, index.fingerprint, sizes, None)
         return self._chosen(found, str(subset) if asked.subset else "", np.asarray(index.labels))
 
     def _half(self, asked: ImageSet) -> _Set:
         index = self._open(self.data)
-        rows = rows_of(index, asked.half)
+        half = in_half(index, asked.half)
         address = _hashed(["images", index.fingerprint, asked.half])
         folder = self.out / "data" / f"{asked.half}-{address}"
-        size = int(index.sizes[rows].sum())
+        size = int(index.sizes[half].sum())
         node = Node(
             address, "images", asked.half, 0, folder, data=self.data, half=asked.half, image_bytes=size
         )  # fmt: skip
         self.nodes.setdefault(address, node)
-        train = rows[np.asarray(index.splits[rows]) == SPLITS.index("train")]
-        found = _Set(folder, address, counts(index, rows), address)
-        return self._chosen(found, asked.subset, np.asarray(index.labels[train]))
+        found = _Set(folder, address, counts(index, half), address)
+        return self._chosen(found, asked.subset, np.asarray(index.labels[index.rows("train", half)]))
 
     def _open(self, data: Path) -> Index:
         if data not in self._indices:

@@ -303,7 +303,7 @@ def _print_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
     for node in plan.nodes.values():
         groups.setdefault((node.kind, node.title), []).append(node)
     for (kind, title), nodes in groups.items():
-        seconds, size, remark = in_words(plan, cost, nodes)
+        seconds, size, remark = in_words(cost, nodes)
         table.add_row(
             f"{kind}: {printable(title.removeprefix('images: '))}",
             str(len(nodes)),
@@ -321,7 +321,7 @@ def _say_absent(plan: Plan, choice: Choice, teller: Teller) -> None:
 
 
 def _say_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
-    seconds, size, remark = in_words(plan, cost, plan.waiting)
+    seconds, size, remark = in_words(cost, plan.waiting)
     finished = len(plan.nodes) - len(plan.waiting)
     failed = f", {len(plan.failed)} failed" if plan.failed else ""
     teller.say(

@@ -32,7 +32,8 @@ from vitlet.recipes import from_json, with_overrides
 from vitlet.report.numbers import duration
 from vitlet.reproduce.images import write_half
 from vitlet.reproduce.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, recipe_of
-from vitlet.run import Run, environment
+from vitlet.run import Run, environment, hardware
+from vitlet.train.clock import Clock
 
 QUIET = Options(quiet=True)
 _POLL_SECONDS = 0.5
@@ -50,7 +51,7 @@ def make(node: Node, *, options: Options = QUIET) -> None:
     if node.is_finished:
         return
     options = options.changed(fresh=_was_moved(node))
-    began, cpu_began = time.monotonic(), time.process_time()
+    clock = Clock()
     is_resumed = not options.fresh and Run(node.folder).recipe_file.is_file()
     match node.kind:
         case "images":
@@ -76,8 +77,7 @@ def make(node: Node, *, options: Options = QUIET) -> None:
             words = [f"random:{f}" if i in node.untrained else str(f) for i, (_, f) in enumerate(node.subjects)]
             look = Look(images=node.look_images, seed=node.seed)
             analyse(words, data=node.data, out=node.folder, look=look, options=options)
-    cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-    write_json(node.folder / NODE_FILE, _facts(node) | cost | {"is_resumed": is_resumed})
+    write_json(node.folder / NODE_FILE, _facts(node) | clock.spent() | {"is_resumed": is_resumed})
 
 
 def attempt(node: Node, *, options: Options = QUIET) -> None:
@@ -273,7 +273,6 @@ class _Clock:
 
 def _facts(node: Node) -> dict[str, Any]:
     """The content of node.json."""
-    machine = environment()
     return {
         "address": node.address,
         "kind": node.kind,
@@ -284,7 +283,7 @@ def _facts(node: Node) -> dict[str, Any]:
         "num_labels": node.num_labels,
         "keep_blocks": node.keep_blocks,
         "subset": node.subset,
-        "machine": {k: machine[k] for k in ("processor", "cores", "platform", "packages", "commit")},
+        "machine": hardware() | {"commit": environment()["commit"]},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

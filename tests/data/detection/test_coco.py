@@ -57,7 +57,7 @@ def test_what_is_read(annotated: Path) -> None:
 FAULTS = {
     "annotation of an unknown image": entry(image_id=5),
     "unknown class": entry(category_id=2),
-    "box that is no four finite numbers": entry(bbox=[float("nan"), 2, 3, 4]),
+    "box that is not four finite numbers": entry(bbox=[float("nan"), 2, 3, 4]),
     "inverted box": entry(bbox=[10, 10, -5, 5]),
     "crowd mark that is neither 0 nor 1": entry(iscrowd="0"),
     "box without area": entry(bbox=[2, 2, 0, 5]),
@@ -108,7 +108,7 @@ BOXES = [
 @pytest.mark.parametrize("box", BOXES)
 def test_boxes_of_another_form(box: Any, tmp_path: Path) -> None:
     (fault,) = read(write(tmp_path, annotations=[entry(bbox=box)])).faults
-    assert fault["kind"] == "box that is no four finite numbers"
+    assert fault["kind"] == "box that is not four finite numbers"
 
 
 NESTED: list[Any] = []

@@ -1,7 +1,5 @@
 """Objects in the images of an index, as memory-mapped columns that all workers share."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,9 @@ import numpy as np
 from vitlet.data.columns import read_column
 from vitlet.data.detection.coco import FILE
 from vitlet.data.index import Index
-from vitlet.disk import write_file
+from vitlet.disk import write_csv
 from vitlet.errors import DataError
-from vitlet.text import csv_cell, plural, printable
+from vitlet.text import plural, printable
 
 _COLUMNS = (
     "image_ids", "image_shapes", "object_ends", "boxes", "categories", "crowds", "areas", "outline_ends", "outlines",
@@ -54,10 +52,11 @@ class Annotations:
         """Pickle only the name of the folder."""
         return Annotations.load, (self.folder,)
 
-    def objects(self, i: int) -> range:
-        """Return the rows of the objects in image `i`."""
-        ends = self.columns["object_ends"]
-        return range(int(ends[i - 1]) if i else 0, int(ends[i]))
+    def objects(self, i: int, *, crowds: bool = True) -> list[int]:
+        """Return the rows of the objects in image `i`, with or without those marked as crowds."""
+        ends, is_crowd = self.columns["object_ends"], self.columns["crowds"]
+        rows = range(int(ends[i - 1]) if i else 0, int(ends[i]))
+        return [row for row in rows if crowds or not is_crowd[row]]
 
     def shape(self, i: int) -> tuple[int, int]:
         """Return height and width of image `i` as stated in the annotation file."""
@@ -92,12 +91,8 @@ class Annotations:
 
     def write_faults(self, path: Path) -> None:
         """Write a CSV file (fault, rule, where) with the first 1,000 faults of each kind."""
-        stream = io.StringIO(newline="")
-        writer = csv.writer(stream)
-        writer.writerow(("fault", "rule", "where"))
-        for fault in self.faults:
-            writer.writerows((fault["kind"], fault["rule"], csv_cell(example)) for example in fault["examples"])
-        write_file(path, stream.getvalue().encode())
+        rows = ((fault["kind"], fault["rule"], where) for fault in self.faults for where in fault["examples"])
+        write_csv(path, ("fault", "rule", "where"), rows)
 
     def require(self, *, masks: bool, max_bad: float, where: str) -> None:
         """Fail if too many annotations were left out, or if masks are needed and there are none.

@@ -19,7 +19,7 @@ import numpy as np
 from vitlet.data.columns import Writer
 from vitlet.data.detection.fields import file_name, finite, is_outline, shown, whole
 from vitlet.data.detection.layouts import AnnotationFile
-from vitlet.disk import to_json_bytes
+from vitlet.disk import is_inside, to_json_bytes
 from vitlet.errors import DataError
 from vitlet.text import plural, printable
 
@@ -30,7 +30,7 @@ RULES = {
     "image without id, name or size": "the image is left out",
     "annotation of an unknown image": "the annotation is left out",
     "unknown class": "the annotation is left out",
-    "box that is no four finite numbers": "the annotation is left out",
+    "box that is not four finite numbers": "the annotation is left out",
     "inverted box": "the annotation is left out",
     "crowd mark that is neither 0 nor 1": "the annotation is left out",
     "box without area": "the annotation is left out",
@@ -143,7 +143,7 @@ def _parsed(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
         raise DataError(
             f"{printable(file)} is not in COCO's format",
-            why="It has no lists `images` and `categories`, or its `annotations` are no list",
+            why="It has no lists `images` and `categories`, or its `annotations` are not a list",
             fix="export the annotations as COCO JSON",
         )
     return content
@@ -151,7 +151,7 @@ def _parsed(file: Path) -> dict[str, Any]:
 
 def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Map ids to names, in the order of the ids."""
-    found: dict[int, str] = {}
+    classes: dict[int, str] = {}
     for entry in content["categories"]:
         number, name = (whole(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if number is None or type(name) not in (str, int):
@@ -160,10 +160,10 @@ def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
                 where=printable(file),
                 fix="give each category a whole number and a name",
             )
-        found[number] = str(name)
-    if not found or len(found) != len(content["categories"]):
+        classes[number] = str(name)
+    if not classes or len(classes) != len(content["categories"]):
         raise DataError("no categories, or one id twice", where=printable(file), fix="give each category an id")
-    return dict(sorted(found.items()))
+    return dict(sorted(classes.items()))
 
 
 def _read(
@@ -179,18 +179,18 @@ def _read(
             continue
         images[image.number] = image
         names.add(image.path)
-    known = {whole(entry.get("id")) for entry in content["images"] if isinstance(entry, dict)} - {None}
+    listed = {whole(entry.get("id")) for entry in content["images"] if isinstance(entry, dict)} - {None}
     place = {number: i for i, number in enumerate(numbers)}
     for entry in content["annotations"]:
         where = f"{file.file.name}: annotation {shown(entry.get('id') if isinstance(entry, dict) else entry)}"
         number = whole(entry.get("image_id")) if isinstance(entry, dict) else None
-        if number not in known:
+        if number not in listed:
             faults.add("annotation of an unknown image", where)
         elif number in images:
             image = images[number]
-            found = _object(entry, image, place, faults, where=f"{where} of {os.fsdecode(image.path)}")
-            if found is not None:
-                image.objects.append(found)
+            annotated = _object(entry, image, place, faults, where=f"{where} of {os.fsdecode(image.path)}")
+            if annotated is not None:
+                image.objects.append(annotated)
     return list(images.values())
 
 
@@ -201,8 +201,8 @@ def _image(entry: Any, file: AnnotationFile, *, root: Path, faults: Faults) -> _
     if number is None or name is None or not (1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE):
         faults.add("image without id, name or size", f"{file.file.name}: {shown(entry)}")
         return None
-    real, base = os.path.realpath(file.images / name), os.path.realpath(file.images)
-    if not real.startswith(base.rstrip("/") + "/"):
+    real = os.path.realpath(file.images / name)
+    if not is_inside(real, os.path.realpath(file.images)):
         faults.add("image outside the folder", name)
         return None
     try:
@@ -257,7 +257,7 @@ def _box(stated: Any) -> tuple[float, float, float, float] | None:
 
 def _box_fault(box: tuple[float, float, float, float] | None, image: _Image) -> str | None:
     if box is None:
-        return "box that is no four finite numbers"
+        return "box that is not four finite numbers"
     x, y, width, height = box
     if width < 0 or height < 0:
         return "inverted box"
@@ -269,7 +269,7 @@ def _box_fault(box: tuple[float, float, float, float] | None, image: _Image) -> 
 
 
 def _attach(images: list[_Image], classes: dict[int, str], faults: Faults, total: int, writer: Writer) -> None:
-    objects = [found for image in images for found in image.objects]
+    objects = [each for image in images for each in image.objects]
     columns: Iterator[tuple[str, np.ndarray]] = iter(
         (
             ("image_ids", np.array([image.number for image in images], dtype=np.int64)),

@@ -74,7 +74,7 @@ def _run_lengths(text: str) -> list[int] | None:
     A character holds five bits, lowest first, and a continuation flag; the highest bit of the last one is the sign.
     From the fourth on, numbers are differences from the one two places before.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
@@ -86,6 +86,6 @@ def _run_lengths(text: str) -> list[int] | None:
             continue
         if bits & 16:
             value -= 1 << shift
-        found.append(value + (found[-2] if len(found) > 2 else 0))
+        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
         value = shift = 0
-    return None if shift else found
+    return None if shift else numbers

@@ -79,28 +79,28 @@ def look_with_objects(
     pixels, placement, is_flipped = look(image, view, key=key, normalisation=normalisation)
     assert placement is not None, "objects follow LargeScaleJitter and Fit only"
     height, width = image.shape[1:]
-    rows = [r for r in annotations.objects(row) if not annotations.columns["crowds"][r]]
+    rows = annotations.objects(row, crowds=False)
     corners = torch.from_numpy(np.array(annotations.columns["boxes"][rows], dtype=np.float32).reshape(-1, 4))
     corners[:, 2:] += corners[:, :2]
     boxes = _boxes(corners, height=height, width=width)
     whole = _move(v2.clamp_bounding_boxes(boxes), placement, is_flipped)
-    seen = v2.clamp_bounding_boxes(whole)
-    sides = seen[:, 2:] - seen[:, :2]
-    is_seen = (sides >= _SMALLEST_PIXELS).all(dim=1)
+    clipped = v2.clamp_bounding_boxes(whole)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    is_visible = (sides >= _SMALLEST_PIXELS).all(dim=1)
     labels = torch.from_numpy(np.array(annotations.columns["categories"][rows], dtype=np.int64))
     if not masks:
-        return pixels, Targets(seen[is_seen].as_subclass(Tensor), labels[is_seen], None)
+        return pixels, Targets(clipped[is_visible].as_subclass(Tensor), labels[is_visible], None)
     outlines = [annotations.outline(r) for r in rows]
-    chosen = [i for i in range(len(rows)) if is_seen[i] and outlines[i] is not None]
+    chosen = [i for i in range(len(rows)) if is_visible[i] and outlines[i] is not None]
     shapes = [torch.from_numpy(to_mask(outlines[i], height=height, width=width)) for i in chosen]
     stack = torch.stack(shapes) if shapes else torch.zeros(0, height, width, dtype=torch.uint8)
     moved = _move(tv_tensors.Mask(stack), placement, is_flipped).as_subclass(Tensor)
     is_there = (moved > 0).flatten(1).any(dim=1)
     kept = torch.tensor(chosen, dtype=torch.int64)[is_there]
     moved = moved[is_there]
-    is_cut = (whole[kept] != seen[kept]).any(dim=1)
+    is_cut = (whole[kept] != clipped[kept]).any(dim=1)
     tight = masks_to_boxes(moved) + torch.tensor([0, 0, 1, 1]) if len(kept) else torch.zeros(0, 4)
-    final = torch.where(is_cut[:, None], tight, seen[kept].as_subclass(Tensor))
+    final = torch.where(is_cut[:, None], tight, clipped[kept].as_subclass(Tensor))
     return pixels, Targets(final.float(), labels[kept], moved)
 
 

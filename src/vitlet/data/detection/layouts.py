@@ -4,7 +4,7 @@
 |---|---|
 | `annotations/instances_NAME.json` with `NAME/`, `images/NAME/`, `images/` | COCO; NAME begins with the split |
 | `annotations/{train,val,test}*.json` | the same without the word `instances` |
-| `{train,valid,test}/_annotations.coco.json` | Roboflow's export; images next to the file |
+| `{train,valid,test}/_annotations.coco.json` | Roboflow's export; images beside the file |
 | one `.json` file | training images, next to it or in `images/` |
 """
 
@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitlet.data.columns import SPLITS
+from vitlet.data.splits import SPLITS, TRAIN, WORDS, code_of_file
 from vitlet.errors import DataError
 from vitlet.text import printable
 
 _ROBOFLOW = "_annotations.coco.json"
-_NAMED = re.compile(r"(?:instances_)?(train|val|test)", re.IGNORECASE)
+_INSTANCES = re.compile(r"\Ainstances_", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,39 @@ def find_annotations(source: Path) -> list[AnnotationFile]:
     """
     if source.suffix.lower() == ".json" and source.is_file():
         images = source.parent / "images"
-        return [AnnotationFile(source, images if images.is_dir() else source.parent, 0)]
+        return [AnnotationFile(source, images if images.is_dir() else source.parent, TRAIN)]
     if not source.is_dir():
         return []
-    found = _roboflow(source) or _coco(source)
+    annotations = _roboflow(source) or _coco(source)
     for code, split in enumerate(SPLITS):
-        files = [f.file.name for f in found if f.split == code]
+        files = [f.file.name for f in annotations if f.split == code]
         if len(files) > 1:
             raise DataError(
                 f"{len(files)} annotation files for the {split} images: {', '.join(map(printable, files))}",
                 where=printable(source),
                 fix="keep one of them in annotations/",
             )
-    return found
+    return annotations
 
 
 def _roboflow(source: Path) -> list[AnnotationFile]:
-    folders = {"train": 0, "valid": 1, "val": 1, "test": 2}
     return [
-        AnnotationFile(source / name / _ROBOFLOW, source / name, split)
-        for name, split in folders.items()
-        if (source / name / _ROBOFLOW).is_file()
+        AnnotationFile(source / word / _ROBOFLOW, source / word, code)
+        for word, code in WORDS.items()
+        if (source / word / _ROBOFLOW).is_file()
     ]
 
 
 def _coco(source: Path) -> list[AnnotationFile]:
     files = sorted(file for file in (source / "annotations").glob("*.json") if file.is_file())
-    instances = [file for file in files if file.stem.startswith("instances_")]
-    found = []
+    instances = [file for file in files if _INSTANCES.match(file.stem)]
+    annotations = []
     for file in instances or files:
-        named = _NAMED.match(file.stem)
-        if named:
-            name = file.stem.removeprefix("instances_")
-            found.append(AnnotationFile(file, _images_of(name, source), SPLITS.index(named[1].lower())))
-    return found
+        name = _INSTANCES.sub("", file.stem)
+        code = code_of_file(name)
+        if code is not None:
+            annotations.append(AnnotationFile(file, _images_of(name, source), code))
+    return annotations
 
 
 def _images_of(name: str, source: Path) -> Path:

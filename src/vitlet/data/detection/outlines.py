@@ -45,8 +45,8 @@ def to_runs(outline: Any, *, height: int, width: int) -> dict[str, Any]:
 def from_masks(masks: Sequence[np.ndarray]) -> list[dict[str, Any]]:
     """Convert uint8 masks [H, W] to compressed run lengths, as text for JSON."""
     coco = require_coco()
-    found = [coco.encode(np.asfortranarray(mask)) for mask in masks]
-    return [{"size": [int(s) for s in runs["size"]], "counts": _text(runs["counts"])} for runs in found]
+    encoded = [coco.encode(np.asfortranarray(mask)) for mask in masks]
+    return [{"size": [int(s) for s in runs["size"]], "counts": _text(runs["counts"])} for runs in encoded]
 
 
 def _text(counts: bytes | str) -> str:

@@ -88,9 +88,9 @@ def quality(found: Found, boxes: np.ndarray, labels: np.ndarray) -> float | None
 
 def squares(pictures: Sequence[Image.Image], *, side: int) -> UInt8[np.ndarray, "n S S 3"]:
     """Centre pictures of any shape, none longer than `side`, in grey squares."""
-    found = np.full((len(pictures), side, side, 3), 128, dtype=np.uint8)
-    for square, picture in zip(found, pictures, strict=True):
+    canvas = np.full((len(pictures), side, side, 3), 128, dtype=np.uint8)
+    for square, picture in zip(canvas, pictures, strict=True):
         pixels = np.asarray(picture)
         top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
         square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return found
+    return canvas

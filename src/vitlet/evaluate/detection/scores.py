@@ -45,7 +45,7 @@ def score(truth: dict[str, Any], found: list[dict[str, Any]], *, kind: Kind) -> 
     require_coco()
     from faster_coco_eval import COCO, COCOeval_faster
 
-    known = {number: name for number, name in ((c["id"], c["name"]) for c in truth["categories"])}
+    names = {number: name for number, name in ((c["id"], c["name"]) for c in truth["categories"])}
     truth = copy.deepcopy(truth)
     for entry in truth["annotations"]:
         if kind == "segm" and "segmentation" not in entry:
@@ -62,14 +62,14 @@ def score(truth: dict[str, Any], found: list[dict[str, Any]], *, kind: Kind) -> 
     run.summarize()
     # Axes: overlap threshold, recall, class, object size, number of detections.
     precision = np.asarray(run.eval["precision"]).reshape([int(n) for n in run.eval["counts"]])
-    by_class = {known[number]: _mean(precision[:, :, k, 0, -1]) for k, number in enumerate(run.params.catIds)}
+    by_class = {names[number]: _mean(precision[:, :, k, 0, -1]) for k, number in enumerate(run.params.catIds)}
     numbers = {name: None if v < 0 else float(v) for name, v in zip(NAMES, run.stats, strict=False)}
     return Scores(kind, numbers, by_class, len(truth["images"]))
 
 
 def _mean(values: np.ndarray) -> float | None:
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
+    counted = values[values > -1]
+    return float(counted.mean()) if counted.size else None
 
 
 def _silent(*_: object) -> None:
