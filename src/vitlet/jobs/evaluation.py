@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vitlet.augmentation import View
+from vitlet.choices import Layers, Pool, ProbeName
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.loader import evaluation_batches
@@ -21,13 +22,13 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
-from vitlet.evaluate.features import Pool, Reading, cached_features, encoder_digest
+from vitlet.evaluate.features import Reading, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import describe, divide, judge, pick_device, require_labels
-from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
+from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run

@@ -36,7 +36,7 @@ def open_subjects(encoders: Sequence[str], options: Options) -> tuple[list[Subje
     for name, word in zip(_names(encoders), encoders, strict=True):
         if word == RANDOM:
             like = require_patches(first.encoder, purpose="an analysis")
-            made = Encoder(like.config, mean=like.mean, std=like.std, seed=0)
+            made = Encoder(like.config, normalisation=like.normalisation, seed=0)
             subjects.append(Subject(name, made.to(device), source=RANDOM))
             continue
         encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier

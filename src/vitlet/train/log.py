@@ -17,11 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitlet.choices import TrackerName
 from vitlet.disk import storage_error
 from vitlet.host import is_first_rank
 from vitlet.run import Run
 from vitlet.text import printable
-from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
+from vitlet.train.trackers import numbers_of, open_tracker
 
 _PLAIN_LINE_SECONDS = 15.0
 
