@@ -578,7 +578,7 @@ def test_of_weights_and_their_average_one_is_taken_and_the_other_named(first: st
     require_equal(found, raw)
     (note,) = [note for note in found.notes if "--entry" in note]
     assert note.startswith(f"the weights under {first} were taken")
-    assert note.endswith(f"under {second} too, an average over training by its name: --entry {second} takes that")
+    assert note.endswith(f"also under {second}, an average over training by its name: --entry {second} takes that")
     other = import_file(file, heads=HEADS, entry=second)
     require_equal(other, averaged)
     assert other.facts["source"]["entry"] == second
