@@ -99,14 +99,19 @@ def test_fingerprints_change_with_every_value() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 30}, r"image_size 30 is not a multiple of patch_size 16; try 16"),
-        ({"heads": 5}, r"width 192 is not a multiple of heads 5"),
+        ({"image_size": 30}, r"image_size 30 is not a multiple of encoder\.patch_size 16"),
+        ({"image_size": 9, "patch_size": 5}, r"image_size 9 is not a multiple of encoder\.patch_size 5"),
+        ({"heads": 5}, r"width 192 is not a multiple of encoder\.heads 5"),
+        ({"heads": 5, "position": "sincos"}, r"width 192 is not a multiple of encoder\.heads 5"),
         ({"width": 90, "heads": 9, "position": "sincos"}, r"width 90 is not a multiple of 4"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(changes: dict, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_shapes_that_do_not_fit_are_refused_with_what_does(changes: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
         EncoderConfig().changed(**changes)
+    for fix in caught.value.fix.split(", or "):
+        key, _, value = fix.removeprefix("encoder.").partition("=")
+        EncoderConfig().changed(**changes | {key: int(value)})
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 1.5, -0.1])
@@ -117,8 +122,10 @@ def test_mask_ratios_that_hide_nothing_or_all_are_refused(ratio: float) -> None:
 
 def test_views_must_fit_the_encoder() -> None:
     for key in ("data.views.0.size", "data.evaluation.size", "encoder.image_size"):
-        with pytest.raises(UsageError, match=r"is not encoder\.image_size"):
+        with pytest.raises(UsageError, match=r"is not encoder\.image_size") as caught:
             with_overrides(by_name("mae_micro"), {key: 64})
+        fixes = dict(fix.split("=") for fix in caught.value.fix.split(" and "))
+        with_overrides(by_name("mae_micro"), {key: 64} | {name: int(size) for name, size in fixes.items()})
 
 
 ONE_VIEW = [name for name in NAMES if name.startswith("debug") and name not in ("debug_mocov3", "debug_dino")]

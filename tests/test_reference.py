@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import docstring_parser
 import pytest
@@ -17,6 +17,7 @@ from cyclopts import App
 from cyclopts.argument import Argument
 
 import vitlet
+from vitlet import choices
 from vitlet.cli import app
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.recipes import all_recipes
@@ -48,9 +49,9 @@ def shown(command: App) -> list[Argument]:
 
 
 def type_of(argument: Argument) -> str:
-    choices = argument.get_choices()
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
+    known = argument.get_choices()
+    if known:
+        return ", ".join(f"`{choice}`" for choice in known)
     names = {"Path": "path", "str": "text", "int": "whole number", "float": "number", "bool": "flag", "tuple": "text"}
     return next(word for name, word in names.items() if re.search(rf"\b{name}\b", str(argument.hint)))
 
@@ -116,12 +117,22 @@ def definition(thing: Callable[..., Any]) -> Any:
     return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
 
 
+def spelled(annotation: ast.AST) -> str:
+    """An annotation or a parameter as it stands in the source, with the words in place of the names of choices."""
+
+    def words(name: re.Match[str]) -> str:
+        found = getattr(choices, name[0], None)
+        return f"Literal[{', '.join(map(repr, get_args(found)))}]" if get_origin(found) is Literal else name[0]
+
+    return re.sub(r"\w+", words, ast.unparse(annotation))
+
+
 def signature(function: ast.FunctionDef, name: str) -> str:
     """As it stands in the source, one parameter a line."""
     given = function.args
 
     def one(argument: ast.arg, default: ast.expr | None) -> str:
-        return ast.unparse(argument) + (f" = {ast.unparse(default)}" if default is not None else "")
+        return spelled(argument) + (f" = {ast.unparse(default)}" if default is not None else "")
 
     defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
     parts = [one(*pair) for pair in zip(given.args, defaults, strict=True)]
@@ -154,7 +165,7 @@ def fields_of(thing: type) -> list[tuple[str, ...]]:
         if isinstance(field, ast.AnnAssign):
             said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
             default = f"`{ast.unparse(field.value)}`" if field.value else "required"
-            kind = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", ast.unparse(field.annotation))
+            kind = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", spelled(field.annotation))
             rows.append((f"`{ast.unparse(field.target)}`", f"`{kind}`", default, " ".join(said.split())))
     return rows
 

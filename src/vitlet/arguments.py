@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError
 from cyclopts.validators import Number
 
+from vitlet.choices import Device, Precision, TrackerName
 from vitlet.disk import existing, read_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import did_you_mean, printable
@@ -33,8 +34,6 @@ def _whole(_: type, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 AtLeastOne = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
 Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Pool = Literal["mean", "class"]
 _GENERAL = ("--help", "--version", "--debug")
 _TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
 """Files that hold data sets by their names, and tars that are told how to be read."""
@@ -60,7 +59,7 @@ class Shared:
     """Images per optimizer step, over all ranks."""
     seed: Whole | None = None
     """Seed of all random draws."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Precision | None = None
     """Precision of the matrix products."""
     set: Annotated[tuple[str, ...], Parameter(negative="")] = field(default=())
     """Any other value of the recipe, as key=value; may be repeated."""
@@ -72,7 +71,7 @@ class Shared:
     """Images per forward pass, if the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """Use torch.compile: a minute at the start, faster afterwards."""
-    log: Annotated[tuple[Literal["wandb", "mlflow"], ...], Parameter(negative="")] = field(default=())
+    log: Annotated[tuple[TrackerName, ...], Parameter(negative="")] = field(default=())
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
     """Accepted share of unreadable images."""

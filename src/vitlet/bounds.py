@@ -1,7 +1,4 @@
-"""Bounded numbers for configs. A range or colour out of bounds is answered with the value that was probably meant.
-
-The fix in these errors is the value alone; `config.explain` knows the key it belongs to.
-"""
+"""Bounded numbers for configs. A range or colour out of bounds is answered with the value that was probably meant."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -20,11 +17,15 @@ _Mean = Annotated[float, Field(ge=0, le=1e6)]
 _Channels = tuple[float, float, float]
 
 
+class OutOfBounds(UsageError):
+    """A value of a config that is out of bounds. Its fix is a value alone: `config.explain` adds the key."""
+
+
 def _ordered(values: tuple[float, float]) -> tuple[float, float]:
     low, high = values
     if low > high:
-        raise UsageError(
-            f"a range from {low:g} down to {high:g}", why="The lower end stands first", fix=_shown((high, low))
+        raise OutOfBounds(
+            f"a range from {low:g} down to {high:g}", why="The lower end comes first", fix=_shown((high, low))
         )
     return values
 
@@ -34,7 +35,7 @@ def _of_the_whole(values: tuple[float, float]) -> tuple[float, float]:
     if max(values) > 1:
         in_percent = min(values) >= 1 and max(values) <= 100
         meant = (low / 100, high / 100) if in_percent else (min(low, 1), 1)
-        raise UsageError(
+        raise OutOfBounds(
             f"{_shown(values)} is no range of shares", why="The whole area is 1", fix=_shown(sorted(meant))
         )
     return values
@@ -43,7 +44,7 @@ def _of_the_whole(values: tuple[float, float]) -> tuple[float, float]:
 def _of_one(values: _Channels) -> _Channels:
     if max(values) > 1:
         meant = [value / _BRIGHTEST for value in values] if max(values) <= _BRIGHTEST else [0.5] * len(values)
-        raise UsageError(
+        raise OutOfBounds(
             f"{_shown(values)} for pixels of 0 … 1", why=f"White is 1 here, and not {_BRIGHTEST}", fix=_shown(meant)
         )
     return values

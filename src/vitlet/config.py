@@ -4,6 +4,7 @@ Configs are data without torch, so that a wrong key is reported before anything 
 (`docs/decisions/0001-configs-without-torch.md`).
 """
 
+import hashlib
 import json
 import types
 import typing
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from vitlet.bounds import OutOfBounds
 from vitlet.errors import UsageError
 from vitlet.text import did_you_mean
 
@@ -117,33 +119,36 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     }
 
 
+def fingerprint(values: Any) -> str:
+    """Twelve hex digits that change with any of these plain values, and not with the order of keys."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
 def explain(error: pydantic.ValidationError, config: type[Config], *, where: str = "") -> UsageError:
     """Convert to one `UsageError` that names all wrong keys and values.
 
-    A `UsageError` raised by a validator is kept; if it concerns a single value, its fix is the value that would do, and
-    the key is added here.
+    A `UsageError` raised by a validator is kept; to that of a value out of bounds its key is added.
     """
     lines, fixes = [], []
     for item in error.errors():
         path, owner = _walk(config, item["loc"])
         key = ".".join(path)
         raised = item.get("ctx", {}).get("error")
+        if isinstance(raised, OutOfBounds):
+            at = f"{key} in {where}" if where else key
+            return UsageError(raised.what, where=at, why=raised.why, fix=f"{key}={raised.fix}")
         if isinstance(raised, UsageError):
-            at = " in ".join(part for part in (key, where or raised.where) if part)
-            return UsageError(raised.what, where=at, why=raised.why, fix=f"{key}={raised.fix}" if key else raised.fix)
+            return UsageError(raised.what, where=where or raised.where, why=raised.why, fix=raised.fix)
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else [])}".rstrip())
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
-        elif item["type"] == "value_error":  # from one of our validators, which names the values that do not fit
-            lines.append(str(item.get("ctx", {}).get("error", item["msg"])))
-            continue
         else:
             shown = repr(item["input"])
             lines.append(f"{key} = {shown[:60]}: {item['msg'][0].lower()}{item['msg'][1:]}")
         fixes.append(key)
-    fix = f"give {', '.join(fixes)} a valid value" if fixes else "change one of these values"
-    return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=fix)
+    return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=f"give {', '.join(fixes)} a valid value")
 
 
 def _walk(config: type[Config], place: tuple[int | str, ...]) -> tuple[list[str], type[Config] | None]:

@@ -5,8 +5,7 @@ method-specific part, `objective`, is a config of its own type, defined beside t
 """
 
 import abc
-import hashlib
-import json
+import math
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, cast
 
 from pydantic import Field, model_validator
@@ -14,12 +13,18 @@ from typing_extensions import TypeVar
 
 from vitlet.augmentation import View
 from vitlet.bounds import Count, Deviations, Fraction, Means, Positive
-from vitlet.config import Config
+from vitlet.choices import Precision
+from vitlet.config import Config, fingerprint
 from vitlet.errors import UsageError
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.units import Duration, Epochs, Span
 
 if TYPE_CHECKING:
     from vitlet.methods.objective import Objective
+
+
+_SMALLEST_IMAGE = 8
+"""Side in pixels."""
 
 
 class DataConfig(Config):
@@ -28,16 +33,21 @@ class DataConfig(Config):
     views: Annotated[tuple[View, ...], Field(min_length=1)]
     """Views of each training image, each a separate tensor in the batch."""
     evaluation: View
-    mean: Means = (0.485, 0.456, 0.406)
-    std: Deviations = (0.229, 0.224, 0.225)
+    mean: Means = IMAGENET.mean
+    std: Deviations = IMAGENET.std
     """For normalisation, with `mean`, which also fills what augmentation leaves empty."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """`mean` and `std`."""
+        return Normalisation(self.mean, self.std)
 
 
 class EncoderConfig(Config):
     """A plain ViT (Dosovitskiy et al. 2021) as timm builds it."""
 
     kind: Literal["vit"] = "vit"
-    image_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    image_size: Annotated[int, Field(ge=_SMALLEST_IMAGE, le=2048)] = 224
     patch_size: Annotated[int, Field(ge=1, le=64)] = 16
     width: Count = 192
     depth: Annotated[int, Field(ge=1, le=64)] = 12
@@ -65,23 +75,36 @@ class EncoderConfig(Config):
     @classmethod
     def _has_patches(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("kind") == "convnet":
-            raise ValueError(
-                "a ConvNet has no patches, and this recipe needs them; the recipes of SEED, finetune_micro_convnet and "
-                "finetune_effb0_impr_300e take one"
+            raise UsageError(
+                "a ConvNet has no patches, and this recipe needs them",
+                fix="encoder.kind=vit, or a recipe for ConvNets: seed_micro, seed_effb0, finetune_micro_convnet or "
+                "finetune_effb0_impr_300e",
             )
         return values
 
     @model_validator(mode="after")
     def _fits(self) -> "EncoderConfig":
-        if self.image_size % self.patch_size:
-            near = self.image_size // self.patch_size * self.patch_size or self.patch_size
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; try {near}"
+        size, patch, width, heads = self.image_size, self.patch_size, self.width, self.heads
+        if size % patch:
+            near = size // patch * patch
+            raise UsageError(
+                f"encoder.image_size {size} is not a multiple of encoder.patch_size {patch}",
+                why="Patches must cover the image",
+                fix=f"encoder.image_size={near if near >= _SMALLEST_IMAGE else near + patch}",
             )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.position == "sincos" and self.width % 4:
-            raise ValueError(f"width {self.width} is not a multiple of 4, as 2-D sin-cos positions need")
+        step = math.lcm(4, heads) if self.position == "sincos" else heads
+        fix = f"encoder.width={max(1, round(width / step)) * step}"
+        if self.position == "sincos" and width % 4:
+            raise UsageError(
+                f"encoder.width {width} is not a multiple of 4", why="2-D sin-cos positions need one", fix=fix
+            )
+        if width % heads:
+            fewer = next(n for n in range(heads, 0, -1) if width % n == 0)
+            raise UsageError(
+                f"encoder.width {width} is not a multiple of encoder.heads {heads}",
+                why="Each head has an equal part of it",
+                fix=f"{fix}, or encoder.heads={fewer}",
+            )
         return self
 
     @property
@@ -96,7 +119,7 @@ class ConvNetConfig(Config):
     kind: Literal["convnet"] = "convnet"
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "efficientnet_b0"
     """timm's name, without a weights tag."""
-    image_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    image_size: Annotated[int, Field(ge=_SMALLEST_IMAGE, le=2048)] = 224
     output_stride: Literal[8, 16, 32] = 32
     """Pixels between neighbouring features; below 32 the last stages are dilated, for small images."""
 
@@ -106,6 +129,7 @@ class ConvNetConfig(Config):
         return 0
 
 
+AnyEncoderConfig = EncoderConfig | ConvNetConfig
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 """At 1 an average would never move."""
 
@@ -147,7 +171,7 @@ class SteppedOptimizerConfig(OptimizerConfig):
     @model_validator(mode="after")
     def _ends_where_it_fell(self) -> "SteppedOptimizerConfig":
         if self.final_lr:
-            raise ValueError("optimizer.final_lr has no effect beside optimizer.milestones; it must be 0")
+            raise UsageError("optimizer.final_lr has no effect beside optimizer.milestones", fix="optimizer.final_lr=0")
         return self
 
 
@@ -164,7 +188,7 @@ class BudgetConfig(Config):
     duration: Duration
     batch_size: Count
     """Images per optimizer step, over all ranks and accumulation steps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     checkpoint_every: Span = Epochs(n=1)
     log_every: Annotated[int, Field(ge=1, le=10**6)] = 10
@@ -189,11 +213,13 @@ class ObjectiveConfig(Config, abc.ABC):
 
     @property
     def couples_samples(self) -> bool:
-        """Whether the loss compares images within a batch, so that splitting the batch would change it.
-
-        Batch normalisation of a ConvNet does so too, whatever the method; that is up to the encoder.
-        """
+        """Whether the loss of an image depends on the other images of its batch; see also `Recipe.couples_samples`."""
         return False
+
+    @property
+    def teacher_source(self) -> str | None:
+        """Name of the teacher, as `weights.teacher` takes it; None: the method has none; empty: one must be given."""
+        return None
 
     @property
     def pairs_samples(self) -> bool:
@@ -215,7 +241,7 @@ class ObjectiveConfig(Config, abc.ABC):
         if len(recipe.data.views) != 1:
             raise UsageError(
                 f"{recipe.name} uses one view of each image, and data.views has {len(recipe.data.views)}",
-                why="The others would be made and thrown away",
+                why="The others would be computed and discarded",
                 fix="one item in data.views",
             )
 
@@ -231,7 +257,7 @@ class ObjectiveConfig(Config, abc.ABC):
 
 
 ObjectiveT = TypeVar("ObjectiveT", bound=ObjectiveConfig)
-EncoderT = TypeVar("EncoderT", bound=EncoderConfig | ConvNetConfig, default=EncoderConfig)
+EncoderT = TypeVar("EncoderT", bound=AnyEncoderConfig, default=EncoderConfig)
 OptimizerT = TypeVar("OptimizerT", bound=OptimizerConfig, default=OptimizerConfig)
 
 
@@ -248,20 +274,21 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
-        if self.data.views[0].size != self.encoder.image_size:
-            raise ValueError(
-                f"data.views.0.size {self.data.views[0].size} is not encoder.image_size {self.encoder.image_size}"
-            )
-        if self.data.evaluation.size != self.encoder.image_size:
-            raise ValueError(
-                f"data.evaluation.size {self.data.evaluation.size} is not encoder.image_size {self.encoder.image_size}"
+        wanted = self.encoder.image_size
+        sizes = {"data.views.0.size": self.data.views[0].size, "data.evaluation.size": self.data.evaluation.size}
+        wrong = [key for key, size in sizes.items() if size != wanted]
+        if wrong:
+            raise UsageError(
+                f"{wrong[0]} {sizes[wrong[0]]} is not encoder.image_size {wanted}",
+                why="The encoder sees whole views",
+                fix=" and ".join(f"{key}={wanted}" for key in wrong),
             )
         return self
 
     @model_validator(mode="after")
     def _layers_decay(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
         if isinstance(self.encoder, ConvNetConfig) and self.optimizer.layer_decay != 1:
-            raise ValueError("layer decay has no effect on a ConvNet; optimizer.layer_decay must be 1")
+            raise UsageError("layer decay has no effect on a ConvNet", fix="optimizer.layer_decay=1")
         return self
 
     @model_validator(mode="after")
@@ -275,10 +302,12 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
         return self
 
     @model_validator(mode="after")
-    def _batch_has_a_spread(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
-        if isinstance(self.encoder, ConvNetConfig) and self.budget.batch_size < 2:
-            raise ValueError(
-                "batch normalisation of a ConvNet divides by the spread of a batch; budget.batch_size must be 2 or more"
+    def _batch_has_others(self) -> "Recipe[ObjectiveT, EncoderT, OptimizerT]":
+        if self.couples_samples and self.budget.batch_size < 2:
+            raise UsageError(
+                f"a batch of one image for {self.name}",
+                why="Its loss or its batch normalisation depends on the other images of a batch",
+                fix="--batch-size 2 or more",
             )
         return self
 
@@ -287,7 +316,14 @@ class Recipe(Config, Generic[ObjectiveT, EncoderT, OptimizerT]):
         self.objective.require_fit(cast("Recipe", self))
         return self
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss of an image depends on the rest of its batch: by the method, or by a ConvNet's batch norm.
+
+        Such a batch has at least two images, and is not split for gradient accumulation.
+        """
+        return self.objective.couples_samples or isinstance(self.encoder, ConvNetConfig)
+
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any value."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return fingerprint(self.to_json())

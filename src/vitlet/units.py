@@ -89,7 +89,9 @@ def cosine(step: int, *, total: int, start: float, end: float) -> float:
     return warmup_cosine(step, total=total, warmup=0, start=start, peak=start, end=end)
 
 
-def warmup_steps(step: int, *, total: int, warmup: int, start: float, peak: float, falls: Sequence[float]) -> float:
+def warmup_step_decay(
+    step: int, *, total: int, warmup: int, start: float, peak: float, falls: Sequence[float]
+) -> float:
     """Linear from `start` at step 0 to `peak` at step `warmup`; drops to a tenth after each share in `falls`.
 
     Source: the schedule of Mask R-CNN (He et al. 2017), with its drops as shares of the run.

@@ -24,8 +24,8 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches, evaluation_batches
 from vitlet.data.samples import Samples
 from vitlet.data.subsets import training_ids
-from vitlet.data.views import Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
+from vitlet.normalisation import Normalisation
 
 # Three workers on two cores are slow, not wrong.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

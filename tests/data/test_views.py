@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from vitlet import rng
 from vitlet.augmentation import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
-from vitlet.data.views import IMAGENET, Normalisation, apply_view, random_box
+from vitlet.data.views import apply_view, random_box
+from vitlet.normalisation import IMAGENET, Normalisation
 
 EVERYTHING = View(
     size=32,

@@ -16,6 +16,7 @@ from vitlet.errors import DataError, NonFiniteError
 from vitlet.evaluate import features
 from vitlet.evaluate.features import Reading, cached_features, encoder_digest, extract
 from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
@@ -148,7 +149,7 @@ def test_the_head_count_is_part_of_an_encoder() -> None:
 def test_what_only_training_knows_is_no_part_of_it() -> None:
     encoder, other = Encoder(CONFIG, seed=1), Encoder(CONFIG.changed(drop_path=0.3), seed=1)
     assert encoder_digest(encoder, view=VIEW) == encoder_digest(other, view=VIEW)
-    dark = Encoder(CONFIG, seed=1, mean=(0.1, 0.1, 0.1))
+    dark = Encoder(CONFIG, seed=1, normalisation=Normalisation((0.1, 0.1, 0.1)))
     assert encoder_digest(encoder, view=VIEW) != encoder_digest(dark, view=VIEW)
 
 

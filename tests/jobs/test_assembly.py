@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vitlet.augmentation import Fit
 from vitlet.data.batch import Batch
-from vitlet.data.views import IMAGENET
 from vitlet.jobs import assembly
 from vitlet.jobs.detecting import detect
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.methods.detection import Detection
+from vitlet.normalisation import IMAGENET
 
 RED: dict[str, Any] = {"data.mean": (1.0, 0.0, 0.0), "data.std": (1e-9, 1e-9, 1e-9)}
 """Noise around this mean is one colour, which no image of the tests has."""

@@ -104,7 +104,7 @@ def test_random_weights_have_the_shape_of_the_first_that_are_none(
     monkeypatch.setattr(
         comparing,
         "probe_encoder",
-        lambda encoder, *a, **o: seen.append((encoder.config, encoder.mean, encoder.std)) or noted(encoder, *a, **o),
+        lambda encoder, *a, **o: seen.append((encoder.config, encoder.normalisation)) or noted(encoder, *a, **o),
     )
     starts = [Start("random", "", None), Start("tuned", "", tuned.path)]
     frozen_arms(starts, terms, images, SILENT, protocols=["logistic"])

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from small_runs import DETECTING, QUIET, losses, on_two_ranks, rows, stands, weights, write_images
 
+from vitlet.choices import ExportTarget
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import detect
@@ -19,7 +20,6 @@ from vitlet.jobs.training import finetune, pretrain, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.weights.folder import read_model
-from vitlet.weights.form import Target
 
 
 def tuned(data: Path, out: Path, *, init: Path | None = None, **more: Any) -> Run:
@@ -170,9 +170,9 @@ def test_check_says_what_is_wrong_with_annotations(
     assert "inverted box,the annotation is left out" in (tmp_path / "check/bad_annotations.csv").read_text()
 
 
-@pytest.mark.parametrize("to", get_args(Target))
+@pytest.mark.parametrize("to", get_args(ExportTarget))
 def test_no_format_takes_a_detector_and_the_answer_names_its_encoder(
-    run: Run, to: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, to: ExportTarget, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(run.path), "--out", str(tmp_path / "model"), "--to", to]) == 2
     said = capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_a_folder_to_start_from_and_a_word_about_every_tensor(
     assert "LOST" not in told
     assert stands(tmp_path)["foreign.safetensors"] == before["foreign.safetensors"]
     saved = load_encoder(folder)
-    assert (saved.encoder.mean, saved.classes) == ((0.5, 0.5, 0.5), ("0", "1", "2"))
+    assert (saved.encoder.normalisation.mean, saved.classes) == ((0.5, 0.5, 0.5), ("0", "1", "2"))
     run = finetune("debug_supervised", init=folder, data=data, out=tmp_path / "run", options=QUIET, set=SMALLER)
     assert run.recipe_json()["encoder"]["patch_size"] == 8
 

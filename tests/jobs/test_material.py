@@ -20,6 +20,7 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.recipes import by_name
 from vitlet.run import Run
@@ -150,9 +151,10 @@ class TestStart:
 
     def test_an_encoder_brings_its_tensors_its_shape_and_its_pixels(self, tmp_path: Path) -> None:
         source = Encoder(
-            EncoderConfig(image_size=32, patch_size=8, width=36, depth=2, heads=3, mlp_ratio=2), mean=(0.1, 0.2, 0.3),
-            std=(0.4, 0.5, 0.6), seed=7,
-        )  # fmt: skip
+            EncoderConfig(image_size=32, patch_size=8, width=36, depth=2, heads=3, mlp_ratio=2),
+            normalisation=Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+            seed=7,
+        )
         write_model(tmp_path / "model", encoder=source, evaluation=evaluation_view(32), facts={})
         encoder, recipe = self.started("debug_supervised", tmp_path / "model")
         for name, tensor in source.vit.state_dict().items():
@@ -160,7 +162,7 @@ class TestStart:
         shape = recipe.encoder
         assert (shape.patch_size, shape.width, shape.depth, shape.heads, shape.mlp_ratio) == (8, 36, 2, 3, 2)
         assert not shape.final_norm, "what is no tensor is the recipe's"
-        assert (recipe.data.mean, recipe.data.std) == (encoder.mean, encoder.std) == (source.mean, source.std)
+        assert recipe.data.normalisation == encoder.normalisation == source.normalisation
 
     def test_without_one_the_seed_decides(self) -> None:
         first, second, third = (self.started("debug", None, seed=seed)[0] for seed in (3, 3, 4))

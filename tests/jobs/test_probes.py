@@ -28,7 +28,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def objective(recipe: Recipe) -> Objective:
-    encoder = Encoder(recipe.encoder, mean=recipe.data.mean, std=recipe.data.std, seed=0)
+    encoder = Encoder(recipe.encoder, normalisation=recipe.data.normalisation, seed=0)
     return recipe.objective.build(encoder, num_classes=2, seed=0).eval()
 
 

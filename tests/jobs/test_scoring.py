@@ -18,6 +18,7 @@ from vitlet.evaluate.imagenet import real_labels, synsets
 from vitlet.jobs.scoring import score
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import new_classifier
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.run import Run
 from vitlet.weights.folder import write_model
@@ -27,7 +28,7 @@ from vitlet.weights.source import evaluation_view
 def model(folder: Path, classes: tuple[str, ...], *, answer: int) -> Path:
     """A classifier of no depth worth the name that always gives the output `answer`, then the ones after it."""
     shape = EncoderConfig(image_size=32, patch_size=16, width=8, depth=1, heads=2, final_norm=False)
-    encoder = Encoder(shape, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0)
+    encoder = Encoder(shape, normalisation=Normalisation((0.5,) * 3, (0.5,) * 3), seed=0)
     head: Any = new_classifier(encoder, num_classes=len(classes), pool="mean", seed=0)
     with torch.no_grad():
         head.head.weight.zero_()

@@ -1,4 +1,4 @@
-"""DINO: the loss against a naive one, centre and temperature, the held prototypes, crops."""
+"""DINO: the loss against a naive one, centre and temperature, the frozen prototypes, crops."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vitlet.errors import UsageError
 from vitlet.methods.dino import DINO, Temperatures, self_distillation
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder
-from vitlet.nn.mlp import PrototypeHead
+from vitlet.nn.projection import PrototypeHead
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes import with_overrides
 from vitlet.recipes.dino import dino_micro, dino_tiny_100e
@@ -57,11 +57,11 @@ def test_a_head_with_batch_norm_couples_the_images_of_a_batch() -> None:
 
 def test_self_distillation_is_the_naive_loss() -> None:
     draw = torch.Generator().manual_seed(0)
-    guesses = torch.randn(5, 3, 7, generator=draw)
-    answers = torch.randn(2, 3, 7, generator=draw).softmax(dim=-1)
+    student = torch.randn(5, 3, 7, generator=draw)
+    teacher = torch.randn(2, 3, 7, generator=draw).softmax(dim=-1)
     pairs = [(a, g) for a in range(2) for g in range(5) if a != g]
-    naive = sum(-(answers[a] * guesses[g].log_softmax(-1)).sum(-1).mean() for a, g in pairs) / len(pairs)
-    torch.testing.assert_close(self_distillation(guesses, answers), naive)
+    naive = sum(-(teacher[a] * student[g].log_softmax(-1)).sum(-1).mean() for a, g in pairs) / len(pairs)
+    torch.testing.assert_close(self_distillation(student, teacher), naive)
 
 
 def test_the_loss_is_that_of_a_naive_pass_over_the_views_one_by_one() -> None:
@@ -70,12 +70,12 @@ def test_the_loss_is_that_of_a_naive_pass_over_the_views_one_by_one() -> None:
     for pool, seen in (("class", lambda tokens: tokens[:, 0]), ("mean", lambda tokens: tokens[:, 1:].mean(dim=1))):
         objective, batch = _objective(temperatures=Temperatures(teacher=(0.05, 0.05)), pool=pool), _batch()
         objective.centre.copy_(torch.linspace(-0.1, 0.1, 12))
-        guesses = [objective.head(seen(objective.encoder(view))) / 0.1 for view in batch.views]
-        answers = [
+        student = [objective.head(seen(objective.encoder(view))) / 0.1 for view in batch.views]
+        teacher = [
             ((objective.teacher_head(seen(objective.teacher_encoder(view))) - objective.centre) / 0.05).softmax(-1)
             for view in batch.views[:2]
         ]
-        naive = self_distillation(torch.stack(guesses), torch.stack(answers)).detach()
+        naive = self_distillation(torch.stack(student), torch.stack(teacher)).detach()
         torch.testing.assert_close(_loss(objective, batch), naive)
         losses.append(naive)
     assert not torch.isclose(*losses, rtol=1e-4)
@@ -104,12 +104,12 @@ def test_gradients_reach_the_student_and_nothing_else() -> None:
     assert not any(name.startswith("teacher") for name in reached)
 
 
-def test_the_prototypes_are_held_for_as_many_steps_as_asked() -> None:
-    objective = _objective(held_steps=2)
-    for index, held in ((0, True), (1, True), (2, False)):
+def test_the_prototypes_are_frozen_for_as_many_steps_as_asked() -> None:
+    objective = _objective(freeze_prototypes_steps=2)
+    for index, frozen in ((0, True), (1, True), (2, False)):
         objective.zero_grad()
         objective(_batch(), _step(index)).total.backward()
-        assert (objective.head.prototypes.weight.grad is None) is held
+        assert (objective.head.prototypes.weight.grad is None) is frozen
         assert objective.head.mlp[0].weight.grad is not None
 
 
@@ -123,7 +123,7 @@ def test_scores_are_cosines() -> None:
     torch.testing.assert_close(head(x), scores)
 
 
-def test_the_centre_follows_the_mean_answer_however_the_batch_is_cut() -> None:
+def test_the_centre_follows_the_mean_teacher_output_however_the_batch_is_cut() -> None:
     whole, cut = _objective(centre_momentum=0.75), _objective(centre_momentum=0.75)
     batch = _batch()
     whole(batch, _step())
@@ -164,7 +164,7 @@ def test_drop_path_is_the_students_and_does_not_depend_on_the_cut() -> None:
         ({"data.views.3.size": 18}, r"18 pixels does not divide into patches of 4.*data\.views\.3\.size=16"),
         ({"data.views.2.size": 64}, r"64 pixels is larger than the large ones of 32.*data\.views\.2\.size=16"),
         ({"data.views.1.size": 16}, r"two large views of one size"),
-        ({"budget.batch_size": 1}, r"a batch of one image.*normalisation in the head.*--batch-size 2 or more"),
+        ({"budget.batch_size": 1}, r"a batch of one image.*batch normalisation.*--batch-size 2 or more"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

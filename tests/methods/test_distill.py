@@ -16,6 +16,7 @@ from vitlet.methods.distill import AttentionDistillation, attention_loss, precis
 from vitlet.methods.mae import MAE
 from vitlet.methods.objective import Step
 from vitlet.nn.encoder import Encoder, run_block
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import EncoderConfig, OptimizerConfig
 from vitlet.recipes import by_name, with_overrides
 from vitlet.train.optim import parameter_groups
@@ -25,7 +26,7 @@ STUDENT = EncoderConfig(image_size=32, patch_size=8, width=12, depth=2, heads=3,
 TEACHER = STUDENT.changed(width=20, depth=4, heads=5)
 STEP = Step(index=3, total=10, seed=0)
 pytestmark = pytest.mark.usefixtures("fp32_teachers")
-PIXELS: dict[str, Any] = {"mean": (0.2, 0.3, 0.4), "std": (0.5, 0.6, 0.7)}
+OTHER = Normalisation((0.2, 0.3, 0.4), (0.5, 0.6, 0.7))
 
 
 def _stirred(module: nn.Module) -> None:
@@ -40,10 +41,10 @@ def _distillation(
     *,
     mae: dict[str, Any] | None = None,
     teacher: EncoderConfig = TEACHER,
-    pixels: dict[str, Any] = PIXELS,
+    normalisation: Normalisation = OTHER,
     **options: Any,
 ) -> AttentionDistillation:
-    student, other = Encoder(STUDENT, seed=1), Encoder(teacher, seed=2, **pixels)
+    student, other = Encoder(STUDENT, seed=1), Encoder(teacher, normalisation=normalisation, seed=2)
     _stirred(other)
     made = MAE(student, mask_ratio=0.5, decoder_width=12, **(mae or {}))
     return AttentionDistillation(
@@ -60,7 +61,8 @@ def _batch(count: int = 4) -> Batch:
 def _naive_attention(encoder: Encoder, images: Tensor, keep: Tensor, *, block: int) -> Tensor:
     """Scaled products of block `block` (from 1), image by image and head by head, by timm's own blocks below it."""
     vit, found = encoder.vit, []
-    scaled = (images / 255 - torch.tensor(encoder.mean)[:, None, None]) / torch.tensor(encoder.std)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
+    scaled = (images / 255 - mean) / std
     embedded = vit.patch_embed(scaled) + vit.pos_embed[:, 1:]
     for b in range(len(images)):
         x = torch.cat([vit.cls_token + vit.pos_embed[:, :1], embedded[b : b + 1, keep[b]]], dim=1)
@@ -74,12 +76,12 @@ def _naive_attention(encoder: Encoder, images: Tensor, keep: Tensor, *, block: i
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("pixels", [PIXELS, {}], ids=["other pixels", "same pixels"])
+@pytest.mark.parametrize("normalisation", [OTHER, IMAGENET], ids=["other pixels", "same pixels"])
 @pytest.mark.parametrize("layers", [[(2, 4)], [(1, 1), (2, 3), (2, 4)]])
 def test_the_loss_is_the_naive_one_on_the_patches_that_the_student_kept(
-    layers: list[tuple[int, int]], pixels: dict[str, Any]
+    layers: list[tuple[int, int]], normalisation: Normalisation
 ) -> None:
-    objective, batch = _distillation(layers=layers, pixels=pixels, weight=0.5), _batch()
+    objective, batch = _distillation(layers=layers, normalisation=normalisation, weight=0.5), _batch()
     losses = objective(batch, STEP)
     noise = objective.mae.noise(batch, STEP)
     keep = noise.argsort(dim=1, stable=True)[:, :8]

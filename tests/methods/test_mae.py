@@ -92,7 +92,7 @@ def test_loss_and_gradients_equal_the_naive_version_in_double_precision(norm_pix
 def test_forward_is_that_loss_with_the_steps_mask() -> None:
     mae, batch = _stirred(), _batch()
     noise = mae.noise(batch, STEP)
-    naive = _naive_loss(mae, mae.encoder.pixels(batch.images), noise)
+    naive = _naive_loss(mae, mae.encoder.normalised_patches(batch.images), noise)
     torch.testing.assert_close(mae(batch, STEP).total, naive.float(), rtol=1e-5, atol=0)
     assert not torch.equal(noise, mae.noise(batch, replace(STEP, index=4)))
     assert not torch.equal(noise, mae.noise(batch, replace(STEP, seed=1)))
@@ -114,7 +114,7 @@ def test_transformers_gives_the_same_loss_and_gradients(norm_pixels: bool) -> No
     pytest.importorskip("transformers")
     mae, batch = _stirred(norm_pixels=norm_pixels), _batch()
     peer = transformers_mae(mae)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (mae.encoder.mean, mae.encoder.std))
+    mean, std = (torch.tensor(x)[:, None, None] for x in mae.encoder.normalisation)
     theirs = peer((batch.images / 255 - mean) / std, noise=mae.noise(batch, STEP)).loss
     ours = mae(batch, STEP).total
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
@@ -170,7 +170,7 @@ def test_a_picture_shows_visible_patches_as_they_are_and_hidden_ones_in_the_mean
     hidden = hidden.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
     assert torch.equal(seen["reconstruction"][~hidden], seen["input"][~hidden])
     assert torch.equal(seen["masked"][~hidden], seen["input"][~hidden])
-    colour = (torch.tensor(mae.encoder.mean) * 255).round().to(torch.uint8)
+    colour = (torch.tensor(mae.encoder.normalisation.mean) * 255).round().to(torch.uint8)
     assert bool((seen["masked"][hidden] == colour).all())
     assert float((seen["reconstruction"][hidden] != seen["input"][hidden]).float().mean()) > 0.9
 

@@ -1,7 +1,7 @@
 """The contract of every method in a whole run: going on and sharing the work change nothing, timm opens what is left.
 
 Each debug recipe is trained for a few steps with what could break a promise switched on: drop path, mixed images,
-prototypes that are held beyond the first checkpoint, a queue that comes round.
+prototypes that are frozen beyond the first checkpoint, a queue that comes round.
 """
 
 import functools
@@ -33,7 +33,7 @@ TAUGHT = SHORT | {"objective.teacher": "untrained:test_vit"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "debug": SHORT | {"objective.decoder_width": 16, "objective.decoder_heads": 2},
     "debug_supervised": DROPPING | {"objective.mixup": 0.8, "objective.cutmix": 1.0, "objective.smoothing": 0.1},
-    "debug_dino": DROPPING | {"objective.batchnorm": True, "objective.held_steps": 4},
+    "debug_dino": DROPPING | {"objective.batchnorm": True, "objective.freeze_prototypes_steps": 4},
     "debug_simmim": DROPPING,
     "debug_distill": TAUGHT | {"objective.layers": [[1, 2]], "objective.teacher_precision": "fp32"},
     "debug_seed": TAUGHT | {"objective.queue": 20},

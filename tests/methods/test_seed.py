@@ -124,7 +124,7 @@ def test_a_convnet_teaches_by_the_mean_of_its_map(student: ConvNetConfig | Encod
     torch.testing.assert_close(made.queue[:6], known)
     assert made.provenance()["teacher"]["licence"] == "none"
     assert not made.teacher.network.training
-    with pytest.raises(UsageError, match=r"is a ConvNet.*attention is wanted"):
+    with pytest.raises(UsageError, match=r"is a ConvNet.*match its attention"):
         load_encoder_teacher(str(tmp_path / "net"), like=TEACHER)
 
 

@@ -34,7 +34,8 @@ def _mask(simmim: SimMIM, batch: Batch) -> Tensor:
 def test_the_loss_is_the_naive_one() -> None:
     simmim, batch = _simmim(), _batch()
     mask, encoder = _mask(simmim, batch), simmim.encoder
-    scaled = (batch.images / 255 - torch.tensor(encoder.mean)[:, None, None]) / torch.tensor(encoder.std)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
+    scaled = (batch.images / 255 - mean) / std
     embedded = encoder.vit.patch_embed(scaled)
     tokens = torch.stack(
         [torch.where(m[:, None], simmim.mask_token[0], x) for m, x in zip(mask, embedded, strict=True)]

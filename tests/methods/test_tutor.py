@@ -11,9 +11,9 @@ from vitlet.methods.objective import Step
 from vitlet.methods.supervised import Supervised
 from vitlet.methods.tutor import Tutor
 from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes import by_name, with_overrides
-from vitlet.recipes.supervised import SupervisedObjective
 from vitlet.weights.teacher import ClassifierTeacher
 
 SMALL = EncoderConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, final_norm=False)
@@ -36,7 +36,7 @@ class _Brightest(nn.Module):
 
 def _supervised(*, alpha: float = 0.5, mixup: float = 0.0) -> tuple[Supervised, _Brightest]:
     network = _Brightest()
-    teacher = ClassifierTeacher(network, 3, MEAN, STD, {"source": "a test"})
+    teacher = ClassifierTeacher(network, 3, Normalisation(MEAN, STD), {"source": "a test"})
     tutor = Tutor(teacher, width=12, alpha=alpha, seed=1)
     return Supervised(Encoder(SMALL), num_classes=3, tutor=tutor, mixup=mixup), network
 
@@ -83,7 +83,7 @@ def test_the_teacher_learns_nothing_and_is_in_no_file() -> None:
 
 def test_the_papers_model_has_its_parameters() -> None:
     recipe = by_name("finetune_tiny_taught_300e")
-    teacher = ClassifierTeacher(nn.Identity(), 1000, MEAN, STD, {})
+    teacher = ClassifierTeacher(nn.Identity(), 1000, Normalisation(MEAN, STD), {})
     supervised = Supervised(Encoder(recipe.encoder), num_classes=1000, tutor=Tutor(teacher, width=192))
     assert sum(p.numel() for p in supervised.parameters()) == 5_910_800
 
@@ -98,5 +98,7 @@ def test_a_recipe_without_a_teacher_never_makes_one_up() -> None:
 
 
 def test_the_class_token_cannot_have_two_heads() -> None:
-    with pytest.raises(UsageError, match="pool must be mean"):
-        SupervisedObjective.from_json({"teacher": "somewhere", "pool": "class"})
+    recipe, free = by_name("finetune_tiny_taught_300e"), {"encoder.final_norm": True, "objective.pool": "class"}
+    with pytest.raises(UsageError, match=r"two heads on the class token.*objective\.teacher=null"):
+        with_overrides(recipe, free)
+    with_overrides(recipe, free | {"objective.teacher": None})

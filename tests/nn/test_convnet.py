@@ -17,7 +17,7 @@ def test_features_are_those_of_timm(name: str, training: bool) -> None:
     other = timm.create_model(name, num_classes=0)
     other.load_state_dict(encoder.net.state_dict())
     images = torch.randint(0, 256, (8, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     theirs = other.train(training)((images / 255 - mean) / std)
     torch.testing.assert_close(encoder.pooled(images, "mean"), theirs, rtol=1e-3, atol=1e-3)
     assert theirs.shape[1] == encoder.width

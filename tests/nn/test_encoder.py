@@ -9,9 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitlet.errors import UsageError
-from vitlet.nn.encoder import POINTS, Encoder, run_block, survival_table
+from vitlet.nn.encoder import POINTS, Encoder, run_block
 from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import resize
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=3, heads=4)
@@ -52,7 +53,7 @@ def _timm(encoder: Encoder, **options: Any) -> VisionTransformer:
 
 
 def _normalised(encoder: Encoder, images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(x)[:, None, None] for x in encoder.normalisation)
     return (images / 255 - mean) / std
 
 
@@ -84,23 +85,23 @@ def test_timm_without_a_final_norm() -> None:
 
 
 def test_pixels_are_row_major_patches_channel_last_and_to_images_is_their_inverse() -> None:
-    encoder = Encoder(SMALL, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    encoder = Encoder(SMALL, normalisation=Normalisation((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)))
     images = _images()
-    pixels = encoder.pixels(images)
+    pixels = encoder.normalised_patches(images)
     normal = _normalised(encoder, images)
     for patch in range(16):
         row, column = divmod(patch, 4)
         tile = normal[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
         torch.testing.assert_close(pixels[:, patch], tile.permute(0, 2, 3, 1).flatten(1), rtol=1e-5, atol=1e-5)
     assert torch.equal(encoder.to_images(pixels), images.permute(0, 2, 3, 1))
-    torch.testing.assert_close(encoder.pixels(images.float()), pixels)
+    torch.testing.assert_close(encoder.normalised_patches(images.float()), pixels)
 
 
 def test_images_that_do_not_divide_into_patches_are_refused_with_a_key_that_helps() -> None:
     with pytest.raises(UsageError, match=r"36×36 .* 8×8 patches.*views of 32 pixels.*data\.views"):
-        Encoder(SMALL).pixels(_images(size=36))
+        Encoder(SMALL).normalised_patches(_images(size=36))
     with pytest.raises(UsageError, match=r"32×24 .*must be square"):
-        Encoder(SMALL).pixels(_images(size=32)[:, :, :24])
+        Encoder(SMALL).normalised_patches(_images(size=32)[:, :, :24])
 
 
 @pytest.mark.parametrize("size", [16, 40])
@@ -113,7 +114,7 @@ def test_images_of_another_size_are_encoded_with_resized_positions(size: int) ->
     tokens = encoder(images)
     assert tokens.shape == (2, (size // 8) ** 2 + 1, 24)
     torch.testing.assert_close(tokens, other(images))
-    assert torch.equal(encoder.to_images(encoder.pixels(images)), images.permute(0, 2, 3, 1))
+    assert torch.equal(encoder.to_images(encoder.normalised_patches(images)), images.permute(0, 2, 3, 1))
 
 
 def test_positions_learn_from_images_of_another_size() -> None:
@@ -213,8 +214,10 @@ def test_survival_drops_whole_branches_and_scales_those_that_stay() -> None:
 
 
 def test_survival_does_not_depend_on_how_the_batch_is_cut() -> None:
+    encoder = Encoder(SMALL.changed(drop_path=0.5))
+
     def table(slots: list[int]) -> Tensor:
-        made = survival_table(rate=0.5, depth=3, key=7, slots=torch.tensor(slots), device=torch.device("cpu"))
+        made = encoder.survival(key=7, slots=torch.tensor(slots))
         assert made is not None
         return made
 
@@ -224,27 +227,21 @@ def test_survival_does_not_depend_on_how_the_batch_is_cut() -> None:
 
 
 def test_survival_rates_grow_linearly_and_the_expectation_is_one() -> None:
-    table = survival_table(rate=0.4, depth=5, key=1, slots=torch.arange(20_000), device=torch.device("cpu"))
+    encoder = Encoder(SMALL.changed(drop_path=0.4, depth=5))
+    table = encoder.survival(key=1, slots=torch.arange(20_000))
     assert table is not None
     rates = np.repeat([0.0, 0.1, 0.2, 0.3, 0.4], 2)
     # Standard deviation of a rate of 0.4 over 20,000 samples: 0.0035.
     np.testing.assert_allclose((table == 0).float().mean(dim=1), rates, atol=5 * 0.0035)
     np.testing.assert_allclose(table.mean(dim=1), 1, atol=0.03)
     np.testing.assert_allclose(table.amax(dim=1), 1 / (1 - rates), rtol=1e-6)
-    assert survival_table(rate=0, depth=5, key=1, slots=torch.arange(2), device=torch.device("cpu")) is None
+    assert Encoder(SMALL).survival(key=1, slots=torch.arange(2)) is None
 
 
-def test_an_encoder_draws_by_its_own_rate_and_depth_on_its_own_device() -> None:
-    slots, encoder = torch.arange(6), Encoder(SMALL.changed(drop_path=0.5))
-    made = encoder.survival(key=7, slots=slots)
-    table = survival_table(rate=0.5, depth=SMALL.depth, key=7, slots=slots, device=torch.device("cpu"))
-    assert made is not None
-    assert table is not None
-    assert torch.equal(made, table)
-    assert Encoder(SMALL).survival(key=7, slots=slots) is None
-    elsewhere = encoder.to("meta").survival(key=7, slots=slots)
-    assert elsewhere is not None
-    assert elsewhere.device.type == "meta"
+def test_survival_is_on_the_device_of_the_encoder() -> None:
+    found = Encoder(SMALL.changed(drop_path=0.5)).to("meta").survival(key=7, slots=torch.arange(6))
+    assert found is not None
+    assert found.device.type == "meta"
 
 
 @pytest.mark.parametrize("init", ["timm", "xavier"])

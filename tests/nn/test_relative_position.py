@@ -45,7 +45,8 @@ def test_timms_beit_computes_the_same_from_the_same_tensors() -> None:
         init_values=0.1, use_abs_pos_emb=True, use_rel_pos_bias=True,
     ).eval()  # fmt: skip
     theirs.load_state_dict(to_beit(dict(encoder.vit.state_dict())))
-    scaled = (_images() / 255 - torch.tensor(encoder.mean)[:, None, None]) / torch.tensor(encoder.std)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
+    scaled = (_images() / 255 - mean) / std
     torch.testing.assert_close(encoder(_images()), theirs.forward_features(scaled), rtol=1e-4, atol=1e-5)
 
 

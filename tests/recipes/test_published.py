@@ -106,7 +106,7 @@ PUBLISHED: dict[str, Values] = {
             "method": "dino", "pool": "class", "hidden_width": 2048, "bottleneck_width": 256, "batchnorm": False,
             "prototypes": 65_536,
             "student_temperature": 0.1, "teacher_temperature": [0.04, 0.04], "warmup_steps": 0,
-            "centre_momentum": 0.9, "momentum": 0.996, "held_steps": IMAGENET // 512,
+            "centre_momentum": 0.9, "momentum": 0.996, "freeze_prototypes_steps": IMAGENET // 512,
         },
         "optimizer": _adamw(
             5e-4, warmup=10, final_lr=1e-6, weight_decay=0.04, final_weight_decay=0.4, decay_tokens=True, clip_norm=3

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.bench.published import PAPER
 from vitlet.recipes import by_name, with_overrides
 from vitlet.recipes.mae import TEACHING
 from vitlet.reproduce.catalogue import ITEMS, chosen
@@ -182,17 +181,6 @@ def test_what_other_sources_have_stands_beside_the_figure():
         assert (value.printed, value.tag) == (top1, "L") or f"timm: {top1} [L]" in value.note, row
     for place, words in BESIDE.items():
         assert words in found[place].note, place
-
-
-def test_timms_figures_are_those_of_the_benchmark():
-    """Both were copied from timm's lists."""
-    titles = {m.title: m for m in PAPER.values()}
-    found = published()
-    for row, top1 in TIMM.items():
-        title = row.replace("3 heads, distilled", "distilled")
-        model = titles[title if title in titles else title.removesuffix(", distilled")]
-        assert model.top1 == float(top1), row
-        assert model.images_per_second == found["table-2", row, "images/s, RTX 3090"].value, row
 
 
 def test_seed_stands_beside_the_same_network_without_it():

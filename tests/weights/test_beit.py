@@ -41,7 +41,8 @@ def test_timm_opens_a_classifier_and_gives_the_same_scores(tmp_path: Path, pool:
         tmp_path / "m", encoder=encoder, evaluation=VIEW, facts={}, classifier=classifier, classes=("a", "b", "c")
     )
     model = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
-    scaled = (_images() / 255 - torch.tensor(encoder.mean)[:, None, None]) / torch.tensor(encoder.std)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
+    scaled = (_images() / 255 - mean) / std
     ours = classifier(encoder.encode(encoder.embed(_images())))
     torch.testing.assert_close(model(scaled), ours, rtol=1e-4, atol=1e-5)
     again = read_model(tmp_path / "m")

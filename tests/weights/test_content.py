@@ -9,6 +9,7 @@ import timm
 
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes import all_recipes, by_name
 from vitlet.recipes.distill import DistillObjective
@@ -21,7 +22,7 @@ SHAPE = EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=2)
 
 
 def written(path: Path, shape: EncoderConfig = SHAPE, *, seed: int = 1, mean: float = 0.5, run: str = "a") -> Path:
-    encoder = Encoder(shape, seed=seed, mean=(mean,) * 3)
+    encoder = Encoder(shape, seed=seed, normalisation=Normalisation((mean,) * 3))
     write_model(path, encoder=encoder, evaluation=evaluation_view(32), facts={"run": run})
     return path
 

@@ -15,6 +15,7 @@ from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier, ConvClassifier, head_input, new_classifier
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, initialised_from, load_exactly, read_model, write_model
 
@@ -34,7 +35,7 @@ def _stirred(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
 
 
 def _encoder(config: EncoderConfig = SMALL) -> Encoder:
-    encoder = Encoder(config, mean=MEAN, std=STD)
+    encoder = Encoder(config, normalisation=Normalisation(MEAN, STD))
     _stirred(encoder)
     return encoder
 
@@ -116,7 +117,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, pool: str | None) -> N
     classifier = _stirred(Classifier(24, num_classes=3, pool=pool, seed=0)) if pool else None
     saved = read_model(_write(tmp_path / "model", encoder, classifier))
     assert saved.encoder.config == encoder.config
-    assert (saved.encoder.mean, saved.encoder.std) == (MEAN, STD)
+    assert saved.encoder.normalisation == (MEAN, STD)
     assert (saved.evaluation, saved.facts) == (VIEW, FACTS)
     assert saved.classes == (CLASSES if classifier else ())
     assert torch.equal(saved.encoder(_images()), encoder(_images()))
@@ -166,7 +167,8 @@ def test_a_convnet_classifier_is_one_network_of_timm_and_comes_back(tmp_path: Pa
     """Whatever timm calls its last layer; the control is that the encoder alone has none."""
     stride = 8 if architecture == "test_efficientnet" else 32
     encoder = ConvEncoder(
-        ConvNetConfig(architecture=architecture, image_size=32, output_stride=stride), mean=MEAN, std=STD
+        ConvNetConfig(architecture=architecture, image_size=32, output_stride=stride),
+        normalisation=Normalisation(MEAN, STD),
     )
     classifier = _stirred(new_classifier(encoder, num_classes=3, pool="mean", seed=0))
     assert isinstance(classifier, ConvClassifier)
@@ -269,7 +271,7 @@ def test_a_classifier_is_read_whole_or_not_at_all(tmp_path: Path, drop: str) -> 
 def test_fine_tuning_starts_from_all_tensors_but_the_final_norm() -> None:
     source = _encoder(SMALL.changed(position="sincos"))
     target = initialised_from(source, SMALL.changed(final_norm=False, drop_path=0.1), seed=3)
-    assert (target.mean, target.std) == (MEAN, STD)
+    assert target.normalisation == (MEAN, STD)
     assert target.config.drop_path == 0.1
     theirs, ours = source.vit.state_dict(), target.vit.state_dict()
     assert set(theirs) - set(ours) == {"norm.weight", "norm.bias"}
@@ -291,7 +293,7 @@ def test_a_source_of_another_shape_is_refused(change: dict[str, int]) -> None:
 
 
 def test_only_the_lowest_blocks_come_from_the_source() -> None:
-    source, fresh = _encoder(), Encoder(SMALL, mean=MEAN, std=STD, seed=3)
+    source, fresh = _encoder(), Encoder(SMALL, normalisation=Normalisation(MEAN, STD), seed=3)
     kept = initialised_from(source, SMALL, seed=3, keep_blocks=1).vit.state_dict()
     for name, tensor in kept.items():
         above = name.startswith(("norm.", "blocks.1."))
@@ -301,7 +303,7 @@ def test_only_the_lowest_blocks_come_from_the_source() -> None:
 
 @pytest.mark.parametrize(("blocks", "like"), [(0, "fresh"), (2, "source"), (None, "source")])
 def test_no_block_is_from_scratch_and_all_blocks_is_the_source(blocks: int | None, like: str) -> None:
-    source, fresh = _encoder(), Encoder(SMALL, mean=MEAN, std=STD, seed=3)
+    source, fresh = _encoder(), Encoder(SMALL, normalisation=Normalisation(MEAN, STD), seed=3)
     expected = {"fresh": fresh, "source": source}[like].vit.state_dict()
     target = SMALL.changed(final_norm=False)
     kept = initialised_from(source, target, seed=3, keep_blocks=blocks).vit.state_dict()
@@ -312,13 +314,13 @@ def test_what_is_not_kept_is_as_the_source_was_and_not_as_the_recipe_starts() ->
     """A source that began by another scheme, as MAE's does; keeping nothing is the source before its training."""
     source = _encoder(SMALL.changed(init="xavier", position="sincos"))
     target = SMALL.changed(final_norm=False)
-    began = Encoder(source.config, mean=MEAN, std=STD, seed=3).vit.state_dict()
+    began = Encoder(source.config, normalisation=Normalisation(MEAN, STD), seed=3).vit.state_dict()
     none = initialised_from(source, target, seed=3, keep_blocks=0)
     assert all(torch.equal(tensor, began[name]) for name, tensor in none.vit.state_dict().items())
     assert none.vit.pos_embed.requires_grad, "the recipe learns positions, wherever they begin"
     one = initialised_from(source, target, seed=3, keep_blocks=1).vit.state_dict()
     assert torch.equal(one["blocks.1.mlp.fc1.weight"], began["blocks.1.mlp.fc1.weight"])
-    control = Encoder(target, mean=MEAN, std=STD, seed=3).vit.state_dict()
+    control = Encoder(target, normalisation=Normalisation(MEAN, STD), seed=3).vit.state_dict()
     for name in ("blocks.1.mlp.fc1.weight", "pos_embed"):
         assert not torch.equal(none.vit.state_dict()[name], control[name])
 

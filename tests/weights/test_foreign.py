@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.posembed import sincos_2d
-from vitlet.weights.foreign import HALF, IMAGENET, Imported, import_file
+from vitlet.normalisation import HALF, IMAGENET
+from vitlet.weights.foreign import Imported, import_file
 
 SIZE, PATCH, WIDTH, HEADS = 16, 4, 24, 3
 
@@ -38,7 +39,7 @@ def images(size: int = SIZE) -> Tensor:
 
 
 def normalised(encoder: Encoder, pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     return (pixels.float() / 255 - mean) / std
 
 
@@ -169,7 +170,7 @@ def test_moco_v3_and_its_projector_which_is_no_classifier(tmp_path: Path) -> Non
     assert found.classifier is None
     assert found.encoder.config.sincos_order == "row-column"
     assert "projection head of pre-training, not a classifier" in found.layout.dropped.values()
-    with pytest.raises(UsageError, match="does not tell its number of heads"):
+    with pytest.raises(UsageError, match="does not show its number of heads"):
         import_file(tmp_path / "file.pth")
     by_authors = import_file(saved({"state_dict": tensors, "start_epoch": 1}, tmp_path))
     assert (by_authors.kind.name, by_authors.encoder.config.heads) == ("MAE-Lite", 12)
@@ -479,7 +480,7 @@ def test_positions_are_kept_and_resized_on_request_only(tmp_path: Path) -> None:
     larger = import_file(file, heads=HEADS, image_size=32).encoder
     assert larger.config.image_size == 32
     torch.testing.assert_close(larger(images(32)), kept(images(32)))
-    with pytest.raises(UsageError, match="not a multiple of patch_size"):
+    with pytest.raises(UsageError, match=r"not a multiple of encoder\.patch_size"):
         import_file(file, heads=HEADS, image_size=30)
 
 
@@ -492,19 +493,19 @@ def test_a_missing_bias_or_position_is_a_zero(tmp_path: Path) -> None:
 def test_pixels_come_from_beside_the_file_or_are_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     safetensors.torch.save_file(plain().state_dict(), file)
-    assert import_file(file, heads=HEADS).encoder.mean == IMAGENET[0]
-    assert import_file(file, heads=HEADS, pixels=HALF).encoder.std == HALF[1]
+    assert import_file(file, heads=HEADS).encoder.normalisation.mean == IMAGENET[0]
+    assert import_file(file, heads=HEADS, normalisation=HALF).encoder.normalisation.std == HALF[1]
     config = {"model_args": {"num_heads": 3}, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = import_file(file)
-    assert found.encoder.mean == (0.1, 0.2, 0.3)
+    assert found.encoder.normalisation.mean == (0.1, 0.2, 0.3)
     assert found.encoder.config.heads == 3
     (tmp_path / "config.json").write_text('{"num_attention_heads": 3, "hidden_act": "quick_gelu"}')
     with pytest.raises(CheckpointError, match="quick_gelu"):
         import_file(file)
 
 
-ODD = "preprocessor_config.json beside the file is not followed"
+ODD = "preprocessor_config.json beside the file is ignored"
 
 
 @pytest.mark.parametrize(
@@ -519,8 +520,8 @@ ODD = "preprocessor_config.json beside the file is not followed"
         ({"image_mean": [0.5, 0.5, float("nan")], "image_std": [0.5, 0.5, float("inf")]}, ODD),
         ({"image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]}, ODD),
         ({"image_mean": [10**400, 0, 0], "image_std": [1, 1, 1]}, ODD),
-        ([0.5, 0.5, 0.5], "preprocessor_config.json beside the file is no JSON object"),
-        (None, "preprocessor_config.json beside the file is no JSON object"),
+        ([0.5, 0.5, 0.5], "preprocessor_config.json beside the file is not a JSON object"),
+        (None, "preprocessor_config.json beside the file is not a JSON object"),
         ({"size": 224}, ""),
         ({"image_mean": [0, 0.5, 0.5], "image_std": [1, 0.5, 0.5]}, "followed as it is"),
     ],
@@ -531,14 +532,14 @@ def test_a_description_that_makes_no_sense_is_a_remark(content: object, remark: 
     file = saved(plain().state_dict(), tmp_path)
     found = import_file(file, heads=HEADS)
     if remark == "followed as it is":
-        assert (found.encoder.mean, found.encoder.std) == ((0.0, 0.5, 0.5), (1.0, 0.5, 0.5))
+        assert found.encoder.normalisation == ((0.0, 0.5, 0.5), (1.0, 0.5, 0.5))
         return
-    assert (found.encoder.mean, found.encoder.std) == IMAGENET
+    assert found.encoder.normalisation == IMAGENET
     assert any("ImageNet's mean and deviation are assumed" in note for note in found.notes)
     remarks = [note for note in found.notes if "beside the file" in note]
     assert len(remarks) == bool(remark)
     assert all(note.startswith(remark) for note in remarks)
-    assert import_file(file, heads=HEADS, pixels=HALF).encoder.mean == HALF[0]
+    assert import_file(file, heads=HEADS, normalisation=HALF).encoder.normalisation.mean == HALF[0]
 
 
 @pytest.mark.parametrize(
@@ -552,8 +553,8 @@ def test_a_description_that_makes_no_sense_is_a_remark(content: object, remark: 
 def test_a_config_that_is_none_says_nothing(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     file = saved(plain().state_dict(), tmp_path)
-    assert import_file(file, heads=HEADS).encoder.mean == IMAGENET[0]
-    with pytest.raises(UsageError, match="does not tell its number of heads"):
+    assert import_file(file, heads=HEADS).encoder.normalisation.mean == IMAGENET[0]
+    with pytest.raises(UsageError, match="does not show its number of heads"):
         import_file(file)
 
 
@@ -577,7 +578,7 @@ def test_of_weights_and_their_average_one_is_taken_and_the_other_named(first: st
     require_equal(found, raw)
     (note,) = [note for note in found.notes if "--entry" in note]
     assert note.startswith(f"the weights under {first} were taken")
-    assert note.endswith(f"under {second} too, an average over training by its name: --entry {second} takes that")
+    assert note.endswith(f"also under {second}, an average over training by its name: --entry {second} takes that")
     other = import_file(file, heads=HEADS, entry=second)
     require_equal(other, averaged)
     assert other.facts["source"]["entry"] == second

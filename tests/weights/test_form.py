@@ -2,12 +2,13 @@
 
 import pytest
 
+from vitlet.choices import ExportTarget
 from vitlet.errors import UsageError
-from vitlet.weights.form import Form, Target
+from vitlet.weights.form import Form
 
 
 @pytest.mark.parametrize("target", ["timm", "torch-export"])
-def test_eight_bits_need_a_format_that_has_them(target: Target) -> None:
+def test_eight_bits_need_a_format_that_has_them(target: ExportTarget) -> None:
     with pytest.raises(UsageError, match=rf"--int8 with --to {target}.*--to onnx"):
         Form(target, int8=True).require_possible()
     Form("onnx", int8=True, embed_preprocessing=True).require_possible()

@@ -7,6 +7,7 @@ from vitlet.augmentation import Centre, View
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import head_input, new_classifier
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import Saved
 from vitlet.weights.portable import INPUT, Portable, described
@@ -19,9 +20,11 @@ IMAGES = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.G
 
 def saved(*, relative: bool = False, convnet: bool = False, classes: tuple[str, ...] = ()) -> Saved:
     if convnet:
-        encoder = ConvEncoder(ConvNetConfig(image_size=32, architecture="resnet10t"), mean=MEAN, std=STD)
+        encoder = ConvEncoder(
+            ConvNetConfig(image_size=32, architecture="resnet10t"), normalisation=Normalisation(MEAN, STD)
+        )
     else:
-        encoder = Encoder(SMALL.changed(relative_position=relative), mean=MEAN, std=STD)
+        encoder = Encoder(SMALL.changed(relative_position=relative), normalisation=Normalisation(MEAN, STD))
     classifier = new_classifier(encoder, num_classes=len(classes), pool="mean", seed=0) if classes else None
     return Saved(encoder.eval(), classifier, classes, VIEW, "", {})
 

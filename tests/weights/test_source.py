@@ -12,9 +12,9 @@ from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import sincos_2d
+from vitlet.normalisation import HALF, IMAGENET
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import write_model
-from vitlet.weights.foreign import HALF, IMAGENET
 from vitlet.weights.names import Source
 from vitlet.weights.source import blank_network, evaluation_view, load_encoder
 from vitlet.weights.teacher import load_feature_teacher
@@ -28,7 +28,7 @@ def test_a_folder_a_timm_file_and_an_import_give_the_same_encoder(tmp_path: Path
     torch.save(model.state_dict(), file)
     by_name = load_encoder(f"timm:vit_tiny_patch16_224@{file}")
     assert by_name.encoder.config.heads == 3
-    assert by_name.encoder.mean == (0.5, 0.5, 0.5)  # type: ignore[comparison-overlap]
+    assert by_name.encoder.normalisation.mean == (0.5, 0.5, 0.5)  # type: ignore[comparison-overlap]
     assert by_name.classes == ("0", "1", "2", "3")
     folder = import_weights(file, out=tmp_path / "out", heads=3, pixels="half")
     imported = load_encoder(folder)
@@ -56,17 +56,17 @@ def test_a_known_project_overrules_what_timm_says_of_the_name(tmp_path: Path) ->
         torch.save({"model": content}, file)
         found = load_encoder(f"timm:vit_tiny_patch16_224@{file}")
         assert isinstance(found.encoder, Encoder)
-        assert (found.encoder.mean, found.encoder.config.heads) == (mean, 3)
+        assert (found.encoder.normalisation.mean, found.encoder.config.heads) == (mean, 3)
     assert found.facts["source"]["kind"] == "MAE"
     (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}}')
-    assert load_encoder(f"timm:vit_tiny_patch16_224@{file}").encoder.mean == (0.1, 0.2, 0.3)
+    assert load_encoder(f"timm:vit_tiny_patch16_224@{file}").encoder.normalisation.mean == (0.1, 0.2, 0.3)
 
 
 def test_a_tag_tells_how_pixels_were_normalised(tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     torch.save(hollow("vit_small_patch16_224"), file)
     for tag, mean in (("", HALF[0]), (".augreg_in1k", HALF[0]), (".dino", IMAGENET[0])):
-        assert load_encoder(f"timm:vit_small_patch16_224{tag}@{file}").encoder.mean == mean
+        assert load_encoder(f"timm:vit_small_patch16_224{tag}@{file}").encoder.normalisation.mean == mean
     with pytest.raises(UsageError, match=r"no weights 'vit_small_patch16_224\.dyno'.*Did you mean .*\.dino"):
         load_encoder(f"timm:vit_small_patch16_224.dyno@{file}")
 
@@ -212,7 +212,7 @@ def test_a_convnet_goes_through_a_folder_that_timm_opens(tmp_path: Path) -> None
     images = torch.randint(0, 256, (2, 3, 32, 32)).to(torch.uint8)
     read = load_encoder(tmp_path / "model").encoder.eval()
     other = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     with torch.inference_mode():
         ours = encoder.pooled(images, "mean")
         assert torch.equal(read.pooled(images, "mean"), ours)

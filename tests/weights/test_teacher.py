@@ -14,11 +14,11 @@ from vitlet.methods.distill import AttentionDistillation
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import sincos_2d
+from vitlet.normalisation import IMAGENET
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes import with_overrides
 from vitlet.recipes.distill import dmae_tiny_400e
 from vitlet.weights.folder import write_model
-from vitlet.weights.foreign import IMAGENET
 from vitlet.weights.source import blank_network
 from vitlet.weights.teacher import load_classifier_teacher, load_encoder_teacher, load_feature_teacher
 
@@ -49,7 +49,7 @@ def test_a_file_is_read_as_the_network_it_is_called(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
     teacher = load_encoder_teacher(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}", like=SMALL)
-    assert (teacher.encoder.config.heads, teacher.encoder.mean) == (3, (0.5, 0.5, 0.5))
+    assert (teacher.encoder.config.heads, teacher.encoder.normalisation.mean) == (3, (0.5, 0.5, 0.5))
     torch.testing.assert_close(teacher.encoder.vit.norm.weight, model.norm.weight, rtol=0, atol=0)
     assert teacher.facts["licence"]
 
@@ -69,7 +69,7 @@ def test_the_teacher_that_the_recipe_documents_sees_pixels_as_mae_does(
     objective = recipe.objective.build(Encoder(recipe.encoder), num_classes=0, seed=0)
     assert isinstance(objective, AttentionDistillation)
     teacher = objective.teacher.network
-    assert (teacher.config.heads, teacher.mean, teacher.std) == (12, *IMAGENET)
+    assert (teacher.config.heads, teacher.normalisation) == (12, IMAGENET)
     assert objective.teacher_facts["licence"] == "CC-BY-NC-4.0"
     assert network.pretrained_cfg["mean"] != IMAGENET[0]
 
@@ -93,7 +93,7 @@ def test_an_untrained_teacher_has_the_shape_of_its_name_and_the_patches_of_the_s
         ("", "needs a teacher"),
         ("no/such/run", "no file or folder no/such/run"),
         ("untrained", "no file or folder untrained"),
-        ("untrained:resnet18", "untrained:resnet18 is a ConvNet.*attention is wanted"),
+        ("untrained:resnet18", "untrained:resnet18 is a ConvNet.*match its attention"),
         ("untrained:vit_tinny", "no model 'vit_tinny'"),
         ("timm:vit_tiny_patch16_224", "does not name a file"),
     ],
@@ -109,7 +109,7 @@ def test_features_may_be_a_convnets_from_a_file_of_timm_or_untrained(tmp_path: P
     source = f"timm:resnet10t.c3_in1k@{tmp_path / 'w.safetensors'}"
     encoder = load_feature_teacher(source, like=SMALL).encoder.eval()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     with torch.no_grad():
         theirs = model.eval().forward_head(model.forward_features((images / 255 - mean) / std), pre_logits=True)
         torch.testing.assert_close(encoder.pooled(images, "mean"), theirs, rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def test_features_may_be_a_convnets_from_a_file_of_timm_or_untrained(tmp_path: P
 def test_a_classifier_comes_from_a_folder_of_timms_format(folder: Path) -> None:
     teacher = load_classifier_teacher(str(folder), num_classes=3)
     assert teacher.network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-    assert teacher.mean == (0.485, 0.456, 0.406)
+    assert teacher.normalisation == IMAGENET
 
 
 def test_a_classifier_of_other_classes_is_refused(folder: Path) -> None:

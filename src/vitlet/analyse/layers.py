@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from vitlet.choices import LayerProbe
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.evaluate.health import Health, feature_health
@@ -36,7 +36,7 @@ _GRADIENT_CHUNK = 32
 class ProbeCurve:
     """Accuracy of a simple classifier on each layer's features."""
 
-    protocol: Literal["knn", "logistic"]
+    protocol: LayerProbe
     correct: Bool[np.ndarray, "L n"]
     """Whether each test image was classified correctly."""
 
@@ -52,7 +52,7 @@ def healths(features: Float[Tensor, "n L D"]) -> list[Health]:
 
 
 def probe_curve(
-    protocol: Literal["knn", "logistic"],
+    protocol: LayerProbe,
     train: tuple[Float[Tensor, "n L D"], Int[Tensor, "n"]],
     test: tuple[Float[Tensor, "m L D"], Int[Tensor, "m"]],
     *,

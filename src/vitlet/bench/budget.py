@@ -25,14 +25,13 @@ from vitlet.data.batch import Batch
 from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
-from vitlet.data.views import Normalisation, apply_view
+from vitlet.data.views import apply_view
 from vitlet.disk import read_json, write_file
 from vitlet.evaluate.pace import conditions, one_thread, seconds_on, timed
 from vitlet.methods.objective import Objective, Step
-from vitlet.nn.convnet import ConvEncoder
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.convnet import new_encoder
 from vitlet.nn.kernels import has_bf16, onednn_is_exact, routed_to_onednn
-from vitlet.recipe import ConvNetConfig, Recipe
+from vitlet.recipe import Recipe
 from vitlet.recipes.mae import mae_tiny_400e
 from vitlet.report.ledger import fill
 from vitlet.rng import derive
@@ -63,11 +62,7 @@ def bench(
         `measured`, `assumed`, `computed` (by number of devices), and the conditions.
     """
     recipe = recipe or mae_tiny_400e()
-    encoder_shape, data = recipe.encoder, recipe.data
-    if isinstance(encoder_shape, ConvNetConfig):
-        encoder: Any = ConvEncoder(encoder_shape, mean=data.mean, std=data.std)
-    else:
-        encoder = Encoder(encoder_shape, mean=data.mean, std=data.std)
+    encoder = new_encoder(recipe.encoder, normalisation=recipe.data.normalisation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = recipe.objective.build(encoder, num_classes=0, seed=0).to(device)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)
@@ -176,7 +171,7 @@ def _image_cost(recipe: Recipe, form: Form, count: int, repeats: int) -> dict[st
         for i, file in enumerate(photographs(count)):
             (root / "photographs" / f"{i:04d}.jpg").write_bytes(file)
         index = open_index(root / "photographs", cache=root / "cache")
-        normalisation = Normalisation(recipe.data.mean, recipe.data.std)
+        normalisation = recipe.data.normalisation
         facts = pack(index, np.arange(count), out=root / "shards", form=form)
         shards = open_index(root / "shards", cache=root / "cache")
 

@@ -5,8 +5,8 @@ are timed in CPU seconds, so that other work on the machine costs little more th
 
   * Published (MAE, DeiT and descendants): Pillow decodes; torchvision's classic transforms crop, resize with bicubic
     weights, flip, convert and normalise image by image; a batch of floats is collated.
-  * Ours: `decode`, `apply_view` and `collate` make a batch of uint8; `Encoder.pixels` normalises it and also cuts it
-    into patches, which is charged to us.
+  * Ours: `decode`, `apply_view` and `collate` make a batch of uint8; `Encoder.normalised_patches` normalises it and
+    also cuts it into patches, which is charged to us.
 
 Our chain is also timed on packed data, read from shards of `vitlet pack` (JPEG with a short side of 256 pixels, and
 raw pixels of that size), and on the same photographs from a folder of files, all with a warm page cache.
@@ -43,9 +43,10 @@ from vitlet.data.decode import decode
 from vitlet.data.index import Index, open_index
 from vitlet.data.packing import Form, pack
 from vitlet.data.samples import collate
-from vitlet.data.views import IMAGENET_MEAN, IMAGENET_STD, apply_view, random_box
+from vitlet.data.views import apply_view, random_box
 from vitlet.evaluate.pace import conditions, one_thread, timed
 from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import IMAGENET
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
 
@@ -131,7 +132,7 @@ def _published_chain() -> _Chain:
             RandomResizedCrop(_SIZE, scale=(0.08, 1.0), interpolation=InterpolationMode.BICUBIC),
             RandomHorizontalFlip(),
             ToTensor(),
-            Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            Normalize(*IMAGENET),
         ]
     )
 
@@ -144,12 +145,12 @@ def _published_chain() -> _Chain:
 def _our_chain() -> _Chain:
     view = View(size=_SIZE, crop=Resample(interpolation="bicubic"))
     # Normalisation depends only on the image and patch sizes; the rest of the encoder is as small as possible.
-    encoder = Encoder(EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    encoder = Encoder(EncoderConfig(image_size=_SIZE, width=4, depth=1, heads=1))
 
     def batch(files: list[bytes], turn: int, start: int) -> Tensor:
         return collate([_row(file, view, turn, start + i) for i, file in enumerate(files)])["views"][0]
 
-    return _in_batches(batch, encoder.pixels)
+    return _in_batches(batch, encoder.normalised_patches)
 
 
 @contextlib.contextmanager

@@ -10,12 +10,13 @@ import statistics
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitlet.bench.products import counted_flops
+from vitlet.choices import InferencePrecision
 from vitlet.evaluate.pace import one_thread, seconds_on
 from vitlet.rng import derive
 
@@ -58,7 +59,7 @@ def bench_models(
     batch_size: int,
     repeats: int = 5,
     device: str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: InferencePrecision = "fp32",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Measure all candidates.

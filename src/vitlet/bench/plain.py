@@ -111,5 +111,5 @@ def _plain_heads(ours: nn.Sequential) -> nn.Sequential:
 
 def normalised(encoder: Encoder, images: Tensor) -> Tensor:
     """Normalise images of 0 … 255 for the network, one operation at a time."""
-    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(x)[:, None, None] for x in encoder.normalisation)
     return (images / 255 - mean) / std

@@ -29,14 +29,14 @@ PAPER = {
     "efficientnet_b1": Published("EfficientNet-B1", 2953.49, 78.796),
     "mobilenetv2_100": Published("MobileNet-v2 1.0", 7909.09, 72.970),
     "mobilenetv3_large_100": Published("MobileNet-v3-L 1.0", 9113.48, 75.766),
-    "levit_128": Published("LeViT-128", 13275.72, 78.492),
-    "levit_192": Published("LeViT-192", 11388.57, 79.832),
-    "xcit_tiny_12_p16_224": Published("XCiT-T12/16", 3156.96, 78.576),
-    "pit_ti_distilled_224": Published("PiT-Ti", 4547.26, 74.532),
+    "levit_128": Published("LeViT-128, distilled", 13275.72, 78.492),
+    "levit_192": Published("LeViT-192, distilled", 11388.57, 79.832),
+    "xcit_tiny_12_p16_224": Published("XCiT-T12/16, distilled", 3156.96, 78.576),
+    "pit_ti_distilled_224": Published("PiT-Ti, distilled", 4547.26, 74.532),
     "cait_xxs24_224": Published("CaiT-XXS-24", 1351.39, 78.384),
     "mobilevit_s": Published("MobileViT-S", 1899.79, 78.312),
     "deit_tiny_patch16_224": Published("DeiT-Tiny, 3 heads", 4843.68, 72.172),
-    "deit_tiny_distilled_patch16_224": Published("DeiT-Tiny, distilled", 4763.87, 74.512),
+    "deit_tiny_distilled_patch16_224": Published("DeiT-Tiny, 3 heads, distilled", 4763.87, 74.512),
 }
 """By timm's name. Mobile-Former, EdgeViT and Swin-1G are in the paper's table but not in timm."""
 OURS = ("finetune_tiny_impr_300e", "finetune_tiny_impr_rpe_1000e")

@@ -24,9 +24,9 @@ from vitlet.data.batch import Batch
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.samples import SUBSTITUTES, Item, Samples, collate
-from vitlet.data.views import IMAGENET, Normalisation
 from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.host import LOADING, end_with_parent
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch

@@ -14,8 +14,9 @@ from vitlet.augmentation import View
 from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
-from vitlet.data.views import IMAGENET, Normalisation, apply_view
+from vitlet.data.views import apply_view
 from vitlet.host import ranks_here
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.rng import derive
 
 SUBSTITUTES = 8

@@ -23,7 +23,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +33,8 @@ from torch.nn.functional import interpolate
 
 from vitlet import rng
 from vitlet.augmentation import Centre, Fit, Jitter, LargeScaleJitter, RandAugment, Resample, Shift, View
+from vitlet.normalisation import IMAGENET, Normalisation
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _ATTEMPTS = 10
 _LONGEST_ASPECT = 4
 _ERASED_AREA = (0.02, 1 / 3)
@@ -44,22 +42,6 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 _BLUR_SIGMA = (0.1, 2.0)
 
 _Levels = tuple[int, int, int]
-
-
-class Normalisation(NamedTuple):
-    """Mean and standard deviation that an encoder normalises pixels in 0 … 1 with; R, G, B."""
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    @property
-    def fill(self) -> _Levels:
-        """The colour, 0 … 255, that is nearest to zero after normalisation."""
-        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
-        return red, green, blue
-
-
-IMAGENET = Normalisation()
 
 
 def apply_view(

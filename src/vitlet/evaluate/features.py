@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vitlet.augmentation import View
+from vitlet.choices import InferencePrecision, Pool
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
@@ -28,9 +28,7 @@ from vitlet.distributed.world import World
 from vitlet.errors import NonFiniteError
 from vitlet.evaluate.images import each_once
 from vitlet.nn.convnet import AnyEncoder, require_patches
-from vitlet.nn.encoder import Encoded, Encoder, Pool
-
-Precision = Literal["fp32", "bf16"]
+from vitlet.nn.encoder import Encoded, Encoder
 
 _TRAINING_ONLY = {"drop_path", "init", "position", "sincos_order"}
 """Encoder settings that affect how tensors were made, not what they compute; positions are among the tensors."""
@@ -43,13 +41,13 @@ class Reading:
     view: View
     """How the image is cropped to the encoder's size."""
     pool: Pool
-    precision: Precision = "fp32"
+    precision: InferencePrecision = "fp32"
     every_block: bool = False
     """[n, L, D] instead of [n, D]."""
 
 
 def extract(
-    encoder: AnyEncoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
+    encoder: AnyEncoder, loader: Iterable[Batch], *, pool: Pool, precision: InferencePrecision = "fp32"
 ) -> tuple[Float[Tensor, "n D"], Int[Tensor, "n"]]:
     """Pooled features (float32, on the CPU) and labels of all images of `loader`, in its order.
 
@@ -69,7 +67,7 @@ def extract(
 
 
 def extract_blocks(
-    encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: Precision = "fp32"
+    encoder: Encoder, loader: Iterable[Batch], *, pool: Pool, precision: InferencePrecision = "fp32"
 ) -> tuple[Float[Tensor, "n L D"], Int[Tensor, "n"]]:
     """Like `extract`, for the output of every block, lowest first, before the final norm."""
     names = [f"block.{i}.output" for i in range(encoder.config.depth)]
@@ -82,7 +80,7 @@ def extract_blocks(
 
 
 def _extract(
-    encoder: AnyEncoder, loader: Iterable[Batch], pooled: Callable[[Tensor], Tensor], *, precision: Precision
+    encoder: AnyEncoder, loader: Iterable[Batch], pooled: Callable[[Tensor], Tensor], *, precision: InferencePrecision
 ) -> tuple[Tensor, Int[Tensor, "n"]]:
     device = next(encoder.parameters()).device
     was_training = encoder.training
@@ -159,8 +157,8 @@ def encoder_digest(encoder: AnyEncoder, *, view: View) -> str:
     """SHA-256 (hex) of everything between an image and its tokens: view, normalisation, settings, tensors."""
     settings = {
         "config": encoder.config.model_dump(mode="json", exclude=_TRAINING_ONLY),
-        "mean": encoder.mean,
-        "std": encoder.std,
+        "mean": encoder.normalisation.mean,
+        "std": encoder.normalisation.std,
         "view": view.to_json(),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from vitlet.analyse.sample import choose, even_batches
 from vitlet.analyse.similarity import require_same_size
 from vitlet.analyse.survey import POOLED_LIMIT, Subject, Survey, pooled_features
 from vitlet.augmentation import View
+from vitlet.choices import LayerProbe
 from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
 from vitlet.data.index import Index
@@ -244,7 +245,7 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
         teller.say(f"probing the layers of {subject.name}")
         train = pooled_features(subject.encoder, sample.batches(sample.learned, size=_BATCH))
         test = survey.features(k)[known], counted
-        protocols: tuple[Literal["knn", "logistic"], ...] = ("knn", "logistic")
+        protocols: tuple[LayerProbe, ...] = ("knn", "logistic")
         found.append([probe_curve(p, train, test, seed=seed, classes=classes) for p in protocols])
     return found
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from vitlet.console import Teller
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
-from vitlet.data.views import Normalisation
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.distributed.world import World, is_restart
 from vitlet.errors import CheckpointError, DataError
@@ -99,7 +98,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         rank=world.rank,
         num_ranks=world.size,
         objects=material.objects(recipe),
-        normalisation=Normalisation(recipe.data.mean, recipe.data.std),
+        normalisation=recipe.data.normalisation,
     )
     budget, probe_every, warmup = in_steps(recipe, material, options)
     optimizer = build_optimizer(objective, recipe.optimizer, depth=recipe.encoder.depth)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.choices import ProbeName
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
@@ -24,11 +25,10 @@ from vitlet.evaluate.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.launch import RANDOM_START
 from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
-from vitlet.jobs.options import Options, ProbeName
+from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import Training, results_side_by_side, train_side_by_side
 from vitlet.jobs.training import finetune, resolved
-from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.convnet import ConvEncoder, new_encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
 from vitlet.units import steps_per_epoch, to_steps
@@ -283,7 +283,9 @@ def _probe_one(
     images = _opened(terms.data, terms.options)  # pyright: ignore[reportArgumentType] (frozen, so it has a hash)
     model = load_encoder(like)
     encoder = (load_encoder(start.source) if start.source else model).encoder
-    encoder = (_untrained(encoder, seed=seed) if start.is_random else encoder).to(pick_device(terms.options))
+    if start.is_random:
+        encoder = new_encoder(encoder.config, normalisation=encoder.normalisation, seed=seed)
+    encoder = encoder.to(pick_device(terms.options))
     few, found = terms.chosen(images, seed), {}
     for protocol in protocols:
         began, seen = time.process_time(), {"view": model.evaluation, "how": Probing(protocol)}
@@ -302,9 +304,3 @@ def _same_labels(terms: Terms, images: Labelled) -> bool:
     """Return whether every seed trains on the same images, for example on all of them."""
     first, *others = (np.sort(terms.chosen(images, seed)) for seed in terms.seeds)
     return len(first) == len(images.train) or (bool(others) and all(np.array_equal(first, ids) for ids in others))
-
-
-def _untrained(like: AnyEncoder, *, seed: int) -> AnyEncoder:
-    if isinstance(like, Encoder):
-        return Encoder(like.config, mean=like.mean, std=like.std, seed=seed)
-    return ConvEncoder(like.config, mean=like.mean, std=like.std, seed=seed)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vitlet.choices import ProbeName
 from vitlet.console import Teller
 from vitlet.data.digits import write_digits
 from vitlet.data.index import Index, open_index
@@ -25,7 +26,7 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import judge, require_labels
-from vitlet.jobs.options import Options, ProbeName
+from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import pretrain, resolved

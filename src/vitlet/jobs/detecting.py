@@ -17,7 +17,6 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.outlines import to_mask
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
-from vitlet.data.views import Normalisation
 from vitlet.disk import to_json_bytes, write_file, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
@@ -152,7 +151,7 @@ def _found(
     """Detect objects in every image once, with progress; each rank takes its share."""
     view = recipe.data.evaluation
     device = next(objective.parameters()).device
-    normalisation = Normalisation(recipe.data.mean, recipe.data.std)
+    normalisation = recipe.data.normalisation
     batches = evaluation_batches(
         index, ids, view=view, batch_size=_BATCH, rank=world.rank, num_ranks=world.size, normalisation=normalisation
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitlet.augmentation import View
+from vitlet.choices import Layers, Pool, ProbeName
 from vitlet.console import Teller
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import Index, open_index
@@ -23,13 +24,13 @@ from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate import labels
-from vitlet.evaluate.features import Pool, Reading, cached_features, encoder_digest
+from vitlet.evaluate.features import Reading, cached_features, encoder_digest
 from vitlet.evaluate.images import each_once
 from vitlet.evaluate.linear import linear_probe, published_probe
 from vitlet.evaluate.probe import ProbeResult, knn_probe
 from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.material import describe, judge, pick_device, require_labels
-from vitlet.jobs.options import Layers, Options, ProbeName, require_layers
+from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitlet.choices import ExportTarget
 from vitlet.console import Teller
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, ResourceError
@@ -28,7 +29,7 @@ from vitlet.run import Run, environment, hardware
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
-from vitlet.weights.form import Form, Target, require_no_detector
+from vitlet.weights.form import Form, require_no_detector
 from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
@@ -42,7 +43,7 @@ def export(
     run: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
-    to: Target = "timm",
+    to: ExportTarget = "timm",
     images: str | os.PathLike[str] | None = None,
     int8: bool = False,
     embed_preprocessing: bool = False,

@@ -3,17 +3,18 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 from rich.table import Table
 
+from vitlet.choices import KnownPixels
 from vitlet.console import Teller
 from vitlet.errors import UsageError
+from vitlet.normalisation import HALF, IMAGENET
 from vitlet.text import plural, printable
 from vitlet.weights.folder import require_replaceable, write_model
-from vitlet.weights.foreign import HALF, IMAGENET, Imported, import_file
+from vitlet.weights.foreign import Imported, import_file
 from vitlet.weights.names import Source
-from vitlet.weights.source import evaluation_view
+from vitlet.weights.source import evaluation_view, numbered_classes
 
 
 def import_weights(
@@ -24,7 +25,7 @@ def import_weights(
     image_size: int | None = None,
     allow_partial: bool = False,
     prefix: str | None = None,
-    pixels: Literal["imagenet", "half"] | None = None,
+    pixels: KnownPixels | None = None,
     entry: str | None = None,
 ) -> Path:
     """Read an encoder from another library, report what became of every tensor, and write a model folder.
@@ -60,7 +61,7 @@ def import_weights(
         image_size=image_size,
         allow_partial=allow_partial,
         prefix=prefix,
-        pixels={"imagenet": IMAGENET, "half": HALF, None: None}[pixels],
+        normalisation={"imagenet": IMAGENET, "half": HALF, None: None}[pixels],
         entry=entry,
     )
     _show(found, source, teller)
@@ -70,7 +71,7 @@ def import_weights(
         evaluation=evaluation_view(found.encoder.config.image_size),
         facts=found.facts,
         classifier=found.classifier,
-        classes=tuple(str(i) for i in range(found.classifier.head.out_features)) if found.classifier else (),
+        classes=numbered_classes(found.classifier.head.out_features) if found.classifier else (),
     )
     teller.say(f"written: {printable(folder)}")
     return folder

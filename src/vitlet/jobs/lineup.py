@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from vitlet.bench.models import Candidate, bench_models, steps
 from vitlet.bench.published import ACCURACY_TAG, OURS, PAPER, SPEED_TAG
+from vitlet.choices import InferencePrecision
 from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
-from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoder
+from vitlet.nn.convnet import AnyEncoder, new_encoder
 from vitlet.nn.heads import AnyClassifier, head_input, new_classifier
-from vitlet.recipe import ConvNetConfig
 from vitlet.recipes import all_recipes, by_name
 from vitlet.run import Run, environment
 from vitlet.text import did_you_mean, printable
@@ -47,7 +46,7 @@ def bench_lineup(
     results: Path | None = None,
     batch_size: int | None = None,
     repeats: int = 5,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: InferencePrecision = "fp32",
     out: Path | None = None,
     options: Options | None = None,
 ) -> dict[str, Any]:
@@ -125,12 +124,8 @@ def candidate(name: str) -> Candidate:
             why=near if near.startswith("Did") else "",
             fix="a name of timm, a recipe of vitlet recipes, or a run",
         )
-    recipe, data = by_name(name), by_name(name).data
-    shape: Any = recipe.encoder
-    if isinstance(shape, ConvNetConfig):
-        encoder: AnyEncoder = ConvEncoder(shape, mean=data.mean, std=data.std)
-    else:
-        encoder = Encoder(shape, mean=data.mean, std=data.std, seed=0)
+    recipe = by_name(name)
+    encoder = new_encoder(recipe.encoder, normalisation=recipe.data.normalisation)
     pool = recipe.objective.to_json().get("pool", "mean")
     head = new_classifier(encoder, num_classes=_CLASSES, pool=pool, seed=0)
     return Candidate(_Whole(encoder, head), recipe.encoder.image_size, bytes_in=True)

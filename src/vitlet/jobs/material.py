@@ -23,11 +23,10 @@ from vitlet.evaluate.features import encoder_digest
 from vitlet.host import available_cores
 from vitlet.jobs.launch import RANDOM_START, Launch
 from vitlet.jobs.options import Options
-from vitlet.nn.convnet import AnyEncoder, ConvEncoder, require_patches
-from vitlet.nn.encoder import Encoder
-from vitlet.recipe import ConvNetConfig, EncoderConfig, Recipe
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches
+from vitlet.recipe import AnyEncoderConfig, ConvNetConfig, Recipe
 from vitlet.text import plural, printable
-from vitlet.weights.folder import Saved, initialised_from, load_exactly, network
+from vitlet.weights.folder import Saved, initialised_from, load_exactly
 from vitlet.weights.source import load_encoder
 
 _SHAPE = {
@@ -235,7 +234,7 @@ def shape_of(encoder: AnyEncoder) -> str:
 
 
 def _described(encoder: AnyEncoder, values: set[str]) -> str:
-    return json.dumps([encoder.config.model_dump(mode="json", include=values), encoder.mean, encoder.std])
+    return json.dumps([encoder.config.model_dump(mode="json", include=values), *encoder.normalisation])
 
 
 def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe, str]:
@@ -249,17 +248,15 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe, s
         UsageError: if it does not fit the recipe.
     """
     data, seed = recipe.data, recipe.budget.seed
-    shape: EncoderConfig | ConvNetConfig = recipe.encoder
+    shape: AnyEncoderConfig = recipe.encoder
     if launch.init is None:
-        if isinstance(shape, ConvNetConfig):
-            return ConvEncoder(shape, mean=data.mean, std=data.std, seed=seed), recipe, ""
-        return Encoder(shape, mean=data.mean, std=data.std, seed=seed), recipe, ""
+        return new_encoder(shape, normalisation=data.normalisation, seed=seed), recipe, ""
     saved = load_encoder(launch.init)
     if _content(saved, launch.keep_blocks) != launch.start:
         raise CheckpointError(
             f"{printable(launch.init)} is not the encoder that the run was started from",
             why="It was trained again or replaced since",
-            fix="bring the old one back, or give the command that began the run again, with --fresh",
+            fix="restore the old one, or give the command that began the run again, with --fresh",
         )
     found = saved.encoder
     if isinstance(shape, ConvNetConfig):
@@ -278,7 +275,7 @@ def start_encoder(recipe: Recipe, launch: Launch) -> tuple[AnyEncoder, Recipe, s
         changes |= {k: getattr(source.config, k) for k in ("position", "sincos_order")}
     changes["relative_position"] = recipe.encoder.relative_position or source.config.relative_position
     wanted = recipe.encoder.changed(**changes)
-    changed = recipe.changed(encoder=wanted, data=data.changed(mean=source.mean, std=source.std))
+    changed = recipe.changed(encoder=wanted, data=data.changed(**source.normalisation._asdict()))
     # With some blocks kept, the norm above them is new in any case.
     note = _note_on_norm(source.config.final_norm, wanted.final_norm) if launch.keep_blocks is None else ""
     return initialised_from(source, wanted, seed=seed, keep_blocks=launch.keep_blocks), changed, note
@@ -299,6 +296,6 @@ def _start_convnet(recipe: Recipe, shape: ConvNetConfig, source: AnyEncoder) -> 
             fix="another --init, or a recipe of vitlet recipes for vision transformers",
         )
     wanted = shape.changed(architecture=source.config.architecture, output_stride=source.config.output_stride)
-    encoder = ConvEncoder(wanted, mean=source.mean, std=source.std)
-    load_exactly(encoder, dict(network(source).state_dict()), where="the initial encoder")
-    return encoder, recipe.changed(encoder=wanted, data=recipe.data.changed(mean=source.mean, std=source.std))
+    encoder = ConvEncoder(wanted, normalisation=source.normalisation)
+    load_exactly(encoder, dict(source.network.state_dict()), where="the initial encoder")
+    return encoder, recipe.changed(encoder=wanted, data=recipe.data.changed(**source.normalisation._asdict()))

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import pydantic
 from pydantic import Field
 
+from vitlet.choices import Device, Layers, ProbeName, TrackerName
 from vitlet.config import Config, explain, parse_value
 from vitlet.errors import UsageError
 from vitlet.host import available_cores, ranks_here
-from vitlet.recipe import BudgetConfig, ConvNetConfig, Recipe
+from vitlet.recipe import BudgetConfig, Recipe
 from vitlet.text import did_you_mean, printable
 from vitlet.units import Epochs
 
@@ -19,7 +20,7 @@ class Options(Config):
 
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images per forward and backward pass, if the batch does not fit into memory."""
@@ -33,7 +34,7 @@ class Options(Config):
     """Empty the output folder and start anew."""
     accept_data_change: bool = False
     """Resume even if images were added, removed or changed."""
-    log: tuple[Literal["wandb", "mlflow"], ...] = ()
+    log: tuple[TrackerName, ...] = ()
     """Trackers for metrics, in addition to metrics.jsonl and TensorBoard."""
     quiet: bool = False
     """Print nothing to the terminal."""
@@ -146,12 +147,10 @@ def require_uncut(recipe: Recipe, options: Options, *, num_ranks: int = 1) -> No
     Raises:
         UsageError: naming what to do instead.
     """
-    has_batch_norm = isinstance(recipe.encoder, ConvNetConfig)
-    if (recipe.objective.couples_samples or has_batch_norm) and options.micro_batch is not None:
-        compares = "Its ConvNet normalises" if has_batch_norm else "Its loss compares"
+    if recipe.couples_samples and options.micro_batch is not None:
         raise UsageError(
             f"--micro-batch with {recipe.name}",
-            why=f"{compares} each image by all others of the batch; over parts of it, that would be another loss",
+            why="Its loss or its batch normalisation depends on all images of the batch, and would be another in parts",
             fix="leave --micro-batch out; where memory is short, lower --batch-size or start more ranks with torchrun",
         )
     if recipe.objective.pairs_samples:
@@ -175,11 +174,6 @@ def _require_whole_pairs(batch_size: int, micro_batch: int | None, num_ranks: in
             why="Images are mixed in pairs, and a part of the batch would end within one",
             fix=f"--micro-batch {' or '.join(map(str, near))}",
         )
-
-
-ProbeName = Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"]
-Layers = Literal["last", "all"]
-EvaluationName = Literal["val", "real", "v2"]
 
 
 def require_layers(protocol: ProbeName, layers: Layers) -> None:

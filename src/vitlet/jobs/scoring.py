@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitlet.choices import EvaluationName
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
@@ -21,7 +22,7 @@ from vitlet.evaluate.imagenet import count_right, head_positions, real_answers, 
 from vitlet.evaluate.result import Result, with_machine, write_result
 from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import pick_device
-from vitlet.jobs.options import EvaluationName, Options
+from vitlet.jobs.options import Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable

@@ -50,7 +50,7 @@ def open_subjects(
         encoder, classifier = require_patches(saved[word].encoder, purpose="an analysis"), saved[word].classifier
         if is_random(word):
             control = derive(seed, "random control")
-            made = Encoder(encoder.config, mean=encoder.mean, std=encoder.std, seed=control)
+            made = Encoder(encoder.config, normalisation=encoder.normalisation, seed=control)
             subjects.append(Subject(name, made.to(device), source=printable(word)))
             continue
         if published and classifier is None and _has_norm_of_mae(encoder):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
+from vitlet.choices import ProbeName
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.errors import UsageError
@@ -28,7 +29,7 @@ from vitlet.jobs.judging import (
     start_facts,
 )
 from vitlet.jobs.material import shape_of
-from vitlet.jobs.options import Options, ProbeName, require_known
+from vitlet.jobs.options import Options, require_known
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.training import resolved
@@ -37,7 +38,7 @@ from vitlet.recipes import by_name
 from vitlet.recipes.distill import DistillObjective
 from vitlet.run import address_of
 from vitlet.text import plural
-from vitlet.weights.names import Source
+from vitlet.weights.names import Source, untrained_architecture
 from vitlet.weights.source import load_encoder
 
 LayerPairs = tuple[tuple[int, int], ...]
@@ -305,20 +306,20 @@ def _require_layers(recipe: str, teacher: str, lists: Sequence[LayerPairs], sett
 
 
 def _teacher_depth(teacher: str) -> int | None:
-    if teacher.startswith("untrained:"):
+    if untrained_architecture(teacher) is not None:
         return None
     return require_patches(load_encoder(teacher).encoder, purpose="attention distillation").config.depth
 
 
 def _absolute_teacher(teacher: str) -> str:
-    return teacher if teacher.startswith("untrained:") else str(Source.parse(teacher).absolute())
+    return str(Source.parse(teacher).absolute()) if untrained_architecture(teacher) is None else teacher
 
 
 def _place(recipe: str, changes: Mapping[str, Any], *, images: Index, teacher: str) -> str:
     """Return a folder name that changes with recipe, images and the teacher's content."""
     asked = resolved(recipe, {"set": changes})
     taught = teacher
-    if not teacher.startswith("untrained:"):
+    if untrained_architecture(teacher) is None:
         saved = load_encoder(teacher)
         taught = encoder_digest(saved.encoder, view=saved.evaluation)
     return f"{recipe}-{address_of([asked.fingerprint(), images.fingerprint, taught])[:12]}"

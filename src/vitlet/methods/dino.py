@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlet.choices import Pool
 from vitlet.data.batch import Batch
 from vitlet.distributed import across
-from vitlet.methods.objective import Losses, Objective, Step, untraced
+from vitlet.methods.objective import Losses, Objective, PartsOfStep, Step, untraced
 from vitlet.nn.ema import ema_update, frozen_copy
-from vitlet.nn.encoder import Encoder, Pool
-from vitlet.nn.mlp import PrototypeHead
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.projection import PrototypeHead
 from vitlet.units import cosine
 
 NUM_LARGE = 2
@@ -60,7 +61,7 @@ class DINO(Objective):
         temperatures: Temperatures | None = None,
         centre_momentum: float = 0.9,
         momentum: float = 0.996,
-        held_steps: int = 0,
+        freeze_prototypes_steps: int = 0,
     ) -> None:
         """Put `head` on `encoder` and copy both for the teacher.
 
@@ -71,29 +72,29 @@ class DINO(Objective):
             temperatures: Of student and teacher; None: the published ones.
             centre_momentum: Momentum of the mean of the teacher's outputs, which is subtracted from each of them.
             momentum: Teacher momentum at the first step; it rises to 1 at the last.
-            held_steps: Initial steps during which the prototypes stay fixed.
+            freeze_prototypes_steps: Initial steps during which the prototypes stay frozen.
         """
         super().__init__()
         self.encoder, self.head = encoder, head
         self.pool: Pool = pool
-        self.temperatures, self.held_steps = temperatures or Temperatures(), held_steps
+        self.temperatures, self.freeze_prototypes_steps = temperatures or Temperatures(), freeze_prototypes_steps
         self.centre_momentum, self.momentum = centre_momentum, momentum
         self.teacher_encoder = frozen_copy(encoder)
         self.teacher_head = frozen_copy(head)
         self.register_buffer("centre", torch.zeros(head.prototypes.out_features))
-        self._answers: list[Tensor] = []  # sums over the parts of the step's batch, until `after_step` uses them
-        self._answered = 0
+        self._teacher_sums: PartsOfStep[tuple[Tensor, int]] = PartsOfStep()  # of the outputs, and their number
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy between the teacher's output for each large view and the student's for every other view."""
-        guesses = self.head(self._seen(batch, step), hold_prototypes=step.index < self.held_steps)
+        student = self.head(self._seen(batch, step), freeze_prototypes=step.index < self.freeze_prototypes_steps)
         with torch.no_grad():
             large = torch.cat(batch.views[:NUM_LARGE])
-            answers = self.teacher_head(self.teacher_encoder.pooled(large, self.pool))
-            self._note(answers)
-            sharp = ((answers.float() - self.centre) / self.temperatures.of_teacher(step.index)).softmax(dim=1)
+            teacher = self.teacher_head(self.teacher_encoder.pooled(large, self.pool))
+            if self.training:
+                self._teacher_sums.add(step, (teacher.float().sum(dim=0), len(teacher)))
+            sharp = ((teacher.float() - self.centre) / self.temperatures.of_teacher(step.index)).softmax(dim=1)
         loss = self_distillation(
-            guesses.float().unflatten(0, (-1, len(batch))) / self.temperatures.student,
+            student.float().unflatten(0, (-1, len(batch))) / self.temperatures.student,
             sharp.unflatten(0, (NUM_LARGE, len(batch))),
         )
         entropy = torch.special.entr(sharp).sum(dim=1).mean()
@@ -105,9 +106,9 @@ class DINO(Objective):
         momentum = cosine(step.index, total=step.total, start=self.momentum, end=1.0)
         ema_update(self.teacher_encoder, self.encoder, momentum=momentum)
         ema_update(self.teacher_head, self.head, momentum=momentum)
-        seen = across.mean(torch.stack(self._answers).sum(dim=0) / self._answered)
-        self.centre.lerp_(seen, 1 - self.centre_momentum)
-        self._answers, self._answered = [], 0
+        sums, counts = zip(*self._teacher_sums.take(), strict=True)
+        mean = across.mean(torch.stack(sums).sum(dim=0) / sum(counts))
+        self.centre.lerp_(mean, 1 - self.centre_momentum)
 
     def _seen(self, batch: Batch, step: Step) -> Float[Tensor, "X D"]:
         """The student's pooled tokens of all views, view by view; views of the same size are encoded together."""
@@ -124,22 +125,16 @@ class DINO(Objective):
         known = [table for table in tables if table is not None]
         return torch.cat(known, dim=1) if known else None
 
-    @untraced
-    def _note(self, answers: Tensor) -> None:
-        if self.training:
-            self._answers.append(answers.float().sum(dim=0))
-            self._answered += len(answers)
 
-
-def self_distillation(guesses: Float[Tensor, "V B P"], answers: Float[Tensor, "L B P"]) -> Float[Tensor, ""]:
+def self_distillation(student: Float[Tensor, "V B P"], teacher: Float[Tensor, "L B P"]) -> Float[Tensor, ""]:
     """Mean cross-entropy over all pairs of a teacher output and a student output of different views; in nats.
 
     Args:
-        guesses: The student's logits for all V views.
-        answers: The teacher's probabilities for the first L views; they receive no gradient.
+        student: Logits for all V views.
+        teacher: Probabilities for the first L views; they receive no gradient.
     """
-    (num_views, size, _), num_answers = guesses.shape, len(answers)
-    log = guesses.log_softmax(dim=-1)
-    every_pair = (answers.sum(dim=0) * log.sum(dim=0)).sum()
-    same_view = (answers * log[:num_answers]).sum()
-    return (same_view - every_pair) / (num_answers * (num_views - 1) * size)
+    (num_views, size, _), num_large = student.shape, len(teacher)
+    log = student.log_softmax(dim=-1)
+    every_pair = (teacher.sum(dim=0) * log.sum(dim=0)).sum()
+    same_view = (teacher * log[:num_large]).sum()
+    return (same_view - every_pair) / (num_large * (num_views - 1) * size)

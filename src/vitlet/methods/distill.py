@@ -15,13 +15,14 @@ a hundredth; `teacher_precision` in the recipe asks for fp32.
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitlet.choices import TeacherPrecision
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.methods.mae import MAE
@@ -73,7 +74,7 @@ class AttentionDistillation(Objective):
         self.mae = mae
         self.teacher = Frozen(teacher.encoder)
         self.teacher_facts = teacher.facts
-        self.teacher_precision: Literal["auto", "fp32"] = teacher.precision
+        self.teacher_precision: TeacherPrecision = teacher.precision
         self.layers, self.hidden = tuple(layers), tuple(hidden)
         self.weight, self.hidden_weight = weight, hidden_weight
         student, other = mae.encoder.config, teacher.encoder.config
@@ -152,7 +153,7 @@ class AttentionDistillation(Objective):
         last = max([*(t - 1 for _, t in self.layers), *points])
         names = self._names([t for _, t in self.layers], points, depth=teacher.config.depth)
         with torch.no_grad(), precision_of_teacher(images.device, self.teacher_precision):
-            if (teacher.mean, teacher.std) != (encoder.mean, encoder.std):
+            if teacher.normalisation != encoder.normalisation:
                 visible = teacher.normalise(gather(teacher.patchify(images), keep))
             until = last if last < teacher.config.depth else None
             return teacher.encode(teacher.project(visible), keep, names, until=until)
@@ -184,9 +185,7 @@ def attention_loss(
     return F.mse_loss(mixed.float(), teacher.flatten(2).float())
 
 
-def precision_of_teacher(
-    device: torch.device, asked: Literal["auto", "fp32"]
-) -> contextlib.AbstractContextManager[object]:
+def precision_of_teacher(device: torch.device, asked: TeacherPrecision) -> contextlib.AbstractContextManager[object]:
     """Return the context that sets the teacher's precision.
 
     `auto` is bf16 where the hardware is known to support it; elsewhere, and under an autocast already in force, the

@@ -18,7 +18,7 @@ from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.nn.ema import ema_update, frozen_copy
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
-from vitlet.nn.mlp import batchnorm_mlp
+from vitlet.nn.projection import batchnorm_mlp
 from vitlet.rng import derive
 from vitlet.units import cosine
 

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from vitlet.nn.encoder import Encoder
 from vitlet.rng import derive
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+PartT = TypeVar("PartT")
 
 
 def untraced(function: FunctionT) -> FunctionT:
@@ -42,6 +43,31 @@ class Losses:
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PartsOfStep(Generic[PartT]):
+    """What `forward` notes of each part of a step's batch, until `after_step` takes it.
+
+    fp16 skips a step whose loss scale was too high, and `after_step` is then not called. What such a step noted is
+    dropped when the next one begins: it is in no checkpoint, so keeping it would make resuming change the result.
+    """
+
+    def __init__(self) -> None:
+        """Nothing noted."""
+        self._index: int | None = None
+        self._parts: list[PartT] = []
+
+    @untraced
+    def add(self, step: Step, part: PartT) -> None:
+        """Note `part` for `step`."""
+        if step.index != self._index:
+            self._index, self._parts = step.index, []
+        self._parts.append(part)
+
+    def take(self) -> list[PartT]:
+        """Return what was noted for the step, in order, and forget it."""
+        parts, self._index, self._parts = self._parts, None, []
+        return parts
 
 
 class Objective(nn.Module, abc.ABC):

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlet.choices import Pool
 from vitlet.data.batch import Batch
 from vitlet.distributed import across
 from vitlet.errors import UsageError
-from vitlet.methods.objective import Losses, Objective, Step
+from vitlet.methods.objective import Losses, Objective, PartsOfStep, Step
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoder, Pool
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.frozen import Frozen
 from vitlet.nn.init import seeded
 from vitlet.rng import derive
@@ -64,7 +65,7 @@ class SEED(Objective):
         if self.teacher_pool == "class" and not cast(Encoder, teacher.encoder).config.final_norm:
             raise UsageError(
                 "the teacher has no final norm",
-                why="It was trained by the mean of its patches, and nothing ever read its class token",
+                why="It was trained by the mean of its patches, and its class token was never used",
                 fix="objective.pool=mean",
             )
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
@@ -74,20 +75,17 @@ class SEED(Objective):
             directions = F.normalize(torch.randn(queue, out), dim=1)
         self.register_buffer("queue", directions)
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
-        self._seen: tuple[int, list[Tensor]] = (-1, [])
-        """A step, and the teacher's features for the parts of its batch."""
+        self._teacher_features: PartsOfStep[Tensor] = PartsOfStep()
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy between the teacher's and the student's similarities to the same images."""
         with torch.no_grad():
-            known = F.normalize(self.teacher.network.pooled(batch.images, self.teacher_pool).float(), dim=1)
-        if self._seen[0] != step.index:
-            self._seen = (step.index, [])
-        self._seen[1].append(known)
-        found = F.normalize(self.head(self.encoder.pooled(batch.images, self.student_pool)).float(), dim=1)
+            teacher = F.normalize(self.teacher.network.pooled(batch.images, self.teacher_pool).float(), dim=1)
+        self._teacher_features.add(step, teacher)
+        student = F.normalize(self.head(self.encoder.pooled(batch.images, self.student_pool)).float(), dim=1)
         loss, entropy = similarity_loss(
-            found,
-            known,
+            student,
+            teacher,
             cast(Tensor, self.queue),
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
@@ -98,8 +96,7 @@ class SEED(Objective):
     def after_step(self, step: Step) -> None:
         """Enqueue the teacher's features of the whole batch, replacing the oldest."""
         queue, place = cast(Tensor, self.queue), cast(Tensor, self.place)
-        rows = across.gather(torch.cat(self._seen[1]))[-len(queue) :]
-        self._seen = (-1, [])
+        rows = across.gather(torch.cat(self._teacher_features.take()))[-len(queue) :]
         queue[(place + torch.arange(len(rows), device=queue.device)) % len(queue)] = rows
         place.copy_((place + len(rows)) % len(queue))
 

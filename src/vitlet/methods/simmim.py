@@ -69,7 +69,7 @@ class SimMIM(Objective):
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Mean absolute error on masked pixels, over channels, patches and images."""
         noise, survival = self._prepare(batch, step)
-        pixels = self.encoder.pixels(batch.images)
+        pixels = self.encoder.normalised_patches(batch.images)
         mask = mask_units(noise, masked=self.masked_units, unit_patches=self.unit_patches)
         patches = self.encoder.project(pixels)
         patches = torch.where(mask[:, :, None], self.mask_token.to(patches.dtype), patches)

@@ -9,13 +9,14 @@ depend on how the batch is split over ranks.
 """
 
 import random
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlet.choices import Pool
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError
 from vitlet.methods.objective import Losses, Objective, Step, untraced
@@ -35,7 +36,7 @@ class Supervised(Objective):
         encoder: AnyEncoder,
         *,
         num_classes: int,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Pool = "mean",
         mixup: float = 0.0,
         cutmix: float = 0.0,
         smoothing: float = 0.0,

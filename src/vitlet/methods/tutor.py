@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitlet.nn.encoder import Encoded
 from vitlet.nn.frozen import Frozen
 from vitlet.nn.init import init_timm, seeded
+from vitlet.nn.pixels import scale_and_shift
 from vitlet.rng import derive
 from vitlet.weights.teacher import ClassifierTeacher
 
@@ -37,9 +38,9 @@ class Tutor(nn.Module):
             self.dist_norm = nn.LayerNorm(width, eps=1e-6)
             self.head_dist = nn.Linear(width, teacher.num_classes)
             self.head_dist.apply(init_timm)
-        scale = 1 / (torch.tensor(teacher.std).view(3, 1, 1) * 255)
+        scale, shift = (values.view(3, 1, 1) for values in scale_and_shift(teacher.normalisation))
         self.register_buffer("_scale", scale, persistent=False)
-        self.register_buffer("_shift", -torch.tensor(teacher.mean).view(3, 1, 1) * 255 * scale, persistent=False)
+        self.register_buffer("_shift", shift, persistent=False)
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
         """Logits of the second head."""
@@ -47,10 +48,10 @@ class Tutor(nn.Module):
 
     def loss(self, encoded: Encoded, images: Tensor) -> Float[Tensor, ""]:
         """Cross-entropy of the second head with the teacher's predicted classes for the same, mixed, images."""
-        return F.cross_entropy(self(encoded).float(), self.answers(images))
+        return F.cross_entropy(self(encoded).float(), self.targets(images))
 
     @torch.no_grad()
-    def answers(self, images: Tensor) -> Int[Tensor, "B"]:
+    def targets(self, images: Tensor) -> Int[Tensor, "B"]:
         """The teacher's predicted class for each image (0 … 255)."""
         pixels = torch.addcmul(cast(Tensor, self._shift), images.float(), cast(Tensor, self._scale))
         return self.teacher.network(pixels).argmax(dim=1)

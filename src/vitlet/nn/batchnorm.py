@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlet.distributed import across
-from vitlet.errors import UsageError
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -21,17 +20,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         super().__init__(width, affine=affine)
 
     def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """Normalise each column; in training, by statistics over the samples of all ranks.
-
-        Raises:
-            UsageError: in training, if the global batch is a single sample, which has no variance.
-        """
-        if self.training and len(input) * across.size() < 2:
-            raise UsageError(
-                "batch normalisation of a batch of one image",
-                why="The spread over the batch is what it divides by",
-                fix="--batch-size 2 or more",
-            )
+        """Normalise each column; in training, by statistics over the samples of all ranks (two at least)."""
         if not self.training or across.size() == 1:
             return super().forward(input)
         values = input.float()

@@ -11,33 +11,27 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from vitlet.choices import Pool
 from vitlet.distributed import across
 from vitlet.errors import UsageError
 from vitlet.nn.batchnorm import GlobalBatchNorm1d
-from vitlet.nn.encoder import Encoder, Pixels, Pool
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
-from vitlet.recipe import ConvNetConfig
+from vitlet.normalisation import IMAGENET, Normalisation
+from vitlet.recipe import AnyEncoderConfig, ConvNetConfig
 from vitlet.rng import derive
 from vitlet.text import did_you_mean
 
 
 class ConvEncoder(nn.Module):
-    """A ConvNet without a head, together with its pixel statistics."""
+    """A ConvNet without a head, together with the normalisation of its pixels."""
 
-    def __init__(
-        self,
-        config: ConvNetConfig,
-        *,
-        mean: Pixels = (0.485, 0.456, 0.406),
-        std: Pixels = (0.229, 0.224, 0.225),
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, config: ConvNetConfig, *, normalisation: Normalisation = IMAGENET, seed: int = 0) -> None:
         """Initialise a ConvNet randomly; the same seed gives the same weights on every machine.
 
         Args:
             config: Architecture and image size.
-            mean: Per channel, in units of 0 … 1.
-            std: Per channel, in units of 0 … 1.
+            normalisation: Of the pixels that it will see.
             seed: Seed of the initial weights.
 
         Raises:
@@ -45,15 +39,20 @@ class ConvEncoder(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.mean, self.std = mean, std
+        self.normalisation = normalisation
         with seeded(derive(seed, "encoder")):
             self.net = _make(config)
         _see_whole_batch(self.net)
         self.width: int = cast(int, self.net.head_hidden_size)
         self.head_name: str = cast(dict[str, Any], self.net.pretrained_cfg)["classifier"]
         # Not in the state dict: they belong to the preprocessing and are saved beside the weights.
-        self.register_buffer("_mean", torch.tensor(mean)[:, None, None] * 255, persistent=False)
-        self.register_buffer("_deviation", torch.tensor(std)[:, None, None] * 255, persistent=False)
+        self.register_buffer("_mean", torch.tensor(normalisation.mean)[:, None, None] * 255, persistent=False)
+        self.register_buffer("_deviation", torch.tensor(normalisation.std)[:, None, None] * 255, persistent=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The module of timm, whose tensor names are those of files."""
+        return self.net
 
     def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
         """One feature vector per image: the mean over the last feature map, as timm's network passes it to its head.
@@ -68,6 +67,17 @@ class ConvEncoder(nn.Module):
 
 AnyEncoder = Encoder | ConvEncoder
 """Encoders accepted by probes, features and export."""
+
+
+def new_encoder(config: AnyEncoderConfig, *, normalisation: Normalisation = IMAGENET, seed: int = 0) -> AnyEncoder:
+    """Build the encoder that `config` describes, with random weights; see `Encoder` and `ConvEncoder`.
+
+    Raises:
+        UsageError: if timm has no such ConvNet.
+    """
+    if isinstance(config, ConvNetConfig):
+        return ConvEncoder(config, normalisation=normalisation, seed=seed)
+    return Encoder(config, normalisation=normalisation, seed=seed)
 
 
 def require_patches(encoder: AnyEncoder, *, purpose: str) -> Encoder:

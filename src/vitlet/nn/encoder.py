@@ -14,7 +14,7 @@ Differences from timm's own forward pass: the patch embedding is a matrix produc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,19 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from vitlet.choices import Pool
 from vitlet.errors import UsageError
 from vitlet.nn.attention import Attention
 from vitlet.nn.init import init_moco, init_timm, init_xavier, seeded, xavier_patch_embedding
 from vitlet.nn.masking import gather
+from vitlet.nn.pixels import scale_and_shift
 from vitlet.nn.posembed import resize, sincos_2d
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive, uniform
 from vitlet.text import did_you_mean
 
-Pixels = tuple[float, float, float]
 _LAYER_SCALE = 0.1
-Pool = Literal["mean", "class"]
 POINTS = ("norm1", "attention_logits", "attention", "norm2", "mlp", "output")
 """Traceable points inside a block, in order of computation: `block.<0-based index>.<point>`."""
 
@@ -63,27 +64,19 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """A plain ViT without a head, together with its pixel statistics."""
+    """A plain ViT without a head, together with the normalisation of its pixels."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        *,
-        mean: Pixels = (0.485, 0.456, 0.406),
-        std: Pixels = (0.229, 0.224, 0.225),
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, *, normalisation: Normalisation = IMAGENET, seed: int = 0) -> None:
         """Initialise an encoder randomly; the same seed gives the same weights on every machine.
 
         Args:
             config: Size, depth, heads, positions.
-            mean: Per channel, in units of 0 … 1.
-            std: Per channel, in units of 0 … 1.
+            normalisation: Of the pixels that it will see.
             seed: Seed of the initial weights.
         """
         super().__init__()
         self.config = config
-        self.mean, self.std = mean, std
+        self.normalisation = normalisation
         with seeded(derive(seed, "encoder")):
             self.vit = VisionTransformer(
                 img_size=config.image_size,
@@ -103,10 +96,9 @@ class Encoder(nn.Module):
                     block.attn = Attention(config.width, num_heads=config.heads, relative_grid=config.grid)
             self._initialise()
         # Not in the state dict: they belong to the preprocessing and are saved beside the weights.
-        scale = 1 / (torch.tensor(std) * 255)
-        area = config.patch_size**2
-        self.register_buffer("_scale", scale.repeat(area), persistent=False)
-        self.register_buffer("_shift", (-torch.tensor(mean) * 255 * scale).repeat(area), persistent=False)
+        scale, shift = scale_and_shift(normalisation)
+        self.register_buffer("_scale", scale.repeat(config.patch_size**2), persistent=False)
+        self.register_buffer("_shift", shift.repeat(config.patch_size**2), persistent=False)
 
     def _initialise(self) -> None:
         config, vit = self.config, self.vit
@@ -143,12 +135,17 @@ class Encoder(nn.Module):
         return self.config.width
 
     @property
+    def network(self) -> VisionTransformer:
+        """The module of timm, whose tensor names are those of files."""
+        return self.vit
+
+    @property
     def blocks(self) -> list[Block]:
         """The transformer blocks, lowest first."""
         return cast(list[Block], list(self.vit.blocks))
 
-    def pixels(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N L"]:
-        """Normalised patches: `normalise(patchify(images))`."""
+    def normalised_patches(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N L"]:
+        """`normalise(patchify(images))`."""
         return self.normalise(self.patchify(images))
 
     def patchify(self, images: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B N L"]:
@@ -176,24 +173,24 @@ class Encoder(nn.Module):
         shift, scale = cast(Tensor, self._shift), cast(Tensor, self._scale)
         return torch.addcmul(shift, patches.to(shift.dtype), scale)
 
-    def values(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
+    def values(self, patches: Float[Tensor, "B K L"]) -> Float[Tensor, "B K L"]:
         """Undo `normalise`: values in 0 … 255 again."""
-        return (pixels - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
+        return (patches - cast(Tensor, self._shift)) / cast(Tensor, self._scale)
 
-    def to_images(self, pixels: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
-        """The inverse of `pixels`, rounded and clipped, channels last."""
-        grid, patch = math.isqrt(pixels.shape[1]), self.config.patch_size
-        tiles = self.values(pixels).round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
+    def to_images(self, patches: Float[Tensor, "B N L"]) -> UInt8[Tensor, "B H W 3"]:
+        """The inverse of `normalised_patches`, rounded and clipped, channels last."""
+        grid, patch = math.isqrt(patches.shape[1]), self.config.patch_size
+        tiles = self.values(patches).round().clamp(0, 255).to(torch.uint8).view(-1, grid, grid, patch, patch, 3)
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, grid * patch, grid * patch, 3)
 
-    def project(self, pixels: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:
-        """Embed any subset of the patches, without positions."""
+    def project(self, patches: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:
+        """Embed any subset of the normalised patches, without positions."""
         convolution = cast(nn.Conv2d, self.vit.patch_embed.proj)
-        return F.linear(pixels, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
+        return F.linear(patches, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
     def embed(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Embed all patches of the images, without positions."""
-        return self.project(self.pixels(images))
+        return self.project(self.normalised_patches(images))
 
     def encode(
         self,
@@ -244,14 +241,22 @@ class Encoder(nn.Module):
         return Encoded(tokens=self.vit.norm(x), traced=note.found)
 
     def survival(self, *, key: int, slots: Int[Tensor, "B"]) -> Float[Tensor, "P B"] | None:
-        """Factors that `encode` takes for stochastic depth at this encoder's rate, on its device; None at a rate of 0.
+        """Factors of stochastic depth (Huang et al. 2016), for `encode`, on the encoder's device; None at a rate of 0.
+
+        0 for a dropped branch, 1/(1−p) for one that stays; P = 2·depth. The rate p grows linearly from 0 at the first
+        block to `drop_path` at the last. A draw depends on the key and on the sample's slot in the global batch, not on
+        how the batch is split.
 
         Args:
             key: Key of this step's draws.
             slots: Slots of the samples in the global batch.
         """
-        device = cast(Tensor, self._scale).device
-        return survival_table(rate=self.config.drop_path, depth=self.config.depth, key=key, slots=slots, device=device)
+        rate, depth = self.config.drop_path, self.config.depth
+        if rate == 0:
+            return None
+        keep = 1 - torch.linspace(0, rate, depth).repeat_interleave(2)
+        draws = torch.from_numpy(uniform(key, slots.numpy(), 2 * depth)).T
+        return ((draws < keep[:, None]) / keep[:, None]).to(cast(Tensor, self._scale).device)
 
     def pooled(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"], pool: Pool) -> Float[Tensor, "B D"]:
         """One feature vector per image."""
@@ -311,18 +316,3 @@ def run_block(
     x = x + (mixed if survival is None else mixed * survival[0])
     hidden = note(f"{name}.mlp", block.ls2(block.mlp(note(f"{name}.norm2", block.norm2(x)))))
     return note(f"{name}.output", x + (hidden if survival is None else hidden * survival[1]))
-
-
-def survival_table(
-    *, rate: float, depth: int, key: int, slots: Int[Tensor, "B"], device: torch.device
-) -> Float[Tensor, "P B"] | None:
-    """Stochastic depth (Huang et al. 2016): 0 for a dropped branch, 1/(1−p) for one that stays; P = 2·depth.
-
-    The rate grows linearly from 0 at the first block to `rate` at the last. A draw depends on the key and on the
-    sample's slot in the global batch, not on how the batch is split.
-    """
-    if rate == 0:
-        return None
-    keep = 1 - torch.linspace(0, rate, depth).repeat_interleave(2)
-    draws = torch.from_numpy(uniform(key, slots.numpy(), 2 * depth)).T
-    return ((draws < keep[:, None]) / keep[:, None]).to(device)

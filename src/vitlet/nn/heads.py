@@ -1,12 +1,11 @@
 """Classification heads: timm's two forms for a ViT and its one for a ConvNet."""
 
-from typing import Literal
-
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from vitlet.choices import Pool
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoded, Pool
+from vitlet.nn.encoder import Encoded
 from vitlet.nn.init import init_timm, seeded
 from vitlet.rng import derive
 
@@ -14,7 +13,7 @@ from vitlet.rng import derive
 class Classifier(nn.Module):
     """Pool, (norm,) linear. Tensors are timm's `fc_norm.*` and `head.*`."""
 
-    def __init__(self, width: int, *, num_classes: int, pool: Literal["mean", "class"], seed: int) -> None:
+    def __init__(self, width: int, *, num_classes: int, pool: Pool, seed: int) -> None:
         """`mean`: average of the patch tokens, then the head's own LayerNorm; `class`: the class token unchanged."""
         super().__init__()
         self.pool: Pool = pool

@@ -58,7 +58,7 @@ def debug_dino() -> Recipe[DINOObjective]:
         prototypes=64,
         teacher_temperature=(0.02, 0.02),
         momentum=0.996,
-        held_steps=0,
+        freeze_prototypes_steps=0,
     )
     return recipe.changed(
         name="debug_dino",

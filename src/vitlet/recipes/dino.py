@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from vitlet.augmentation import Centre, Jitter, Resample, View
+from vitlet.choices import Pool
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
@@ -18,7 +19,7 @@ from vitlet.recipe import (
     RisingDecayOptimizerConfig,
 )
 from vitlet.recipes.mae import mae_micro
-from vitlet.recipes.mocov3 import MILD, require_several
+from vitlet.recipes.mocov3 import MILD
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class DINOObjective(ObjectiveConfig):
 
     drops_branches: ClassVar[bool] = True
     method: Literal["dino"] = "dino"
-    pool: Literal["class", "mean"] = "class"
+    pool: Pool = "class"
     """What the head sees of an image: the class token, as published, or the mean of the patch tokens."""
     hidden_width: Count = 2048
     bottleneck_width: Count = 256
@@ -45,8 +46,8 @@ class DINOObjective(ObjectiveConfig):
     centre_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
     """Teacher momentum at the first step; it rises to 1 along half a cosine."""
-    held_steps: Annotated[int, Field(ge=0)] = 0
-    """Initial steps during which the prototypes stay fixed; one epoch in the published recipes."""
+    freeze_prototypes_steps: Annotated[int, Field(ge=0)] = 0
+    """Initial steps during which the prototypes stay frozen; one epoch in the published recipes."""
 
     @property
     def couples_samples(self) -> bool:
@@ -54,7 +55,7 @@ class DINOObjective(ObjectiveConfig):
         return self.batchnorm
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require two large views, small ones that divide into patches, and more than one image for batch norm."""
+        """Require two large views, and small ones that divide into patches."""
         sizes, patch = [view.size for view in recipe.data.views], recipe.encoder.patch_size
         if len(sizes) < 2 or sizes[0] != sizes[1]:
             raise UsageError(
@@ -73,13 +74,11 @@ class DINOObjective(ObjectiveConfig):
                     f"a view of {size} pixels does not divide into patches of {patch}",
                     fix=f"data.views.{number}.size={near}",
                 )
-        if self.batchnorm:
-            require_several(recipe, why="Batch normalisation in the head divides by the spread of a batch")
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "DINO":
         """Build the objective; labels are not used."""
         from vitlet.methods.dino import DINO, Temperatures
-        from vitlet.nn.mlp import PrototypeHead
+        from vitlet.nn.projection import PrototypeHead
 
         head = PrototypeHead(
             encoder.config.width,
@@ -96,7 +95,7 @@ class DINOObjective(ObjectiveConfig):
             temperatures=Temperatures(self.student_temperature, self.teacher_temperature, self.warmup_steps),
             centre_momentum=self.centre_momentum,
             momentum=self.momentum,
-            held_steps=self.held_steps,
+            freeze_prototypes_steps=self.freeze_prototypes_steps,
         )
 
 
@@ -105,8 +104,8 @@ def dino_tiny_100e() -> Recipe[DINOObjective, EncoderConfig, RisingDecayOptimize
 
     Wang et al. 2023 name DINO in their appendix B.5 [T]; their settings and scores are not known. Published: no
     comparable result. Measured here: not run. Differences from that code: the gradient is clipped globally instead of
-    per tensor; bf16 instead of fp16. The prototypes are held for 2,502 steps, one epoch of ImageNet-1k in batches of
-    512: at another batch size or on other images give `objective.held_steps` too.
+    per tensor; bf16 instead of fp16. The prototypes are frozen for 2,502 steps, one epoch of ImageNet-1k in batches of
+    512: at another batch size or on other images give `objective.freeze_prototypes_steps` too.
     """
     jitter = Jitter()
     large, small = Resample(scale=(0.4, 1.0)), Resample(scale=(0.05, 0.4))
@@ -122,7 +121,7 @@ def dino_tiny_100e() -> Recipe[DINOObjective, EncoderConfig, RisingDecayOptimize
             evaluation=View(size=224, crop=Centre(), flip=0),
         ),
         encoder=EncoderConfig(drop_path=0.1),
-        objective=DINOObjective(held_steps=2_502),
+        objective=DINOObjective(freeze_prototypes_steps=2_502),
         optimizer=RisingDecayOptimizerConfig(
             base_lr=5e-4,
             warmup=Epochs(n=10),
@@ -144,7 +143,7 @@ def dino_micro() -> Recipe[DINOObjective]:
     reasons given in `mocov3_micro`; four small views of 16 pixels cost as much as one large one. With random weights
     the class token hardly depends on the image, so all outputs are alike and centring cancels them: the head sees the
     mean of the patch tokens, and batch normalisation in it spreads them out. Small views show a fifth of the image at
-    least. A few hundred prototypes suffice for images of few classes, and are held fixed for the first steps. Chosen
+    least. A few hundred prototypes suffice for images of few classes, and are frozen for the first steps. Chosen
     on held-out training images of CIFAR-10 with the budget of `vitlet learn`, see `docs/log.md`.
     """
     large = View(size=32, crop=Resample(scale=(0.4, 1.0), interpolation="bilinear"), jitter=MILD)
@@ -162,7 +161,7 @@ def dino_micro() -> Recipe[DINOObjective]:
             batchnorm=True,
             prototypes=256,
             momentum=0.99,
-            held_steps=80,
+            freeze_prototypes_steps=80,
         ),
         optimizer=OptimizerConfig(
             base_lr=1e-3, lr_batch=None, warmup=Share(n=0.1), weight_decay=0.04, betas=(0.9, 0.999), clip_norm=3.0

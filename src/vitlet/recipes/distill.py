@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from vitlet.choices import TeacherPrecision
 from vitlet.errors import UsageError
 from vitlet.recipe import ObjectiveConfig, Recipe
 from vitlet.recipes.mae import MAEObjective, mae_micro, mae_small_400e, mae_tiny_400e
@@ -33,9 +34,14 @@ class DistillObjective(ObjectiveConfig):
     norm. Off in the paper's runs, an option in its code."""
     weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0, le=1e3)] = 1.0
-    teacher_precision: Literal["auto", "fp32"] = "auto"
+    teacher_precision: TeacherPrecision = "auto"
     """`auto`: bf16 where the hardware supports it, whatever the student's precision; it changes the loss by less than
     a hundredth. `fp32`: full precision, so that an fp32 run gives the same numbers on other hardware."""
+
+    @property
+    def teacher_source(self) -> str:
+        """The network that teaches."""
+        return self.teacher
 
     def require_fit(self, recipe: Recipe) -> None:
         """Require what its MAE requires, and that reconstruction or teacher trains every block."""
@@ -46,8 +52,8 @@ class DistillObjective(ObjectiveConfig):
         if trained < depth:
             raise UsageError(
                 f"nothing trains all of block {trained + 1} of {depth}",
-                why=f"The decoder reads after block {self.mae.read_after}, and attention is made before a block's "
-                "values, projection and MLP: the rest would be exported as it began",
+                why=f"The decoder reads after block {self.mae.read_after}, and the attention to match comes before "
+                "a block's values, projection and MLP, so the rest would be exported untrained",
                 fix=f"objective.mae.read_after=null, or objective.extra_block=true and student block {depth + 1} in "
                 "objective.layers",
             )

@@ -40,7 +40,7 @@ class MAEObjective(ObjectiveConfig):
         if self.read_after is not None and self.read_after < depth:
             raise UsageError(
                 f"the decoder reads after block {self.read_after} of {depth}",
-                why="Nothing would train the blocks above, and they would be exported as they began",
+                why="Nothing would train the blocks above, and they would be exported untrained",
                 fix=f"objective.read_after=null, or encoder.depth={self.read_after}",
             )
 

@@ -46,14 +46,13 @@ class MoCoV3Objective(ObjectiveConfig):
         return True
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require two views of one size, and more than one image."""
+        """Require two views of one size."""
         sizes = [view.size for view in recipe.data.views]
         if len(sizes) != 2 or sizes[0] != sizes[1]:
             raise UsageError(
                 f"MoCo-v3 compares two views of one size, data.views has {len(sizes)}, of {sizes} pixels",
                 fix="two items in data.views, with the same size",
             )
-        require_several(recipe, why="It tells the images of a batch apart, and its heads normalise by their spread")
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MoCoV3":
         """Build the objective; labels are not used."""
@@ -68,16 +67,6 @@ class MoCoV3Objective(ObjectiveConfig):
             train_patches=self.train_patches,
             seed=seed,
         )
-
-
-def require_several(recipe: Recipe, *, why: str) -> None:
-    """Refuse a batch of one image where the images of a batch depend on each other.
-
-    Raises:
-        UsageError: saying `why`.
-    """
-    if recipe.budget.batch_size < 2:
-        raise UsageError(f"a batch of one image for {recipe.name}", why=why, fix="--batch-size 2 or more")
 
 
 def mocov3_tiny_400e() -> Recipe[MoCoV3Objective]:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from vitlet.augmentation import Centre, Jitter, Resample, View
+from vitlet.choices import Pool
 from vitlet.errors import UsageError
 from vitlet.recipe import (
+    AnyEncoderConfig,
     BudgetConfig,
     ConvNetConfig,
     Count,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from vitlet.methods.seed import SEED
     from vitlet.nn.convnet import AnyEncoder
 
-StudentConfig = Annotated[EncoderConfig | ConvNetConfig, Field(discriminator="kind")]
+StudentConfig = Annotated[AnyEncoderConfig, Field(discriminator="kind")]
 """SEED needs no patches, so its student may be either."""
 
 
@@ -35,12 +37,17 @@ class SEEDObjective(ObjectiveConfig):
     teacher: str = ""
     """A ViT or a ConvNet: a run, a model folder, `timm:NAME@FILE`, or `untrained:NAME` for random weights, as a
     control."""
-    pool: Literal["mean", "class"] = "class"
+    pool: Pool = "class"
     """How a ViT is pooled into one vector; a ConvNet always uses the mean of its map."""
     queue: Count = 65_536
     """Number of images that each image is compared with."""
     student_temperature: Positive = 0.2
     teacher_temperature: Positive = 0.01
+
+    @property
+    def teacher_source(self) -> str:
+        """The network that teaches."""
+        return self.teacher
 
     def require_fit(self, recipe: Recipe) -> None:
         """Require one view, a normalised class token if one is read, and a queue that holds a whole batch."""

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from vitlet.augmentation import Centre, RandAugment, Resample, Shift, View
+from vitlet.choices import Pool
 from vitlet.errors import UsageError
 from vitlet.recipe import (
     BudgetConfig,
@@ -31,7 +32,7 @@ class SupervisedObjective(ObjectiveConfig):
     learns_labels: ClassVar[bool] = True
     drops_branches: ClassVar[bool] = True
     method: Literal["supervised"] = "supervised"
-    pool: Literal["mean", "class"] = "mean"
+    pool: Pool = "mean"
     """`mean` needs an encoder without final norm, `class` one with it."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -42,11 +43,10 @@ class SupervisedObjective(ObjectiveConfig):
     alpha: Fraction = 0.5
     """Weight of the teacher's predictions; the labels have 1 − alpha."""
 
-    @model_validator(mode="after")
-    def _leaves_the_class_token_free(self) -> "SupervisedObjective":
-        if self.teacher is not None and self.pool == "class":
-            raise ValueError("with a teacher the class token has a head of its own; pool must be mean")
-        return self
+    @property
+    def teacher_source(self) -> str | None:
+        """The classifier to imitate."""
+        return self.teacher
 
     @property
     def pairs_samples(self) -> bool:
@@ -64,6 +64,12 @@ class SupervisedObjective(ObjectiveConfig):
                     fix="objective.pool=mean and objective.teacher=null",
                 )
             return
+        if self.pool == "class" and self.teacher is not None:
+            raise UsageError(
+                f"{recipe.name} puts two heads on the class token",
+                why="With a teacher it has a head of its own",
+                fix="objective.pool=mean and encoder.final_norm=false, or objective.teacher=null",
+            )
         require_normed_token(recipe, self.pool)
         if self.pool == "mean" and recipe.encoder.final_norm:
             raise UsageError(
@@ -98,7 +104,7 @@ class SupervisedObjective(ObjectiveConfig):
         return Tutor(teacher, width=encoder.config.width, alpha=self.alpha, seed=seed)
 
 
-def require_normed_token(recipe: Recipe, pool: Literal["mean", "class"]) -> None:
+def require_normed_token(recipe: Recipe, pool: Pool) -> None:
     """Refuse the class token of an encoder without a final norm: nothing would ever normalise it.
 
     Raises:

@@ -14,10 +14,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from vitlet.augmentation import Centre, Resample, Shift, View
+from vitlet.augmentation import Centre, Resample, View
 from vitlet.config import Config
+from vitlet.errors import UsageError
 from vitlet.recipe import BudgetConfig, DataConfig, EncoderConfig, OptimizerConfig, Recipe
-from vitlet.recipes.supervised import SupervisedObjective, finetune_tiny_impr_100e
+from vitlet.recipes.supervised import SupervisedObjective, finetune_micro, finetune_tiny_impr_100e
 from vitlet.units import Epochs, Share
 
 _Lr = Annotated[float, Field(gt=0, le=100)]
@@ -38,7 +39,9 @@ class Grid(Config):
     def _warm_up_fits(self) -> "Grid":
         for whole, warmup in self.epochs:
             if warmup > whole:
-                raise ValueError(f"a warm-up of {warmup:g} in a run of {whole:g} epochs")
+                raise UsageError(
+                    f"a warm-up of {warmup:g} in a run of {whole:g} epochs", fix=f"[{whole:g}, {whole / 5:g}] in epochs"
+                )
         return self
 
     def settings(self, recipe: Recipe) -> list[Recipe]:
@@ -131,13 +134,10 @@ def transfer_micro() -> Recipe[SupervisedObjective]:
 
     Measured here: not run.
     """
-    recipe = _transfer("transfer_micro")
+    recipe, micro = _transfer("transfer_micro"), finetune_micro()
     return recipe.changed(
-        data=DataConfig(
-            views=(View(size=32, crop=Shift(padding=4)),),
-            evaluation=View(size=32, crop=Centre(share=1.0), flip=0),
-        ),
-        encoder=EncoderConfig(image_size=32, patch_size=4, width=96, depth=4, heads=6, final_norm=False),
+        data=micro.data,
+        encoder=micro.encoder,
         optimizer=recipe.optimizer.changed(base_lr=0.1, lr_batch=64, warmup=Share(n=0.2)),
         budget=BudgetConfig(duration=Epochs(n=20), batch_size=64, checkpoint_every=Share(n=0.25)),
     )

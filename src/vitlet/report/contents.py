@@ -1,8 +1,6 @@
 """The contents of a report: the files of one run directory, all optional except the recipe."""
 
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vitlet.arrays import read_arrays
+from vitlet.config import fingerprint
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.run import Run
@@ -73,8 +72,7 @@ class Contents:
     @property
     def recipe_hash(self) -> str:
         """The recipe's fingerprint, as computed by `Recipe.fingerprint`."""
-        canonical = json.dumps(self.recipe, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return fingerprint(self.recipe)
 
     @property
     def probes(self) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vitlet.choices import EvaluationName, Pool, ProbeName
 from vitlet.disk import read_json
 from vitlet.errors import NonFiniteError
-from vitlet.jobs.options import EvaluationName, ProbeName
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
 from vitlet.reproduce.images import Half
@@ -51,7 +51,7 @@ class Node:
     """Runs that tried settings; the recipe of the best one is trained."""
     labels: EvaluationName = "val"
     protocol: ProbeName = "logistic"
-    pool: Literal["mean", "class"] = "mean"
+    pool: Pool = "mean"
     subjects: tuple[tuple[str, Path], ...] = ()
     untrained: tuple[int, ...] = ()
     """Indices of the subjects whose networks have untrained weights instead of their own."""

@@ -1,9 +1,10 @@
 """Table 2: other authors' lightweight networks next to the paper's own, quoted but for two controls.
 
-*Paper*: Wang et al. 2023. The figures of the others are mostly from timm's published lists; see
-`vitlet.bench.published`.
+*Paper*: Wang et al. 2023. The figures of the others are mostly from timm's published lists, their speed and
+accuracy from `vitlet.bench.published`.
 """
 
+from vitlet.bench.published import PAPER
 from vitlet.reproduce.chains import MAE, MAE_TUNED, MOCOV3
 from vitlet.reproduce.steps import Cell, Evaluate, Finetune, Pretrain, Published, Row, Table, Tag
 
@@ -13,42 +14,43 @@ def _p(printed: str, tag: Tag, note: str = "") -> Published:
 
 
 _SIZE, _SPEED, _TOP1, _REAL, _V2 = "parameters, M", "images/s, RTX 3090", "top-1, %", "ReaL, %", "V2, %"
-_UNKNOWN = "timm's; the cell of the paper is not known"
 _APART = "measured by vitlet bench models"
-_BORROWED: tuple[tuple[str, str, str, str, str, Published], ...] = (
-    ("ResNet-18", "11.69", "8950.63", "77.274", "57.170", _p("69.7", "M?", "timm: 69.744 [L]")),
-    ("ResNet-50", "25.56", "2695.53", "85.719", "68.720", _p("80.4", "M+", "timm: 80.376 [L]")),
-    ("EfficientNet-B0", "5.29", "5369.25", "84.025", "66.300", _p("77.7", "T", "timm: 77.690 [L]")),
-    ("EfficientNet-B1", "7.79", "2953.49", "84.611", "67.460", _p("78.8", "M+", "timm: 78.796 [L]")),
-    ("MobileNet-v2 1.0", "3.50", "7909.09", "80.255", "60.190", _p("72.0", "M?", "timm: 72.970 [L]")),
-    ("MobileNet-v3-L 1.0", "5.48", "9113.48", "82.179", "63.350", _p("75.2", "M?", "timm: 75.766 [L]")),
-    ("LeViT-128, distilled", "9.21", "13275.72", "84.843", "66.570", _p("78.492", "L", _UNKNOWN)),
-    ("LeViT-192, distilled", "10.95", "11388.57", "85.569", "67.900", _p("79.832", "L", _UNKNOWN)),
-    ("XCiT-T12/16, distilled", "6.72", "3156.96", "85.206", "67.010", _p("78.6", "M?", "timm: 78.576 [L]")),
-    ("PiT-Ti, distilled", "5.10", "4547.26", "81.972", "63.140", _p("74.532", "L", _UNKNOWN)),
-    ("CaiT-XXS-24", "11.96", "1351.39", "85.228", "67.340", _p("78.384", "L", _UNKNOWN)),
-    ("MobileViT-S", "5.58", "1899.79", "84.271", "66.860", _p("78.4", "M?", "timm: 78.312 [L]")),
-    ("DeiT-Tiny, 3 heads", "5.72", "4843.68", "80.016", "59.860", _p("72.2", "T", "timm: 72.172 [L]")),
-    (
-        "DeiT-Tiny, 3 heads, distilled",
-        "5.91",
-        "4763.87",
-        "81.997",
-        "62.800",
-        _p("76.6", "M?", "1000 epochs; timm: 74.512 [L]"),
-    ),
-)
-"""Name, size, speed, ReaL, V2 and top-1. All but the last are from timm's published lists, not the paper's cells."""
+_BORROWED: dict[str, tuple[str, str, str, tuple[str, Tag] | None]] = {
+    "resnet18": ("11.69", "77.274", "57.170", ("69.7", "M?")),
+    "resnet50": ("25.56", "85.719", "68.720", ("80.4", "M+")),
+    "efficientnet_b0": ("5.29", "84.025", "66.300", ("77.7", "T")),
+    "efficientnet_b1": ("7.79", "84.611", "67.460", ("78.8", "M+")),
+    "mobilenetv2_100": ("3.50", "80.255", "60.190", ("72.0", "M?")),
+    "mobilenetv3_large_100": ("5.48", "82.179", "63.350", ("75.2", "M?")),
+    "levit_128": ("9.21", "84.843", "66.570", None),
+    "levit_192": ("10.95", "85.569", "67.900", None),
+    "xcit_tiny_12_p16_224": ("6.72", "85.206", "67.010", ("78.6", "M?")),
+    "pit_ti_distilled_224": ("5.10", "81.972", "63.140", None),
+    "cait_xxs24_224": ("11.96", "85.228", "67.340", None),
+    "mobilevit_s": ("5.58", "84.271", "66.860", ("78.4", "M?")),
+    "deit_tiny_patch16_224": ("5.72", "80.016", "59.860", ("72.2", "T")),
+    "deit_tiny_distilled_patch16_224": ("5.91", "81.997", "62.800", ("76.6", "M?")),
+}
+"""By timm's name: size, ReaL and V2 in timm's published lists, and the paper's top-1, if its cell is known."""
 
 
-_CONTROLS = {"DeiT-Tiny, 3 heads": Finetune(None, "scratch-3heads"), "EfficientNet-B0": Finetune(None, "convnet")}
+_CONTROLS = {"deit_tiny_patch16_224": Finetune(None, "scratch-3heads"), "efficientnet_b0": Finetune(None, "convnet")}
 """Trained here from scratch, since a row of the paper's own is read against them: 12 heads, and SEED."""
 
 
-def _borrowed(row: tuple[str, str, str, str, str, Published]) -> Row:
-    name, size, speed, real, v2, top1 = row
+def _speed(name: str) -> Published:
+    return _p(f"{PAPER[name].images_per_second:.2f}", "L")
+
+
+def _borrowed(name: str) -> Row:
+    size, real, v2, cell = _BORROWED[name]
+    theirs = f"{PAPER[name].top1:.3f}"
+    top1 = _p(theirs, "L", "timm's; the cell of the paper is not known")
+    if cell is not None:
+        longer = "1000 epochs; " if name == "deit_tiny_distilled_patch16_224" else ""
+        top1 = _p(*cell, f"{longer}timm: {theirs} [L]")
     three = _three(top1, _p(real, "L"), _p(v2, "L"), _CONTROLS.get(name))
-    return Row(name, (*_timed(_p(size, "L"), _p(speed, "L")), *three))
+    return Row(PAPER[name].title, (*_timed(_p(size, "L"), _speed(name)), *three))
 
 
 def _timed(size: Published, speed: Published | None) -> tuple[Cell, ...]:
@@ -82,11 +84,11 @@ TABLE_2 = Table(
     "ReaL and V2 are timm's lists [L], from which the paper took its speeds [T]; its other cells may differ.",
     (_SIZE, _SPEED, _TOP1, _REAL, _V2),
     (
-        *(_borrowed(row) for row in _BORROWED),
+        *map(_borrowed, _BORROWED),
         Row(
             "EfficientNet-B0 after SEED",
             (
-                *_timed(_p("5.29", "L"), _p("5369.25", "L")),
+                *_timed(_p("5.29", "L"), _speed("efficientnet_b0")),
                 Cell(
                     _TOP1,
                     _p("77.2", "T"),

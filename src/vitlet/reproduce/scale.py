@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vitlet.jobs.options import ProbeName
+from vitlet.choices import Pool, ProbeName
 
 SEEDS = (0, 1, 2)
 IMAGES = "--data"
@@ -78,7 +78,7 @@ class Scale:
     """By the names in the tables; a string gives the reason why there is none."""
     methods: Mapping[str, Treatment | Given | str]
     treatments: Mapping[str, Treatment | Chosen | str]
-    probes: Mapping[str, tuple[ProbeName, Literal["mean", "class"]]]
+    probes: Mapping[str, tuple[ProbeName, Pool]]
     kept: tuple[int, ...]
     """Numbers of blocks, of twelve, kept in Figures 2 and 4."""
     seeds: tuple[int, ...] = SEEDS

@@ -243,7 +243,7 @@ def _smoke() -> Scale:
     moco = {**tiny, **_PROBE_AT_END, "objective.hidden_width": 16, "objective.output_width": 8}
     distil = {**tiny, **_PROBE_AT_END, "objective.layers": [[3, 3]]}
     distil |= {f"objective.mae.{k}": v for k, v in decoder.items()}
-    dino = {"hidden_width": 16, "bottleneck_width": 8, "prototypes": 16, "held_steps": 0}
+    dino = {"hidden_width": 16, "bottleneck_width": 8, "prototypes": 16, "freeze_prototypes_steps": 0}
     masked = {k: v for k, v in micro.methods.items() if k.startswith("mae-0") and isinstance(v, Treatment)}
     methods = {
         "mae": Treatment("mae_micro", mae),

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitlet.choices import TrackerName
 from vitlet.console import Terminal
 from vitlet.disk import finite_or_null, storage_error
 from vitlet.run import Run
 from vitlet.text import printable
-from vitlet.train.trackers import TrackerName, numbers_of, open_tracker
+from vitlet.train.trackers import numbers_of, open_tracker
 
 
 class MetricsLog:

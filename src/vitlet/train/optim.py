@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitlet.recipe import OptimizerConfig, RisingDecayOptimizerConfig, SteppedOptimizerConfig
-from vitlet.units import cosine, warmup_cosine, warmup_steps
+from vitlet.units import cosine, warmup_cosine, warmup_step_decay
 
 _TOKENS = ("cls_token", "pos_embed", "mask_token")
 
@@ -93,7 +93,7 @@ def schedule_of(config: OptimizerConfig, *, batch_size: int, warmup: int, total:
     def lr(step: int) -> float:
         if isinstance(config, SteppedOptimizerConfig):
             falls = config.milestones
-            return warmup_steps(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, falls=falls)
+            return warmup_step_decay(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, falls=falls)
         return warmup_cosine(step, total=total, warmup=warmup, start=config.warmup_lr, peak=peak, end=config.final_lr)
 
     def weight_decay(step: int) -> float:

@@ -13,15 +13,16 @@ import hashlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
+from vitlet.choices import TrackerName
+from vitlet.config import flatten
 from vitlet.console import Terminal
 from vitlet.errors import UsageError
 from vitlet.run import Run
 from vitlet.text import printable
 
-TrackerName = Literal["wandb", "mlflow"]
 _PROJECT = "vitlet"
 _LONGEST_PARAMETER = 500
 
@@ -144,7 +145,7 @@ class MLflow(Tracker):
             return
         begun = self._client.create_run(experiment, run_name=run.path.name, tags={tag: identity})
         self._id = begun.info.run_id
-        values = [Param(key, str(value)[:_LONGEST_PARAMETER]) for key, value in _flat(run.recipe_json())]
+        values = [Param(key, text[:_LONGEST_PARAMETER]) for key, text in flatten(run.recipe_json()).items()]
         self._client.log_batch(self._id, params=values)
 
     def _put(self, numbers: dict[str, float], step: int) -> None:
@@ -165,12 +166,3 @@ def open_tracker(name: TrackerName, run: Run) -> Tracker:
 def _identity(run: Run) -> str:
     """A name unique to the run's folder that does not reveal its path."""
     return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
-    if items is None:
-        yield prefix, values
-        return
-    for key, value in items:
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))

@@ -103,7 +103,9 @@ def distill_layers(
         finetune: Name of the fine-tuning recipe.
         finetune_set: Any value of the fine-tuning recipe, as key=value; may be repeated.
     """
-    if not teacher.startswith("untrained:"):
+    from vitlet.weights.names import untrained_architecture
+
+    if untrained_architecture(teacher) is None:
         existing_source(teacher)
     existing_data(data)
     lists = layer_lists(layers)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Device, Looking, Pool, Whole, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Whole, existing_data, existing_source
+from vitlet.choices import Device, EvaluationName, InferencePrecision, Layers, Pool, ProbeName
 from vitlet.disk import existing
 from vitlet.errors import UsageError
 from vitlet.verbs.files import require_free
@@ -15,9 +16,9 @@ def probe(
     run: str,
     *,
     data: Path,
-    protocol: Literal["knn", "logistic", "linear", "linear-mae", "linear-moco"] = "knn",
+    protocol: ProbeName = "knn",
     pool: Pool = "mean",
-    layers: Literal["last", "all"] = "last",
+    layers: Layers = "last",
     looking: Looking | None = None,
 ) -> None:
     """Measure the accuracy of a simple classifier on frozen features; also written to RUN/results/.
@@ -44,7 +45,7 @@ def evaluate(
     run: str,
     *,
     data: Path,
-    protocol: Literal["val", "real", "v2"] = "val",
+    protocol: EvaluationName = "val",
     json: Path | None = None,
     looking: Looking | None = None,
 ) -> None:
@@ -136,7 +137,7 @@ def bench(
     preset: Literal["paper"] | None = None,
     results: Path | None = None,
     batch_size: AtLeastOne | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: InferencePrecision = "fp32",
     device: Device = "cpu",
     json: Path | None = None,
 ) -> None:

@@ -1,11 +1,12 @@
 """Commands that use, show or import a finished model."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, Pool, Reading, existing_data, existing_source
+from vitlet.arguments import AtLeastOne, Looking, Reading, existing_data, existing_source
+from vitlet.choices import ExportTarget, KnownPixels, Pool
 from vitlet.disk import existing
 from vitlet.errors import UsageError
 from vitlet.verbs.files import require_free
@@ -48,7 +49,7 @@ def export(
     run: str,
     *,
     out: Path,
-    to: Literal["timm", "onnx", "openvino", "torch-export"] = "timm",
+    to: ExportTarget = "timm",
     images: Path | None = None,
     int8: Annotated[bool, Parameter(negative="")] = False,
     embed_preprocessing: Annotated[bool, Parameter(negative="")] = False,
@@ -114,7 +115,7 @@ def import_(
     image_size: AtLeastOne | None = None,
     allow_partial: Annotated[bool, Parameter(negative="")] = False,
     prefix: str | None = None,
-    pixels: Literal["imagenet", "half"] | None = None,
+    pixels: KnownPixels | None = None,
     entry: str | None = None,
 ) -> None:
     """Import a vision transformer from another library as a model folder, and report what became of every tensor.

@@ -6,12 +6,12 @@ Invalid values give a remark rather than an error, since the weights themselves 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from vitlet.bounds import Deviations, Means
-from vitlet.nn.encoder import Pixels
+from vitlet.normalisation import Normalisation
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Beside:
     depth: int | None = None
     pool: str | None = None
     """What the classifier reads, as timm's `global_pool`: `token`, `avg`, …."""
-    pixels: tuple[Pixels, Pixels] | None = None
-    """Mean and deviation."""
+    normalisation: Normalisation | None = None
     activation: str = "gelu"
     remarks: tuple[str, ...] = ()
     """Sentences about metadata that is ignored."""
@@ -36,8 +35,10 @@ def read_beside(path: Path) -> Beside:
     config, preprocessing = (
         _object(path.parent / name, remarks) for name in ("config.json", "preprocessor_config.json")
     )
-    pixels = _pixels(_part(config, "pretrained_cfg"), ("mean", "std"), "config.json", remarks)
-    pixels = pixels or _pixels(preprocessing, ("image_mean", "image_std"), "preprocessor_config.json", remarks)
+    normalisation = _normalisation(_part(config, "pretrained_cfg"), ("mean", "std"), "config.json", remarks)
+    normalisation = normalisation or _normalisation(
+        preprocessing, ("image_mean", "image_std"), "preprocessor_config.json", remarks
+    )
     arguments, activation = _part(config, "model_args"), config.get("hidden_act")
     pool = arguments.get("global_pool", config.get("global_pool"))
     return Beside(
@@ -45,7 +46,7 @@ def read_beside(path: Path) -> Beside:
         width=_count(config.get("hidden_size"), arguments.get("embed_dim")),
         depth=_count(config.get("num_hidden_layers"), arguments.get("depth")),
         pool=pool if isinstance(pool, str) else None,
-        pixels=pixels,
+        normalisation=normalisation,
         activation=activation if isinstance(activation, str) else "gelu",
         remarks=tuple(remarks),
     )
@@ -62,7 +63,7 @@ def _object(path: Path, remarks: list[str]) -> dict[str, Any]:
         found = None
     if isinstance(found, dict):
         return found
-    remarks.append(f"{path.name} beside the file is no JSON object and is not followed")
+    remarks.append(f"{path.name} beside the file is not a JSON object and is ignored")
     return {}
 
 
@@ -75,21 +76,21 @@ def _count(*found: object) -> int | None:
     return next((value for value in found if type(value) is int and value > 0), None)
 
 
-def _pixels(
+def _normalisation(
     table: dict[str, Any], names: tuple[str, str], file: str, remarks: list[str]
-) -> tuple[Pixels, Pixels] | None:
+) -> Normalisation | None:
     values = [table.get(name) for name in names]
     if values == [None, None]:
         return None
     try:
-        found = tuple(
+        mean, std = (
             TypeAdapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
             for kind, value in zip((Means, Deviations), values, strict=True)
         )
     except ValueError:  # raised by pydantic and by our own validators
         remarks.append(
-            f"{file} beside the file is not followed: its {names[0]} and {names[1]} are not three numbers each, within "
+            f"{file} beside the file is ignored: its {names[0]} and {names[1]} are not three numbers each, within "
             "0 … 1 and the second above 0"
         )
         return None
-    return cast(tuple[Pixels, Pixels], found)
+    return Normalisation(mean, std)

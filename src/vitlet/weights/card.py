@@ -148,7 +148,7 @@ def _licences(chain: Sequence[Link]) -> list[str]:
     lines = ["## Licences", ""]
     if not chain:
         return [*lines, "Trained from random weights, without a teacher: no licence of other weights applies.", ""]
-    lines += ["Other networks went into this one; their licences apply to it as far as the law has it so.", ""]
+    lines += ["Other networks went into this one; their licences apply to it as far as the law provides.", ""]
     lines += ["| network | licence |", "|---|---|"]
     lines += [f"| {_cell(link.what)} | {_cell(link.licence)} |" for link in chain]
     if is_non_commercial(chain):

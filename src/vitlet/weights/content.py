@@ -8,8 +8,7 @@ from vitlet.disk import read_json
 from vitlet.errors import CheckpointError
 from vitlet.recipe import ObjectiveConfig
 from vitlet.text import printable
-from vitlet.weights.names import CONFIG, Source, model_folder
-from vitlet.weights.teacher import UNTRAINED
+from vitlet.weights.names import CONFIG, Source, model_folder, untrained_architecture
 
 _TENSORS = (".safetensors", ".bin")
 """Weights in timm's folders, which vitlet need not have written."""
@@ -47,8 +46,8 @@ def teacher_content(objective: ObjectiveConfig) -> str:
     Raises:
         UsageError, CheckpointError: if there is no teacher at the given path.
     """
-    source = _teacher_of(objective)
-    if not source or source.startswith(UNTRAINED):
+    source = objective.teacher_source
+    if not source or untrained_architecture(source) is not None:
         return ""
     named = Source.parse(source)
     if named.architecture is None:
@@ -68,11 +67,7 @@ def require_same_teacher(objective: ObjectiveConfig, content: str) -> None:
     """
     if content and teacher_content(objective) != content:
         raise CheckpointError(
-            f"{printable(_teacher_of(objective) or '')} is not the teacher that the run began with",
+            f"{printable(objective.teacher_source or '')} is not the teacher that the run began with",
             why="It was trained again or replaced since",
-            fix="bring the old one back, or give the command that began the run again, with --fresh",
+            fix="restore the old one, or give the command that began the run again, with --fresh",
         )
-
-
-def _teacher_of(objective: ObjectiveConfig) -> str | None:
-    return getattr(objective, "teacher", None)  # the field has this name in every method

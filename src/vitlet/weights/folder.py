@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from vitlet.augmentation import Centre, View
+from vitlet.choices import Pool
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.nn.convnet import AnyEncoder, ConvEncoder
-from vitlet.nn.encoder import Encoder, Pool
+from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import AnyClassifier, ConvClassifier, new_classifier
 from vitlet.nn.posembed import resize
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
@@ -85,16 +87,11 @@ def write_model(
     )
 
 
-def network(encoder: AnyEncoder) -> nn.Module:
-    """Return the wrapped timm module, whose tensor names are used in files."""
-    return encoder.net if isinstance(encoder, ConvEncoder) else encoder.vit
-
-
 def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[str, nn.Module]]:
     """Return the modules to save, each with the prefix of its names in files."""
     prefix = f"{encoder.head_name}." if isinstance(encoder, ConvEncoder) else ""
     assert classifier is None or isinstance(classifier, ConvClassifier) == isinstance(encoder, ConvEncoder)
-    return [("", network(encoder)), *([] if classifier is None else [(prefix, classifier)])]
+    return [("", encoder.network), *([] if classifier is None else [(prefix, classifier)])]
 
 
 def _named(parts: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
@@ -122,8 +119,8 @@ def _timm_config(
             "interpolation": evaluation.crop.interpolation if isinstance(evaluation.crop, Centre) else "bicubic",
             "crop_pct": share,
             "crop_mode": "center",
-            "mean": list(encoder.mean),
-            "std": list(encoder.std),
+            "mean": list(encoder.normalisation.mean),
+            "std": list(encoder.normalisation.std),
             "num_classes": num_classes,
             "classifier": encoder.head_name if isinstance(encoder, ConvEncoder) else "head",
             **({} if isinstance(encoder, ConvEncoder) else {"first_conv": "patch_embed.proj"}),
@@ -243,11 +240,8 @@ def _described_in(config: dict[str, Any]) -> Saved:
         KeyError, TypeError, UsageError: if something is missing or malformed.
     """
     ours, preprocessing = config["vitlet"], config["pretrained_cfg"]
-    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    if ours["encoder"]["kind"] == "convnet":
-        encoder = ConvEncoder(ConvNetConfig.from_json(ours["encoder"]), mean=mean, std=std)
-    else:
-        encoder = Encoder(EncoderConfig.from_json(ours["encoder"]), mean=mean, std=std)
+    kind = ConvNetConfig if ours["encoder"]["kind"] == "convnet" else EncoderConfig
+    encoder = new_encoder(kind.from_json(ours["encoder"]), normalisation=Normalisation.of_timm(preprocessing))
     classes = tuple(config.get("label_names", ()))
     classifier = None
     if ours["pool"]:
@@ -289,7 +283,7 @@ def initialised_from(source: Encoder, target: EncoderConfig, *, seed: int, keep_
     """
     if keep_blocks is not None:
         source = _cut(source, keep_blocks, seed=seed)
-    encoder = Encoder(target, mean=source.mean, std=source.std, seed=seed)
+    encoder = Encoder(target, normalisation=source.normalisation, seed=seed)
     fresh = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
     tensors = cast(dict[str, Tensor], dict(source.vit.state_dict()))
     if not target.final_norm:
@@ -310,7 +304,7 @@ def _cut(source: Encoder, blocks: int, *, seed: int) -> Encoder:
     depth = source.config.depth
     if not 0 <= blocks <= depth:
         raise UsageError(f"{blocks} blocks of an encoder that has {depth}", fix=f"--keep-blocks 0 … {depth}")
-    cut = Encoder(source.config, mean=source.mean, std=source.std, seed=seed)
+    cut = Encoder(source.config, normalisation=source.normalisation, seed=seed)
     if blocks:
         above = ("norm.", *(f"blocks.{i}." for i in range(blocks, depth)))
         kept = {k: v for k, v in source.vit.state_dict().items() if not k.startswith(above)}

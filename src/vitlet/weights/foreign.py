@@ -5,7 +5,8 @@ Those follow from the kind of file, a `config.json` next to it or the network th
 give them; a number of heads that contradicts what is known is refused. Position embeddings are kept unchanged (MAE's
 and MoCo-v3's sin-cos tables differ) and resized only on request.
 
-Differences: LayerNorm's ε is 1e-6, as in timm; Hugging Face's default is 1e-12, which trained weights do not notice.
+Differences: LayerNorm's ε is 1e-6, as in timm; Hugging Face's default is 1e-12. With trained weights the difference is
+negligible.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.attention import relative_offsets
-from vitlet.nn.encoder import Encoder, Pixels
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import resize
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beside import Beside, read_beside
@@ -28,9 +30,6 @@ from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, Named, as_it_is,
 from vitlet.weights.layouts import STRANGER, Layout, arrange, fill_biases
 from vitlet.weights.reading import WeightsFile, read_weights
 from vitlet.weights.tensors import require_same
-
-IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF: tuple[Pixels, Pixels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def import_file(
     image_size: int | None = None,
     allow_partial: bool = False,
     prefix: str | None = None,
-    pixels: tuple[Pixels, Pixels] | None = None,
+    normalisation: Normalisation | None = None,
     entry: str | None = None,
     named: Named | None = None,
 ) -> Imported:
@@ -69,8 +68,8 @@ def import_file(
         image_size: Resize the position embedding to images of this side, in pixels; None keeps it.
         allow_partial: Accept an incomplete encoder, or one that computes something else than the original.
         prefix: Which network, if the file has several.
-        pixels: Mean and standard deviation of its pixels; None takes those of a config next to the file, those of
-            `named` if the project is not known, or ImageNet's.
+        normalisation: Of its pixels; None takes that of a config next to the file, that of `named` if the project is
+            not known, or ImageNet's.
         entry: Which entry, if the file has several; None takes the trained weights.
         named: The network that the file must hold.
 
@@ -99,14 +98,14 @@ def import_file(
         fill_biases(layout)
     values = {**shape, "heads": count, **_positions(layout, kind, shape["image_size"] // shape["patch_size"])}
     config = EncoderConfig.from_json(values, where=printable(path))
-    mean, std = pixels or beside.pixels or (IMAGENET if named is None or kind.is_project else named.pixels)
-    encoder = Encoder(config, mean=mean, std=std)
+    usual = IMAGENET if named is None or kind.is_project else named.normalisation
+    encoder = Encoder(config, normalisation=normalisation or beside.normalisation or usual)
     missing = _fill(encoder, layout, path)
     _require_whole(layout, missing, path, allow_partial=allow_partial)
     classifier = _classifier(layout, width)
     if image_size is not None:
         encoder = resized(encoder, image_size)
-    notes = _notes(kind, file, beside, classifier, asked_pixels=pixels is not None)
+    notes = _notes(kind, file, beside, classifier, is_normalisation_asked=normalisation is not None)
     facts = _facts(path, file, layout, kind, missing, count)
     return Imported(encoder, classifier, kind, layout, missing, notes, facts)
 
@@ -130,7 +129,7 @@ def _shape(layout: Layout, beside: Beside, path: Path) -> dict[str, Any]:
     elif "cls_token" not in tensors:
         reason = "it has no class token"
     elif position is None or first is None or depth == 0:
-        reason = "position embedding or blocks are missing, which only it could bring"
+        reason = "it lacks a position embedding or blocks, which nothing can replace"
     elif (
         position.ndim != 3
         or position.shape[1] < 2
@@ -243,10 +242,8 @@ def _require_whole(layout: Layout, missing: tuple[str, ...], path: Path, *, allo
         names = [printable(name) for name, of in layout.lost.items() if of == reason]
         parts.append(f"it has {reason} ({names[0]}{' …' * (len(names) > 1)})")
     why = "; ".join(parts)
-    why, partially = (
-        why[:1].upper() + why[1:],
-        "--allow-partial, which leaves missing tensors untrained and ignores what has no place",
-    )
+    why = why[:1].upper() + why[1:]
+    partially = "--allow-partial, which leaves missing tensors untrained and ignores what has no place"
     if layout.lost and (others or not missing):
         raise CheckpointError(
             f"{printable(path)} is not a plain ViT, and other networks are not supported",
@@ -269,20 +266,20 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     if encoder.config.relative_position:
         raise UsageError("relative positions cannot be resized", fix="leave --image-size out")
     config = encoder.config.changed(image_size=image_size)
-    other = Encoder(config, mean=encoder.mean, std=encoder.std)
+    other = Encoder(config, normalisation=encoder.normalisation)
     tensors = cast(dict[str, Tensor], dict(encoder.vit.state_dict()))
     other.vit.load_state_dict(tensors | {"pos_embed": resize(tensors["pos_embed"], grid=config.grid)})
     return other
 
 
 def _notes(
-    kind: Kind, file: WeightsFile, beside: Beside, classifier: Classifier | None, *, asked_pixels: bool
+    kind: Kind, file: WeightsFile, beside: Beside, classifier: Classifier | None, *, is_normalisation_asked: bool
 ) -> tuple[str, ...]:
     notes = [*beside.remarks]
     for other in map(printable, file.siblings):
         average = ", an average over training by its name" if "ema" in other.lower() else ""
         notes.append(
-            f"the weights under {printable(file.wrapper)} were taken; the same network stands under {other} too"
+            f"the weights under {printable(file.wrapper)} were taken; the same network is also under {other}"
             f"{average}: --entry {other} takes that"
         )
     if kind.licence == NON_COMMERCIAL:
@@ -292,7 +289,7 @@ def _notes(
         )
     elif kind.licence == UNKNOWN:
         notes.append("the file does not say under which licence it may be used; ask where it came from")
-    if not asked_pixels and beside.pixels is None and (beside.remarks or not kind.is_project):
+    if not is_normalisation_asked and beside.normalisation is None and (beside.remarks or not kind.is_project):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
             "--pixels half for weights that were trained on -1 … 1 (many of timm's and Google's)"

@@ -2,21 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
 
+from vitlet.choices import ExportTarget
 from vitlet.errors import UsageError
 from vitlet.run import Run
 from vitlet.text import printable
 from vitlet.weights.names import Source
-
-Target = Literal["timm", "onnx", "openvino", "torch-export"]
 
 
 @dataclass(frozen=True)
 class Form:
     """An export format and its options."""
 
-    target: Target = "timm"
+    target: ExportTarget = "timm"
     int8: bool = False
     """Quantise products with weights to 8 bits, with ranges from calibration images."""
     embed_preprocessing: bool = False
@@ -51,6 +49,6 @@ def require_no_detector(run: str | os.PathLike[str]) -> None:
     if source.architecture is None and found.detector.is_dir():
         raise UsageError(
             f"{printable(found.path)} is a detector",
-            why="How many regions it looks at depends on the image, which torch.export does not take, nor timm",
-            fix=f"vitlet export {printable(found.encoder)} hands out its encoder; vitlet detect finds objects",
+            why="The number of its regions depends on the image, which neither torch.export nor timm supports",
+            fix=f"vitlet export {printable(found.encoder)} exports its encoder; vitlet detect finds objects",
         )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vitlet.errors import UsageError
-from vitlet.nn.encoder import Pixels
 from vitlet.nn.posembed import sincos_2d
+from vitlet.normalisation import Normalisation
 from vitlet.text import plural, printable
 from vitlet.weights.beside import Beside
 from vitlet.weights.layouts import Layout
@@ -40,8 +40,8 @@ class Named:
 
     architecture: str
     heads: int
-    pixels: tuple[Pixels, Pixels]
-    """timm's mean and deviation for it, which a file of a known project or a config next to it overrules."""
+    normalisation: Normalisation
+    """timm's for it, which a file of a known project or a config next to it overrules."""
     tensors: Mapping[str, Tensor]
     """Its state dict; only names and shapes are used."""
 
@@ -141,7 +141,7 @@ def as_it_is(path: Path) -> str:
 def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
     known = {192: "timm's and DeiT's ViT-Tiny have 3, that of Wang et al. 2023 has 12", 384: "ViT-Small has 6 or 12"}
     raise UsageError(
-        f"{printable(path)} ({kind.name}) does not tell its number of heads",
+        f"{printable(path)} ({kind.name}) does not show its number of heads",
         why=f"Tensors of width {width} fit any divisor, and each computes something else"
         + (f": {known[width]}" if width in known else ""),
         fix="--heads N" if width not in known else "--heads 3 or --heads 12" if width == 192 else "--heads 6 or 12",

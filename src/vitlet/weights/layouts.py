@@ -43,7 +43,7 @@ _DROPPED = (
     (r"fc_norm\.", "norm of the classifier, which pools before it"),
     (r"pooler\.", "pooler of Hugging Face, trained with a task of its own"),
     (r".*relative_position_index$", "numbers that follow from the grid"),
-    (r".*attn\.k_bias$", "key bias, which no softmax feels"),
+    (r".*attn\.k_bias$", "key bias, which cancels in the softmax"),
 )
 _LOST = (
     (r"dist_token$", "second class token, which takes part in attention"),
@@ -257,7 +257,7 @@ def _normalise_positions(layout: Layout) -> None:
         tensors["pos_embed"] = torch.cat([position[:, :1], position[:, 2:]], dim=1)
     elif is_square(rows) and "cls_token" in tensors:
         tensors["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-        layout.rewritten.append("the class token has no position of its own, which a row of zeros says as well")
+        layout.rewritten.append("the class token has no position of its own; a row of zeros computes the same")
 
 
 def is_square(number: int) -> bool:
@@ -314,7 +314,7 @@ def fill_biases(layout: Layout) -> None:
     for name, weight in list(layout.tensors.items()):
         if name.endswith("attn.qkv.weight"):
             layout.tensors[f"{name.removesuffix('weight')}bias"] = weight.new_zeros(weight.shape[0])
-    layout.rewritten.append("queries, keys and values have no bias, which zeros say as well")
+    layout.rewritten.append("queries, keys and values have no bias; zeros compute the same")
 
 
 def _as_relative(tensors: dict[str, Tensor], block: str, somewhere: set[str]) -> set[str]:
@@ -324,7 +324,7 @@ def _as_relative(tensors: dict[str, Tensor], block: str, somewhere: set[str]) ->
     if bias is not None:
         third = len(bias) // 3
         tensors[f"{block}.attn.q_bias"], tensors[f"{block}.attn.v_bias"] = bias[:third], bias[2 * third :]
-        done.add("the key bias was left out, which no softmax feels")
+        done.add("the key bias was left out, which cancels in the softmax")
     for gamma, layer in _SCALED:
         weight = tensors.get(f"{block}.{layer}.weight")
         if weight is not None and gamma not in somewhere:

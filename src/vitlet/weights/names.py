@@ -1,4 +1,7 @@
-"""Names of encoders on the command line: a run, a model folder, or `timm:NAME@FILE`. Free of torch."""
+"""Names of networks on the command line: a run, a model folder, or `timm:NAME@FILE`. Free of torch.
+
+A teacher may also be `untrained:NAME`, timm's architecture with random weights, as a control.
+"""
 
 import json
 import os
@@ -10,7 +13,7 @@ from vitlet.errors import CheckpointError, UsageError
 from vitlet.run import spelled_out
 from vitlet.text import printable
 
-_SCHEME = "timm:"
+_SCHEME, _UNTRAINED = "timm:", "untrained:"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -55,7 +58,7 @@ class Source:
         if self.architecture is None and is_file:
             raise UsageError(
                 f"{shown} is a file",
-                why="Tensors alone do not tell the number of heads and the normalisation of pixels",
+                why="Tensors alone do not show the number of heads and the normalisation of pixels",
                 fix=f"vitlet import {shown} --out DIR and give DIR; or timm:NAME@{shown}",
             )
         if self.architecture is None:
@@ -73,6 +76,11 @@ class Source:
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.architecture}@{self.path}" if self.architecture else str(self.path)
+
+
+def untrained_architecture(teacher: str) -> str | None:
+    """Return NAME of `untrained:NAME`; None for any other teacher."""
+    return teacher.removeprefix(_UNTRAINED) if teacher.startswith(_UNTRAINED) else None
 
 
 def _is_own(config: Path) -> bool:

@@ -33,8 +33,8 @@ class Portable(nn.Module):
         super().__init__()
         self.encoder, self.classifier = saved.encoder, saved.classifier
         self.embed_preprocessing = embed_preprocessing
-        self.register_buffer("mean", torch.tensor(saved.encoder.mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(saved.encoder.std)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(saved.encoder.normalisation.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(saved.encoder.normalisation.std)[:, None, None], persistent=False)
         self.eval()
         self.requires_grad_(False)
 
@@ -99,11 +99,11 @@ def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) ->
         {"do": "resize", "short_side": round(size / share), "interpolation": interpolation, "antialias": True},
         {"do": "centre_crop", "size": size},
     ]
-    embedded = model.embed_preprocessing
+    embedded, normalisation = model.embed_preprocessing, model.encoder.normalisation
     if not embedded:
         steps += [
             {"do": "divide", "by": _LEVELS},
-            {"do": "standardise", "mean": list(model.encoder.mean), "std": list(model.encoder.std)},
+            {"do": "standardise", "mean": list(normalisation.mean), "std": list(normalisation.std)},
             {"do": "channels_first"},
         ]
     shapes = {

@@ -14,8 +14,8 @@ from vitlet.augmentation import Centre, View
 from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.nn.convnet import ConvEncoder
-from vitlet.nn.encoder import Pixels
 from vitlet.nn.heads import new_classifier
+from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import ConvNetConfig
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.folder import Saved, load_exactly, read_model
@@ -67,21 +67,23 @@ def _from_timm(source: Source, architecture: str) -> Saved:
     """
     model = blank_network(architecture)
     values = cast(dict[str, Any], model.pretrained_cfg)
-    pixels = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
+    normalisation = Normalisation.of_timm(values)
     if not isinstance(model, VisionTransformer):
-        return _convnet_from_timm(source, architecture, image_size=values["input_size"][-1], pixels=pixels)
+        size = values["input_size"][-1]
+        return _convnet_from_timm(source, architecture, image_size=size, normalisation=normalisation)
     block: Any = require_plain(model, architecture).blocks[0]
-    named = Named(architecture, heads=block.attn.num_heads, pixels=pixels, tensors=model.state_dict())
+    tensors = model.state_dict()
+    named = Named(architecture, heads=block.attn.num_heads, normalisation=normalisation, tensors=tensors)
     found = import_file(source.path, named=named)
     view = evaluation_view(found.encoder.config.image_size)
-    classes = _numbered(found.classifier.head.out_features) if found.classifier else ()
+    classes = numbered_classes(found.classifier.head.out_features) if found.classifier else ()
     facts = {**found.facts, "architecture": architecture}
     return Saved(found.encoder, found.classifier, classes, view, found.facts["source"]["sha256"], facts)
 
 
-def _convnet_from_timm(source: Source, architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels]) -> Saved:
+def _convnet_from_timm(source: Source, architecture: str, *, image_size: int, normalisation: Normalisation) -> Saved:
     """Load a ConvNet, with its classifier if the file has one; the tensors must match exactly."""
-    encoder = untrained_convnet(architecture, image_size=image_size, pixels=pixels)
+    encoder = untrained_convnet(architecture, image_size=image_size, normalisation=normalisation)
     file = read_weights(source.path)
     head = file.tensors.get(f"{encoder.head_name}.weight")
     classifier = None if head is None else new_classifier(encoder, num_classes=len(head), pool="mean", seed=0)
@@ -91,16 +93,17 @@ def _convnet_from_timm(source: Source, architecture: str, *, image_size: int, pi
         "licence": UNKNOWN,
         "architecture": architecture,
     }
-    classes = () if head is None else _numbered(len(head))
+    classes = () if head is None else numbered_classes(len(head))
     return Saved(encoder, classifier, classes, evaluation_view(image_size), file.sha256, facts)
 
 
-def _numbered(count: int) -> tuple[str, ...]:
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Names of the classes of a head that has none: their numbers."""
     return tuple(str(i) for i in range(count))
 
 
 def untrained_convnet(
-    architecture: str, *, image_size: int, pixels: tuple[Pixels, Pixels] | None = None, seed: int = 0
+    architecture: str, *, image_size: int, normalisation: Normalisation = IMAGENET, seed: int = 0
 ) -> ConvEncoder:
     """Create timm's ConvNet of that name with random weights.
 
@@ -110,11 +113,7 @@ def untrained_convnet(
     name, _, _ = architecture.partition(".")
     try:
         config = ConvNetConfig(architecture=name, image_size=image_size)
-        return (
-            ConvEncoder(config, seed=seed)
-            if pixels is None
-            else ConvEncoder(config, mean=pixels[0], std=pixels[1], seed=seed)
-        )
+        return ConvEncoder(config, normalisation=normalisation, seed=seed)
     except UsageError as error:
         raise UsageError(
             f"{name} is neither a plain ViT nor a ConvNet",

@@ -5,26 +5,27 @@ architecture with random weights, as a control. A missing path is an error and n
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from vitlet.choices import TeacherPrecision
 from vitlet.errors import UsageError
 from vitlet.nn.convnet import AnyEncoder
-from vitlet.nn.encoder import Encoder, Pixels
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.init import seeded
+from vitlet.normalisation import Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.rng import derive
 from vitlet.text import printable
-from vitlet.weights.names import Source, model_folder
+from vitlet.weights.kinds import UNKNOWN
+from vitlet.weights.names import Source, model_folder, untrained_architecture
 from vitlet.weights.reading import read_weights
 from vitlet.weights.source import blank_network, load_encoder, require_known, require_plain, untrained_convnet
 from vitlet.weights.tensors import require_same
 
-UNTRAINED = "untrained:"
-"""Prefix of the names of networks with random weights."""
 _GIVE = "--set objective.teacher=RUN, or a model folder, or timm:NAME@FILE"
 
 
@@ -44,7 +45,7 @@ class EncoderTeacher:
     encoder: Encoder
     facts: dict[str, Any]
     """For the student's card: source, SHA-256, licence where it is known."""
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: TeacherPrecision = "auto"
     """Precision of its attention; see `recipes.distill`."""
 
 
@@ -54,8 +55,7 @@ class ClassifierTeacher:
 
     network: nn.Module
     num_classes: int
-    mean: Pixels
-    std: Pixels
+    normalisation: Normalisation
     facts: dict[str, Any]
     """For the student's card: source, SHA-256, licence where it is known."""
 
@@ -72,10 +72,10 @@ def load_feature_teacher(source: str, *, like: EncoderConfig) -> FeatureTeacher:
         CheckpointError: if the weights are damaged, unfinished, or not of the named architecture.
     """
     _require_named(source)
-    if not source.startswith(UNTRAINED):
+    name, seed = untrained_architecture(source), derive(0, "teacher")
+    if name is None:
         saved = load_encoder(source)
         return FeatureTeacher(saved.encoder, _facts(source, {**saved.facts, "sha256": saved.sha256}))
-    name, seed = source.removeprefix(UNTRAINED), derive(0, "teacher")
     model = blank_network(name)
     if not isinstance(model, VisionTransformer):
         return FeatureTeacher(untrained_convnet(name, image_size=like.image_size, seed=seed), _facts(source, {}))
@@ -98,7 +98,9 @@ def load_encoder_teacher(source: str, *, like: EncoderConfig) -> EncoderTeacher:
     found = load_feature_teacher(source, like=like)
     if not isinstance(found.encoder, Encoder):
         raise UsageError(
-            f"teacher {printable(source)} is a ConvNet", why="Its attention is wanted, and it has none", fix=_GIVE
+            f"teacher {printable(source)} is a ConvNet",
+            why="The student is to match its attention, and it has none",
+            fix=_GIVE,
         )
     return EncoderTeacher(found.encoder, found.facts)
 
@@ -116,8 +118,9 @@ def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeach
     """
     _require_named(source)
     facts: dict[str, Any] = {}
-    if source.startswith(UNTRAINED):
-        model = _create(source.removeprefix(UNTRAINED), num_classes=num_classes)
+    untrained = untrained_architecture(source)
+    if untrained is not None:
+        model = _create(untrained, num_classes=num_classes)
     else:
         named = Source.parse(source)
         if named.architecture is None:
@@ -137,12 +140,12 @@ def load_classifier_teacher(source: str, *, num_classes: int) -> ClassifierTeach
     if known != num_classes:
         raise UsageError(
             f"the teacher knows {known} classes and the data has {num_classes}",
-            why="Its answers are the student's labels, so they must be the same classes in the same order",
+            why="Its predictions are the student's labels, so they must be the same classes in the same order",
             fix="a teacher that was trained on this data",
         )
     values = cast(dict[str, Any], model.pretrained_cfg)
-    mean, std = cast(tuple[Pixels, Pixels], (tuple(values["mean"]), tuple(values["std"])))
-    return ClassifierTeacher(model, num_classes, mean, std, _facts(source, {"licence": values.get("license"), **facts}))
+    facts = _facts(source, {"licence": values.get("license"), **facts})
+    return ClassifierTeacher(model, num_classes, Normalisation.of_timm(values), facts)
 
 
 def _require_named(source: str) -> None:
@@ -157,6 +160,6 @@ def _create(architecture: str, *, num_classes: int) -> nn.Module:
 
 
 def _facts(source: str, known: dict[str, Any]) -> dict[str, Any]:
-    shown = source if source.startswith(UNTRAINED) else str(Source.parse(source).relative())
-    facts = {"source": printable(shown), "licence": known.get("licence") or "not known"}
+    shown = str(Source.parse(source).relative()) if untrained_architecture(source) is None else source
+    facts = {"source": printable(shown), "licence": known.get("licence") or UNKNOWN}
     return facts | {name: known[name] for name in ("sha256", "init", "teacher") if name in known}

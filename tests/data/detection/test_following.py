@@ -14,7 +14,8 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects, look_with_objects
 from vitlet.data.detection.outlines import from_masks, to_mask
 from vitlet.data.index import Index, open_index
-from vitlet.data.views import Normalisation, apply_view
+from vitlet.data.views import apply_view
+from vitlet.normalisation import Normalisation
 
 JITTER = View(size=48, crop=LargeScaleJitter(scale=(0.5, 2.0)))
 

@@ -44,7 +44,7 @@ def without_class_token(encoder: Encoder) -> VisionTransformer:
 
 def test_global_blocks_with_zero_tables_are_the_plain_vit() -> None:
     encoder = Encoder(SHAPE, seed=3)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     with torch.no_grad():
         expected = without_class_token(encoder).forward_features((images() / 255 - mean) / std)
         found = blocks(everywhere=True)(encoder, images())

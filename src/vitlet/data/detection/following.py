@@ -19,7 +19,8 @@ from vitlet.data.batch import Targets
 from vitlet.data.decode import BadImage
 from vitlet.data.detection.annotations import Annotations
 from vitlet.data.detection.outlines import to_mask
-from vitlet.data.views import IMAGENET, Normalisation, Placement, look
+from vitlet.data.views import Placement, look
+from vitlet.normalisation import IMAGENET, Normalisation
 
 _SMALLEST_PIXELS = 1.0
 

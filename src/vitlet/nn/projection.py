@@ -61,7 +61,7 @@ class PrototypeHead(nn.Module):
             self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
             self.apply(init_timm)
 
-    def forward(self, x: Float[Tensor, "B D"], *, hold_prototypes: bool = False) -> Float[Tensor, "B P"]:
-        """Cosines between images and prototypes; `hold_prototypes` keeps gradients from reaching the prototypes."""
+    def forward(self, x: Float[Tensor, "B D"], *, freeze_prototypes: bool = False) -> Float[Tensor, "B P"]:
+        """Cosines between images and prototypes; `freeze_prototypes` keeps gradients from reaching the prototypes."""
         directions = F.normalize(self.prototypes.weight, dim=1)
-        return F.linear(F.normalize(self.mlp(x), dim=1), directions.detach() if hold_prototypes else directions)
+        return F.linear(F.normalize(self.mlp(x), dim=1), directions.detach() if freeze_prototypes else directions)
