@@ -12,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums on two threads differ 
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -21,6 +22,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 _WHOLE_JOBS = {"bench", "faults", "jobs", "reproduce", "train"}
 """Folders of tests that run whole jobs out of parts whose shapes the parts' own tests check."""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+# The same examples everywhere, and as long as they take: neither chance nor a slow machine decides a test.
+hypothesis.settings.register_profile("vitlet", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("vitlet")
 
 
 @pytest.fixture(scope="session")

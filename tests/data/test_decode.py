@@ -316,7 +316,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=100, deadline=2000, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**63))
 def test_only_bad_image_leaves_on_mutated_files(key):
     """1,100 files: bytes changed, cut out, doubled or the end lost."""

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from calls import fail, refuse, surroundings
 
+from forked import wait_until
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs.pool import processes
 
@@ -177,28 +178,27 @@ _SIGNALS = {
 
 @pytest.mark.parametrize("how", _SIGNALS)
 def test_a_training_saves_and_nobody_is_left(how: str, tmp_path: Path) -> None:
-    assert _left(_STOPPED, how, tmp_path, seconds=30) == []
-    assert (tmp_path / "saved").exists()
+    assert _left(_STOPPED, how, tmp_path, seconds=60) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the control is of a server")
 def test_the_executor_of_the_standard_library_would_wait_for_ever(tmp_path: Path) -> None:
     """The control of the test above."""
-    assert _left(_HANGS, "SIGINT to the parent", tmp_path, seconds=8)
+    assert _left(_HANGS, "SIGINT to the parent", tmp_path, seconds=3)
 
 
 def _left(script: str, how: str, place: Path, *, seconds: float) -> list[psutil.Process]:
-    """The processes that still run some time after the signal."""
+    """The processes that still run some time after the training has saved, on which the signal makes it stop."""
     (place / "script.py").write_text(script)
     command = [sys.executable, place / "script.py", place, "ours"]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as parent:
         everyone = [psutil.Process(parent.pid)]
         try:
-            while not (place / "began").exists():
-                time.sleep(0.1)
+            wait_until((place / "began").exists)
             time.sleep(1.5)  # the other one is idle by then
             everyone += everyone[0].children(recursive=True)
             _SIGNALS[how](parent)
+            wait_until((place / "saved").exists)
             deadline = time.monotonic() + seconds
             while (left := [process for process in everyone if _runs(process)]) and time.monotonic() < deadline:
                 time.sleep(0.1)
