@@ -1,4 +1,7 @@
-"""A pool of processes: what a call answers, what signals do, and that nobody is left behind."""
+"""A pool of processes: what a call answers, what signals do, and that nobody is left behind.
+
+Every test with a real pool stands in this file, so that one process of pytest pays for the server.
+"""
 
 import contextlib
 import multiprocessing
@@ -8,14 +11,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from calls import fail, refuse, surroundings
+from small_runs import QUIET
 
 from forked import wait_until
+from in_place import in_place
+from vitlet.console import Teller
+from vitlet.data.index import open_index
 from vitlet.errors import UsageError, WorkerError
+from vitlet.jobs import comparing, side_by_side
+from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_grid
+from vitlet.jobs.material import divide, judge
 from vitlet.jobs.pool import processes
+from vitlet.run import Run
 
 
 def test_a_call_gives_its_result_or_its_error() -> None:
@@ -38,6 +50,31 @@ def test_a_call_gives_its_result_or_its_error() -> None:
             pool.ended(60)
         pool.begin("f", max, 1, 2)
         assert pool.ended(60) == {"f": 2}, "another takes its place"
+
+
+def test_processes_probe_as_this_one_does(
+    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real process, then here; the control is the count of probes, which hears of those here alone."""
+    index, silent = open_index(data), Teller(quiet=True)
+    images = Labelled(index, *divide(index, judge(index, QUIET, silent)))
+    terms = [Terms(data=data, out=tmp_path, seeds=(0, 1, 2), num_labels=count, settings={}) for count in (8, 4)]
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    probe, made_here = comparing.probe_encoder, []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        made_here.append(len(arguments[2]))
+        return probe(*arguments, **named)
+
+    monkeypatch.setattr(comparing, "probe_encoder", counted)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 1)  # one process is enough
+    few = [(start, term) for term in terms for start in starts]
+    there = frozen_grid(few, images, silent, protocols=["knn"])["knn"]
+    assert made_here == []
+    monkeypatch.setattr(side_by_side, "processes", in_place)
+    here = frozen_grid(few, images, silent, protocols=["knn"])["knn"]
+    assert sorted(made_here) == [4] * 6 + [8] * 6
+    assert [(arm.name, arm.values) for arm in there] == [(arm.name, arm.values) for arm in here]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
