@@ -146,7 +146,7 @@ def test_the_same_encoder_has_the_same_numbers_whatever_it_is_compared_with(
         assert second
         assert all(np.array_equal(first[key], second[key], equal_nan=True) for key in second)
     first, second = (stored(out, "similarity")[1]["cka"] for out in (done, tmp_path))
-    assert np.array_equal(first[:3, :3], second)
+    assert np.allclose(first[:3, :3], second, rtol=0, atol=1e-12), "a product of other sizes rounds differently"
 
 
 def test_the_published_quirks_are_an_option(data: Path, models: list[str], tmp_path: Path) -> None:
