@@ -12,15 +12,25 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums on two threads differ 
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import hypothesis
 import jaxtyping
 import pytest
 
 from annotated_images import write_annotated
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-_WHOLE_JOBS = {"bench", "faults", "jobs", "reproduce", "train"}
-"""Folders of tests that run whole jobs out of parts whose shapes the parts' own tests check."""
+_WHOLE_JOBS = (
+    "bench/", "distributed/", "faults/", "jobs/", "reproduce/", "train/",
+    "data/test_loader.py", "data/test_packing.py", "data/test_stores.py",
+    "methods/test_objectives.py", "methods/test_runs.py",
+)  # fmt: skip
+"""Tests that run whole jobs out of parts whose shapes the parts' own tests check."""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+# The same examples everywhere, and as long as they take: neither chance nor a slow machine decides a test.
+hypothesis.settings.register_profile("vitlet", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("vitlet")
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +50,19 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _unchecked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whole jobs run without checks of shapes, which would take a third of their time."""
-    jaxtyping.config.update("jaxtyping_disable", request.path.parent.name in _WHOLE_JOBS)
+    place = request.path.relative_to(Path(__file__).parent).as_posix()
+    jaxtyping.config.update("jaxtyping_disable", place.startswith(_WHOLE_JOBS))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def checked_shapes() -> Iterator[None]:
+    """For a test of a module whose others run without the checks."""
+    is_disabled = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", False)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", is_disabled)
 
 
 @pytest.fixture

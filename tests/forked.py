@@ -57,6 +57,14 @@ def wait(pid: int, *, seconds: float = 60.0) -> int:
     raise AssertionError(f"the child did not end within {seconds} s")
 
 
+def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    """Wait for something that other processes do; the time is only so long that no test hangs."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"it did not come within {seconds} s"
+        time.sleep(0.002)
+
+
 def start_ranks(body: Callable[[], object], folder: Path, *, size: int = 2) -> list[int]:
     """Fork `size` processes that find each other on gloo as under torchrun; see `errors`."""
     with socket.socket() as free:

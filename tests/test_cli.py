@@ -247,8 +247,7 @@ READS_WORDS = {
 }  # fmt: skip
 """The packages that help needs, with what these need."""
 READS_TABLES = {"numpy", "pyarrow", "cloudpickle", "cython_runtime"}
-HEAVY = ("export", "{model}", "--out", "{out}")
-"""Nothing is wrong with the words, so it goes on to look for a model."""
+SLOW = {"sklearn", "matplotlib", "tensorboard", "onnx", "openvino", "pycocotools", "jinja2"}
 
 
 def edits(word: str, *, start: int) -> list[str]:
@@ -269,22 +268,22 @@ def options_of(verb: str) -> list[str]:
 def typos() -> list[tuple[tuple[str, ...], str]]:
     """(words, the right word): verbs, flags, recipes and keys, a fixed sample of all single edits."""
     draw = random.Random(0)
-    cases: list[tuple[tuple[str, ...], str]] = []
+    found: list[tuple[tuple[str, ...], str]] = []
     for verb in VERBS:
-        cases += [((wrong,), verb) for wrong in draw.sample(edits(verb, start=0), 15) if wrong not in VERBS]
+        found += [((wrong,), verb) for wrong in draw.sample(edits(verb, start=0), 8) if wrong not in VERBS]
     flags = sorted(set(options_of("pretrain")) - {"--recipe"})
     for flag in flags:
-        for wrong in [flag[1:], *draw.sample(edits(flag, start=2), 12)]:
+        for wrong in [flag[1:], *draw.sample(edits(flag, start=2), 5)]:
             value = () if flag in ("--compile", "--fresh", "--accept-data-change") else ("1",)
             rest = [w for w in TRAIN if w not in (flag, f"{{{flag[2:]}}}")]
             if wrong not in flags:
-                cases.append(((*rest, wrong, *value), flag))
+                found.append(((*rest, wrong, *value), flag))
     for name in all_recipes():
-        wrongs = draw.sample(edits(name, start=0), 4)
-        cases += [(("recipes", wrong), name) for wrong in wrongs if wrong not in all_recipes()]
+        wrongs = draw.sample(edits(name, start=0), 2)
+        found += [(("recipes", wrong), name) for wrong in wrongs if wrong not in all_recipes()]
     for key in ("optimizer.base_lr", "objective.mask_ratio", "budget.log_every", "encoder.depth", "data.views.0.flip"):
-        cases += [((*TRAIN, "--set", f"{wrong}=1"), key) for wrong in draw.sample(edits(key, start=0), 10)]
-    return cases
+        found += [((*TRAIN, "--set", f"{wrong}=1"), key) for wrong in draw.sample(edits(key, start=0), 10)]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -324,15 +323,23 @@ def filled(words: tuple[str, ...], places: dict[str, str]) -> list[str]:
     return [functools.reduce(lambda w, p: w.replace(f"{{{p[0]}}}", p[1]), places.items(), word) for word in words]
 
 
+def cases() -> list[tuple[str, ...]]:
+    return [*HELP, *(words for words, _ in (*REFUSED, *NO_RUN, *WRONG_DATA, *typos()))]
+
+
 @pytest.fixture(scope="session")
-def answers(places: dict[str, str]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Every case, run one after the other in one fresh process."""
-    cases = [*HELP, *(words for words, _ in (*REFUSED, *NO_RUN, *WRONG_DATA, *typos())), HEAVY]
+def document(places: dict[str, str]) -> dict[str, Any]:
+    """Every case, run one after the other in one fresh process, and what its last imports brought with them."""
     done = subprocess.run(
-        [sys.executable, HERE / "cli_cases.py"], input=json.dumps([filled(c, places) for c in cases]),
+        [sys.executable, HERE / "cli_cases.py"], input=json.dumps([filled(c, places) for c in cases()]),
         capture_output=True, text=True, check=True, timeout=280,
     )  # fmt: skip
-    return dict(zip(cases, json.loads(done.stdout), strict=True))
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def answers(document: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
+    return dict(zip(cases(), document["answers"], strict=True))
 
 
 def shown(words: tuple[str, ...]) -> str:
@@ -407,8 +414,13 @@ def test_help_imports_what_reads_words_and_shows_text(
     assert set(answer["imported"]) <= READS_WORDS
 
 
-def test_an_import_of_torch_would_be_seen(answers: dict[tuple[str, ...], dict[str, Any]]):
-    assert "torch" in answers[HEAVY]["imported"]
+def test_what_loads_slowly_is_loaded_where_it_is_used(document: dict[str, Any]):
+    """Every rank and every process of a pool begins with the imports of a job. The control is what needs one of these;
+    that of the tests above is torch, which a job does need.
+    """
+    assert SLOW.isdisjoint(document["job"])
+    assert SLOW.intersection(document["probe"]) == {"sklearn"}
+    assert "torch" in document["job"]
 
 
 @pytest.mark.parametrize(("words", "code"), [(("--help",), 0), (("pretrian",), 2), (("resume", "{out}"), 4)])

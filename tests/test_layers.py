@@ -45,16 +45,3 @@ def test_a_module_without_a_layer_would_be_found(tmp_path: Path):
     done = lint_imports(root)
     assert done.returncode != 0
     assert "utils" in done.stdout
-
-
-def test_what_loads_slowly_is_loaded_where_it_is_used():
-    """Every rank and every process of a pool begins with these imports. The control is the module that needs one."""
-    code = """
-import sys, vitlet.jobs.comparing
-slow = {"sklearn", "matplotlib", "tensorboard", "onnx", "openvino", "pycocotools", "jinja2"}
-print(sorted(slow & set(sys.modules)))
-import vitlet.evaluate.logistic
-print(sorted(slow & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines() == ["[]", "['sklearn']"], done.stderr

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from global_state import with_global_state
 from vitlet.bench.analyse import bench, plain_cka
 from vitlet.recipe import EncoderConfig
 
@@ -8,8 +9,13 @@ SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 
 
 @pytest.fixture(scope="module")
-def result() -> dict:
-    return bench(repeats=1, batch_size=8, encoder=SMALL)
+def measured() -> tuple[dict, bool]:
+    return with_global_state(lambda: bench(repeats=1, batch_size=8, encoder=SMALL))
+
+
+@pytest.fixture(scope="module")
+def result(measured: tuple[dict, bool]) -> dict:
+    return measured[0]
 
 
 @pytest.mark.parametrize("pair", ["hsic", "attention", "whole"])
@@ -20,12 +26,10 @@ def test_both_compute_the_same(result: dict, pair: str) -> None:
     assert result["ratio"][pair] == found["plain_ms"] / found["ours_ms"]
 
 
-def test_the_conditions_are_told_and_nothing_global_is_left_changed(result: dict) -> None:
+def test_the_conditions_are_told_and_nothing_global_is_left_changed(measured: tuple[dict, bool]) -> None:
+    result, is_unchanged = measured
     assert (result["threads"], result["batch_size"], result["repeats"]) == (1, 8, 1)
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    bench(repeats=1, batch_size=4, encoder=SMALL)
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
+    assert is_unchanged
 
 
 def test_the_plain_loop_gives_one_on_the_diagonal() -> None:

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
+from global_state import with_global_state
 from vitlet.bench.contenders import PLAIN, Method, Shapes, contenders
 from vitlet.bench.step import bench, loss_differences
 from vitlet.nn.kernels import has_bf16
@@ -16,8 +17,14 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @pytest.fixture(scope="module")
-def result() -> dict:
-    return bench(repeats=1, precisions=("fp32", "bf16"), shapes=dict.fromkeys(METHODS, SHAPES))
+def measured() -> tuple[dict, bool]:
+    shapes = dict.fromkeys(METHODS, SHAPES)
+    return with_global_state(lambda: bench(repeats=1, precisions=("fp32", "bf16"), shapes=shapes))
+
+
+@pytest.fixture(scope="module")
+def result(measured: tuple[dict, bool]) -> dict:
+    return measured[0]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,9 +61,5 @@ def test_another_computation_is_not_timed() -> None:
         loss_differences(present)
 
 
-def test_nothing_global_is_left_changed() -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    bench(repeats=1, precisions=("fp32",), shapes=dict.fromkeys(METHODS, SHAPES))
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_float32_matmul_precision() == "highest"
+def test_nothing_global_is_left_changed(measured: tuple[dict, bool]) -> None:
+    assert measured[1]

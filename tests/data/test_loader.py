@@ -117,7 +117,7 @@ def test_an_image_looks_different_in_every_epoch(stream: list[Batch]) -> None:
 def test_the_same_bits_for_any_workers_ranks_and_start(
     index: Index, stream: list[Batch], workers: int, ranks: int
 ) -> None:
-    for start in STARTS:
+    for start in STARTS if workers in (0, 3) and ranks in (1, 4) else (5,):
         seed_everything(100 * workers + 10 * ranks + start)
         before = torch.get_rng_state()
         shares = [
@@ -125,7 +125,7 @@ def test_the_same_bits_for_any_workers_ranks_and_start(
             for rank in range(ranks)
         ]
         assert torch.equal(before, torch.get_rng_state())
-        for expected, *parts in zip(stream[start:], *shares, strict=False):
+        for expected, *parts in zip(stream[start : start + 3], *shares, strict=True):
             assert same(joined(tuple(parts)), expected)
 
 
@@ -246,11 +246,11 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(
     target = int(next(itertools.islice(stream, 4, None)).positions[3])  # in the fifth batch
     stream.close()
     monkeypatch.setattr(Samples, "_decode", harm(target, ACCIDENTS[accident]))
-    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 2 if accident == "hanging" else 60)
     began = time.monotonic()
     with pytest.raises(WorkerError, match=rf"while reading .*{target:02d}\.png.*--workers 0") as caught:
         take(batches_of(index, workers=2).from_step(0), 9)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30, "of a death it hears before the timeout"
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
@@ -271,7 +271,7 @@ def test_the_death_of_a_worker_is_heard_at_once_while_another_stream_is_open(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a probe within training. The control waits for the timeout: it asks the handler of the outer stream."""
-    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 30)
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 60)
     training = batches_of(index, workers=1).from_step(0)
     next(training)
     handler = signal.getsignal(signal.SIGCHLD)
@@ -279,7 +279,7 @@ def test_the_death_of_a_worker_is_heard_at_once_while_another_stream_is_open(
     began = time.monotonic()
     with pytest.raises(WorkerError):
         take(evaluation_batches(index, np.arange(COUNT), view=STILL, workers=1), COUNT)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert signal.getsignal(signal.SIGCHLD) is handler
     training.close()
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -36,19 +35,16 @@ def bucket() -> Iterator[str]:
     """An S3 server with one bucket, and the environment that leads to it."""
     moto_server = pytest.importorskip("moto.server", reason="moto (extra dev) is not installed")
     s3fs = pytest.importorskip("s3fs", reason="s3fs (extra remote) is not installed")
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with pytest.MonkeyPatch.context() as patch:
+        server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
         for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
             patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-        server.start()
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir("images")
         yield "s3://images"
         server.stop()

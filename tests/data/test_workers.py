@@ -54,7 +54,7 @@ def test_a_hanging_item_is_given_up():
     assert found == {i: i for i in range(50) if i != 7}
 
 
-@pytest.mark.parametrize(("grace", "lost"), [(1.0, False), (0.0, True)])
+@pytest.mark.parametrize(("grace", "lost"), [(10.0, False), (0.0, True)])
 def test_a_pause_of_all_processes_costs_no_item(monkeypatch, grace, lost):
     """As after Ctrl-Z and `fg`. The control gives no time to answer."""
     monkeypatch.setattr(workers, "_GRACE_SECONDS", grace)

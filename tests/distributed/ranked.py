@@ -1,6 +1,5 @@
 """Ranks as torchrun starts them, by forking, and a small training for them."""
 
-import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,13 @@ def run_training(
     world: World,
     *,
     page: Page | None = None,
-    step_seconds: float = 0.0,
+    at_step: Callable[[int], object] | None = None,
     wrap: Callable[[Objective], None] | None = None,
     note: Callable[[Objective, World], None] | None = None,
     spoil: Callable[[Batch], Batch] | None = None,
     every: int = 6,
 ) -> None:
+    """The training of `job` on one rank; `at_step` as in `Job`."""
     objective = tiny_objective().double()
     if wrap is not None:
         wrap(objective)
@@ -109,7 +109,8 @@ def run_training(
     def schedule(step: int) -> Rates:
         if page is not None:
             page["step"] = step
-            signal.sigtimedwait([], step_seconds)
+        if at_step is not None:
+            at_step(step)
         return Rates(1e-3, ADAMW.weight_decay)
 
     offset = found.manifest["metrics_bytes"] if found else 0

@@ -99,7 +99,7 @@ def test_a_cut_cable_ends_both_hosts_and_the_run_goes_on(
         (tmp_path / f"pid-{number}").write_text(str(os.getpid()))
         try:
             world = World.join()
-            run_training(job, run, world, page=pages[world.rank], step_seconds=0.2, every=3)
+            run_training(job, run, world, page=pages[world.rank], at_step=lambda _: time.sleep(0.2), every=3)
             status = 0
         except VitletError as error:
             (tmp_path / f"said-{number}").write_text(str(error))

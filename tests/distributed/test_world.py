@@ -8,18 +8,18 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from harness import Job, Page, kill_when, tiny_objective
+from harness import Job, Page, hold_at, kill_when, signal_at, tiny_objective
 from ranked import noting, order, require_same_weights, run_training, start_world
 from torch import nn
 
-from forked import BROKEN, errors, fork, wait
+from forked import BROKEN, errors, fork, wait, wait_until
 from vitlet.data import workers
 from vitlet.data.batch import Batch
 from vitlet.data.workers import parallel
@@ -31,6 +31,9 @@ from vitlet.errors import DataError, WorkerError
 from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.run import Run
 from vitlet.train import checkpoint
+
+FEW_SECONDS = "4"
+"""A timeout that two ranks on a busy machine do not miss for want of a turn."""
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,18 +79,21 @@ def test_the_weights_do_not_depend_on_the_number_of_ranks(job: Job, tmp_path: Pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
+def on_last(world: World, step: int, number: int) -> Callable[[int], None] | None:
+    """`signal_at` for the last of the ranks."""
+    return signal_at(step, number) if world.rank == world.size - 1 else None
+
+
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(job: Job, tmp_path: Path) -> None:
     run, pages = Run(tmp_path / "run"), [Page(), Page()]
 
     def body(world: World) -> None:
-        run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
+        run_training(job, run, world, page=pages[world.rank], at_step=on_last(world, 3, signal.SIGTERM))
 
     pids = start_world(body, tmp_path)
-    assert kill_when(pids[1], lambda: pages[1]["step"] >= 3, signal.SIGTERM)
     assert [wait(pid) for pid in pids] == [143, 143], errors(tmp_path)
-    last = pages[0]["step"] + 1
-    assert pages[1]["step"] + 1 == last
-    assert checkpoint.folders(run)[0].name == checkpoint.folder_name(last)
+    assert [page["step"] for page in pages] == [3, 3]
+    assert checkpoint.folders(run)[0].name == checkpoint.folder_name(4)
 
 
 def test_a_nan_on_one_rank_stops_all_before_the_same_step(job: Job, tmp_path: Path) -> None:
@@ -115,31 +121,29 @@ def test_a_nan_on_one_rank_stops_all_before_the_same_step(job: Job, tmp_path: Pa
 
 
 def test_a_lost_rank_ends_the_others(job: Job, tmp_path: Path) -> None:
-    run, pages = Run(tmp_path / "run"), [Page(), Page()]
+    run = Run(tmp_path / "run")
 
     def body(world: World) -> None:
-        run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
+        run_training(job, run, world, at_step=on_last(world, 3, signal.SIGKILL))
 
     pids = start_world(body, tmp_path)
-    assert kill_when(pids[1], lambda: pages[1]["step"] >= 3)
     assert wait(pids[1]) == -signal.SIGKILL
-    assert wait(pids[0], seconds=10) == WorkerError.exit_code == 7
+    assert wait(pids[0]) == WorkerError.exit_code == 7
     text = (tmp_path / "error-0.txt").read_text()
     assert f"rank 1 is gone (process {pids[1]}) (seen by rank 0 on {platform.node()})" in text
     assert "/__w/" not in text  # paths of the machine that built the library
 
 
 def test_a_frozen_rank_is_given_up_after_the_timeout(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
-    run, pages = Run(tmp_path / "run"), [Page(), Page()]
+    monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS)
+    run = Run(tmp_path / "run")
 
     def body(world: World) -> None:
-        run_training(job, run, world, page=pages[world.rank], step_seconds=0.05)
+        run_training(job, run, world, at_step=on_last(world, 8, signal.SIGSTOP))
 
     pids = start_world(body, tmp_path)
-    assert kill_when(pids[1], lambda: pages[1]["step"] >= 8, signal.SIGSTOP)
     try:
-        assert wait(pids[0], seconds=10) == 7
+        assert wait(pids[0]) == 7
     finally:
         os.kill(pids[1], signal.SIGKILL)
         wait(pids[1])
@@ -150,7 +154,7 @@ def test_a_frozen_rank_is_given_up_after_the_timeout(job: Job, tmp_path: Path, m
 def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
+    monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS)
     run, page, real = Run(tmp_path / "run"), Page(), checkpoint.save
 
     def body(world: World) -> None:
@@ -168,7 +172,7 @@ def test_a_rank_that_freezes_while_another_saves_is_given_up_too(
 
     pids = start_world(body, tmp_path)
     try:
-        assert wait(pids[0], seconds=20) == 7
+        assert wait(pids[0]) == 7
     finally:
         os.kill(pids[1], signal.SIGKILL)
         wait(pids[1])
@@ -203,13 +207,22 @@ def with_gradient() -> nn.Parameter:
     return weight
 
 
-def begin_pairs(body: Callable[[World, str], None], tmp_path: Path, *, names: Iterable[str]) -> dict[str, list[int]]:
-    """Two ranks for each of the exchanges, all at once, since what they do is wait."""
-    pids = {}
-    for name in names:
-        (tmp_path / name).mkdir()
-        pids[name] = start_world(lambda world, name=name: body(world, name), tmp_path / name)
-    return pids
+def pairs(
+    body: Callable[[World, str], None], tmp_path: Path, *, names: Iterable[str]
+) -> Iterator[tuple[str, list[int]]]:
+    """Two ranks for each of the exchanges, which mostly wait. No more than four pairs at once: they have to meet and
+    answer each other in time.
+    """
+    names = list(names)
+    for few in (names[i : i + 4] for i in range(0, len(names), 4)):
+        pids = {}
+        for name in few:
+            (tmp_path / name).mkdir()
+            pids[name] = start_world(lambda world, name=name: body(world, name), tmp_path / name)
+        try:
+            yield from pids.items()
+        finally:
+            end(*(pid for pair in pids.values() for pid in pair))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -217,8 +230,7 @@ def test_a_lost_rank_is_missed_in_any_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """At once if it is killed, after the timeout if it is frozen; then it is killed by the rank that missed it."""
-    timeout = 4 if number == signal.SIGSTOP else 100
-    monkeypatch.setenv(TIMEOUT_VARIABLE, str(timeout))
+    monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS if number == signal.SIGSTOP else "100")
 
     def body(world: World, name: str) -> None:
         if world.rank == 1:
@@ -229,15 +241,11 @@ def test_a_lost_rank_is_missed_in_any_exchange(
         finally:
             atexit._run_exitfuncs()
 
-    began, pids = time.monotonic(), begin_pairs(body, tmp_path, names=EXCHANGES | POLLED | IN_STEPS)
-    try:
-        for name, (first, second) in pids.items():
-            assert wait(first, seconds=began + 20 - time.monotonic()) == 7, errors(tmp_path / name)
-            assert wait(second, seconds=5) == -signal.SIGKILL
-            what = "is stopped" if number == signal.SIGSTOP else "is gone"
-            assert f"rank 1 {what} (process {second})" in errors(tmp_path / name)
-    finally:
-        end(*(pid for pair in pids.values() for pid in pair))
+    for name, (first, second) in pairs(body, tmp_path, names=EXCHANGES | POLLED | IN_STEPS):
+        assert wait(first) == 7, errors(tmp_path / name)
+        assert wait(second) == -signal.SIGKILL
+        what = "is stopped" if number == signal.SIGSTOP else "is gone"
+        assert f"rank 1 {what} (process {second})" in errors(tmp_path / name)
 
 
 def test_control_what_is_no_exchange_of_the_world_names_nobody(tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ def test_an_error_of_the_first_of_a_host_is_every_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
     """They go on after it together, as a transfer does with its next data set."""
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "3")
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "100" if is_there else FEW_SECONDS)
     if not is_there:
         monkeypatch.setattr("vitlet.distributed.world.VitletError", MemoryError)
 
@@ -278,26 +286,32 @@ def end(*pids: int) -> None:
                 os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("patient", [True, False], ids=["as it is", "control: nobody waits for those that work"])
-def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
-) -> None:
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
-    if not patient:
-        monkeypatch.setattr(Heartbeat, "meet", lambda _: None)
+def late(world: World, name: str) -> None:
+    """An exchange to which rank 0 comes from work that takes longer than the timeout."""
+    time.sleep((int(FEW_SECONDS) + 1) * (world.rank == 0))
+    EXCHANGES[name](world)
 
-    def body(world: World, name: str) -> None:
-        time.sleep(5 * (world.rank == 0))
-        EXCHANGES[name](world)
+
+def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pair goes through every second exchange, beginning with the first, another through those between."""
+    monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS)
+
+    def body(world: World, begin: str) -> None:
+        for name in list(EXCHANGES)[int(begin) :: 2]:
+            late(world, name)
         world.barrier(patient=True)  # rank 0 is not gone before the other has what it waits for
 
-    pids = begin_pairs(body, tmp_path, names=EXCHANGES)
-    try:
-        for name, (first, second) in pids.items():
-            codes = [wait(first, seconds=20), wait(second, seconds=20)]
-            assert (codes == [0, 0]) if patient else (7 in codes), errors(tmp_path / name)
-    finally:
-        end(*(pid for pair in pids.values() for pid in pair))
+    for begin, pair in pairs(body, tmp_path, names=("0", "1")):
+        assert [wait(pid) for pid in pair] == [0, 0], errors(tmp_path / begin)
+
+
+def test_control_nobody_waits_for_those_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS)
+    monkeypatch.setattr(Heartbeat, "meet", lambda _: None)
+    for name, (first, second) in pairs(late, tmp_path, names=EXCHANGES):
+        assert 7 in (wait(first), wait(second)), errors(tmp_path / name)
 
 
 def test_a_rank_that_leaves_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,8 +330,8 @@ def test_a_rank_that_leaves_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.
 
     pids = start_world(body, tmp_path, size=3)
     try:
-        assert wait(pids[1], seconds=10) == 0
-        assert wait(pids[2], seconds=10) == 7
+        assert wait(pids[1]) == 0
+        assert wait(pids[2]) == 7
         assert "A rank has left" in errors(tmp_path)
         (tmp_path / "done").touch()
         assert wait(pids[0]) == 0, errors(tmp_path)
@@ -346,7 +360,7 @@ def test_a_rank_killed_during_the_image_check_is_missed_at_once(
         assert kill_when(pids[0], started.exists), errors(tmp_path)
         assert wait(pids[0]) == -signal.SIGKILL
         if alone:
-            assert wait(pids[1], seconds=5) == 7
+            assert wait(pids[1]) == 7
             assert f"rank 0 is gone (process {pids[0]})" in errors(tmp_path)
         else:
             time.sleep(2)
@@ -362,10 +376,7 @@ def test_only_a_stopped_process_of_the_same_launcher_is_killed() -> None:
     try:
         member = Member(platform.node(), stranger.pid)
         stranger.send_signal(signal.SIGSTOP)
-        until = time.monotonic() + 5
-        while member.state() != "is stopped":
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: member.state() == "is stopped")
         member.end()
         time.sleep(0.1)
         assert member.state() == "is stopped"
@@ -386,42 +397,37 @@ def test_ranks_stop_when_their_launcher_is_killed(job: Job, tmp_path: Path, monk
     run, page = Run(tmp_path / "run"), Page()
 
     def body(world: World) -> None:
-        run_training(job, run, world, page=page if world.is_first else None, step_seconds=0.1)
+        own = hold_at(3, page) if world.is_first else None
+        run_training(job, run, world, page=page if world.is_first else None, at_step=own)
 
     def launcher() -> None:
         (tmp_path / "pids").write_text(" ".join(map(str, start_world(body, tmp_path))))
         signal.pause()
 
     pid = fork(launcher, error_file=tmp_path / "launcher.txt")
-    assert kill_when(pid, lambda: page["step"] >= 3)
-    wait(pid)
+    assert kill_when(pid, lambda: page["step"] >= 3), "rank 0 waits there, and the other for it"
+    wait(pid)  # the kernel has told them before
+    page["released"] = 1
     ranks = [Member(platform.node(), int(rank)) for rank in (tmp_path / "pids").read_text().split()]
-    until = time.monotonic() + 10
-    while not all(rank.state() == "is gone" for rank in ranks):
-        assert time.monotonic() < until, [rank.state() for rank in ranks]
-        time.sleep(0.02)
+    wait_until(lambda: [rank.state() for rank in ranks] == ["is gone"] * 2)
     assert "stopped by signal 15" in (tmp_path / "error-0.txt").read_text()
-    last = page["step"] + 1
-    assert checkpoint.folders(run)[0].name == checkpoint.folder_name(last)
+    assert checkpoint.folders(run)[0].name == checkpoint.folder_name(4)
 
 
 def test_a_host_that_does_not_see_the_run_directory_goes_on_all_the_same(job: Job, tmp_path: Path) -> None:
     """Rank 1 has a folder of its own; it gets rank 0's checkpoint, and writes nothing."""
     alone = Run(tmp_path / "alone")
     run_training(job, alone, World())
-    page = Page()
 
-    def body(world: World) -> None:
+    def body(world: World, *, is_killed: bool) -> None:
         run = Run(tmp_path / f"host-{world.rank}/run")
-        run_training(job, run, world, page=page if world.rank else None, step_seconds=0.03)
+        run_training(job, run, world, at_step=on_last(world, 8, signal.SIGKILL) if is_killed else None)
 
-    pids = start_world(body, tmp_path)
-    assert kill_when(pids[1], lambda: page["step"] >= 8), errors(tmp_path)
-    for pid in pids:
-        wait(pid)
+    pids = start_world(partial(body, is_killed=True), tmp_path)
+    assert [wait(pid) for pid in pids] == [7, -signal.SIGKILL], errors(tmp_path)
     first = Run(tmp_path / "host-0/run")
     assert [path.name for path in checkpoint.folders(first)] == ["step-00000006"]
-    pids = start_world(body, tmp_path)
+    pids = start_world(partial(body, is_killed=False), tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], errors(tmp_path)
     require_same_weights(alone, first)
     assert not (tmp_path / "host-1").exists()
@@ -477,16 +483,12 @@ def test_the_order_survives_changes_of_the_number_of_ranks(job: Job, tmp_path: P
 
     run_training(job, alone, World(), note=noting(alone), every=3)
     for size, until in ((2, 5), (1, 9), (4, 99)):
-        pages = [Page() for _ in range(size)]
 
-        def body(world: World, pages: list[Page] = pages) -> None:
-            run_training(
-                job, changing, world, page=pages[world.rank], note=noting(changing), every=3, step_seconds=0.03
-            )
+        def body(world: World, until: int = until) -> None:
+            own = on_last(world, until, signal.SIGKILL)
+            run_training(job, changing, world, note=noting(changing), every=3, at_step=own)
 
-        pids = start_world(body, tmp_path, size=size)
-        kill_when(pids[-1], lambda pages=pages, until=until: pages[-1]["step"] >= until)
-        codes = [wait(pid, seconds=20) for pid in pids]
+        codes = [wait(pid) for pid in start_world(body, tmp_path, size=size)]
         assert codes == [0] * size if until > 12 else codes[-1] == -signal.SIGKILL, errors(tmp_path)
 
     assert order(changing) == order(alone)

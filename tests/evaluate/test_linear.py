@@ -33,9 +33,9 @@ def test_the_grid_has_thirteen_rates_over_four_decades() -> None:
 
 
 def test_members_do_not_disturb_each_other() -> None:
-    rates = [0.01, 0.1, 1.0]
+    rates = [0.01, 1.0]
     together = linear._fit(*TRAIN, rates=rates, num_classes=4, seed=0).logits(TEST[0])
-    for layer in range(3):
+    for layer in (0, 2):
         for member, rate in enumerate(rates):
             alone = linear._fit(TRAIN[0][:, layer : layer + 1], TRAIN[1], rates=[rate], num_classes=4, seed=0)
             logits = alone.logits(TEST[0][:, layer : layer + 1])[0, :, 0]

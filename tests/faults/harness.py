@@ -56,7 +56,7 @@ ADAMW = OptimizerConfig(base_lr=1e-3, lr_batch=None)
 class Page:
     """Integers that a child writes and its parent reads."""
 
-    FIELDS = ("start", "step", "saving", "calls", "reached")
+    FIELDS = ("start", "step", "saving", "calls", "reached", "released")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -100,7 +100,8 @@ class Job:
     load: Callable[[Run, Objective, torch.optim.Optimizer], Checkpoint | None] | None = None
     wrap: Callable[[Objective], None] | None = None
     """Prepares the objective."""
-    step_seconds: float = 0.0
+    at_step: Callable[[int], object] | None = None
+    """Called by the child with each step before it is made; see `signal_at` and `hold_at`."""
 
     def but(self, **changes: Any) -> "Job":
         return replace(self, **changes)
@@ -127,7 +128,8 @@ class Job:
 
             def schedule(step: int) -> Rates:
                 page["step"] = step
-                time.sleep(self.step_seconds)
+                if self.at_step is not None:
+                    self.at_step(step)
                 return Rates(1e-3 * (1 - step / 100), ADAMW.weight_decay)
 
             metrics = MetricsLog(run, offset=found.manifest["metrics_bytes"] if found else 0)
@@ -169,6 +171,26 @@ def load(
     if found is not None:
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
     return found
+
+
+def signal_at(step: int, number: int, *, group: bool = False) -> Callable[[int], None]:
+    """For `at_step`: the training signals itself, or its whole group, and nobody has to be in time for a step."""
+
+    def act(now: int) -> None:
+        if now == step:
+            os.kill(0 if group else os.getpid(), number)
+
+    return act
+
+
+def hold_at(step: int, page: Page) -> Callable[[int], None]:
+    """For `at_step`: the training waits for `released`, so that its parent can do something within a step."""
+
+    def act(now: int) -> None:
+        while now == step and page["released"] != 1:
+            time.sleep(0.001)
+
+    return act
 
 
 def kill_when(pid: int, condition: Callable[[], bool], number: int = signal.SIGKILL) -> bool:

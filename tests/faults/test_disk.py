@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Job, Page, digest, kill_when, leftovers, metrics_are_json, rows_without_timing
+from harness import Job, Page, digest, hold_at, kill_when, leftovers, metrics_are_json, rows_without_timing
 
 from forked import fork, wait
 from vitlet.disk import write_file, write_folder
@@ -175,9 +175,10 @@ def test_a_log_goes_on_when_there_is_room_again(tmp_path: Path, capfd: pytest.Ca
 
 def test_a_run_that_is_moved_away_ends_and_does_not_live_twice(job: Job, tmp_path: Path) -> None:
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.but(step_seconds=0.02).fork(run, page)
+    pid = job.but(at_step=hold_at(4, page)).fork(run, page)
     assert kill_when(pid, lambda: page["step"] >= 4, 0)
     run.path.rename(tmp_path / "moved")
+    page["released"] = 1
     assert wait(pid) == ResourceError.exit_code
     assert str(run.path) in (tmp_path / "error.txt").read_text()
     assert not run.path.exists()

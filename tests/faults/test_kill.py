@@ -20,12 +20,13 @@ import torch
 from harness import CRASHED, Job, Page, children_of, crash_at, digest, kill_when, leftovers, rows_without_timing
 from PIL import Image
 
-from forked import BROKEN, fork, wait
+from forked import BROKEN, fork, wait, wait_until
 from vitlet.augmentation import Centre, View
 from vitlet.data import loader, workers
 from vitlet.data.index import open_index
 from vitlet.data.workers import parallel
 from vitlet.distributed.members import Member
+from vitlet.host import end_with_parent
 from vitlet.methods.objective import Objective
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -57,11 +58,11 @@ def kill_one(job: Job, run: Run, page: Page, draw: random.Random) -> tuple[bool,
             here = page["saving"] == 1 and page["calls"] + 1 >= target
             if here and not late:
                 page["reached"] = 1
-                time.sleep(1.0)
+                signal.pause()
             result = call(*args, **kwargs)
             if here and late:
                 page["reached"] = 1
-                time.sleep(1.0)
+                signal.pause()
             return result
 
         pid = job.fork(run, page, wrapper=linger)
@@ -258,19 +259,17 @@ def test_decoding_processes_end_with_their_parent(
     page = Page()
     pid = fork(body, error_file=tmp_path / "error.txt")
     is_set = (lambda: len(children_of(pid)) == 2) if ask is too_late else (lambda: page["reached"] == 1)
-    until = time.monotonic() + 20
-    while not is_set():
-        assert time.monotonic() < until, "it does not begin"
-        time.sleep(0.01)
+    wait_until(is_set)
     children = [Member(platform.node(), child) for child in children_of(pid)]
     try:
         assert len(children) == 2
         os.kill(pid, signal.SIGKILL)
         assert wait(pid) == -signal.SIGKILL
-        until = time.monotonic() + (5 if leaves else 1)
-        while not all(child.state() == "is gone" for child in children) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert [child.state() == "is gone" for child in children] == [leaves] * 2
+        if leaves:
+            wait_until(lambda: [child.state() for child in children] == ["is gone"] * 2)
+        else:
+            time.sleep(1)
+            assert [child.state() for child in children] == ["", ""]
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # theirs is the group of their parent
@@ -284,8 +283,12 @@ def test_decoding_processes_end_with_their_parent(
 def test_loader_workers_end_with_their_parent_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[signal.Signals], None], leaves: bool
 ) -> None:
-    """Until they do, they hold the connections of a killed rank, and the others do not hear of its loss."""
+    """Until they do, they hold the connections of a killed rank, and the others do not hear of its loss.
+
+    A process that does ask the kernel, forked beside them, tells when they have to be gone.
+    """
     monkeypatch.setattr(loader, "end_with_parent", ask)
+    monkeypatch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 1000.0)
     for i in range(8):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
     index = open_index(tmp_path, cache=tmp_path / "cache")
@@ -295,23 +298,27 @@ def test_loader_workers_end_with_their_parent_at_once(
         view = View(size=8, crop=Centre(share=1.0))
         batches = loader.evaluation_batches(index, np.arange(8), view=view, batch_size=1, workers=1)
         next(batches)
-        page["reached"] = 1
+        page["reached"] = fork(asks, error_file=tmp_path / "asks.txt")
+        signal.pause()
+
+    def asks() -> None:
+        end_with_parent(signal.SIGKILL)
+        page["released"] = 1
         signal.pause()
 
     pid = fork(body, error_file=tmp_path / "error.txt")
-    until = time.monotonic() + 20
-    while page["reached"] != 1:
-        assert time.monotonic() < until, "it does not begin"
-        time.sleep(0.01)
-    children = [Member(platform.node(), child) for child in children_of(pid)]
+    wait_until(lambda: page["released"] == 1 and page["reached"] > 0)
+    witness = Member(platform.node(), page["reached"])
+    workers = [Member(platform.node(), child) for child in children_of(pid) if child != witness.process]
     try:
-        assert children
+        assert len(workers) == 1
         os.kill(pid, signal.SIGKILL)
         assert wait(pid) == -signal.SIGKILL
-        until = time.monotonic() + 1
-        while not all(child.state() == "is gone" for child in children) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert all(child.state() == "is gone" for child in children) == leaves
+        wait_until(lambda: witness.state() == "is gone")
+        if leaves:
+            wait_until(lambda: workers[0].state() == "is gone")
+        else:
+            assert workers[0].state() == ""
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)

@@ -1,15 +1,27 @@
 """SIGTERM, SIGINT and SIGUSR1: the step is finished and saved, nothing is lost, and the second Ctrl-C does not wait."""
 
 import os
+import platform
 import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Job, Page, children_of, digest, kill_when, leftovers, rows_without_timing
+from harness import (
+    Job,
+    Page,
+    children_of,
+    digest,
+    hold_at,
+    kill_when,
+    leftovers,
+    rows_without_timing,
+    signal_at,
+)
 
-from forked import BROKEN, wait
+from forked import BROKEN, wait, wait_until
 from vitlet.data import loader
+from vitlet.distributed.members import Member
 from vitlet.errors import WorkerError
 from vitlet.run import Run
 from vitlet.signals import SIGNALS
@@ -32,10 +44,8 @@ def test_the_step_is_finished_and_saved(
     job: Job, reference: Run, tmp_path: Path, number: signal.Signals, step: int
 ) -> None:
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.but(step_seconds=0.02).fork(run, page)
-    assert kill_when(pid, lambda: page["step"] >= step, number)
-    assert wait(pid) == STATUS[number]
-    last = page["step"] + 1
+    assert job.but(at_step=signal_at(step, number)).finish(run, page) == STATUS[number]
+    last = step + 1
     assert checkpoint.folders(run)[0].name == checkpoint.folder_name(last)
     assert f"after step {last}" in (tmp_path / "error.txt").read_text()
     assert job.finish(run, page) == 0
@@ -46,9 +56,14 @@ def test_the_step_is_finished_and_saved(
 
 def test_a_signal_while_saving_is_heard_after_it(job: Job, reference: Run, tmp_path: Path) -> None:
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.fork(run, page)
-    assert kill_when(pid, lambda: page["saving"] == 1 and page["calls"] > 3, signal.SIGTERM)
-    assert wait(pid) == 143
+
+    def interrupted(name: str, call: Callable, *args: object, **kwargs: object) -> object:
+        if page["saving"] == 1 and page["calls"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(*args, **kwargs)
+
+    assert wait(job.fork(run, page, wrapper=interrupted)) == 143
+    assert page["calls"] > 5
     assert leftovers(run) == []
     assert job.finish(run, page) == 0
     assert digest(run, job.total) == digest(reference, job.total)
@@ -56,13 +71,14 @@ def test_a_signal_while_saving_is_heard_after_it(job: Job, reference: Run, tmp_p
 
 def test_the_second_control_c_stops_at_once(job: Job, tmp_path: Path) -> None:
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.but(step_seconds=3.0).fork(run, page)
-    assert kill_when(pid, lambda: page["step"] >= 0, signal.SIGINT)
-    time.sleep(0.5)  # two that come before the first is looked at are one to the kernel
-    began = time.monotonic()
-    os.kill(pid, signal.SIGINT)
-    assert wait(pid) == BROKEN
-    assert time.monotonic() - began < 2.0
+
+    def twice(step: int) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        page["reached"] = step
+
+    assert job.but(at_step=twice).finish(run, page) == BROKEN
+    assert (page["step"], page["reached"]) == (0, -1)
     assert (tmp_path / "error.txt").read_text().endswith("KeyboardInterrupt\n")
     assert job.finish(run, page) == 0  # no file was harmed
 
@@ -72,11 +88,9 @@ def test_workers_outlive_a_signal_to_the_whole_group(
     job: Job, reference: Run, tmp_path: Path, number: signal.Signals
 ) -> None:
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.but(workers=2, step_seconds=0.05).fork(run, page)
-    assert kill_when(pid, lambda: page["step"] >= 2, 0)
-    os.killpg(pid, number)
+    pid = job.but(workers=2, at_step=signal_at(2, number, group=True)).fork(run, page)
     assert wait(pid) == STATUS[number], (tmp_path / "error.txt").read_text()
-    assert nobody_is_left(pid)
+    wait_until(lambda: is_empty(pid))
     assert job.but(workers=1).finish(run, page) == 0
     assert digest(run, job.total) == digest(reference, job.total)
 
@@ -89,21 +103,21 @@ def test_workers_that_get_the_signal_first(
     if not quiet:
         monkeypatch.setattr(loader, "_quiet_worker", lambda _: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     run, page = Run(tmp_path / "run"), Page()
-    pid = job.but(workers=2, step_seconds=0.05).fork(run, page)
+    held, signalled = hold_at(2, page), signal_at(5, signal.SIGTERM)
+    pid = job.but(workers=2, at_step=lambda step: (held(step), signalled(step))).fork(run, page)
     assert kill_when(pid, lambda: page["step"] >= 2, 0)
-    for worker in children_of(pid):
-        os.kill(worker, signal.SIGTERM)
-    heard_at = page["step"]
-    kill_when(pid, lambda: page["step"] >= heard_at + 3, signal.SIGTERM)
+    workers = [Member(platform.node(), worker) for worker in children_of(pid)]
+    for worker in workers:
+        os.kill(worker.process, signal.SIGTERM)
+    if not quiet:
+        wait_until(lambda: [worker.state() for worker in workers] == ["is gone"] * 2)
+    page["released"] = 1
     assert wait(pid) == (143 if quiet else WorkerError.exit_code)
 
 
-def nobody_is_left(group: int) -> bool:
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
+def is_empty(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
     return False

@@ -1,7 +1,8 @@
 """One labelled set of small images and one chain of runs on it, for all tests of this folder."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reproduce"))
 
 from small_runs import QUIET, SHORT, write_images
 
+from vitlet.evaluate.pace import take_turns
+from vitlet.jobs import exporting, witnesses
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.run import Run
 
@@ -41,6 +44,16 @@ def tuned(data: Path, pretrained: Run) -> Run:
 def short(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """What the variants of `SHORT` are compared with; only to be read."""
     return pretrain("debug", data=data, out=tmp_path_factory.mktemp("runs") / "short", options=QUIET, set=SHORT)
+
+
+@pytest.fixture(scope="module")
+def few_witnesses() -> Iterator[None]:
+    """Exports are judged on 48 images, calibrated on 16 others and timed once; in `test_whole.py` as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(witnesses, "PROOF_IMAGES", 48)
+        patch.setattr(witnesses, "_FEWEST_CALIBRATION", 16)
+        patch.setattr(exporting, "take_turns", partial(take_turns, repeats=1))
+        yield
 
 
 @pytest.fixture

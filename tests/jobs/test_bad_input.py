@@ -4,6 +4,7 @@ Nothing is computed before: the loader of images is taken away, and the control 
 that with data that fit.
 """
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -160,27 +161,48 @@ def encoder(pretrained: Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pretrained.path, tmp_path / "encoder"))
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Path]], Path]:
+    """The data of a case, which is written once for all verbs."""
+    base = tmp_path_factory.mktemp("cases")
+    return functools.cache(lambda case: case(base / case.__name__))
+
+
+def fitting(root: Path) -> Path:
+    return write_images(root, train=40, test=8)
+
+
+def partly_broken(root: Path) -> Path:
+    data = fitting(root)
+    for i in range(5):
+        (data / f"train/dark/broken-{i}.png").write_bytes(b"")
+    return data
+
+
 @pytest.mark.usefixtures("nothing_is_read")
 @pytest.mark.parametrize("verb", VERBS)
 class TestLabels:
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-    def test_are_answered_for(self, verb: str, case: Callable[[Path], Path], encoder: Path, tmp_path: Path) -> None:
+    def test_are_answered_for(
+        self, verb: str, case: Callable[[Path], Path], images: Callable[..., Path], encoder: Path, tmp_path: Path
+    ) -> None:
         if verb == "finetune" and case is nothing_to_count:
             pytest.skip("training without a number at the end is possible, and said")
         with pytest.raises(DataError, match=CASES[case]) as caught:
-            VERBS[verb](encoder, case(tmp_path / "images"), tmp_path / "out", QUIET)
+            VERBS[verb](encoder, images(case), tmp_path / "out", QUIET)
         assert caught.value.exit_code == 3
         assert "Fix: " in str(caught.value)
 
-    def test_control_of_data_that_fit_images_are_read(self, verb: str, encoder: Path, tmp_path: Path) -> None:
-        data = write_images(tmp_path / "images", train=40, test=8)
+    def test_control_of_data_that_fit_images_are_read(
+        self, verb: str, images: Callable[..., Path], encoder: Path, tmp_path: Path
+    ) -> None:
         with pytest.raises(AssertionError, match="images were read"):
-            VERBS[verb](encoder, data, tmp_path / "out", QUIET)
+            VERBS[verb](encoder, images(fitting), tmp_path / "out", QUIET)
 
-    def test_so_many_bad_images_are_accepted_as_was_said(self, verb: str, encoder: Path, tmp_path: Path) -> None:
-        data = write_images(tmp_path / "images", train=40, test=8)
-        for i in range(5):
-            (data / f"train/dark/broken-{i}.png").write_bytes(b"")
+    def test_so_many_bad_images_are_accepted_as_was_said(
+        self, verb: str, images: Callable[..., Path], encoder: Path, tmp_path: Path
+    ) -> None:
+        data = images(partly_broken)
         with pytest.raises(DataError, match=r"5 of 101 images cannot be used.*--max-bad 0\.05"):
             VERBS[verb](encoder, data, tmp_path / "out", QUIET)
         with pytest.raises(AssertionError, match="images were read"):

@@ -20,10 +20,9 @@ from vitlet.data.subsets import divide
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
 from vitlet.jobs import comparing, side_by_side
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, frozen_grid, untrained
+from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
 from vitlet.jobs.material import judge
 from vitlet.jobs.outcome import write_model
-from vitlet.jobs.pool import processes
 from vitlet.jobs.training import pretrain
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.nn.encoder import Encoder
@@ -146,21 +145,6 @@ def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: La
         [arm.values for arm in arms] for arms in second.values()
     ]
     assert len(asked) == 2 * 2 * 6
-
-
-def test_processes_probe_as_this_one_does(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
-    """A real process, then here; the control is that `asked` hears of those here alone."""
-    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    few = [(start, dataclasses.replace(terms, num_labels=count)) for count in (8, 4) for start in starts]
-    here = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
-    assert len(asked) == 12
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(side_by_side, "processes", processes)
-        patched.setattr(side_by_side, "available_cores", lambda: 1)  # one is enough, and each pays seconds to start
-        there = frozen_grid(few, images, SILENT, protocols=["knn"])["knn"]
-    assert len(asked) == 12
-    assert [(arm.name, arm.values) for arm in there] == [(arm.name, arm.values) for arm in here]
-    assert {len(call["train"]) for call in asked} == {4, 8}
 
 
 def test_it_is_told_how_far_the_probes_are(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:

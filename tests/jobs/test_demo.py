@@ -67,6 +67,7 @@ def recomputed(protocol: dict[str, Any]) -> dict[str, str]:
     return verdict(Protocol(protocol["name"], protocol["title"], (arms[0], arms[1]), protocol["n"], protocol["split"]))
 
 
+@pytest.mark.long
 def test_two_ranks_share_it(told: Path, tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     """Pre-training batch by batch, so that sums differ in the last bits, and then whole fine-tunings and probes."""
     out = Path(shutil.copytree(told / "digits", tmp_path / "out/digits")).parent

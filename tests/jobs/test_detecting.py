@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import DETECTING, QUIET, losses, on_two_ranks, rows, stands, weights, write_images
+from small_runs import DETECTING, QUIET, losses, on_two_ranks, stands, weights, write_images
 
 from vitlet.choices import ExportTarget
 from vitlet.cli import main
@@ -16,9 +16,8 @@ from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.detecting import detect
 from vitlet.jobs.exporting import export
 from vitlet.jobs.output import check
-from vitlet.jobs.training import finetune, pretrain, resume
+from vitlet.jobs.training import finetune, pretrain
 from vitlet.run import Run
-from vitlet.train import checkpoint
 from vitlet.weights.folder import read_model
 
 
@@ -47,19 +46,6 @@ def test_what_a_run_leaves(run: Run) -> None:
         assert pictures["truth"].shape == pictures["found"].shape == (2, 320, 320, 3)
     about = json.loads((run.analysis / "detections.json").read_text())
     assert [image["file"] for image in about["images"]] == ["val/0.png", "val/1.png"]
-
-
-def test_resuming_changes_no_bit(annotated: Path, run: Run, tmp_path: Path) -> None:
-    begun = Run(shutil.copytree(run.path, tmp_path / "begun"))
-    for name in ("encoder", "detector", "results", "analysis", "checkpoints/step-00000004"):
-        shutil.rmtree(begun.path / name)
-    environment = json.loads((begun.path / "environment.json").read_text())
-    del environment["finished"]
-    (begun.path / "environment.json").write_text(json.dumps(environment))
-    assert [p.name for p in checkpoint.folders(begun)] == ["step-00000002"]
-    resume(begun.path, options=QUIET)
-    assert weights(begun) == weights(run)
-    assert rows(begun) == rows(run)
 
 
 def test_neither_workers_nor_global_generators_matter(annotated: Path, run: Run, tmp_path: Path) -> None:
@@ -181,8 +167,9 @@ def test_no_format_takes_a_detector_and_the_answer_names_its_encoder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("few_witnesses")
 def test_a_detector_is_not_pushed_and_its_encoder_is_exported(run: Run, tmp_path: Path) -> None:
     assert main(["push", str(run.path), "hf://someone/digits"]) == 2
-    images = write_images(tmp_path / "images", train=0, test=128)
+    images = write_images(tmp_path / "images", train=0, test=24)
     folder = export(run.encoder, out=tmp_path / "model", images=images, options=QUIET)
     assert read_model(folder).encoder.config.image_size == 32

@@ -79,6 +79,7 @@ def test_views_count_by_their_area(method: str, images: int) -> None:
     assert _length(method, 6_000)["budget.duration"] == Images(n=images)
 
 
+@pytest.mark.long
 def test_a_table_of_both_families_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

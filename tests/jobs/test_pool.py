@@ -1,4 +1,7 @@
-"""A pool of processes: what a call answers, what signals do, and that nobody is left behind."""
+"""A pool of processes: what a call answers, what signals do, and that nobody is left behind.
+
+Every test with a real pool stands in this file, so that one process of pytest pays for the server.
+"""
 
 import contextlib
 import multiprocessing
@@ -8,13 +11,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from calls import fail, refuse, surroundings
+from small_runs import QUIET
 
+from forked import wait_until
+from in_place import in_place
+from vitlet.console import Teller
+from vitlet.data.index import open_index
 from vitlet.errors import UsageError, WorkerError
+from vitlet.jobs import comparing, side_by_side
+from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_grid
+from vitlet.jobs.material import divide, judge
 from vitlet.jobs.pool import processes
+from vitlet.run import Run
 
 
 def test_a_call_gives_its_result_or_its_error() -> None:
@@ -37,6 +50,31 @@ def test_a_call_gives_its_result_or_its_error() -> None:
             pool.ended(60)
         pool.begin("f", max, 1, 2)
         assert pool.ended(60) == {"f": 2}, "another takes its place"
+
+
+def test_processes_probe_as_this_one_does(
+    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real process, then here; the control is the count of probes, which hears of those here alone."""
+    index, silent = open_index(data), Teller(quiet=True)
+    images = Labelled(index, *divide(index, judge(index, QUIET, silent)))
+    terms = [Terms(data=data, out=tmp_path, seeds=(0, 1, 2), num_labels=count, settings={}) for count in (8, 4)]
+    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
+    probe, made_here = comparing.probe_encoder, []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        made_here.append(len(arguments[2]))
+        return probe(*arguments, **named)
+
+    monkeypatch.setattr(comparing, "probe_encoder", counted)
+    monkeypatch.setattr(side_by_side, "available_cores", lambda: 1)  # one process is enough
+    few = [(start, term) for term in terms for start in starts]
+    there = frozen_grid(few, images, silent, protocols=["knn"])["knn"]
+    assert made_here == []
+    monkeypatch.setattr(side_by_side, "processes", in_place)
+    here = frozen_grid(few, images, silent, protocols=["knn"])["knn"]
+    assert sorted(made_here) == [4] * 6 + [8] * 6
+    assert [(arm.name, arm.values) for arm in there] == [(arm.name, arm.values) for arm in here]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
@@ -177,28 +215,27 @@ _SIGNALS = {
 
 @pytest.mark.parametrize("how", _SIGNALS)
 def test_a_training_saves_and_nobody_is_left(how: str, tmp_path: Path) -> None:
-    assert _left(_STOPPED, how, tmp_path, seconds=30) == []
-    assert (tmp_path / "saved").exists()
+    assert _left(_STOPPED, how, tmp_path, seconds=60) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the control is of a server")
 def test_the_executor_of_the_standard_library_would_wait_for_ever(tmp_path: Path) -> None:
     """The control of the test above."""
-    assert _left(_HANGS, "SIGINT to the parent", tmp_path, seconds=8)
+    assert _left(_HANGS, "SIGINT to the parent", tmp_path, seconds=3)
 
 
 def _left(script: str, how: str, place: Path, *, seconds: float) -> list[psutil.Process]:
-    """The processes that still run some time after the signal."""
+    """The processes that still run some time after the training has saved, on which the signal makes it stop."""
     (place / "script.py").write_text(script)
     command = [sys.executable, place / "script.py", place, "ours"]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as parent:
         everyone = [psutil.Process(parent.pid)]
         try:
-            while not (place / "began").exists():
-                time.sleep(0.1)
+            wait_until((place / "began").exists)
             time.sleep(1.5)  # the other one is idle by then
             everyone += everyone[0].children(recursive=True)
             _SIGNALS[how](parent)
+            wait_until((place / "saved").exists)
             deadline = time.monotonic() + seconds
             while (left := [process for process in everyone if _runs(process)]) and time.monotonic() < deadline:
                 time.sleep(0.1)

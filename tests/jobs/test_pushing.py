@@ -26,6 +26,7 @@ from vitlet.run import Run
 from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, read_model
 from vitlet.weights.names import CONFIG, WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("few_witnesses")
 SECRET = "../../../home/alice_secret/client x"
 
 
@@ -124,7 +125,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("many"), train=0, test=128)
+    return write_images(tmp_path_factory.mktemp("many"), train=0, test=24)
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>'")  # the hub's client to its own HTTP library

@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-import socket
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from small_runs import QUIET, write_image
 
-from forked import fork, wait
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.imagenet import real_labels, synsets
 from vitlet.jobs.scoring import score
@@ -91,23 +89,19 @@ def test_what_cannot_be_scored_is_refused(pretrained: Run, tuned: Run, data: Pat
         score(tuned.path, data=flat, options=QUIET)
 
 
-def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path) -> None:
+def test_two_ranks_count_what_one_counts(tuned: Run, data: Path, tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     """11 images: the ranks' shares differ by one."""
     odd = shutil.copytree(data, tmp_path / "odd")
     next((odd / "test" / "dark").iterdir()).unlink()
     alone = score(tuned.path, data=odd, options=QUIET)
     assert alone.n == 11
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
-    def of(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    def body() -> None:
+        rank = os.environ["RANK"]
         found = score(tuned.path, data=odd, json=tmp_path / f"{rank}.json", options=QUIET)
         (tmp_path / f"rank{rank}").write_text(f"{found.value!r} {found.n} {found.details['top5']!r}")
 
-    pids = [fork(partial(of, rank), error_file=tmp_path / f"error-{rank}.txt") for rank in range(2)]
-    assert [wait(pid) for pid in pids] == [0, 0], [p.read_text() for p in tmp_path.glob("error-*")]
+    on_ranks(body, size=2)
     for rank in range(2):
         assert (tmp_path / f"rank{rank}").read_text() == f"{alone.value!r} 11 {alone.details['top5']!r}"
     assert [(tmp_path / f"{rank}.json").exists() for rank in range(2)] == [True, False], "one rank writes"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_runs import QUIET, SMALLER, TINY_DETECTOR, write_images
 
+from forked import wait_until
 from in_place import in_place
 from vitlet.distributed import across
 from vitlet.distributed.world import World
@@ -39,15 +40,24 @@ def rank() -> str:
 
 
 def note(file: Path, seconds: float = 0.0) -> str:
+    file.with_suffix(".begun").touch()
     time.sleep(seconds)
     with file.open("a") as stream:
         stream.write(rank())
     return rank()
 
 
+def note_together(file: Path, other: Path) -> str:
+    """`note`, which does not end before `other` is begun: another rank has to do that."""
+    file.with_suffix(".begun").touch()
+    wait_until(other.with_suffix(".begun").exists)
+    return note(file)
+
+
 def test_each_call_is_made_once_and_every_rank_has_all_results(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     def body() -> None:
-        calls = [(note, tmp_path / str(number), 0.2) for number in range(6)]
+        first, second, *others = (tmp_path / str(number) for number in range(6))
+        calls = [(note_together, first, second), (note_together, second, first), *((note, file) for file in others)]
         (tmp_path / f"found-{rank()}").write_text(json.dumps(results(calls)))
 
     on_ranks(body, size=2)
@@ -89,7 +99,7 @@ def test_a_call_waits_for_the_one_it_needs(waits: bool, tmp_path: Path, on_ranks
 
 def test_after_a_failure_nothing_is_begun_and_every_rank_says_so(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     def fail() -> None:
-        time.sleep(0.5)  # the other rank has begun something by then
+        wait_until((tmp_path / "beside.begun").exists)  # by the other rank
         raise UsageError("planted", fix="none")
 
     def body() -> None:
@@ -103,7 +113,7 @@ def test_after_a_failure_nothing_is_begun_and_every_rank_says_so(tmp_path: Path,
     told = [(tmp_path / f"error-of-{of}").read_text() for of in "01"]
     assert told == ["UsageError planted. Fix: none"] * 2
     assert (tmp_path / "beside").exists()
-    assert not (tmp_path / "later").exists()
+    assert not (tmp_path / "later.begun").exists()
 
 
 def a_comparison(pretrained: Run, data: Path, out: Path) -> dict[str, Any]:
@@ -143,9 +153,10 @@ def numbers(found: Any) -> Any:
     return [numbers(value) for value in found] if isinstance(found, list) else found
 
 
-@pytest.mark.parametrize(
-    "job", [a_comparison, a_transfer, a_sweep, an_overfitting, pytest.param(a_table, marks=pytest.mark.long)]
-)
+_OTHERS = (a_transfer, a_sweep, an_overfitting, a_table)
+
+
+@pytest.mark.parametrize("job", [a_comparison, *(pytest.param(job, marks=pytest.mark.long) for job in _OTHERS)])
 def test_two_ranks_find_what_one_process_does(
     job: Callable[..., dict[str, Any]],
     pretrained: Run,

@@ -90,5 +90,5 @@ def test_a_resumed_run_remembers_what_it_cost_before(data: Path, tmp_path: Path)
     manifest = found.manifest | {"cost": {"wall_seconds": 3600.0, "cpu_seconds": 7200.0}}
     (path / checkpoint.MANIFEST).write_bytes(checkpoint._sealed(manifest))
     finished = read_json(resume(begun.path, options=QUIET).path / "environment.json")
-    assert 3600 < finished["wall_seconds"] < 3700
-    assert 7200 < finished["cpu_seconds"] < 7300
+    assert 3600 < finished["wall_seconds"] < 2 * 3600, "once"
+    assert 7200 < finished["cpu_seconds"] < 2 * 7200

@@ -3,15 +3,13 @@
 How a checkpoint survives a kill within its writing stands in `tests/faults`; here the whole job is killed.
 """
 
-import functools
 import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -510,27 +508,23 @@ def test_a_restart_by_torchrun_keeps_what_the_first_attempt_made(
     assert "after step 3" not in begun.log_file.read_text()
 
 
-def test_of_two_ranks_only_the_first_makes_room_for_a_fresh_run(short: Run, data: Path, tmp_path: Path) -> None:
+def test_of_two_ranks_only_the_first_makes_room_for_a_fresh_run(
+    short: Run, data: Path, tmp_path: Path, on_ranks: Callable[..., None]
+) -> None:
     """The other, although it comes first, must neither delete the old run nor, later, the new one."""
     run = shortly(data, tmp_path / "run", seed=9)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
-    def body(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        real = assembly.remove_folder
+    def body() -> None:
+        rank, real = os.environ["RANK"], assembly.remove_folder
 
         def noted(path: Path) -> None:
             (tmp_path / f"removed-by-{rank}").touch()
             real(path)
 
         assembly.remove_folder = noted
-        time.sleep(0.5 * (rank == 0))
+        time.sleep(0.5 * (rank == "0"))
         shortly(data, run.path, options=QUIET.changed(fresh=True))
 
-    errors = [tmp_path / f"error-{rank}.txt" for rank in (0, 1)]
-    children = [fork(functools.partial(body, rank), error_file=errors[rank]) for rank in (0, 1)]
-    assert [wait(child) for child in children] == [0, 0], [e.read_text() for e in errors if e.exists()]
+    on_ranks(body, size=2)
     assert [p.name for p in tmp_path.glob("removed-by-*")] == ["removed-by-0"]
     assert losses(run) == pytest.approx(losses(short), rel=1e-6)

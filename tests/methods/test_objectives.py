@@ -100,6 +100,7 @@ def test_there_is_a_debug_recipe_for_every_method() -> None:
     assert {make().objective.method for make in DEBUG.values()} == methods
 
 
+@pytest.mark.usefixtures("checked_shapes")
 def test_the_loss_is_a_finite_scalar_and_its_parts_are_scalars(recipe: Recipe) -> None:
     losses = _objective(recipe)(_batch(recipe), _step())
     assert losses.total.shape == ()

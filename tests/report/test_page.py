@@ -4,7 +4,7 @@ import html
 import os
 import re
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -307,19 +307,22 @@ def test_the_page_refers_to_nothing_outside_itself(demo_page):
     assert len(text) < 600_000
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 390, 768, 1200])
-def test_it_fits_the_screen(demo_page, chromium, width, scheme):
-    with opened(chromium, demo_page, width=width, scheme=scheme) as view:
-        assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        sizes = view.eval_on_selector_all(
-            "svg text",
-            "all => all.filter(e => e.getClientRects().length)"
-            ".map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)",
-        )
-        assert min(sizes) >= 9.5, "figures are legible without zooming"
-        background = view.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", background))) > 382) == (scheme == "light")
+def test_it_fits_the_screen(demo_page, chromium):
+    with opened(chromium, demo_page) as view:
+        for width, scheme in product((320, 390, 768, 1200), ("light", "dark")):
+            view.set_viewport_size({"width": width, "height": 900})
+            view.emulate_media(color_scheme=scheme)
+            on = f"{scheme}, {width} pixels"
+            fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+            assert view.evaluate(fits), on
+            sizes = view.eval_on_selector_all(
+                "svg text",
+                "all => all.filter(e => e.getClientRects().length)"
+                ".map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)",
+            )
+            assert min(sizes) >= 9.5, f"figures are legible without zooming: {on}"
+            background = view.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", background))) > 382) == (scheme == "light"), on
 
 
 def test_figures_follow_the_theme(demo_page, chromium):

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 import signal
@@ -73,19 +74,40 @@ def labelled(job: Job) -> Job:
     return job.but(index=dataclasses.replace(job.index, labels=np.arange(len(job.index), dtype=np.int32) % 3))
 
 
+InOnePass = Callable[[Callable[[], Objective], torch.dtype], tuple[Objective, list[float]]]
+
+
+@pytest.fixture(scope="module")
+def in_one_pass(job: Job, tmp_path_factory: pytest.TempPathFactory) -> InOnePass:
+    """What is trained with whole batches, and its losses; once for each objective and precision."""
+
+    @functools.cache
+    def train(make: Callable[[], Objective], dtype: torch.dtype) -> tuple[Objective, list[float]]:
+        run = Run(tmp_path_factory.mktemp("whole"))
+        whole, _ = trained(labelled(job), run, objective=make(), dtype=dtype, clip_norm=0.5)
+        return whole, [row["loss"] for row in run.metrics()]
+
+    return train
+
+
 @pytest.mark.parametrize("micro_batch", [2, 4, 8, 100])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("make", [tiny_objective, supervised])
 def test_accumulation_gives_the_weights_of_the_whole_batch(
-    job: Job, tmp_path: Path, micro_batch: int, dtype: torch.dtype, tolerance: float, make: Callable[[], Objective]
+    job: Job,
+    in_one_pass: InOnePass,
+    tmp_path: Path,
+    micro_batch: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    make: Callable[[], Objective],
 ) -> None:
-    job = labelled(job)
-    whole, _ = trained(job, Run(tmp_path / "whole"), objective=make(), dtype=dtype, clip_norm=0.5)
-    cut, _ = trained(job, Run(tmp_path / "cut"), objective=make(), dtype=dtype, micro_batch=micro_batch, clip_norm=0.5)
+    run = Run(tmp_path / "cut")
+    whole, losses = in_one_pass(make, dtype)
+    cut, _ = trained(labelled(job), run, objective=make(), dtype=dtype, micro_batch=micro_batch, clip_norm=0.5)
     assert largest_difference(whole, cut) <= tolerance
     assert largest_difference(whole, make().to(dtype)) > 1e-3  # they have moved
-    losses = [[row["loss"] for row in Run(tmp_path / name).metrics()] for name in ("whole", "cut")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses == pytest.approx([row["loss"] for row in run.metrics()], rel=1e-5)
 
 
 def test_unequal_parts_weigh_by_their_size(job: Job, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,19 +38,27 @@ def log(run: Run, *names: TrackerName, steps: range) -> None:
     metrics.close()
 
 
+def mlflow_client(run: Run) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient((run.path / "mlflow").as_uri())
+
+
+def mlflow_run(run: Run) -> Any:
+    """The one run that stands in the folder."""
+    client = mlflow_client(run)
+    (found,) = client.search_runs([client.get_experiment_by_name("vitlet").experiment_id])
+    return found
+
+
 def test_mlflow_reads_the_numbers_of_an_interrupted_run_as_one(run: Run) -> None:
     pytest.importorskip("mlflow")
     log(run, "mlflow", steps=range(1, 3))
     log(run, "mlflow", steps=range(3, 5))
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient((run.path / "mlflow").as_uri())
-    experiment = client.get_experiment_by_name("vitlet")
-    assert experiment is not None
-    (found,) = client.search_runs([experiment.experiment_id])
+    found = mlflow_run(run)
     assert found.info.status == "FINISHED"
     assert found.data.params["optimizer.betas"] == "[0.9, 0.95]"
-    history = client.get_metric_history(found.info.run_id, "train/loss")
+    history = mlflow_client(run).get_metric_history(found.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(s, 1 / s) for s in range(1, 5)]
     assert found.data.metrics["probe/knn_top1"] == 0.5
     assert str(run.path) not in json.dumps(found.data.tags)
@@ -97,8 +106,11 @@ def test_numbers_have_the_names_that_tensorboard_shows() -> None:
     assert numbers_of(row) == {"train/loss": 0.5, "probe/knn_top1": 0.25}
 
 
-def test_closing_twice_is_closing_once(run: Run) -> None:
+def test_closing_twice_is_closing_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlflow")
     tracker = open_tracker("mlflow", run)
     tracker.close()
+    ended = mlflow_run(run).info
     tracker.close()
+    assert (ended.status, mlflow_run(run).info.end_time) == ("FINISHED", ended.end_time)
+    assert capsys.readouterr().err == ""

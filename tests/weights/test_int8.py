@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper
 
 from vitlet.weights.int8 import _products_of_activations
 
 
+@pytest.mark.long
 def test_only_products_of_two_activations_are_left_out(tmp_path: Path) -> None:
     weight = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
     nodes = [

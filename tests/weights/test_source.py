@@ -22,6 +22,11 @@ from vitlet.weights.teacher import load_feature_teacher
 SHAPE = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 
 
+def noise() -> Tensor:
+    """Two images."""
+    return torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
 def test_a_folder_a_timm_file_and_an_import_give_the_same_encoder(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=4, depth=12)
     file = tmp_path / "model.pth"
@@ -32,7 +37,7 @@ def test_a_folder_a_timm_file_and_an_import_give_the_same_encoder(tmp_path: Path
     assert by_name.classes == ("0", "1", "2", "3")
     folder = import_weights(file, out=tmp_path / "out", heads=3, pixels="half")
     imported = load_encoder(folder)
-    images = torch.randint(0, 256, (2, 3, 32, 32)).to(torch.uint8)
+    images = noise()
     with torch.inference_mode():
         assert torch.equal(
             imported.encoder.eval().pooled(images, "mean"), by_name.encoder.eval().pooled(images, "mean")
@@ -209,7 +214,7 @@ def test_a_convnet_goes_through_a_folder_that_timm_opens(tmp_path: Path) -> None
         ConvNetConfig(architecture="test_efficientnet", image_size=32, output_stride=8), seed=3
     ).eval()
     write_model(tmp_path / "model", encoder=encoder, evaluation=evaluation_view(32), facts={})
-    images = torch.randint(0, 256, (2, 3, 32, 32)).to(torch.uint8)
+    images = noise()
     read = load_encoder(tmp_path / "model").encoder.eval()
     other = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
     mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
