@@ -214,12 +214,12 @@ def test_file_names_are_printable(tmp_path: Path) -> None:
     assert sorted(names) == ["\\x1b[31mred.png", "a\\x0ab.png", "plain.png"]
 
 
-def harm(position: int, how: object) -> object:
-    """`Samples._decode` that meets an accident at one position."""
+def harm(position: int | None, how: object) -> object:
+    """`Samples._decode` that meets an accident at one position, or at all."""
     real = Samples._decode
 
     def decode(self: Samples, at: int) -> torch.Tensor:
-        if at == position:
+        if position in (at, None):
             how()
         return real(self, at)
 
@@ -253,7 +253,40 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(
     assert time.monotonic() - began < 10
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
+    assert (".png or " in str(caught.value)) == (accident != "hanging"), "of one that hangs it is known which"
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("rule", ["by image", "by batch"])
+def test_a_batch_may_take_longer_than_the_limit_of_an_image(
+    index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch, workers: int, rule: str
+) -> None:
+    """As a batch of 4,096 photographs does. The control is the former rule, by which it dies."""
+    monkeypatch.setattr(Samples, "_decode", harm(None, lambda: time.sleep(0.4)))
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 1)
+    slow = batches_of(index, workers=workers).from_step(0)
+    if rule == "by batch":
+        monkeypatch.setattr(loader, "_next", lambda stream, *_, **__: next(stream))
+        with pytest.raises(WorkerError, match="a loader worker hangs"):
+            take(slow, 2)
+    else:
+        assert all(same(a, b) for a, b in zip(take(slow, 2), stream, strict=False))
+
+
+@pytest.mark.parametrize(("free", "ahead"), [(None, 2), (4 * 3 * 2 * 2 * BATCH * 64, 2), (4 * 3 * 2 * BATCH * 64, 1)])
+def test_batches_that_wait_leave_half_of_the_shared_memory(
+    index: Index, monkeypatch: pytest.MonkeyPatch, free: int | None, ahead: int
+) -> None:
+    made, real = [], torch.utils.data.DataLoader
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: free)
+    monkeypatch.setattr(loader, "DataLoader", lambda *a, **k: made.append(k["prefetch_factor"]) or real(*a, **k))
+    for ranks, expected in ((1, ahead), (2, 2 if free is None else 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        take(batches_of(index, workers=2).from_step(0), 1)
+        take(batches_of(index, workers=0).from_step(0), 1)
+        assert made == [expected, None]
+        made.clear()
 
 
 def test_the_death_of_a_worker_waits_for_the_end_of_the_step(index: Index) -> None:

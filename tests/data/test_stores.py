@@ -21,6 +21,7 @@ from small_runs import QUIET, SHORT, interrupted, rows, weights, write_images
 
 from vitlet.augmentation import Shift, View
 from vitlet.cli import main
+from vitlet.data import samples
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
@@ -94,6 +95,11 @@ def test_a_batch_is_fetched_in_one_go(data: tuple[Index, str, Store], monkeypatc
     monkeypatch.setattr(Store, "read_many", lambda self, ranges: rounds.append(len(ranges)) or read_many(self, ranges))
     first_batches(remote, workers=0)
     assert rounds == [4] * 5
+    assert alone == []
+    rounds.clear()
+    monkeypatch.setattr(samples, "AT_ONCE", 3)  # of a large batch no more stands in memory
+    first_batches(remote, workers=0)
+    assert rounds == [3, 1] * 5
     assert alone == []
 
 

@@ -28,8 +28,9 @@ _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?(/|$)")
 _WEB = re.compile(r"https?://")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
-# Small enough that a batch of 4,096 raw images is not in memory twice, large enough to hide the latency.
-_AT_ONCE = 64
+AT_ONCE = 64
+"""Ranges that are read together: few enough that a batch of 4,096 raw images is not in memory twice, enough to hide the
+latency."""
 
 
 class Entry(NamedTuple):
@@ -159,8 +160,8 @@ class Store:
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
         """Read several ranges, 64 of them at a time and at the latency of one; from `hf://` one after the other."""
         results: list[bytes | BadImage] = []
-        for start in range(0, len(ranges), _AT_ONCE):
-            results += self._read_some(ranges[start : start + _AT_ONCE])
+        for start in range(0, len(ranges), AT_ONCE):
+            results += self._read_some(ranges[start : start + AT_ONCE])
         return results
 
     def _read_some(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
@@ -192,7 +193,7 @@ class Store:
         files = [found for found in files if found["name"].lower().endswith(ending)]
         if _WEB.match(self.root):  # links carry no sizes, and may lead to other folders
             own = sorted({found["name"] for found in files if found["name"].rpartition("/")[0] == root})
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
                 files = list(pool.map(system.info, own))
         return [_remote_entry(found, os.path.join(within, found["name"].rsplit("/", 1)[-1])) for found in files]
 
