@@ -325,12 +325,16 @@ def test_no_worker_is_left_behind(index: Index) -> None:
     assert multiprocessing.active_children() == []
 
 
-def kill_at_once(stream: Any, children: set[Any]) -> None:
-    """`loader._end` as it was: without a word to the workers, here while one asks whether the end has come."""
-    lock = stream._workers_done_event._cond._lock
+def wait_until_held(lock: Any) -> None:
     while lock.acquire(block=False):
         lock.release()
         time.sleep(0.001)
+
+
+def kill_at_once(stream: Any, children: set[Any]) -> None:
+    """`loader._end` as it was: without a word to the workers, here while one asks whether the end has come."""
+    lock = stream._workers_done_event._cond._lock
+    wait_until_held(lock)
     for child in children:
         child.kill()
         child.join()
@@ -340,13 +344,9 @@ def kill_at_once(stream: Any, children: set[Any]) -> None:
     assert is_lost, "its owner is gone: torch would wait for ever"
 
 
-@pytest.mark.parametrize("end", [loader._end, kill_at_once])
-def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
-    index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
-) -> None:
-    """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
+def ask_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have a worker that asks whether the end has come hold the lock for so long."""
     asks, calls = multiprocessing.synchronize.Event.is_set, itertools.count()
-    seconds = 60 if end is kill_at_once else 0.2  # the control kills it there
 
     def slowly(event: multiprocessing.synchronize.Event) -> bool:
         if get_worker_info() is not None and next(calls):  # the first time is before the first batch
@@ -355,12 +355,41 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
         return asks(event)
 
     monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)
+
+
+@pytest.mark.parametrize("end", [loader._end, kill_at_once])
+def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
+    index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
+) -> None:
+    """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
+    ask_slowly(monkeypatch, 60 if end is kill_at_once else 0.2)  # the control kills it there
     monkeypatch.setattr(loader, "_end", end)
     stream = batches_of(index, workers=2).from_step(0)
     next(stream)
     began = time.monotonic()
     stream.close()
     assert time.monotonic() - began < 60
+    assert multiprocessing.active_children() == []
+
+
+def test_a_lock_that_a_killed_worker_keeps_does_not_keep_the_end(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory is short, and the system kills one. Torch alone would wait for the lock for ever."""
+    ask_slowly(monkeypatch, 60)
+    monkeypatch.setattr(loader, "_GRACE_SECONDS", 0.5)
+    streams, guarded = [], loader._guarded
+    monkeypatch.setattr(loader, "_guarded", lambda stream, children: streams.append(stream) or guarded(stream, children))
+    stream = batches_of(index, workers=1).from_step(0)
+    next(stream)
+    lock = streams[0]._workers_done_event._cond._lock
+    wait_until_held(lock)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 10
+    assert not lock.acquire(block=False), "its owner is gone"
     assert multiprocessing.active_children() == []
 
 

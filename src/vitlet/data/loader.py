@@ -259,13 +259,20 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
 def _end(stream: Any, children: set[Any]) -> None:
     """Let the children finish what they hold, and kill those that hang: they do not listen to SIGTERM.
 
-    One that is killed while it asks whether the end has come keeps the lock that torch takes to say so, for ever.
+    One that is killed while it asks whether the end has come keeps the lock that is needed to say so, for ever.
     """
 
     def kill() -> None:
         for child in children:
             child.kill()
 
+    ended = stream._workers_done_event  # it stays until they are gone: one that just starts looks for it
+    saying = threading.Thread(target=ended.set, daemon=True)
+    saying.start()
+    saying.join(_GRACE_SECONDS)
+    if saying.is_alive():
+        kill()
+    stream._workers_done_event = threading.Event()  # torch says it once more, where nobody can keep a lock
     hanging = threading.Timer(_GRACE_SECONDS, kill)
     hanging.start()
     try:
