@@ -372,14 +372,14 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
     assert multiprocessing.active_children() == []
 
 
-def test_a_lock_that_a_killed_worker_keeps_does_not_keep_the_end(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_that_a_killed_worker_keeps_does_not_keep_the_end(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where memory is short, and the system kills one. Torch alone would wait for the lock for ever."""
     ask_slowly(monkeypatch, 60)
     monkeypatch.setattr(loader, "_GRACE_SECONDS", 0.5)
     streams, guarded = [], loader._guarded
-    monkeypatch.setattr(loader, "_guarded", lambda stream, children: streams.append(stream) or guarded(stream, children))
+    monkeypatch.setattr(
+        loader, "_guarded", lambda stream, children: streams.append(stream) or guarded(stream, children)
+    )
     stream = batches_of(index, workers=1).from_step(0)
     next(stream)
     lock = streams[0]._workers_done_event._cond._lock

@@ -1,16 +1,20 @@
 """Tars of others, damaged tars, and indexes that do not fit them."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vitlet.data.check import check
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
+from vitlet.data.stores import Store
 
 Maker = Callable[..., Path]
 
@@ -100,6 +104,39 @@ def test_a_tar_that_was_cut_short_loses_its_end_and_says_so(tar: Maker, paths) -
     assert index.num_skipped == 1
 
 
+def test_a_header_that_leads_back_costs_itself_and_is_counted(tar: Maker, paths) -> None:
+    """The control: the library itself comes to the same header again and again."""
+    path = tar("a.tar", "1.png", "2.png", "3.png")
+    content = bytearray(path.read_bytes())
+    header = content[1024:1536]  # each image takes a header and a block
+    header[124:136] = b"\xff" + (256**11 - 1024).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[1024:1536] = header
+    path.write_bytes(content)
+    with tarfile.open(path, ignore_zeros=True) as control:
+        assert [control.next().name for _ in range(6)] == ["1.png", *["2.png"] * 5]
+    index = open_index(path)
+    assert paths(index) == ["a.tar/1.png", "a.tar/3.png"]
+    assert index.skipped[0] == ("a.tar/2.png", "its header gives no possible size")
+
+
+def test_endings_count_in_any_case(tar: Maker, paths) -> None:
+    folder = tar("A.TAR", "1.png").parent
+    assert paths(open_index(folder)) == ["A.TAR/1.png"]
+    assert paths(open_index(folder / "A.TAR")) == ["A.TAR/1.png"]
+
+
+def test_labels_are_read_where_the_headers_are(tar: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an object store a request for each would take hours."""
+    folder = tar(
+        "a.tar", "1.png", ("1.cls", b"3\n"), ("2.cls", b"5"), "2.png", "3.png", ("4.cls", b"x" * 5000), "4.png"
+    )
+    monkeypatch.setattr(Store, "read", None)
+    index = open_index(folder)
+    assert [index.classes[label] if label >= 0 else None for label in index.labels] == ["3", "5", None, None]
+
+
 def test_a_shard_that_changes_is_indexed_anew(tar: Maker) -> None:
     path = tar("a.tar", "1.png")
     assert len(open_index(path)) == 1
@@ -127,3 +164,33 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(packed: Path, problem)
     assert "cannot use index.parquet" in problem(packed)
     index.unlink()
     assert len(open_index(packed)) == 6  # by the headers
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"shards": 3},
+        {"shards": ["train-000000.tar"]},
+        {"shards": [{"bytes": 1}]},
+        {"shards": [{"name": 1, "bytes": 1}]},
+        {"shards": [{"name": "train-000000.tar", "bytes": "1"}]},
+        {"classes": [1]},
+        {"classes": 1},
+        {"classes": ["\ud800"]},
+        {"version": 0},
+    ],
+)
+def test_an_index_with_other_facts_is_refused(packed: Path, problem, facts: dict) -> None:
+    table = pq.read_table(packed / "index.parquet")
+    changed = json.loads(table.schema.metadata[b"vitlet"]) | facts
+    pq.write_table(table.replace_schema_metadata({"vitlet": json.dumps(changed)}), packed / "index.parquet")
+    assert "cannot use index.parquet" in problem(packed)
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split", "shard", "offset", "length"])
+def test_an_index_that_lacks_a_value_is_refused(packed: Path, problem, column: str) -> None:
+    table = pq.read_table(packed / "index.parquet")
+    place = table.schema.get_field_index(column)
+    values = pa.array([None, *table[column].to_pylist()[1:]], table.schema.field(column).type)
+    pq.write_table(table.set_column(place, column, values), packed / "index.parquet")
+    assert "cannot use index.parquet" in problem(packed)

@@ -8,6 +8,7 @@ only sends whole files is refused, since every image would cost a whole shard.
 """
 
 import hashlib
+import io
 import os
 import re
 import stat
@@ -134,12 +135,20 @@ class Store:
         self._require_ranges(entry)
         return entry
 
-    def open(self, name: str) -> Any:
-        """Open a file for reading and seeking in binary; fsspec's files have no standard-library type."""
-        if not self.is_remote:
-            return open(self.place(name), "rb")
+    def open(self, name: str) -> io.BufferedReader:
+        """Open a file for reading and seeking in binary.
+
+        Raises:
+            OSError: if it cannot be opened, as later where it cannot be read.
+        """
+        return io.BufferedReader(_Remote(self._open(name))) if self.is_remote else open(self.place(name), "rb")
+
+    def _open(self, name: str) -> Any:
         system, root = _filesystem(self.root)
-        return system.open(f"{root}/{name}", "rb")
+        try:
+            return system.open(f"{root}/{name}", "rb")
+        except _FAULTS as error:
+            raise OSError(_reason(error)) from error
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Read bytes `offset … offset + length - 1` of a file.
@@ -201,7 +210,7 @@ class Store:
         if not _WEB.match(self.root):
             return
         try:
-            with self.open(entry.name) as stream:
+            with self._open(entry.name) as stream:
                 stream.seek(max(0, entry.size - 1))
                 stream.read(1)
         except ValueError as error:
@@ -264,6 +273,38 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
 
 # Clients of object stores raise their own exceptions, which have no common base below Exception.
 _FAULTS = (Exception,)
+
+
+@final
+class _Remote(io.RawIOBase):
+    """A file of a client whose errors are those of a file."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._stream.read(len(buffer))
+        except _FAULTS as error:
+            raise OSError(_reason(error)) from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
