@@ -10,6 +10,8 @@ import itertools
 import json
 import math
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,9 +97,10 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int |
     Raises:
         ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = temporary_place(path.parent, path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a process of the same number that was killed
         _write_durably(temporary, [content] if isinstance(content, bytes) else content)
         os.rename(temporary, path)
         flush_folder(path.parent)
@@ -122,7 +125,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = temporary_place(path.parent, path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if temporary.exists():
@@ -169,6 +172,20 @@ def remove_folder(path: Path) -> None:
         raise storage_error(error, path, 0) from error
 
 
+def temporary_place(parent: Path, name: str) -> Path:
+    """Where this process writes what is to appear complete in `parent`; `sweep_abandoned` knows whose it is."""
+    return parent / f"{TEMPORARY}{os.getpid()}-{_host()}-{name}"
+
+
+def sweep_abandoned(folder: Path) -> None:
+    """Delete what processes of this host that are gone had begun in `folder`, where no lock keeps others out."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        number, _, rest = leftover.name.removeprefix(TEMPORARY).partition("-")
+        if rest.startswith(f"{_host()}-") and number.isdecimal() and not _runs(int(number)):
+            with contextlib.suppress(OSError):  # another process may be faster
+                _remove(leftover)
+
+
 def sweep(folder: Path) -> None:
     """Repair or delete what killed writers left behind in `folder`; call only under the run's lock."""
     for leftover in list(folder.iterdir()) if folder.is_dir() else ():
@@ -176,7 +193,25 @@ def sweep(folder: Path) -> None:
         if name.startswith(REPLACED) and not (folder / name.removeprefix(REPLACED)).exists():
             os.rename(leftover, folder / name.removeprefix(REPLACED))
         elif name.startswith((TEMPORARY, DELETED, REPLACED)):
-            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+            _remove(leftover)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.]", "_", platform.node())[:40]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
 def flush_folder(folder: Path) -> None:
@@ -189,7 +224,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def _write_durably(path: Path, parts: Iterable[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
         for part in parts:
             view = memoryview(part)

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitlet.disk import TEMPORARY, flush_folder, to_json_bytes
+from vitlet.disk import flush_folder, sweep_abandoned, temporary_place, to_json_bytes
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
@@ -67,7 +67,8 @@ class Writer:
     def __init__(self, cache: Path) -> None:
         """Args: cache: The cache; entries are written to a temporary folder in it."""
         self._cache = cache
-        self._folder = cache / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._folder = temporary_place(cache, uuid.uuid4().hex[:8])
+        sweep_abandoned(cache)
         self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
         self._codes: dict[bytes, int] = {}
         self._declared: list[bytes] = []

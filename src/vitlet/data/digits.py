@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlet.disk import TEMPORARY, flush_folder, storage_error
+from vitlet.disk import flush_folder, storage_error, temporary_place
 from vitlet.errors import UsageError
 from vitlet.rng import derive, permutation
 
@@ -75,7 +75,7 @@ def _write(folder: Path, load: Callable[[], _Labelled], *, train_per_class: int)
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return folder
     images, digits = load()
-    temporary = folder.parent / f"{TEMPORARY}{os.getpid()}-{folder.name}"
+    temporary = temporary_place(folder.parent, folder.name)
     try:
         for digit in range(10):
             members = np.flatnonzero(digits == digit)

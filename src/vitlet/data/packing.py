@@ -35,7 +35,7 @@ from vitlet.data.index import Index
 from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
 from vitlet.data.views import resize
-from vitlet.disk import TEMPORARY, flush_folder, storage_error, to_json_bytes
+from vitlet.disk import flush_folder, storage_error, sweep_abandoned, temporary_place, to_json_bytes
 from vitlet.errors import UsageError
 from vitlet.text import printable
 
@@ -97,7 +97,8 @@ def pack(
         raise UsageError(
             f"{printable(out)} is not empty", why="Packing replaces nothing", fix="give --out a new folder"
         )
-    temporary = out.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary = temporary_place(out.parent, uuid.uuid4().hex[:8])
+    sweep_abandoned(out.parent)
     try:
         temporary.mkdir(parents=True)
         shards = _Shards(temporary, form.shard_bytes)
