@@ -60,11 +60,21 @@ def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
 
 
 def require_columns(file: Path) -> None:
-    """Refuse a table of lines without the columns of one, before the rest of it is read.
+    """Refuse a table without the columns of one, before the rest of it is read.
+
+    A Parquet table with a column of structs may hold the images itself; `rows` looks into it.
 
     Raises:
         DataError: as `add_manifest`.
     """
+    if file.suffix.lower() == ".parquet":
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise _no_parquet(file, error) from error
+        if not any(pa.types.is_struct(column.type) for column in schema):
+            _places(schema.names, file)
+        return
     next(_csv_rows(file, _Problems(file)), None)  # the first row is behind the check
 
 
@@ -209,8 +219,12 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
                 line += 1
         pa.default_memory_pool().release_unused()  # else 14 MB stay, whatever the size
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot read {printable(file)} as Parquet",
-            why=printable(str(error)[:200]),
-            fix="write or copy the table again, or give it as .csv",
-        ) from error
+        raise _no_parquet(file, error) from error
+
+
+def _no_parquet(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read {printable(file)} as Parquet",
+        why=printable(str(error)[:200]),
+        fix="write or copy the table again, or give it as .csv",
+    )
