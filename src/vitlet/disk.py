@@ -6,12 +6,12 @@ after a kill or a loss of power a name refers to either the old content or the n
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import math
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -197,7 +197,7 @@ def sweep(folder: Path) -> None:
 
 
 def _host() -> str:
-    return re.sub(r"[^\w.]", "_", platform.node())[:40]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _runs(process: int) -> bool:

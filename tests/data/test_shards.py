@@ -121,6 +121,39 @@ def test_a_header_that_leads_back_costs_itself_and_is_counted(tar: Maker, paths)
     assert index.skipped[0] == ("a.tar/2.png", "its header gives no possible size")
 
 
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A tar header whose size may be any number."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    block[124:136] = b"\x80" + size.to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+PAX = b"30 GNU.sparse.map=none,at,all\n"
+CRAFTED = {
+    "size of a file": header("2.png", tarfile.REGTYPE, 1 << 80),
+    "size of a folder": header("2", tarfile.DIRTYPE, 1 << 80),
+    "size of an unknown kind": header("2", b"Z", 1 << 80),
+    "size of a name": header("2", tarfile.GNUTYPE_LONGNAME, 1 << 80),
+    "size of a description": header("2", tarfile.XHDTYPE, 1 << 62),
+    "a chain of names": (header("2", tarfile.GNUTYPE_LONGNAME, 2) + b"2".ljust(512, b"\0")) * 2000,
+    "no number": header("2", tarfile.XHDTYPE, len(PAX)) + PAX.ljust(512, b"\0"),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED)
+def test_a_crafted_header_costs_what_follows_it_at_most(tar: Maker, paths, crafted: str) -> None:
+    path = tar("a.tar", "1.png", "2.png")
+    content = path.read_bytes()
+    path.write_bytes(content[:1024] + CRAFTED[crafted] + content[1024:])
+    index = open_index(path)
+    assert paths(index)[0] == "a.tar/1.png"
+    assert len(index) + index.num_skipped >= 2
+
+
 def test_endings_count_in_any_case(tar: Maker, paths) -> None:
     folder = tar("A.TAR", "1.png").parent
     assert paths(open_index(folder)) == ["A.TAR/1.png"]

@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _IMAGE_SUFFIXES = {suffix.decode() for suffix in SUFFIXES} | {".npy"}
 _MAX_LABEL_BYTES = 4096
+_UNREADABLE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)
+"""What the library raises for a header: the others for numbers and chains that nobody but an attacker writes."""
 _BATCH_ROWS = 65_536
 
 
@@ -203,7 +205,10 @@ def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
         while True:
             try:
                 info = tar.next()
-            except tarfile.ReadError:
+            except _UNREADABLE as error:
+                if expected < entry.size:
+                    reason = f"no header can be read: {printable(str(error))[:80]}"
+                    writer.skip(f"{entry.name} at byte {expected}", reason)
                 return
             if info is None:
                 return
@@ -214,12 +219,14 @@ def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
                 writer.skip(f"{entry.name}/{info.name}", "its header gives no possible size")
                 expected = tar.offset = info.offset_data
                 continue
-            expected = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if not info.isreg() or info.sparse:
-                continue
-            if info.offset_data + info.size > entry.size:
+            expected = min(tar.offset, entry.size)
+            is_file = info.isreg() and not info.sparse
+            end = info.offset_data + info.size if is_file else tar.offset - tarfile.BLOCKSIZE + 1
+            if end > entry.size:
                 writer.skip(f"{entry.name}/{info.name}", "the shard ends before this file does")
                 return
+            if not is_file:
+                continue
             yield _Member(info.name, info.offset_data, info.size, _label(stream, info))
 
 
