@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vitlet.cli import app, main
@@ -237,6 +239,8 @@ WRONG_DATA: list[tuple[tuple[str, ...], str]] = [
     (("check", "{columns}"), "the columns are not path[,label][,split]"),
     (with_changes(TRAIN, data="{columns}"), "unknown: 'file'"),
     (("embed", "{model}", "--data", "{columns}", "--out", "x.parquet"), "the first line names the columns"),
+    (("check", "{column_parquet}"), "unknown: 'file'"),
+    (("check", "{no_parquet}"), "as Parquet"),
 ]
 HELP: list[tuple[str, ...]] = [
     ("--help",), ("-h",), (), *((verb, "--help") for verb in VERBS), ("--version",), ("recipes",), ("recipes", "debug"),
@@ -308,6 +312,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "labels.csv").write_text("path,label\n1.png,cat\n")
     (folder / "mine.html").write_text("<title>mine</title>")
     (folder / "columns.csv").write_text("file,class\n1.png,cat\n")
+    pq.write_table(pa.table({"file": ["1.png"], "class": ["cat"]}), folder / "columns.parquet")
+    (folder / "no.parquet").write_text("file,class\n")
+    named |= {"column_parquet": str(folder / "columns.parquet"), "no_parquet": str(folder / "no.parquet")}
     (folder / "mine").mkdir()
     (folder / "mine/photo.png").write_text("")
     (folder / "begun").mkdir()

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from vitlet import disk
 from vitlet.disk import (
     is_inside,
     new_folder,
     read_json,
     storage_error,
     sweep,
+    sweep_abandoned,
+    temporary_place,
     to_json_bytes,
     write_file,
     write_folder,
@@ -103,7 +106,7 @@ def test_a_folder_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch
     for name in ("open", "fsync", "rename"):
         monkeypatch.setattr(os, name, note(name, getattr(os, name)))
     write_folder(tmp_path / "folder", {"a": b"1"})
-    temporary = f".tmp-{os.getpid()}-folder"
+    temporary = temporary_place(tmp_path, "folder").name
     assert calls == [("fsync", "a"), ("fsync", temporary), ("rename", temporary), ("fsync", tmp_path.name)]
     calls.clear()
     with new_folder(tmp_path / "deep") as folder:
@@ -172,6 +175,49 @@ def test_sweeping_spares_what_is_not_ours_and_follows_no_link(tmp_path: Path) ->
     assert sorted(p.name for p in place.iterdir()) == [".hidden", "tmp-1"]
     assert (precious / "file").exists()
     sweep(tmp_path / "absent")
+
+
+def child(work: Callable[[], object]) -> int:
+    """Run `work` in a process and return its number when it is gone."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_what_a_process_left_is_swept_when_it_is_gone(tmp_path: Path) -> None:
+    """Where no lock keeps others out: not what another host began, or a process that still runs."""
+    gone = child(lambda: temporary_place(tmp_path, "half").mkdir())
+    child(lambda: temporary_place(tmp_path, "file").write_text("half"))
+    mine = temporary_place(tmp_path, "half")
+    mine.mkdir()
+    host = mine.name.removeprefix(f".tmp-{os.getpid()}-").removesuffix("-half")
+    names = [f".tmp-{gone}-another{host}-x", f".tmp-{gone}-x", ".tmp-x", f"tmp-{gone}-{host}-x", f".tmp-1-{host}-x"]
+    for name in names:
+        (tmp_path / name).write_text("theirs")
+    (tmp_path / f".tmp-{10**30}-{host}-x").write_text("no process has that number")
+    assert len(list(tmp_path.iterdir())) == 9
+    sweep_abandoned(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, *names}
+    sweep_abandoned(tmp_path / "absent")
+
+
+def test_a_file_is_written_to_no_place_that_a_link_leads_to(tmp_path: Path) -> None:
+    """Nor do the remains of a process of the same number stand in the way."""
+    precious = tmp_path / "precious"
+    precious.write_text("1")
+    for make in (lambda place: place.symlink_to(precious), lambda place: place.write_text("longer than the new")):
+        make(temporary_place(tmp_path, "file"))
+        write_file(tmp_path / "file", b"new")
+        assert (tmp_path / "file").read_bytes() == b"new"
+        assert not (tmp_path / "file").is_symlink()
+    assert precious.read_text() == "1"
+    with pytest.raises(FileExistsError):  # one that comes after it was looked
+        disk._write(tmp_path / "file", [b"x"])
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

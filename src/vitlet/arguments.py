@@ -37,8 +37,8 @@ Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 _GENERAL = ("--help", "--version", "--debug")
 _TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
 """Files that hold data sets by their names, and tars that are told how to be read."""
-_LINES = (".csv", ".tsv", ".txt")
-"""Those of them that name an image in each line."""
+_LINES = (".csv", ".tsv", ".txt", ".parquet")
+"""Those of them that name an image in each line, or hold one."""
 
 
 def _options(given: object, *names: str) -> Any:

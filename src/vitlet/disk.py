@@ -7,11 +7,13 @@ after a kill or a loss of power a name refers to either the old content or the n
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import itertools
 import json
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,9 +99,10 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, num_bytes: int |
     Raises:
         ResourceError: if the disk is full or read-only; whatever was at `path` is still there.
     """
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    temporary = temporary_place(path.parent, path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a process of the same number that was killed
         _write(temporary, [content] if isinstance(content, bytes) else content)
         flush(temporary)
         os.rename(temporary, path)
@@ -167,7 +170,7 @@ def new_folder(path: Path, *, num_bytes: int = 0, replace: bool = False) -> Iter
 @contextlib.contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     """Create a folder in `parent` under a temporary name; it is removed at the end, unless it was renamed."""
-    folder = parent / f"{TEMPORARY}{os.getpid()}-{name}"
+    folder = temporary_place(parent, name)
     parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():  # left by a killed process of the same number
         shutil.rmtree(folder)
@@ -219,6 +222,20 @@ def remove_folder(path: Path) -> None:
         raise storage_error(error, path, 0) from error
 
 
+def temporary_place(parent: Path, name: str) -> Path:
+    """Where this process writes what is to appear complete in `parent`; `sweep_abandoned` knows whose it is."""
+    return parent / f"{TEMPORARY}{os.getpid()}-{_host()}-{name}"
+
+
+def sweep_abandoned(folder: Path) -> None:
+    """Delete what processes of this host that are gone had begun in `folder`, where no lock keeps others out."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        number, _, rest = leftover.name.removeprefix(TEMPORARY).partition("-")
+        if rest.startswith(f"{_host()}-") and number.isdecimal() and not _runs(int(number)):
+            with contextlib.suppress(OSError):  # another process may be faster
+                _remove(leftover)
+
+
 def sweep(folder: Path) -> None:
     """Repair or delete what killed writers left behind in `folder`; call only under the run's lock."""
     for leftover in list(folder.iterdir()) if folder.is_dir() else ():
@@ -226,7 +243,25 @@ def sweep(folder: Path) -> None:
         if name.startswith(REPLACED) and not (folder / name.removeprefix(REPLACED)).exists():
             os.rename(leftover, folder / name.removeprefix(REPLACED))
         elif name.startswith((TEMPORARY, DELETED, REPLACED)):
-            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+            _remove(leftover)
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
 def is_inside(place: str | bytes, folder: str | bytes) -> bool:
@@ -251,7 +286,7 @@ def _flush_tree(path: Path) -> None:
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
         for part in parts:
             view = memoryview(part)

@@ -34,6 +34,15 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def free_shared_memory() -> int | None:
+    """Bytes that processes of this host may still hand each other through memory; None where nothing limits them."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
 def end_with_parent(number: signal.Signals) -> None:
     """On Linux, let the kernel signal this process when its parent ends, since nothing else would stop it then."""
     if sys.platform.startswith("linux"):

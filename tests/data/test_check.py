@@ -12,6 +12,7 @@ from PIL import Image
 import vitlet.data.check as module
 from vitlet.data.check import check
 from vitlet.data.index import open_index
+from vitlet.data.packing import Form, pack
 from vitlet.errors import DataError
 
 
@@ -96,6 +97,27 @@ def test_verdicts_are_cached_by_file_limits_and_decoder(tmp_path, monkeypatch):
     assert len(run(min_side=9)[1]) == 8
     monkeypatch.setattr(module, "decoder_version", lambda: "another")
     assert len(run()[1]) == 8
+
+
+def test_a_remote_check_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    """The control takes the address for a path, and lays it below the current folder."""
+    fsspec = pytest.importorskip("fsspec", reason="fsspec (extra remote) is not installed")
+    index = open_index(write(tmp_path / "d", {f"{i}.jpg": photo(i) for i in range(3)}))
+    pack(index, np.arange(3), out=tmp_path / "shards", form=Form())
+    for file in (tmp_path / "shards").iterdir():
+        fsspec.filesystem("memory").pipe_file(f"/checked/{file.name}", file.read_bytes())
+    cache, remote = tmp_path / "cache", open_index("memory://checked")
+
+    def from_every_folder():
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            monkeypatch.chdir(tmp_path / name)
+            assert check(remote, workers=1, cache=cache).good.all()
+        return len(list(cache.glob("check-*")))
+
+    assert from_every_folder() == 1
+    monkeypatch.setattr(module, "is_remote", lambda _: False)
+    assert from_every_folder() == 3
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path):

@@ -214,12 +214,12 @@ def test_file_names_are_printable(tmp_path: Path) -> None:
     assert sorted(names) == ["\\x1b[31mred.png", "a\\x0ab.png", "plain.png"]
 
 
-def harm(position: int, how: object) -> object:
-    """`Samples._decode` that meets an accident at one position."""
+def harm(position: int | None, how: object) -> object:
+    """`Samples._decode` that meets an accident at one position, or at all."""
     real = Samples._decode
 
     def decode(self: Samples, at: int) -> torch.Tensor:
-        if at == position:
+        if position in (at, None):
             how()
         return real(self, at)
 
@@ -253,7 +253,40 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(
     assert time.monotonic() - began < 30, "of a death it hears before the timeout"
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
+    assert (".png or " in str(caught.value)) == (accident != "hanging"), "of one that hangs it is known which"
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("rule", ["by image", "by batch"])
+def test_a_batch_may_take_longer_than_the_limit_of_an_image(
+    index: Index, stream: list[Batch], monkeypatch: pytest.MonkeyPatch, workers: int, rule: str
+) -> None:
+    """As a batch of 4,096 photographs does. The control is the former rule, by which it dies."""
+    monkeypatch.setattr(Samples, "_decode", harm(None, lambda: time.sleep(0.4)))
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT_SECONDS", 1)
+    slow = batches_of(index, workers=workers).from_step(0)
+    if rule == "by batch":
+        monkeypatch.setattr(loader, "_next", lambda stream, *_, **__: next(stream))
+        with pytest.raises(WorkerError, match="a loader worker hangs"):
+            take(slow, 2)
+    else:
+        assert all(same(a, b) for a, b in zip(take(slow, 2), stream, strict=False))
+
+
+@pytest.mark.parametrize(("free", "ahead"), [(None, 2), (4 * 3 * 2 * 2 * BATCH * 64, 2), (4 * 3 * 2 * BATCH * 64, 1)])
+def test_batches_that_wait_leave_half_of_the_shared_memory(
+    index: Index, monkeypatch: pytest.MonkeyPatch, free: int | None, ahead: int
+) -> None:
+    made, real = [], torch.utils.data.DataLoader
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: free)
+    monkeypatch.setattr(loader, "DataLoader", lambda *a, **k: made.append(k["prefetch_factor"]) or real(*a, **k))
+    for ranks, expected in ((1, ahead), (2, 2 if free is None else 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        take(batches_of(index, workers=2).from_step(0), 1)
+        take(batches_of(index, workers=0).from_step(0), 1)
+        assert made == [expected, None]
+        made.clear()
 
 
 def test_the_death_of_a_worker_waits_for_the_end_of_the_step(index: Index) -> None:
@@ -292,12 +325,16 @@ def test_no_worker_is_left_behind(index: Index) -> None:
     assert multiprocessing.active_children() == []
 
 
-def kill_at_once(stream: Any, children: set[Any]) -> None:
-    """`loader._end` as it was: without a word to the workers, here while one asks whether the end has come."""
-    lock = stream._workers_done_event._cond._lock
+def wait_until_held(lock: Any) -> None:
     while lock.acquire(block=False):
         lock.release()
         time.sleep(0.001)
+
+
+def kill_at_once(stream: Any, children: set[Any]) -> None:
+    """`loader._end` as it was: without a word to the workers, here while one asks whether the end has come."""
+    lock = stream._workers_done_event._cond._lock
+    wait_until_held(lock)
     for child in children:
         child.kill()
         child.join()
@@ -307,13 +344,9 @@ def kill_at_once(stream: Any, children: set[Any]) -> None:
     assert is_lost, "its owner is gone: torch would wait for ever"
 
 
-@pytest.mark.parametrize("end", [loader._end, kill_at_once])
-def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
-    index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
-) -> None:
-    """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
+def ask_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have a worker that asks whether the end has come hold the lock for so long."""
     asks, calls = multiprocessing.synchronize.Event.is_set, itertools.count()
-    seconds = 60 if end is kill_at_once else 0.2  # the control kills it there
 
     def slowly(event: multiprocessing.synchronize.Event) -> bool:
         if get_worker_info() is not None and next(calls):  # the first time is before the first batch
@@ -322,12 +355,41 @@ def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
         return asks(event)
 
     monkeypatch.setattr(multiprocessing.synchronize.Event, "is_set", slowly)
+
+
+@pytest.mark.parametrize("end", [loader._end, kill_at_once])
+def test_a_worker_that_asks_for_the_end_is_not_killed_while_it_holds_the_lock(
+    index: Index, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
+) -> None:
+    """The second case is the control, which asserts that it breaks the lock and then gives torch another."""
+    ask_slowly(monkeypatch, 60 if end is kill_at_once else 0.2)  # the control kills it there
     monkeypatch.setattr(loader, "_end", end)
     stream = batches_of(index, workers=2).from_step(0)
     next(stream)
     began = time.monotonic()
     stream.close()
     assert time.monotonic() - began < 60
+    assert multiprocessing.active_children() == []
+
+
+def test_a_lock_that_a_killed_worker_keeps_does_not_keep_the_end(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory is short, and the system kills one. Torch alone would wait for the lock for ever."""
+    ask_slowly(monkeypatch, 60)
+    monkeypatch.setattr(loader, "_GRACE_SECONDS", 0.5)
+    streams, guarded = [], loader._guarded
+    monkeypatch.setattr(
+        loader, "_guarded", lambda stream, children: streams.append(stream) or guarded(stream, children)
+    )
+    stream = batches_of(index, workers=1).from_step(0)
+    next(stream)
+    lock = streams[0]._workers_done_event._cond._lock
+    wait_until_held(lock)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 10
+    assert not lock.acquire(block=False), "its owner is gone"
     assert multiprocessing.active_children() == []
 
 

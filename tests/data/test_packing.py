@@ -12,8 +12,10 @@ import torch
 import webdataset
 from PIL import Image
 
+from forked import fork, wait
 from vitlet.augmentation import Resample, View
 from vitlet.data import packing
+from vitlet.data.columns import Writer
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack
@@ -154,3 +156,20 @@ def test_nothing_is_replaced_and_a_failure_leaves_nothing(
     with pytest.raises(ResourceError, match="No space left"):
         pack(index, np.arange(3), out=tmp_path / "new", form=Form())
     assert os.listdir(tmp_path) == ["full"]
+
+
+def test_what_a_killed_packing_left_is_gone_after_the_next(photos: Path, tmp_path: Path) -> None:
+    """Its shards, and the columns of an index."""
+    index = open_index(photos)
+
+    def killed() -> None:
+        Writer(tmp_path)
+        pack(index, np.arange(9), out=tmp_path / "lost", form=Form(), progress=lambda _: os.kill(os.getpid(), 9))
+
+    assert wait(fork(killed, error_file=tmp_path / "error.txt")) == -9
+    assert len([name for name in os.listdir(tmp_path) if name.startswith(".tmp-")]) == 2
+    pack(index, np.arange(9), out=tmp_path / "out", form=Form())
+    assert os.listdir(tmp_path) == ["out"]
+    assert wait(fork(killed, error_file=tmp_path / "error.txt")) == -9
+    with Writer(tmp_path):
+        assert len([name for name in os.listdir(tmp_path) if name.startswith(".tmp-")]) == 1

@@ -1,16 +1,20 @@
 """Tars of others, damaged tars, and indexes that do not fit them."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vitlet.data.check import check
 from vitlet.data.index import open_index
 from vitlet.data.packing import Form, pack
+from vitlet.data.stores import Store
 
 Maker = Callable[..., Path]
 
@@ -100,6 +104,72 @@ def test_a_tar_that_was_cut_short_loses_its_end_and_says_so(tar: Maker, paths) -
     assert index.num_skipped == 1
 
 
+def test_a_header_that_leads_back_costs_itself_and_is_counted(tar: Maker, paths) -> None:
+    """The control: the library itself comes to the same header again and again."""
+    path = tar("a.tar", "1.png", "2.png", "3.png")
+    content = bytearray(path.read_bytes())
+    header = content[1024:1536]  # each image takes a header and a block
+    header[124:136] = b"\xff" + (256**11 - 1024).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[1024:1536] = header
+    path.write_bytes(content)
+    with tarfile.open(path, ignore_zeros=True) as control:
+        assert [control.next().name for _ in range(6)] == ["1.png", *["2.png"] * 5]
+    index = open_index(path)
+    assert paths(index) == ["a.tar/1.png", "a.tar/3.png"]
+    assert index.skipped[0] == ("a.tar/2.png", "its header gives no possible size")
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A tar header whose size may be any number."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    block[124:136] = b"\x80" + size.to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+PAX = b"30 GNU.sparse.map=none,at,all\n"
+CRAFTED = {
+    "size of a file": header("2.png", tarfile.REGTYPE, 1 << 80),
+    "size of a folder": header("2", tarfile.DIRTYPE, 1 << 80),
+    "size of an unknown kind": header("2", b"Z", 1 << 80),
+    "size of a name": header("2", tarfile.GNUTYPE_LONGNAME, 1 << 80),
+    "size of a description": header("2", tarfile.XHDTYPE, 1 << 62),
+    "a chain of names": (header("2", tarfile.GNUTYPE_LONGNAME, 2) + b"2".ljust(512, b"\0")) * 2000,
+    "no number": header("2", tarfile.XHDTYPE, len(PAX)) + PAX.ljust(512, b"\0"),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED)
+def test_a_crafted_header_costs_what_follows_it_at_most(tar: Maker, paths, crafted: str) -> None:
+    path = tar("a.tar", "1.png", "2.png")
+    content = path.read_bytes()
+    path.write_bytes(content[:1024] + CRAFTED[crafted] + content[1024:])
+    index = open_index(path)
+    assert paths(index)[0] == "a.tar/1.png"
+    assert len(index) + index.num_skipped >= 2
+
+
+def test_endings_count_in_any_case(tar: Maker, paths) -> None:
+    folder = tar("A.TAR", "1.png").parent
+    assert paths(open_index(folder)) == ["A.TAR/1.png"]
+    assert paths(open_index(folder / "A.TAR")) == ["A.TAR/1.png"]
+
+
+def test_labels_are_read_where_the_headers_are(tar: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an object store a request for each would take hours."""
+    folder = tar(
+        "a.tar", "1.png", ("1.cls", b"3\n"), ("2.cls", b"5"), "2.png", "3.png", ("4.cls", b"x" * 5000), "4.png"
+    )
+    monkeypatch.setattr(Store, "read", None)
+    index = open_index(folder)
+    assert [index.classes[label] if label >= 0 else None for label in index.labels] == ["3", "5", None, None]
+
+
 def test_a_shard_that_changes_is_indexed_anew(tar: Maker) -> None:
     path = tar("a.tar", "1.png")
     assert len(open_index(path)) == 1
@@ -127,3 +197,33 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(packed: Path, problem)
     assert "cannot use index.parquet" in problem(packed)
     index.unlink()
     assert len(open_index(packed)) == 6  # by the headers
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"shards": 3},
+        {"shards": ["train-000000.tar"]},
+        {"shards": [{"bytes": 1}]},
+        {"shards": [{"name": 1, "bytes": 1}]},
+        {"shards": [{"name": "train-000000.tar", "bytes": "1"}]},
+        {"classes": [1]},
+        {"classes": 1},
+        {"classes": ["\ud800"]},
+        {"version": 0},
+    ],
+)
+def test_an_index_with_other_facts_is_refused(packed: Path, problem, facts: dict) -> None:
+    table = pq.read_table(packed / "index.parquet")
+    changed = json.loads(table.schema.metadata[b"vitlet"]) | facts
+    pq.write_table(table.replace_schema_metadata({"vitlet": json.dumps(changed)}), packed / "index.parquet")
+    assert "cannot use index.parquet" in problem(packed)
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split", "shard", "offset", "length"])
+def test_an_index_that_lacks_a_value_is_refused(packed: Path, problem, column: str) -> None:
+    table = pq.read_table(packed / "index.parquet")
+    place = table.schema.get_field_index(column)
+    values = pa.array([None, *table[column].to_pylist()[1:]], table.schema.field(column).type)
+    pq.write_table(table.set_column(place, column, values), packed / "index.parquet")
+    assert "cannot use index.parquet" in problem(packed)

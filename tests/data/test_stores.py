@@ -20,6 +20,7 @@ from small_runs import QUIET, SHORT, interrupted, rows, weights, write_images
 
 from vitlet.augmentation import Shift, View
 from vitlet.cli import main
+from vitlet.data import samples
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
@@ -90,6 +91,11 @@ def test_a_batch_is_fetched_in_one_go(data: tuple[Index, str, Store], monkeypatc
     monkeypatch.setattr(Store, "read_many", lambda self, ranges: rounds.append(len(ranges)) or read_many(self, ranges))
     first_batches(remote, workers=0)
     assert rounds == [4] * 5
+    assert alone == []
+    rounds.clear()
+    monkeypatch.setattr(samples, "AT_ONCE", 3)  # of a large batch no more stands in memory
+    first_batches(remote, workers=0)
+    assert rounds == [3, 1] * 5
     assert alone == []
 
 
@@ -240,6 +246,23 @@ class Sizeless(Parts):
             super().send_header(keyword, value)
 
 
+class Falling(Parts):
+    """Breaks off in the middle of a part that does not begin a file or end it."""
+
+    def do_GET(self) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        file = Path(self.translate_path(self.path))
+        if wanted is None or int(wanted[1]) == file.stat().st_size - 1:
+            super().do_GET()
+            return
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {wanted[1]}-{wanted[2]}/{file.stat().st_size}")
+        self.send_header("Content-Length", str(int(wanted[2]) + 1 - int(wanted[1])))
+        self.end_headers()
+        self.wfile.write(b"x")
+        self.close_connection = True
+
+
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Callable[[type[Whole]], str]]:
     """A function that serves the folder of the test, and returns its address."""
@@ -301,6 +324,15 @@ def test_a_server_that_only_sends_whole_files_is_refused(
     said = capsys.readouterr().err
     assert "only sends whole files" in said
     assert "Fix: download the data and give that folder" in said
+
+
+@pytest.mark.parametrize("part", ["out", "out/train-000000.tar", "tables/data/train.parquet"])
+def test_a_server_that_breaks_off_is_one_sentence(
+    part: str, shards: Index, web: Callable[[type[Whole]], str], parquet, png, tmp_path: Path, capsys
+) -> None:
+    parquet(tmp_path / "tables/data/train.parquet", [png(i) for i in range(5)], labels=[0] * 5)
+    assert main(["check", f"{web(Falling)}/{part}"]) == 3
+    assert re.search(r"cannot (read|use) .*Fix: ", capsys.readouterr().err, re.DOTALL)
 
 
 def test_a_server_that_says_no_sizes_is_refused(shards: Index, web: Callable[[type[Whole]], str]) -> None:

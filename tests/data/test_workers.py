@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -108,3 +110,22 @@ def test_stopping_early_leaves_no_process():
     assert len(multiprocessing.active_children()) == 2
     results.close()
     assert multiprocessing.active_children() == []
+
+
+TOP_LEVEL = """
+from vitlet.data import workers
+from vitlet.errors import WorkerError
+
+workers.LOADING = "spawn"  # as on macOS
+try:
+    list(workers.parallel(abs, range(3), workers=1, timeout=60))
+except WorkerError as error:
+    print(error)
+"""
+
+
+def test_a_script_that_calls_at_its_top_level_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(TOP_LEVEL)
+    found = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    assert "a decoding process did not start" in found.stdout
+    assert "Fix: put the script's calls under if __name__ == '__main__', or free some memory" in found.stdout

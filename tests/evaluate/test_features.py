@@ -139,6 +139,15 @@ def test_an_image_rewritten_in_the_same_size_is_another_image(index: Index, tmp_
     assert features.images_digest(again, np.array([0, 2])) == features.images_digest(index, np.array([0, 2]))
 
 
+def test_images_that_are_decoded_in_another_way_are_other_images(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _cached(Encoder(CONFIG, seed=1), index, [0, 1], tmp_path)
+    monkeypatch.setattr(features, "decoder_version", lambda: "another")
+    _cached(Encoder(CONFIG, seed=1), index, [0, 1], tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_the_head_count_is_part_of_an_encoder() -> None:
     """Its tensors are the same for any number of heads; its features are not."""
     three, six = Encoder(CONFIG, seed=1), Encoder(CONFIG.changed(heads=6), seed=1)

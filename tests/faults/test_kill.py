@@ -25,6 +25,7 @@ from vitlet.augmentation import Centre, View
 from vitlet.data import loader, workers
 from vitlet.data.index import open_index
 from vitlet.data.workers import parallel
+from vitlet.disk import temporary_place
 from vitlet.distributed.members import Member
 from vitlet.host import end_with_parent
 from vitlet.methods.objective import Objective
@@ -213,7 +214,7 @@ def test_saving_flushes_then_renames_then_flushes_the_folder_and_only_then_prune
     assert job.but(total=6).finish(run, page) == 0
     assert wait(job.but(total=9).fork(run, page, wrapper=note)) == 0
     calls = (tmp_path / "calls").read_text().splitlines()
-    temporary = ".tmp-PID-step-00000009"
+    temporary = temporary_place(tmp_path, "step-00000009").name.replace(str(os.getpid()), "PID")
     assert calls[:8] == [
         f"mkdir {temporary}",
         "write state.safetensors",

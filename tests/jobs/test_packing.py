@@ -8,9 +8,11 @@ from PIL import Image
 
 from annotated_images import write_annotated
 from vitlet.cli import main
+from vitlet.data import check as checking
 from vitlet.data.check import check
 from vitlet.data.index import open_index
 from vitlet.errors import DataError
+from vitlet.host import available_cores
 from vitlet.jobs.options import Options
 from vitlet.jobs.packing import pack
 
@@ -34,6 +36,20 @@ def test_what_is_unreadable_is_left_out_and_counted(folder: Path, tmp_path: Path
     index = open_index(tmp_path / "out")
     assert len(index) == 9
     assert check(index, workers=1).good.all()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [([], available_cores()), (["--workers", "0"], 1), (["--workers=3"], 3)]
+)
+@pytest.mark.parametrize("verb", ["check", "pack"])
+def test_the_number_of_processes_is_the_users(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, words: list[str], expected: int
+) -> None:
+    """A process that does not start says to take fewer."""
+    started, parallel = [], checking.parallel
+    monkeypatch.setattr(checking, "parallel", lambda *a, **k: started.append(k["workers"]) or parallel(*a, **k))
+    assert main([verb, str(folder), "--out", str(tmp_path / "out"), "--max-bad", "0.5", *words]) == 0
+    assert started == [expected]
 
 
 def test_too_much_unreadable_is_refused(folder: Path, tmp_path: Path) -> None:

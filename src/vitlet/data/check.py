@@ -22,6 +22,7 @@ from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, BadImage, deco
 from vitlet.data.duplicates import THUMBNAIL, thumbnail
 from vitlet.data.findings import PART_ROWS, ROW, Findings
 from vitlet.data.index import Index
+from vitlet.data.stores import is_remote
 from vitlet.data.verdicts import Verdicts, summarise
 from vitlet.data.workers import Lost, parallel
 from vitlet.disk import write_file
@@ -113,7 +114,8 @@ class _Ledger:
     """The findings for one index, including those of earlier checks."""
 
     def __init__(self, index: Index, cache: Path, *, limits: tuple[int, int]) -> None:
-        name = repr((os.path.realpath(index.root), index.name, decoder_version(), limits, ROW.descr))
+        root = index.root if is_remote(index.root) else os.path.realpath(index.root)
+        name = repr((root, index.name, decoder_version(), limits, ROW.descr))
         self._file = cache / f"check-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:24]}.rows"
         self.findings = Findings(len(index), folder=cache)
         self.known = np.zeros(len(index), dtype=bool)

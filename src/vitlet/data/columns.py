@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitlet.disk import settle_folder, temporary_folder, to_json_bytes
+from vitlet.disk import settle_folder, sweep_abandoned, temporary_folder, to_json_bytes
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
@@ -65,6 +65,7 @@ class Writer:
         """Args: cache: The cache; entries are written to a temporary folder in it."""
         self._cache = cache
         self._open = contextlib.ExitStack()
+        sweep_abandoned(cache)
         self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
         self._codes: dict[bytes, int] = {}
         self._declared: list[bytes] = []

@@ -6,6 +6,7 @@ batches are the same for any number of workers and ranks and from any starting s
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -25,13 +26,16 @@ from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.samples import SUBSTITUTES, Item, Samples, collate
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.host import LOADING, end_with_parent
+from vitlet.host import LOADING, end_with_parent, free_shared_memory, ranks_here
 from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.rng import derive, permutation
 from vitlet.text import printable
 from vitlet.units import steps_per_epoch
 
 WORKER_TIMEOUT_SECONDS = 120
+"""A worker that takes longer for one image hangs; a batch of 4,096 photographs may take minutes."""
+_TIMED_OUT = "DataLoader timed out"
+"""How torch begins to say so."""
 _GRACE_SECONDS = 3.0
 """Time between the end of a stream and the killing of workers that hang."""
 
@@ -114,7 +118,7 @@ class TrainingBatches:
             normalisation=self.normalisation,
         )
         slots = torch.arange(order.slots.start, order.slots.stop)
-        for columns in _load(samples, order, workers=self.workers):
+        for columns in _load(samples, order, size=len(slots), workers=self.workers):
             yield Batch(slots=slots, **columns)
 
     def describe(self, batch: Batch) -> list[str]:
@@ -141,15 +145,16 @@ def evaluation_batches(
     samples = Samples(index, ids, views=(view,), seed=0, workers=workers, normalisation=normalisation)
     mine = range(rank, len(ids), num_ranks)
     order = [[(0, p) for p in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
-    for columns in _load(samples, order, workers=workers):
+    for columns in _load(samples, order, size=batch_size, workers=workers):
         yield Batch(slots=columns["positions"], **columns)
 
 
-def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, Any]]:
+def _load(samples: Samples, order: Any, *, size: int, workers: int) -> Iterator[dict[str, Any]]:
     loader = DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
+        prefetch_factor=_batches_ahead(samples, size=size, workers=workers) if workers else None,
         collate_fn=collate,
         timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
         worker_init_fn=_quiet_worker if workers else None,
@@ -162,15 +167,16 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
     stream = iter(loader)
     children = set(multiprocessing.active_children()) - others
     with _guarded(stream, children) as waiting:
-        while True:
+        for number in itertools.count():
+            worker = number % max(1, workers)  # torch gives them the batches in turn
             try:
                 with waiting():
-                    columns = next(stream)
+                    columns = _next(stream, samples, worker=worker)
             except StopIteration:
                 return
             # Torch reports a dead worker by a RuntimeError, but one that dies while sending by a broken connection.
             except (RuntimeError, OSError, EOFError) as error:
-                raise (_worker_error(samples, error) if workers else error) from error
+                raise (_worker_error(samples, error, worker=worker) if workers else error) from error
             if "lost" in columns:
                 raise DataError(
                     f"{1 + SUBSTITUTES} images in a row can no longer be read",
@@ -181,10 +187,30 @@ def _load(samples: Samples, order: Any, *, workers: int) -> Iterator[dict[str, A
             yield columns
 
 
-def _worker_error(samples: Samples, error: Exception) -> WorkerError:
-    names = [printable(samples.index.path(int(samples.ids[int(at)]))) for at in samples.reading if at >= 0]
+def _batches_ahead(samples: Samples, *, size: int, workers: int) -> int:
+    """How many batches each worker makes ahead: two, where those of all take no more than half of what is free."""
+    num_bytes = size * sum(3 * view.size**2 for view in samples.views)
+    free = free_shared_memory()
+    return 2 if free is None or 2 * workers * num_bytes * ranks_here() <= free // 2 else 1
+
+
+def _next(stream: Iterator[dict[str, Any]], samples: Samples, *, worker: int) -> dict[str, Any]:
+    """The next batch. The worker that makes it is waited for as long as it goes from image to image."""
+    while True:
+        before = int(samples.begun[worker])
+        try:
+            return next(stream)
+        except RuntimeError as error:
+            if not str(error).startswith(_TIMED_OUT) or int(samples.begun[worker]) == before:
+                raise
+
+
+def _worker_error(samples: Samples, error: Exception, *, worker: int) -> WorkerError:
+    hangs = str(error).startswith(_TIMED_OUT)  # else any of them may have died
+    reading = samples.reading[worker : worker + 1] if hangs else samples.reading
+    names = [printable(samples.index.path(int(samples.ids[int(at)]))) for at in reading if at >= 0]
     return WorkerError(
-        "a loader worker died or hung",
+        f"a loader worker {'hangs' if hangs else 'died'}",
         where=f"while reading {' or '.join(names) or 'the first image'}",
         why=(str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         + "; the usual causes are too little memory or a small /dev/shm",
@@ -233,14 +259,20 @@ def _guarded(stream: Any, children: set[Any]) -> Iterator[Callable[[], contextli
 def _end(stream: Any, children: set[Any]) -> None:
     """Let the children finish, and kill those that hang, since they ignore SIGTERM.
 
-    They are not killed at once: a child that is killed while it checks whether to end keeps a lock that torch needs to
-    tell them, for ever.
+    One that is killed while it asks whether the end has come keeps the lock that is needed to say so, for ever.
     """
 
     def kill() -> None:
         for child in children:
             child.kill()
 
+    ended = stream._workers_done_event  # it stays until they are gone: one that just starts looks for it
+    saying = threading.Thread(target=ended.set, daemon=True)
+    saying.start()
+    saying.join(_GRACE_SECONDS)
+    if saying.is_alive():
+        kill()
+    stream._workers_done_event = threading.Event()  # torch says it once more, where nobody can keep a lock
     hanging = threading.Timer(_GRACE_SECONDS, kill)
     hanging.start()
     try:

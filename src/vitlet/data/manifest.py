@@ -61,12 +61,22 @@ def add_manifest(file: Path, *, writer: Writer, follow_outside: bool) -> None:
 
 
 def require_columns(file: Path) -> None:
-    """Check the columns of a CSV manifest without reading its rows.
+    """Refuse a table without the columns of one, before the rest of it is read.
+
+    A Parquet table with a column of structs may hold the images itself; `rows` looks into it.
 
     Raises:
         DataError: as `add_manifest`.
     """
-    next(_csv_rows(file, _Problems(file)), None)  # the columns are checked before the first row
+    if file.suffix.lower() == ".parquet":
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise _no_parquet(file, error) from error
+        if not any(pa.types.is_struct(column.type) for column in schema):
+            _places(schema.names, file)
+        return
+    next(_csv_rows(file, _Problems(file)), None)  # the first row is behind the check
 
 
 @final
@@ -207,8 +217,12 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
                 line += 1
         pa.default_memory_pool().release_unused()  # otherwise 14 MB stay allocated, whatever the size
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot read {printable(file)} as Parquet",
-            why=printable(str(error)[:200]),
-            fix="write or copy the table again, or give it as .csv",
-        ) from error
+        raise _no_parquet(file, error) from error
+
+
+def _no_parquet(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read {printable(file)} as Parquet",
+        why=printable(str(error)[:200]),
+        fix="write or copy the table again, or give it as .csv",
+    )

@@ -33,7 +33,7 @@ from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
 from vitlet.data.splits import SPLITS
 from vitlet.data.views import resize
-from vitlet.disk import new_folder, to_json_bytes
+from vitlet.disk import new_folder, sweep_abandoned, to_json_bytes
 from vitlet.errors import UsageError
 from vitlet.text import printable
 
@@ -95,6 +95,7 @@ def pack(
         raise UsageError(
             f"{printable(out)} is not empty", why="Packing replaces nothing", fix="give --out a new folder"
         )
+    sweep_abandoned(out.parent)
     with new_folder(out, num_bytes=int(index.sizes[ids].sum()) if not form.raw else 0) as folder:
         shards = _Shards(folder, form.shard_bytes)
         for done, (row, file) in enumerate(_files(index, ids, form, threads), start=1):

@@ -14,6 +14,7 @@ from vitlet.augmentation import View
 from vitlet.data.decode import BadImage, decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
+from vitlet.data.stores import AT_ONCE
 from vitlet.data.views import apply_view
 from vitlet.host import ranks_here
 from vitlet.normalisation import IMAGENET, Normalisation
@@ -55,7 +56,9 @@ class Samples(Dataset):
         self.index, self.ids, self.views, self.seed, self.objects = index, ids, tuple(views), seed, objects
         self.normalisation = normalisation
         self.reading = torch.full((max(1, workers),), -1).share_memory_()
-        """The position that each worker is reading; outlives the workers."""
+        """Which position each worker is at; it outlives them."""
+        self.begun = torch.zeros(max(1, workers), dtype=torch.int64).share_memory_()
+        """How many images each worker has begun: one whose number stands still hangs."""
         self._decoded: dict[int, Tensor] = {}
         self._room = _DECODED_CACHE_BYTES // (ranks_here() * max(1, workers))
         self._fetched: dict[int, bytes] = {}
@@ -64,14 +67,20 @@ class Samples(Dataset):
         return len(self.ids)
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Return several samples; files in an object store are fetched together first."""
-        self._fetched = self.index.read_ahead([int(self.ids[position]) for _, position in items])
-        return [self[item] for item in items]
+        """Several samples; from an object store their files are fetched together, as many as it reads at once."""
+        samples: list[dict[str, Any]] = []
+        for start in range(0, len(items), AT_ONCE):  # a whole batch of files would fill the memory and take minutes
+            some = items[start : start + AT_ONCE]
+            self._fetched = self.index.read_ahead([int(self.ids[position]) for _, position in some])
+            samples += [self[item] for item in some]
+        return samples
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
         epoch, position = item
         worker = get_worker_info()
-        self.reading[worker.id if worker else 0] = position
+        place = worker.id if worker else 0
+        self.reading[place] = position
+        self.begun[place] += 1
         image, chosen, replaced = self._image(epoch, position)
         if image is None:
             return {"lost": replaced}

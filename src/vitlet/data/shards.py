@@ -10,6 +10,7 @@ to one worker; unreadable samples are counted, not silently skipped; `pipe:` and
 """
 
 import json
+import operator
 import os
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitlet.data.columns import Writer
-from vitlet.data.decode import BadImage
 from vitlet.data.folders import SUFFIXES
 from vitlet.data.splits import SPLITS, codes_of_files
 from vitlet.data.stores import Entry, Store, store_of
@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _IMAGE_SUFFIXES = {suffix.decode() for suffix in SUFFIXES} | {".npy"}
 _MAX_LABEL_BYTES = 4096
+_UNREADABLE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)
+"""What the library raises for a header: the others for numbers and chains that nobody but an attacker writes."""
 _BATCH_ROWS = 65_536
 
 
@@ -52,6 +54,8 @@ class _Member(NamedTuple):
     name: str
     offset: int
     size: int
+    label: bytes | None
+    """What it says, where it is the label of its sample."""
 
 
 def find_shards(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
@@ -68,8 +72,8 @@ def find_shards(source: str | os.PathLike[str]) -> tuple[Store, list[Entry]]:
     if is_folder and not os.path.isfile(store.place(INDEX_FILE)) and _holds_more(Path(store.root)):
         return store, []
     entries = [store.entry(name)] if name else store.entries(ending=(".tar", INDEX_FILE, *_COMPRESSED))
-    if any(entry.name.endswith(".tar") for entry in entries):
-        return store, [entry for entry in entries if entry.name.endswith((".tar", INDEX_FILE))]
+    if any(map(_is_tar, entries)):
+        return store, [entry for entry in entries if _is_tar(entry) or entry.name == INDEX_FILE]
     compressed = [entry.name for entry in entries if entry.name.lower().endswith(_COMPRESSED)]
     if compressed:
         raise DataError(
@@ -87,7 +91,7 @@ def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
     Raises:
         DataError: if there is no image, or the index does not match the shards.
     """
-    tars = [entry for entry in entries if entry.name.endswith(".tar")]
+    tars = list(filter(_is_tar, entries))
     if any(entry.name == INDEX_FILE for entry in entries):
         _add_indexed(store, {entry.name: entry for entry in tars}, writer)
     else:
@@ -101,20 +105,26 @@ def add_shards(store: Store, entries: list[Entry], *, writer: Writer) -> None:
         )
 
 
+def _is_tar(entry: Entry) -> bool:
+    return entry.name.lower().endswith(".tar")
+
+
 def _add_indexed(store: Store, tars: dict[str, Entry], writer: Writer) -> None:
     try:
         with store.open(INDEX_FILE) as stream, pq.ParquetFile(stream) as table:
-            facts = _facts(table.schema_arrow, store)
-            shards = [_matching(shard, tars, store) for shard in facts["shards"]]
-            writer.declare([os.fsencode(name) for name in facts["classes"]])
+            classes, facts = _facts(table.schema_arrow, store)
+            shards = [_matching(name, size, tars, store) for name, size in facts]
+            writer.declare(classes)
             writer.place_in([shard.name for shard in shards])
             for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                _add_batch(batch, shards, facts["classes"], store, writer)
+                _add_batch(batch, shards, classes, store, writer)
     except (pa.ArrowException, OSError) as error:
         raise _unusable(store, str(error)) from error
 
 
-def _add_batch(batch: pa.RecordBatch, shards: list[Entry], classes: list[str], store: Store, writer: Writer) -> None:
+def _add_batch(batch: pa.RecordBatch, shards: list[Entry], classes: list[bytes], store: Store, writer: Writer) -> None:
+    if any(batch.column(name).null_count for name in SCHEMA.names):
+        raise _unusable(store, "a row lacks a value")
     labels, splits, codes, offsets, lengths = (
         batch.column(name).to_numpy(zero_copy_only=False) for name in SCHEMA.names[1:]
     )
@@ -123,33 +133,35 @@ def _add_batch(batch: pa.RecordBatch, shards: list[Entry], classes: list[str], s
     fits &= (offsets >= 0) & (lengths >= 0)
     if not fits.all() or (offsets + lengths > sizes[codes]).any():
         raise _unusable(store, "it points outside the shards")
-    names = [os.fsencode(name) for name in classes]
     columns = (column.tolist() for column in (labels, splits, codes, offsets, lengths))
     for path, label, split, code, offset, length in zip(batch.column("path").to_pylist(), *columns, strict=True):
-        name = None if label < 0 else names[label]
+        name = None if label < 0 else classes[label]
         writer.add(path, label=name, split=split, size=length, mtime=shards[code].stamp)
         writer.add_place(code, offset)
 
 
-def _facts(schema: pa.Schema, store: Store) -> dict[str, Any]:
+def _facts(schema: pa.Schema, store: Store) -> tuple[list[bytes], list[tuple[str, int]]]:
+    """The class names, and the name and size of each shard."""
+    foreign = _unusable(store, "it was not written by this version of vitlet pack")
     try:
         facts = json.loads((schema.metadata or {})[b"vitlet"])
-        complete = facts["version"] == INDEX_VERSION and {"classes", "shards"} <= facts.keys()
-    except (KeyError, TypeError, ValueError):
-        complete, facts = False, {}
-    if not complete or any(schema.field(f.name).type != f.type for f in SCHEMA if f.name in schema.names):
-        raise _unusable(store, "it was not written by this version of vitlet pack")
+        version, classes = facts["version"], [os.fsencode(name) for name in facts["classes"]]
+        shards = [(os.fspath(shard["name"]), operator.index(shard["bytes"])) for shard in facts["shards"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise foreign from error
+    if version != INDEX_VERSION or any(schema.field(f.name).type != f.type for f in SCHEMA if f.name in schema.names):
+        raise foreign
     if not set(SCHEMA.names) <= set(schema.names):
         raise _unusable(store, "columns are missing")
-    return facts
+    return classes, shards
 
 
-def _matching(shard: dict[str, Any], tars: dict[str, Entry], store: Store) -> Entry:
-    tar = tars.get(shard["name"])
-    if tar is None or tar.size != shard["bytes"]:
-        what = "is missing" if tar is None else f"has {tar.size:,} bytes, not {shard['bytes']:,}"
+def _matching(name: str, size: int, tars: dict[str, Entry], store: Store) -> Entry:
+    tar = tars.get(name)
+    if tar is None or tar.size != size:
+        what = "is missing" if tar is None else f"has {tar.size:,} bytes, not {size:,}"
         raise DataError(
-            f"shard {printable(shard['name'])} {what}",
+            f"shard {printable(name)} {what}",
             where=printable(store.root),
             why=f"{INDEX_FILE} was written for other files",
             fix="copy the shard again, or pack the data again",
@@ -175,7 +187,7 @@ def _add_scanned(store: Store, tars: list[Entry], writer: Writer) -> None:
         try:
             with store.open(entry.name) as stream:
                 for sample in _samples(_members(stream, entry, writer)):
-                    _add_sample(sample, entry, code, splits[names[code]], store, writer)
+                    _add_sample(sample, entry, code, splits[names[code]], writer)
         except OSError as error:
             raise DataError(
                 f"cannot read {printable(entry.name)}",
@@ -193,20 +205,37 @@ def _members(stream: Any, entry: Entry, writer: Writer) -> Iterator[_Member]:
         while True:
             try:
                 info = tar.next()
-            except tarfile.ReadError:
+            except _UNREADABLE as error:
+                if expected < entry.size:
+                    reason = f"no header can be read: {printable(str(error))[:80]}"
+                    writer.skip(f"{entry.name} at byte {expected}", reason)
                 return
             if info is None:
                 return
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # otherwise it keeps every header
             if info.offset > expected:
                 writer.skip(f"{entry.name} at byte {expected}", f"{info.offset - expected:,} bytes without a header")
-            expected = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if not info.isreg() or info.sparse:
+            if tar.offset < info.offset_data:  # with a negative size, which would be read again and again
+                writer.skip(f"{entry.name}/{info.name}", "its header gives no possible size")
+                expected = tar.offset = info.offset_data
                 continue
-            if info.offset_data + info.size > entry.size:
+            expected = min(tar.offset, entry.size)
+            is_file = info.isreg() and not info.sparse
+            end = info.offset_data + info.size if is_file else tar.offset - tarfile.BLOCKSIZE + 1
+            if end > entry.size:
                 writer.skip(f"{entry.name}/{info.name}", "the shard ends before this file does")
                 return
-            yield _Member(info.name, info.offset_data, info.size)
+            if not is_file:
+                continue
+            yield _Member(info.name, info.offset_data, info.size, _label(stream, info))
+
+
+def _label(stream: Any, info: tarfile.TarInfo) -> bytes | None:
+    """Read from the stream, which stands just before it: a request for each label would take hours."""
+    if not info.name.endswith(".cls") or info.size > _MAX_LABEL_BYTES:
+        return None
+    stream.seek(info.offset_data)
+    return stream.read(info.size).strip() or None
 
 
 def _samples(members: Iterator[_Member]) -> Iterator[list[_Member]]:
@@ -226,7 +255,7 @@ def _key(name: str) -> str:
     return f"{folder}/{file.split('.', 1)[0]}"
 
 
-def _add_sample(sample: list[_Member], entry: Entry, code: int, split: int, store: Store, writer: Writer) -> None:
+def _add_sample(sample: list[_Member], entry: Entry, code: int, split: int, writer: Writer) -> None:
     images = [member for member in sample if os.path.splitext(member.name)[1].lower() in _IMAGE_SUFFIXES]
     place = f"{entry.name}/{sample[0].name}"
     if not images:
@@ -236,11 +265,7 @@ def _add_sample(sample: list[_Member], entry: Entry, code: int, split: int, stor
         writer.skip(place, f"{plural(len(images) - 1, 'more image')} in one sample; the first is used")
     image, label = images[0], None
     for member in sample:
-        if member.name.endswith(".cls") and member.size <= _MAX_LABEL_BYTES:
-            try:
-                label = store.read(entry.name, member.offset, member.size).strip() or None
-            except BadImage as error:
-                writer.skip(place, f"label: {error.reason}")
+        label = member.label or label
     name = os.fsencode(f"{entry.name}/{image.name}")
     writer.add(name, label=label, split=split, size=image.size, mtime=entry.stamp)
     writer.add_place(code, image.offset)

@@ -8,6 +8,7 @@ only sends whole files is refused, since every image would cost a whole shard.
 """
 
 import hashlib
+import io
 import os
 import re
 import stat
@@ -28,8 +29,9 @@ _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?(/|$)")
 _WEB = re.compile(r"https?://")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
-# Small enough that a batch of 4,096 raw images is not in memory twice, large enough to hide the latency.
-_AT_ONCE = 64
+AT_ONCE = 64
+"""Ranges that are read together: few enough that a batch of 4,096 raw images is not in memory twice, enough to hide the
+latency."""
 
 
 class Entry(NamedTuple):
@@ -133,12 +135,20 @@ class Store:
         self._require_ranges(entry)
         return entry
 
-    def open(self, name: str) -> Any:
-        """Open a file for reading and seeking in binary; fsspec's files have no standard-library type."""
-        if not self.is_remote:
-            return open(self.place(name), "rb")
+    def open(self, name: str) -> io.BufferedReader:
+        """Open a file for reading and seeking in binary.
+
+        Raises:
+            OSError: if it cannot be opened, as later where it cannot be read.
+        """
+        return io.BufferedReader(_Remote(self._open(name))) if self.is_remote else open(self.place(name), "rb")
+
+    def _open(self, name: str) -> Any:
         system, root = _filesystem(self.root)
-        return system.open(f"{root}/{name}", "rb")
+        try:
+            return system.open(f"{root}/{name}", "rb")
+        except Exception as error:  # clients' own exceptions have no common base
+            raise OSError(_reason(error)) from error
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Read bytes `offset … offset + length - 1` of a file.
@@ -159,8 +169,8 @@ class Store:
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
         """Read several ranges, 64 of them at a time and at the latency of one; from `hf://` one after the other."""
         results: list[bytes | BadImage] = []
-        for start in range(0, len(ranges), _AT_ONCE):
-            results += self._read_some(ranges[start : start + _AT_ONCE])
+        for start in range(0, len(ranges), AT_ONCE):
+            results += self._read_some(ranges[start : start + AT_ONCE])
         return results
 
     def _read_some(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
@@ -192,7 +202,7 @@ class Store:
         files = [facts for facts in files if facts["name"].lower().endswith(ending)]
         if _WEB.match(self.root):  # links carry no sizes, and may lead to other folders
             own = sorted({facts["name"] for facts in files if facts["name"].rpartition("/")[0] == root})
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
                 files = list(pool.map(system.info, own))
         return [_remote_entry(facts, os.path.join(within, facts["name"].rsplit("/", 1)[-1])) for facts in files]
 
@@ -200,7 +210,7 @@ class Store:
         if not _WEB.match(self.root):
             return
         try:
-            with self.open(entry.name) as stream:
+            with self._open(entry.name) as stream:
                 stream.seek(max(0, entry.size - 1))
                 stream.read(1)
         except ValueError as error:
@@ -259,6 +269,38 @@ def read_regular(path: str, *, offset: int = 0, length: int | None = None) -> by
         return content
     finally:
         os.close(descriptor)
+
+
+@final
+class _Remote(io.RawIOBase):
+    """A file of a client whose errors are those of a file."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._stream.read(len(buffer))
+        except Exception as error:  # clients' own exceptions have no common base
+            raise OSError(_reason(error)) from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _filesystem(address: str) -> tuple[Any, str]:

@@ -131,7 +131,11 @@ class _Pool:
     def _replace(self, worker: _Worker, reason: str) -> tuple[int, Lost, str]:
         self._end(worker)
         if not worker.is_ready:
-            raise WorkerError("a decoding process did not start", why=reason, fix="free some memory, or --workers 1")
+            fix = "free some memory, or --workers 1"
+            if LOADING == "spawn":  # a process begins with the script that started it
+                reason += ", and none starts from a script that calls vitlet at its top level"
+                fix = f"put the script's calls under if __name__ == '__main__', or {fix}"
+            raise WorkerError("a decoding process did not start", why=reason, fix=fix)
         self._start(worker.pending[1:] or list(itertools.islice(self._items, _CHUNK)))
         return worker.pending[0], Lost(reason), ""
 

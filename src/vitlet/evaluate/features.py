@@ -21,6 +21,7 @@ from torch import Tensor
 from vitlet.augmentation import View
 from vitlet.choices import InferencePrecision, Pool
 from vitlet.data.batch import Batch
+from vitlet.data.decode import decoder_version
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.disk import write_file
@@ -169,8 +170,10 @@ def encoder_digest(encoder: AnyEncoder, *, view: View) -> str:
 
 
 def images_digest(index: Index, ids: Int[np.ndarray, "n"]) -> str:
-    """SHA-256 (hex) of the selected images and their order, by their size and modification time when indexed."""
-    digest = hashlib.sha256(index.fingerprint.encode())
+    """SHA-256 (hex) of the selected images and their order, by their size and modification time when indexed, and of
+    how they are decoded.
+    """
+    digest = hashlib.sha256(f"{index.fingerprint} {decoder_version()}".encode())
     for column in (ids, index.sizes[ids], index.mtimes[ids]):
         digest.update(np.ascontiguousarray(column, dtype=np.int64).data)
     return digest.hexdigest()

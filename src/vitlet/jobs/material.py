@@ -20,7 +20,6 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.evaluate import labels
 from vitlet.evaluate.features import encoder_digest
-from vitlet.host import available_cores
 from vitlet.jobs.launch import RANDOM_START, Launch
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches
@@ -198,7 +197,7 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
         DataError: if more images are bad than the options accept.
     """
     with teller.progress("checking images", total=len(index)) as tick:
-        verdicts = check(index, workers=available_cores(), progress=lambda done, _: tick(done))
+        verdicts = check(index, workers=options.num_decoders(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)
     for note in index.notes:  # into the log of a run, of which nothing is left where its images are refused
         teller.say(f"note: {note}")

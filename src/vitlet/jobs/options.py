@@ -19,7 +19,9 @@ class Options(Config):
     """Settings of the machine and of one invocation."""
 
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores."""
+    """Loader processes of each rank; None: none for small images, else one fewer than a rank's share of the cores.
+    As many check the images, at least one; None: one a core.
+    """
     device: Device = "auto"
     """Where to compute."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
@@ -56,6 +58,10 @@ class Options(Config):
             if value != type(self).model_fields[name].default:
                 found += [flag] if value is True else [flag, str(value)]
         return found
+
+    def num_decoders(self) -> int:
+        """Return how many processes or threads decode images that are not trained on."""
+        return available_cores() if self.workers is None else max(1, self.workers)
 
     def num_workers(self, *, image_size: int) -> int:
         """Return the number of loader processes of one rank for images of this size."""

@@ -12,7 +12,6 @@ from vitlet.data.index import open_index
 from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
 from vitlet.data.packing import pack as write_shards
 from vitlet.errors import DataError
-from vitlet.host import available_cores
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
@@ -35,7 +34,8 @@ def pack(
         short_side: Shrink larger images to this short side in pixels; None keeps every file byte for byte.
         raw: Store pixels instead of compressed files.
         shard_bytes: Approximate size of a shard.
-        options: `max_bad`: the share of unreadable images that may be left out.
+        options: `max_bad`: the share of unreadable images that may be left out; `workers`: processes that check the
+            images, and threads that pack them.
 
     Returns:
         The content of `shards.json`: exact counts, how the data was packed, and what was left out.
@@ -57,9 +57,10 @@ def pack(
     verdicts = judge(index, options, teller)
     ids = np.flatnonzero(verdicts.good)
     form = Form(short_side=short_side, raw=raw, shard_bytes=shard_bytes)
+    threads = options.num_decoders()
     with teller.progress("packing images", total=len(ids)) as tick:
         facts = write_shards(
-            index, ids, out=Path(out), form=form, threads=available_cores(), left_out=verdicts.bad, progress=tick
+            index, ids, out=Path(out), form=form, threads=threads, left_out=verdicts.bad, progress=tick
         )
     bad = f", {plural(len(verdicts.bad), 'unreadable image')} left out" if verdicts.bad else ""
     teller.say(

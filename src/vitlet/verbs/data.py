@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Share, Shared, chosen_recipe, existing_data
+from vitlet.arguments import AtLeastOne, Share, Shared, Whole, chosen_recipe, existing_data
 from vitlet.console import Terminal
 
 
@@ -14,6 +14,7 @@ def check(
     data: Path,
     *,
     out: Path | None = None,
+    workers: Whole | None = None,
     max_bad: Share = 0.01,
     follow_outside: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -22,6 +23,7 @@ def check(
     Args:
         data: Folder, CSV or Parquet manifest, or Hugging Face Parquet.
         out: Folder for data_check.json, bad_files.csv and copies.csv, which lists all copies and leaks.
+        workers: Decoding processes; by default one a core.
         max_bad: Accepted share of unreadable images.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
@@ -29,7 +31,7 @@ def check(
     from vitlet.jobs.options import Options
     from vitlet.jobs.output import check as job
 
-    job(data, out=out, options=Options(max_bad=max_bad, follow_outside=follow_outside))
+    job(data, out=out, options=Options(workers=workers, max_bad=max_bad, follow_outside=follow_outside))
 
 
 def pack(
@@ -39,6 +41,7 @@ def pack(
     short_side: AtLeastOne | None = None,
     raw: Annotated[bool, Parameter(negative="")] = False,
     shard_mb: AtLeastOne = 256,
+    workers: Whole | None = None,
     max_bad: Share = 0.01,
     follow_outside: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -50,6 +53,7 @@ def pack(
         short_side: Shrink larger images to this short side in pixels; by default every file stays as it is.
         raw: Store decoded pixels: ten times the space, no decoding.
         shard_mb: Approximate size of a shard in MiB (2^20 bytes).
+        workers: Decoding processes, and threads that pack; by default one a core.
         max_bad: Share of unreadable images that may be left out.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
@@ -57,7 +61,7 @@ def pack(
     from vitlet.jobs.options import Options
     from vitlet.jobs.packing import pack as job
 
-    options = Options(max_bad=max_bad, follow_outside=follow_outside)
+    options = Options(workers=workers, max_bad=max_bad, follow_outside=follow_outside)
     job(data, out=out, short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20, options=options)
 
 
