@@ -43,6 +43,7 @@ from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.weights.folder import read_model, write_model
 
+TOLERANT = QUIET.changed(max_bad=0.1)
 FIRST, LAST = "step-00000003", "step-00000006"
 
 
@@ -401,6 +402,34 @@ def test_changed_data_is_refused(change: str, short: Run, data: Path, tmp_path: 
     if change == "added":
         resume(begun.path, options=QUIET.changed(accept_data_change=True))
         assert checkpoint.folders(begun)[0].name == LAST
+
+
+class TestOtherUsableImagesOfTheSameFiles:
+    """An image that could not be read can be now: name and size, which the fingerprint sees, are the same."""
+
+    @pytest.fixture
+    def begun(self, tmp_path: Path) -> Run:
+        own = write_images(tmp_path / "images", train=16)
+        file = own / "train/dark/00.png"
+        content = file.read_bytes()
+        file.write_bytes(bytes(len(content)))
+        run = interrupted(shortly(own, tmp_path / "run", options=TOLERANT), tmp_path / "begun")
+        file.write_bytes(content)
+        return run
+
+    def test_are_refused(self, begun: Run) -> None:
+        before = stands(begun.path)
+        with pytest.raises(DataError, match=r"other usable images.*31 training images before, 32 now.*--accept-data"):
+            resume(begun.path, options=TOLERANT)
+        assert stands(begun.path) == before
+        resume(begun.path, options=TOLERANT.changed(accept_data_change=True))
+        assert "note: going on with other images: 31 training images before, 32 now" in begun.log_file.read_text()
+
+    def test_the_same_ones_are_none(self, begun: Run) -> None:
+        file = Path(json.loads((begun.path / "environment.json").read_text())["launch"]["data"]) / "train/dark/00.png"
+        file.write_bytes(bytes(file.stat().st_size))
+        resume(begun.path, options=TOLERANT)
+        assert "other images" not in begun.log_file.read_text()
 
 
 @pytest.fixture(scope="module")
