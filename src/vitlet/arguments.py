@@ -34,6 +34,7 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 AtLeastOne = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
 Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Log = Annotated[tuple[Literal["wandb", "mlflow"], ...], Parameter(negative="")]
 Pool = Literal["mean", "class"]
 _GENERAL = ("--help", "--version", "--debug")
 _TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
@@ -72,7 +73,7 @@ class Shared:
     """Images per forward pass, if the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """Use torch.compile: a minute at the start, faster afterwards."""
-    log: Annotated[tuple[Literal["wandb", "mlflow"], ...], Parameter(negative="")] = field(default=())
+    log: Log = field(default=())
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
     """Accepted share of unreadable images."""

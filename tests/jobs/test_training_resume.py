@@ -35,7 +35,7 @@ from small_runs import (
 from forked import fork, wait
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs import assembly
+from vitlet.jobs import assembly, training
 from vitlet.jobs.options import Options
 from vitlet.jobs.packing import pack
 from vitlet.jobs.training import finetune, pretrain, resume
@@ -69,6 +69,24 @@ class TestAnInterruptedRun:
         begun = interrupted(short, tmp_path / "begun")
         assert resume(begun.path, options=QUIET.changed(workers=1)) == begun
         assert same_outcome(begun, short)
+
+    def test_goes_on_with_the_options_of_its_last_start(self, short: Run, data: Path, tmp_path: Path) -> None:
+        """The command that a stop advises has to fit into memory too."""
+
+        def micro_batch() -> int | None:
+            return json.loads((begun.path / "environment.json").read_text())["options"]["micro_batch"]
+
+        small = QUIET.changed(micro_batch=4)
+        begun = interrupted(shortly(data, tmp_path / "run", options=small), tmp_path / "begun")
+        resume(begun.path, options=QUIET)
+        assert micro_batch() == 4
+        assert losses(begun) == pytest.approx(losses(short), rel=1e-5)
+        begun = interrupted(shortly(data, tmp_path / "run", options=small), tmp_path / "again")
+        assert main(["resume", str(begun.path), "--micro-batch", "2", "--workers", "0"]) == 0
+        assert micro_batch() == 2
+        shortly(data, interrupted(begun, tmp_path / "third").path)
+        begun = Run(tmp_path / "third")
+        assert micro_batch() is None, "the command itself says everything"
 
     def test_begins_where_no_checkpoint_was_reached(self, short: Run, tmp_path: Path) -> None:
         begun = interrupted(short, tmp_path / "begun")
@@ -481,6 +499,19 @@ class TestAnotherRunInTheSameFolder:
         begun = interrupted(short, tmp_path / "begun")
         resume(begun.path, options=QUIET.changed(fresh=True))
         assert len([line for line in begun.log_file.read_text().splitlines() if "after step 3" in line]) == 1
+
+    def test_is_not_the_same_one_in_another_precision(
+        self, short: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Begun where there is no bf16 and so in fp32, gone on with by the same command where there is."""
+        monkeypatch.setattr(training, "has_bf16", lambda _: False)
+        run = shortly(data, tmp_path / "run", precision="bf16")
+        begun = interrupted(run, tmp_path / "begun")
+        monkeypatch.setattr(training, "has_bf16", lambda _: True)
+        assert same_outcome(shortly(data, begun.path, precision="bf16"), short)
+        with pytest.raises(UsageError, match="recipe differ"):
+            shortly(data, begun.path, precision="fp32")
+        assert shortly(data, tmp_path / "new", precision="bf16").recipe_json()["budget"]["precision"] == "bf16"
 
     def test_an_edited_recipe_is_not_trained_on_with_old_weights(self, short: Run, tmp_path: Path) -> None:
         begun = interrupted(short, tmp_path / "begun")

@@ -112,7 +112,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
         teller.say(f"resuming {printable(run.path)} after step {start}")
     if world.is_first:
-        _describe(run, recipe, launch)
+        _describe(run, recipe, launch, options)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": _rows_of(material)}
@@ -234,14 +234,16 @@ def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: Worl
         yield log
 
 
-def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
+def _describe(run: Run, recipe: Recipe, launch: Launch, options: Options) -> None:
+    """Write down what the run is, once, and with which options it was last started."""
+    file, now = run.path / "environment.json", {"options": options.kept()}
     if run.recipe_file.is_file():
+        known = read_json(file)
+        if known != known | now:
+            write_json(file, known | now)
         return
     init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
-    write_json(
-        run.path / "environment.json",
-        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init,
-    )
+    write_json(file, environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init | now)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 
