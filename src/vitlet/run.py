@@ -118,6 +118,11 @@ class Run:
         """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)
 
+    @property
+    def identity(self) -> str:
+        """Random text that tells the run from every other, even one that replaces it or has its path elsewhere."""
+        return read_json(self.path / "environment.json")["id"]
+
     def launch_json(self) -> dict[str, Any]:
         """The plain values of what the run was started on (`vitlet.jobs.launch`); empty if it does not say."""
         return self._started_with("launch")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -225,25 +226,26 @@ def _require_same_rows(material: Material, before: Mapping[str, Any], options: O
 
 @contextlib.contextmanager
 def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: World) -> Iterator[MetricsLog | None]:
-    """Open the metrics log on the first rank; it is always closed, so that no tracker waits for more."""
+    """Open the metrics log on the first rank; it is always closed, so that every tracker hears how the run ended."""
     if not world.is_first:
         yield None
         return
     offset = resumed.manifest["metrics_bytes"] if resumed else 0
-    with contextlib.closing(MetricsLog(run, offset=offset, trackers=options.log)) as log:
+    with MetricsLog(run, offset=offset, trackers=options.log) as log:
         yield log
 
 
 def _describe(run: Run, recipe: Recipe, launch: Launch, options: Options) -> None:
     """Write down what the run is, once, and with which options it was last started."""
-    file, now = run.path / "environment.json", {"options": options.kept()}
+    file, new, now = run.path / "environment.json", {"id": secrets.token_hex(8)}, {"options": options.kept()}
     if run.recipe_file.is_file():
         known = read_json(file)
-        if known != known | now:
-            write_json(file, known | now)
+        if known != (told := new | known | now):
+            write_json(file, told)
         return
     init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
-    write_json(file, environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init | now)
+    begun = environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)}
+    write_json(file, begun | init | new | now)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 
