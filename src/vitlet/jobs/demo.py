@@ -27,7 +27,7 @@ from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetun
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options, ProbeName
 from vitlet.jobs.side_by_side import meanwhile
-from vitlet.jobs.spread import among_ranks
+from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
@@ -84,9 +84,9 @@ def demo(
     began, teller, options = time.monotonic(), Teller(), options or Options()
     with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
-    teller.say(f"1. Checking the data in {printable(source)}")
-    index = open_index(source, follow_outside=options.follow_outside)
-    verdicts = judge(index, options, teller)
+        teller.say(f"1. Checking the data in {printable(source)}")
+        index = open_index(source, follow_outside=options.follow_outside)
+        verdicts = judge(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
     train, test, split = divide(index, verdicts)
     labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
@@ -101,8 +101,11 @@ def demo(
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
     long = _filled(pretraining, long, num_images, teller)
 
+    learned = resolved(pretraining, {"set": long})
+    require_sharing(learned.budget.batch_size)
+
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
-    place = _place(out, resolved(pretraining, {"set": long}), index, data=source)
+    place = _place(out, learned, index, data=source)
     scratch = Start("scratch", "from scratch", None)
     # What does not need the pre-trained encoder runs beside it: two small trainings of one thread use two cores better.
     with meanwhile(finetunings([(scratch, terms)], teller)[0] if can_compare else (), options=options):
