@@ -19,13 +19,13 @@ from vitlet.data.digits import write_digits
 from vitlet.data.index import SPLITS, Index, open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import training_ids
-from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import divide, judge, require_labels
 from vitlet.jobs.options import Options, ProbeName
+from vitlet.jobs.output import write_document
 from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved
@@ -142,8 +142,7 @@ def demo(
     command = f"vitlet demo{given} --seeds {seeds} --num-labels {num_labels}"
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
     found |= {"note": _ARMS, "machine": environment(), "wall_seconds": time.monotonic() - began}
-    if World.here().is_first:
-        write_json(out / "comparison.json", found)
+    write_document(found, out / "comparison.json", teller=teller)
     runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
     return _page(runs, out, teller, began, found["verdict"]["sentence"], found)
 
