@@ -23,6 +23,10 @@ class _InPlace(Pool):  # type: ignore[misc]
     def free(self) -> int:
         return self._count - len(self._answers)
 
+    @property
+    def running(self) -> frozenset[Any]:
+        return frozenset(self._answers)
+
     def begin(self, name: Any, work: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         try:
             self._answers[name] = False, work(*arguments, **named)

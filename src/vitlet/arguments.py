@@ -34,6 +34,7 @@ def _whole(_: type, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 AtLeastOne = Annotated[int, Parameter(converter=_whole, validator=Number(gte=1))]
 Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+Log = Annotated[tuple[TrackerName, ...], Parameter(negative="")]
 _GENERAL = ("--help", "--version", "--debug")
 _TABLES = ("", ".csv", ".tsv", ".txt", ".parquet", ".json", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
 """Files that hold data sets by their names, and tars that are told how to be read."""
@@ -71,7 +72,7 @@ class Shared:
     """Images per forward pass, if the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """Use torch.compile: a minute at the start, faster afterwards."""
-    log: Annotated[tuple[TrackerName, ...], Parameter(negative="")] = field(default=())
+    log: Log = field(default=())
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01
     """Accepted share of unreadable images."""

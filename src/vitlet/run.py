@@ -118,11 +118,23 @@ class Run:
         """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)
 
+    @property
+    def identity(self) -> str:
+        """Random text that tells the run from every other, even one that replaces it or has its path elsewhere."""
+        return read_json(self.path / "environment.json")["id"]
+
     def launch_json(self) -> dict[str, Any]:
         """The plain values of what the run was started on (`vitlet.jobs.launch`); empty if it does not say."""
+        return self._started_with("launch")
+
+    def options_json(self) -> dict[str, Any]:
+        """The plain values of the options of its last start (`vitlet.jobs.options`); empty if it does not say."""
+        return self._started_with("options")
+
+    def _started_with(self, what: str) -> dict[str, Any]:
         facts = self.path / "environment.json"
         recorded = read_json(facts) if facts.is_file() else {}
-        found = recorded.get("launch") if isinstance(recorded, dict) else None
+        found = recorded.get(what) if isinstance(recorded, dict) else None
         return found if isinstance(found, dict) else {}
 
     def require_place(self) -> None:

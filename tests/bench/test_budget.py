@@ -20,6 +20,10 @@ MEASURED = {
 ASSUMED = {"images": 1_281_167, "network_bits_per_second": 10e9, "micro_batch": 16}
 
 
+VIEWS = 4096 * 224 * 224 * 3
+"""Bytes of a whole batch."""
+
+
 def test_one_device_sends_nothing() -> None:
     one = computed(mae_tiny_400e(), MEASURED, ASSUMED, devices=1)
     assert one["steps"] == 400 * 312
@@ -27,7 +31,8 @@ def test_one_device_sends_nothing() -> None:
     assert one["hours"] == pytest.approx(400 * 312 * 40.96 / 3600)
     assert one["loader_cores"]["jpeg"] == pytest.approx(0.2)  # 2 ms of every 10 ms
     assert one["disk_bytes"]["jpeg"] == 1_281_167 * 50_000
-    assert one["memory_bytes"] == 116e6
+    assert one["memory_bytes"] == 116e6 + VIEWS
+    assert one["prefetched_bytes"] == 2 * VIEWS
     assert one["run_bytes"] == 160e6
 
 
@@ -37,6 +42,7 @@ def test_many_devices_share_the_batch_and_average_by_a_ring() -> None:
     seconds = 0.64 + 8 * sent / 10e9
     assert many["network_bytes_per_step"] == pytest.approx(sent)
     assert many["hours"] == pytest.approx(400 * 312 * seconds / 3600)
+    assert many["memory_bytes"] == 116e6 + VIEWS / 64
     assert many["network_share"] == pytest.approx(8 * sent / 10e9 / seconds)
 
 

@@ -184,9 +184,11 @@ def test_erasing_and_filling_follow_the_normalisation(index: Index, workers: int
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_work(index: Index) -> None:
-    with pytest.raises(UsageError, match=r"batch size 10 does not divide over 4 ranks.*--batch-size 8 or 12"):
+    with pytest.raises(UsageError, match=r"batch size 10 does not divide over 4 ranks.*--batch-size 8 or 12$"):
         batches_of(index, batch_size=10, num_ranks=4)
-    for size in (8, 12):
+    with pytest.raises(UsageError, match=r"batch size 1 does not divide over 4 ranks.*--batch-size 4$"):
+        batches_of(index, batch_size=1, num_ranks=4)
+    for size in (4, 8, 12):
         batches_of(index, batch_size=size, num_ranks=4)
 
 

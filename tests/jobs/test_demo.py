@@ -1,8 +1,10 @@
 """The main job told once, on images that stand where its digits would; only sizes are smaller than in the real one."""
 
 import json
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,45 @@ def pretrainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(module, "pretrain", stop)
     return asked
+
+
+@pytest.mark.usefixtures("pretrainings")
+class TestRanks:
+    def test_check_the_images_after_the_first_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_ranks: Callable[..., None]
+    ) -> None:
+        """Each decodes on all cores; the second finds the verdicts in the cache."""
+        write_images(tmp_path / "out/digits", train=12, test=6)
+        judge = module.judge
+
+        def noted(*words: Any) -> Any:
+            began = time.monotonic()
+            time.sleep(0.5)
+            found = judge(*words)
+            (tmp_path / f"judged-{os.environ['RANK']}").write_text(json.dumps([began, time.monotonic()]))
+            return found
+
+        monkeypatch.setattr(module, "judge", noted)
+
+        def body() -> None:
+            with pytest.raises(_Stopped):
+                demo(out=tmp_path / "out", seeds=1, num_labels=8)
+
+        on_ranks(body, size=2)
+        first, second = sorted(json.loads(path.read_text()) for path in tmp_path.glob("judged-*"))
+        assert first[1] <= second[0]
+
+    def test_that_cannot_share_a_batch_are_refused_with_numbers_that_can(
+        self, tmp_path: Path, on_ranks: Callable[..., None]
+    ) -> None:
+        """There is no option for the size of a batch, which the loader would advise."""
+        write_images(tmp_path / "out/digits", train=12, test=6)
+
+        def body() -> None:
+            with pytest.raises(UsageError, match=r"of 8 images do not divide over 3 ranks.*--nproc-per-node 1 or 2$"):
+                demo(out=tmp_path / "out", seeds=1, num_labels=8)
+
+        on_ranks(body, size=3)
 
 
 class TestBeforeAnythingIsTrained:

@@ -106,3 +106,14 @@ def test_the_ranks_of_a_host_share_its_cores_among_their_loaders(
     assert Options().num_workers(image_size=224) == workers
     assert Options().num_workers(image_size=32) == 0
     assert Options(workers=5).num_workers(image_size=224) == 5, "what was asked for stands"
+
+
+def test_a_run_keeps_what_it_may_not_go_on_without() -> None:
+    begun = Options(micro_batch=64, log=("mlflow",), compile=True, workers=3, max_bad=0.5)
+    assert begun.kept() == {"micro_batch": 64, "compile": True, "log": ["mlflow"]}
+    resumed = Options(workers=1).over(begun.kept(), where="environment.json")
+    assert resumed == Options(micro_batch=64, compile=True, log=("mlflow",), workers=1)
+    assert Options(micro_batch=16).over(begun.kept(), where="").micro_batch == 16
+    assert Options(workers=1).over({}, where="") == Options(workers=1)
+    with pytest.raises(UsageError, match=r"environment\.json.*micro_batch"):
+        Options().over({"micro_batch": 0}, where="environment.json")

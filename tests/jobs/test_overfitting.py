@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from small_runs import QUIET, TINY_DETECTOR
 
 from vitlet.data.detection.annotations import annotations_of
 from vitlet.data.index import open_index
-from vitlet.errors import DataError
+from vitlet.errors import DataError, UsageError
 from vitlet.jobs import overfitting
 from vitlet.jobs.overfitting import first_step, overfit, smoothed_losses, suitable
 
@@ -44,6 +45,17 @@ def test_the_record(annotated: Path, tmp_path: Path) -> None:
     assert small.read(0) == small.read(2) == (annotated / "train/1.png").read_bytes()
     recipe = json.loads((tmp_path / "out/random-0/recipe.json").read_text())
     assert recipe["data"]["views"][0]["crop"]["kind"] == "fit"
+
+
+def test_ranks_that_cannot_share_a_batch_are_refused(
+    annotated: Path, tmp_path: Path, on_ranks: Callable[..., None]
+) -> None:
+    def body() -> None:
+        with pytest.raises(UsageError, match=r"of 2 images do not divide over 3 ranks.*--nproc-per-node 1 or 2$"):
+            overfit(data=annotated, out=tmp_path / "out", images=2, settings=TINY_DETECTOR, options=QUIET)
+
+    on_ranks(body, size=3)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_that_stood_in_the_folder_is_lost(annotated: Path, tmp_path: Path) -> None:

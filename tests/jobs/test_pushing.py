@@ -41,7 +41,7 @@ class Hub(ThreadingHTTPServer):
         self.created: dict[str, Any] = {}
         self.stored: dict[str, bytes] = {}
         self.files: dict[str, bytes] = {}
-        self.refuses = False
+        self.refuses = self.was_public = False
 
 
 class Asked(BaseHTTPRequestHandler):
@@ -64,6 +64,12 @@ class Asked(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {self.path}")
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+    def do_GET(self) -> None:
+        self._body()
+        is_there = bool(self.server.created)
+        about = {"id": "someone/digits", "private": not self.server.was_public} if is_there else {"error": "none"}
+        self._answer(about, status=200 if is_there else 404)
+
     def do_PUT(self) -> None:
         self.server.stored[self.path.rsplit("/", 1)[1]] = self._body()
         self._answer({})
@@ -76,6 +82,9 @@ class Asked(BaseHTTPRequestHandler):
             self._answer({"error": "no right to write here"}, status=403)
         elif self.path == "/api/repos/create":
             hub.created = json.loads(content)
+            if hub.was_public:
+                self._answer({"error": "exists", "url": f"{hub.address}/someone/digits"}, status=409)
+                return
             self._answer({"url": f"{hub.address}/someone/digits"})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(content)["files"]
@@ -170,6 +179,17 @@ def test_a_refusal_says_what_the_hub_said(tuned: Run, many: Path, hub: Hub) -> N
     with pytest.raises(UsageError, match=r"hf://someone/digits was not uploaded.*403.*HF_TOKEN"):
         push(tuned.path, to="hf://someone/digits", images=many, options=QUIET)
     assert hub.files == {}
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")
+def test_what_is_to_be_private_goes_to_no_public_repository(tuned: Run, many: Path, hub: Hub) -> None:
+    """One that is there stays public, whatever is asked for when it is created again."""
+    hub.was_public = True
+    with pytest.raises(UsageError, match=r"hf://someone/digits is public.*Nothing was uploaded.*Fix: make it private"):
+        push(tuned.path, to="hf://someone/digits", images=many, private=True, options=QUIET)
+    assert hub.files == {}
+    push(tuned.path, to="hf://someone/digits", images=many, options=QUIET)
+    assert WEIGHTS in hub.files, "the control: nothing private is asked for"
 
 
 def test_nothing_is_asked_of_the_hub_when_the_proof_fails(

@@ -213,6 +213,20 @@ def test_the_command_line_writes_one(slurm: Path, capsys: pytest.CaptureFixture[
     assert "without --init" in capsys.readouterr().err
 
 
+def test_a_fine_tuning_is_written_as_it_would_be_given(slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = slurm.parent / "job.sbatch"
+    words = ["--data", "/d", "--run", "/r", "--out", str(file), "--init", "/runs/mae"]
+    choices = ["--num-labels", "200", "--keep-blocks", "6", "--subset", "0.1", "--hold-out"]
+    assert main(["slurm", "finetune_micro", *words, *choices]) == 0
+    assert start(file.read_text(), slurm).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    written = ["finetune", "finetune_micro", "--data", "/d", "--init", "/runs/mae", *choices, "--out", "/r"]
+    assert arguments[arguments.index("vitlet") + 1 :] == written
+    for choice in (choices[:2], choices[2:4], choices[-1:]):
+        assert main(["slurm", "mae_micro", *words, *choice]) == 2
+        assert f"{choice[0]} with mae_micro" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "given", "written"),
     [
@@ -225,6 +239,9 @@ def test_the_command_line_writes_one(slurm: Path, capsys: pytest.CaptureFixture[
         ("--init", "timm:vit_tiny_patch16_224@/models/w.safetensors",
          "timm:vit_tiny_patch16_224@/models/w.safetensors"),
         ("--init", "none", "none"),
+        ("--subset", "names/few.txt", "{here}/names/few.txt"),
+        ("--subset", "1%", "0.01"),
+        ("--subset", "tail:100", "tail:100"),
         ("--run", "a:b/run", "{here}/a:b/run"),
     ],
 )  # fmt: skip
@@ -247,6 +264,8 @@ def test_what_is_named_does_not_depend_on_the_folder_where_the_job_starts(
         ("--data", "torchvision:pet@sets", "no public data set"),
         ("--data", "s3://me:secret@bucket/a", "a password in an address"),
         ("--init", "timm:vit_tiny_patch16_224", "does not name a file"),
+        ("--subset", "150%", "out of range"),
+        ("--keep-blocks", "3", "without an initial encoder"),
     ],
 )
 def test_a_name_that_no_node_will_read_is_refused_now(

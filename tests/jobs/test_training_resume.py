@@ -33,7 +33,7 @@ from small_runs import (
 from forked import fork, wait
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs import assembly
+from vitlet.jobs import assembly, training
 from vitlet.jobs.options import Options
 from vitlet.jobs.packing import pack
 from vitlet.jobs.training import finetune, pretrain, resume
@@ -41,6 +41,7 @@ from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.weights.folder import read_model, write_model
 
+TOLERANT = QUIET.changed(max_bad=0.1)
 FIRST, LAST = "step-00000003", "step-00000006"
 
 
@@ -66,6 +67,24 @@ class TestAnInterruptedRun:
         begun = interrupted(short, tmp_path / "begun")
         assert resume(begun.path, options=QUIET.changed(workers=1)) == begun
         assert same_outcome(begun, short)
+
+    def test_goes_on_with_the_options_of_its_last_start(self, short: Run, data: Path, tmp_path: Path) -> None:
+        """The command that a stop advises has to fit into memory too."""
+
+        def micro_batch() -> int | None:
+            return json.loads((begun.path / "environment.json").read_text())["options"]["micro_batch"]
+
+        small = QUIET.changed(micro_batch=4)
+        begun = interrupted(shortly(data, tmp_path / "run", options=small), tmp_path / "begun")
+        resume(begun.path, options=QUIET)
+        assert micro_batch() == 4
+        assert losses(begun) == pytest.approx(losses(short), rel=1e-5)
+        begun = interrupted(shortly(data, tmp_path / "run", options=small), tmp_path / "again")
+        assert main(["resume", str(begun.path), "--micro-batch", "2", "--workers", "0"]) == 0
+        assert micro_batch() == 2
+        shortly(data, interrupted(begun, tmp_path / "third").path)
+        begun = Run(tmp_path / "third")
+        assert micro_batch() is None, "the command itself says everything"
 
     def test_begins_where_no_checkpoint_was_reached(self, short: Run, tmp_path: Path) -> None:
         begun = interrupted(short, tmp_path / "begun")
@@ -95,6 +114,7 @@ class TestAnInterruptedRun:
         begun = interrupted(short, tmp_path / "begun")
         shutil.copytree(short.checkpoints / LAST, begun.checkpoints / LAST)
         assert same_outcome(resume(begun.path, options=QUIET), short)
+        assert begun.identity == short.identity
         assert "finished" in json.loads((begun.path / "environment.json").read_text())
 
     def test_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(self, short: Run, tmp_path: Path) -> None:
@@ -401,6 +421,34 @@ def test_changed_data_is_refused(change: str, short: Run, data: Path, tmp_path: 
         assert checkpoint.folders(begun)[0].name == LAST
 
 
+class TestOtherUsableImagesOfTheSameFiles:
+    """An image that could not be read can be now: name and size, which the fingerprint sees, are the same."""
+
+    @pytest.fixture
+    def begun(self, tmp_path: Path) -> Run:
+        own = write_images(tmp_path / "images", train=16)
+        file = own / "train/dark/00.png"
+        content = file.read_bytes()
+        file.write_bytes(bytes(len(content)))
+        run = interrupted(shortly(own, tmp_path / "run", options=TOLERANT), tmp_path / "begun")
+        file.write_bytes(content)
+        return run
+
+    def test_are_refused(self, begun: Run) -> None:
+        before = stands(begun.path)
+        with pytest.raises(DataError, match=r"other usable images.*31 training images before, 32 now.*--accept-data"):
+            resume(begun.path, options=TOLERANT)
+        assert stands(begun.path) == before
+        resume(begun.path, options=TOLERANT.changed(accept_data_change=True))
+        assert "note: going on with other images: 31 training images before, 32 now" in begun.log_file.read_text()
+
+    def test_the_same_ones_are_none(self, begun: Run) -> None:
+        file = Path(json.loads((begun.path / "environment.json").read_text())["launch"]["data"]) / "train/dark/00.png"
+        file.write_bytes(bytes(file.stat().st_size))
+        resume(begun.path, options=TOLERANT)
+        assert "other images" not in begun.log_file.read_text()
+
+
 @pytest.fixture(scope="module")
 def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Fine-tuned from random weights on 12 labels; only to be read."""
@@ -442,7 +490,9 @@ class TestAnotherRunInTheSameFolder:
         run = shortly(data, tmp_path / "run", seed=1)
         (run.path / "results").mkdir()
         (run.path / "results/old.json").write_text("{}")
+        former = run.identity
         shortly(data, run.path, options=QUIET.changed(fresh=True))
+        assert run.identity != former
         assert same_outcome(run, short)
         assert not (run.path / "results/old.json").exists()
 
@@ -450,6 +500,19 @@ class TestAnotherRunInTheSameFolder:
         begun = interrupted(short, tmp_path / "begun")
         resume(begun.path, options=QUIET.changed(fresh=True))
         assert len([line for line in begun.log_file.read_text().splitlines() if "after step 3" in line]) == 1
+
+    def test_is_not_the_same_one_in_another_precision(
+        self, short: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Begun where there is no bf16 and so in fp32, gone on with by the same command where there is."""
+        monkeypatch.setattr(training, "has_bf16", lambda _: False)
+        run = shortly(data, tmp_path / "run", precision="bf16")
+        begun = interrupted(run, tmp_path / "begun")
+        monkeypatch.setattr(training, "has_bf16", lambda _: True)
+        assert same_outcome(shortly(data, begun.path, precision="bf16"), short)
+        with pytest.raises(UsageError, match="recipe differ"):
+            shortly(data, begun.path, precision="fp32")
+        assert shortly(data, tmp_path / "new", precision="bf16").recipe_json()["budget"]["precision"] == "bf16"
 
     def test_an_edited_recipe_is_not_trained_on_with_old_weights(self, short: Run, tmp_path: Path) -> None:
         begun = interrupted(short, tmp_path / "begun")

@@ -52,6 +52,10 @@ def moco_in(plan: Plan) -> Node:
     return next(node for node in plan.nodes.values() if node.title == "mocov3")
 
 
+def fail_with(error: VitletError) -> None:
+    raise error
+
+
 def fail(node: Node, error: VitletError) -> None:
     """Leave what the run leaves when it fails so."""
     with pytest.MonkeyPatch.context() as patch:
@@ -85,6 +89,43 @@ def test_one_run_that_diverges_costs_what_needs_it_alone(
     assert (claims[8], claims[18], claims[12]) == (("not run", WHY), ("undecided", ""), ("undecided", ""))
     assert [run["why"] for run in document["failed"]] == [WHY]
     assert WHY in (copied / "report.html").read_text()
+
+
+def test_a_run_whose_process_is_lost_has_failed_and_the_others_go_on(
+    copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It leaves nothing itself; the system ends processes where memory is short."""
+    monkeypatch.setattr(runner, "processes", in_place)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    plan = planned(SMOKE, images, copied, *WORDS)
+    lost, later = moco_in(plan), plan.node(transferred(DMAE, "flowers"), 0)
+    for node in (lost, later):
+        shutil.rmtree(node.folder)
+
+    def attempted(node: Node, **how) -> None:
+        if node.address == lost.address:
+            raise WorkerError("a process that trained or probed ended without a result")
+        attempt(node, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "attempt", attempted)
+        words = [*command(images, copied, what=WORDS)[:-1], "2"]
+        assert main(words) == WorkerError.exit_code
+    assert later.is_finished
+    assert lost.why_failed == "failed: mocov3, seed 0 (a process that trained or probed ended without a result)"
+    assert main(words) == 0, "not lost again"
+
+
+def test_lost_images_end_the_whole(copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every run needs them."""
+    plan = planned(SMOKE, images, copied, "claim-12")
+    half = next(node for node in plan.nodes.values() if node.kind == "images")
+    shutil.rmtree(half.folder)
+    with in_place(2, threads=1) as pool:
+        pool.begin(half.address, fail_with, WorkerError("a process ended"))
+        with pytest.raises(WorkerError, match="a process ended"):
+            runner._ended(pool, plan)
+    assert not (half.folder / FAILED_FILE).exists()
 
 
 def test_a_diverged_run_is_repeated_only_if_that_is_asked_for(copied: Path, images: Path, diverging: Scale):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import ADAMW, TINY, Job, digest, rows_without_timing, tiny_objective
+from harness import ADAMW, TINY, Job, digest, load, rows_without_timing, tiny_objective
 
 from vitlet.console import Teller
 from vitlet.data.batch import Batch
@@ -38,11 +38,13 @@ def trained(
     probes: tuple[Probe, ...] = (),
     dtype: torch.dtype = torch.float32,
     teller: Teller | None = None,
+    resume: bool = False,
     **budget: object,
 ) -> tuple[Objective, torch.optim.Optimizer]:
     objective = (objective or tiny_objective()).to(dtype)
     optimizer = build_optimizer(objective, ADAMW, depth=1)
-    metrics = MetricsLog(run, offset=0)
+    found = load(run, objective, optimizer) if resume else None
+    metrics = MetricsLog(run, offset=found.manifest["metrics_bytes"] if found else 0)
     values = {"total_steps": 6, "checkpoint_every": 100, "log_every": 1} | budget
     try:
         train(
@@ -53,6 +55,7 @@ def trained(
             budget=Budget(**values),
             writer=Writer(run=run, metrics=metrics, teller=teller or Teller(quiet=True)),
             probes=probes,
+            resumed=found,
         )
     finally:
         metrics.close()
@@ -312,6 +315,17 @@ def test_replaced_images_are_recorded_and_limited(job: Job, tmp_path: Path, caps
         trained(losing, run, total_steps=100)
     noted = [row for row in run.metrics() if "replaced" in row]
     assert [(row["step"], row["replaced"]) for row in noted] == [(3, [LOST]), (6, [LOST])]
+
+
+def test_after_a_resume_they_are_limited_by_what_was_seen_before_it_too(job: Job, tmp_path: Path) -> None:
+    """Two of the 48 images since the resume would end the run; they are two of 288."""
+    run = Run(tmp_path / "run")
+    trained(job, run, total_steps=30)
+    losing = dataclasses.make_dataclass("LosingJob", [])()
+    losing.batches = lambda: Losing(job, every=3)
+    trained(losing, run, total_steps=36, resume=True)
+    with pytest.raises(DataError, match="4 of 336 images could not be read"):
+        trained(losing, run, total_steps=60, resume=True)
 
 
 def test_a_signal_after_the_last_step_is_no_less_a_stop(

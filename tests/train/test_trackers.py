@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vitlet.choices import TrackerName
-from vitlet.errors import UsageError
+from vitlet.errors import NonFiniteError, StoppedError, UsageError
 from vitlet.run import Run
 from vitlet.train.log import MetricsLog
 from vitlet.train.trackers import numbers_of, open_tracker, require_installed
@@ -27,15 +27,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.delenv(name, raising=False)
     run = Run(tmp_path / "run")
     run.path.mkdir()
-    run.recipe_file.write_text(json.dumps(RECIPE))
+    describe(run, identity="a")
     return run
 
 
+def describe(run: Run, *, identity: str, **values: float) -> None:
+    run.recipe_file.write_text(json.dumps({**RECIPE, **values}))
+    (run.path / "environment.json").write_text(json.dumps({"id": identity}))
+
+
 def log(run: Run, *names: TrackerName, steps: range) -> None:
-    metrics = MetricsLog(run, offset=10**6, trackers=names)
-    for step in steps:
-        metrics.write({"step": step, "loss": 1 / step, "probe": {"knn_top1": 0.5, "verdict": "learning"}})
-    metrics.close()
+    with MetricsLog(run, offset=10**6, trackers=names) as metrics:
+        for step in steps:
+            metrics.write({"step": step, "loss": 1 / step, "probe": {"knn_top1": 0.5, "verdict": "learning"}})
 
 
 def mlflow_client(run: Run) -> Any:
@@ -46,8 +50,7 @@ def mlflow_client(run: Run) -> Any:
 
 def mlflow_run(run: Run) -> Any:
     """The one run that stands in the folder."""
-    client = mlflow_client(run)
-    (found,) = client.search_runs([client.get_experiment_by_name("vitlet").experiment_id])
+    (found,) = on_server((run.path / "mlflow").as_uri())
     return found
 
 
@@ -62,6 +65,48 @@ def test_mlflow_reads_the_numbers_of_an_interrupted_run_as_one(run: Run) -> None
     assert [(point.step, point.value) for point in history] == [(s, 1 / s) for s in range(1, 5)]
     assert found.data.metrics["probe/knn_top1"] == 0.5
     assert str(run.path) not in json.dumps(found.data.tags)
+
+
+def on_server(address: str) -> list[Any]:
+    """What MLflow has of all runs, the latest first."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("vitlet")
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_run_that_replaces_another_is_another_on_a_server(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same folder; and one whose folder was moved is still the same. Neither is decided by the path."""
+    pytest.importorskip("mlflow")
+    address = (tmp_path / "server").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    log(run, "mlflow", steps=range(1, 2))
+    moved = Run(run.path.rename(tmp_path / "moved"))
+    log(moved, "mlflow", steps=range(2, 3))
+    assert len(on_server(address)) == 1
+    run.path.mkdir()
+    describe(run, identity="b", seed=1)
+    log(run, "mlflow", steps=range(1, 2))
+    assert [found.data.params.get("seed") for found in on_server(address)] == ["1", None]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(NonFiniteError("nan"), "FAILED"), (StoppedError(15, step=3, run="r"), "KILLED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_how_a_run_ended_is_shown(error: BaseException, status: str, run: Run) -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(type(error)), MetricsLog(run, offset=0, trackers=("mlflow",)):
+        raise error
+    (found,) = on_server((run.path / "mlflow").as_uri())
+    assert found.info.status == status
+    log(run, "mlflow", steps=range(1, 2))
+    (found,) = on_server((run.path / "mlflow").as_uri())
+    assert found.info.status == "FINISHED"
 
 
 def test_wandb_stays_offline(run: Run) -> None:
@@ -109,8 +154,8 @@ def test_numbers_have_the_names_that_tensorboard_shows() -> None:
 def test_closing_twice_is_closing_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlflow")
     tracker = open_tracker("mlflow", run)
-    tracker.close()
+    tracker.close("finished")
     ended = mlflow_run(run).info
-    tracker.close()
+    tracker.close("finished")
     assert (ended.status, mlflow_run(run).info.end_time) == ("FINISHED", ended.end_time)
     assert capsys.readouterr().err == ""

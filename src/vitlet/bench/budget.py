@@ -44,6 +44,8 @@ IMAGENET_IMAGES = 1_281_167
 DEVICES = (1, 8, 64)
 NETWORK_BITS = 10e9
 """Assumed bits per second and host: ten-gigabit Ethernet. Every device is assumed to be on a host of its own."""
+_PREFETCHED = 2
+"""Batches that each worker of torch's `DataLoader` prepares ahead: its `prefetch_factor`, which is left alone."""
 _FORMS = {"as photographed": Form(), "short side 256": Form(short_side=256), "256, raw": Form(short_side=256, raw=True)}
 
 
@@ -98,7 +100,9 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
     """Compute the whole run on `devices` like the measured one.
 
     Gradients are averaged once per step by a ring: every device sends and receives 2 (N - 1) / N of their bytes, with
-    no overlap. Every device holds parameters, gradients and AdamW's two moments once.
+    no overlap. Every device holds parameters, gradients and AdamW's two moments once, the views of its whole share of
+    the batch as uint8, and what one part of it keeps for the backward pass. Each loader process prepares two shares
+    ahead, in the memory of the host.
     """
     batch_size, images = recipe.budget.batch_size, assumed["images"]
     size = {"num_images": images, "batch_size": batch_size}
@@ -108,13 +112,16 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
     sent = 2 * (devices - 1) / devices * measured["gradient_bytes"]
     network = 8 * sent / assumed["network_bits_per_second"]
     part = min(assumed["micro_batch"], share)
+    views = share * sum(3 * view.size**2 for view in recipe.data.views)
+    kept = part * measured["kept_for_backward_bytes_per_image"]
     return {
         "steps": steps,
         "epochs": steps / steps_per_epoch(**size),
         "hours": steps * (compute + network) / 3600,
         "network_share": network / (compute + network),
         "network_bytes_per_step": sent,
-        "memory_bytes": 4 * measured["gradient_bytes"] + part * measured["kept_for_backward_bytes_per_image"],
+        "memory_bytes": 4 * measured["gradient_bytes"] + views + kept,
+        "prefetched_bytes": _PREFETCHED * views,
         "loader_cores": {
             name: one["ms"] / (1000 * (compute + network) / share) for name, one in measured["input"].items()
         },
@@ -214,6 +221,7 @@ def tables(figures: dict[str, Any]) -> str:
         "of it on the network": [f"{100 * one['network_share']:.1f} %" for one in whole.values()],
         "sent by a device in a step": [f"{one['network_bytes_per_step'] / 1e6:.0f} MB" for one in whole.values()],
         "memory of a device": [f"{one['memory_bytes'] / 1e9:.2f} GB" for one in whole.values()],
+        "host memory of a loader process": [f"{one['prefetched_bytes'] / 1e9:.2f} GB" for one in whole.values()],
         "run directory": [f"{one['run_bytes'] / 1e6:.0f} MB" for one in whole.values()],
     }
     for name in first["disk_bytes"]:

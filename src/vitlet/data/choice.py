@@ -47,7 +47,7 @@ class Subset:
             return cls._listed(Path(path), digest)
         if text.startswith(_TAIL):
             return cls(imbalance=_number(text, text.removeprefix(_TAIL), low=1, high=1e6))
-        if re.fullmatch(r"[-+0-9.eE]+%?|nan|inf", text) and not os.path.exists(text):
+        if not names_a_list(text):
             percent = text.endswith("%")
             share = _number(text, text.removesuffix("%"), low=0, high=100 if percent else 1)
             if share == 0:
@@ -95,6 +95,12 @@ class Subset:
         if not names:
             raise DataError(f"the list {printable(self.file)} names no image", fix="one image name a line")
         return names
+
+
+def names_a_list(text: str) -> bool:
+    """Whether `text` of a user names a file, which need not exist here: it has none of the other forms."""
+    is_share = re.fullmatch(r"[-+0-9.eE]+%?|nan|inf", text) is not None and not os.path.exists(text)
+    return not text.startswith(_TAIL) and not is_share
 
 
 def _number(text: str, digits: str, *, low: float, high: float) -> float:

@@ -81,11 +81,10 @@ class TrainingBatches:
     def __post_init__(self) -> None:
         """Refuse a batch size that the ranks do not divide or the data set does not fill."""
         if self.batch_size % self.num_ranks:
-            near = [b for b in range(self.num_ranks, 4 * self.batch_size, self.num_ranks) if b <= 2 * self.batch_size]
-            near.sort(key=lambda b: abs(b - self.batch_size))
+            below = self.batch_size // self.num_ranks * self.num_ranks
             raise UsageError(
                 f"batch size {self.batch_size} does not divide over {self.num_ranks} ranks",
-                fix=f"--batch-size {' or '.join(map(str, sorted(near[:2])))}",
+                fix=f"--batch-size {f'{below} or ' if below else ''}{below + self.num_ranks}",
             )
         steps_per_epoch(num_images=len(self.ids), batch_size=self.batch_size)
 

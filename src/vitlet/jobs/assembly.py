@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from vitlet.console import Teller
 from vitlet.data.index import Index, open_index
@@ -109,10 +112,10 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
         teller.say(f"resuming {printable(run.path)} after step {start}")
     if world.is_first:
-        _describe(run, recipe, launch)
+        _describe(run, recipe, launch, options)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
-    facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": len(material.ids)}
+    facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": _rows_of(material)}
     known = model_facts(run, recipe, material) if world.is_first else None
     probes = looks(run, recipe, material, every=probe_every, facts=known)
     if start < budget.total_steps:
@@ -186,28 +189,62 @@ def _resumable(
             fix="restore recipe.json, or give the command that began the run again, with --fresh",
         )
     _require_same_data(material.index, found.manifest["data"], options)
+    _require_same_rows(material, found.manifest["images"], options, teller)
     return found
+
+
+def _rows_of(material: Material) -> dict[str, Any]:
+    """Number and digest of the rows trained on, which decide order and steps, and of those held out."""
+    return {
+        name: {"count": len(rows), "sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()}
+        for name, rows in (("training", material.ids), ("held-out", material.held_out))
+    }
+
+
+def _require_same_rows(material: Material, before: Mapping[str, Any], options: Options, teller: Teller) -> None:
+    """Refuse to go on with other images: of the same files other ones may be readable now, or for another decoder.
+
+    Raises:
+        DataError: with the numbers before and now.
+    """
+    now = _rows_of(material)
+    others = [
+        f"{plural(before[name]['count'], f'{name} image')} before, {rows['count']:,} now"
+        for name, rows in now.items()
+        if rows != before[name]
+    ]
+    if others and not options.accept_data_change:
+        raise DataError(
+            f"{material.index.name} has other usable images than when the run began",
+            why="; ".join(others),
+            fix="vitlet check DATA names those that are not; restore them, or go on with --accept-data-change",
+        )
+    if others:
+        teller.say(f"note: going on with other images: {'; '.join(others)}")
 
 
 @contextlib.contextmanager
 def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: World) -> Iterator[MetricsLog | None]:
-    """Open the metrics log on the first rank; it is always closed, so that no tracker waits for more."""
+    """Open the metrics log on the first rank; it is always closed, so that every tracker hears how the run ended."""
     if not world.is_first:
         yield None
         return
     offset = resumed.manifest["metrics_bytes"] if resumed else 0
-    with contextlib.closing(MetricsLog(run, offset=offset, trackers=options.log)) as log:
+    with MetricsLog(run, offset=offset, trackers=options.log) as log:
         yield log
 
 
-def _describe(run: Run, recipe: Recipe, launch: Launch) -> None:
+def _describe(run: Run, recipe: Recipe, launch: Launch, options: Options) -> None:
+    """Write down what the run is, once, and with which options it was last started."""
+    file, new, now = run.path / "environment.json", {"id": secrets.token_hex(8)}, {"options": options.kept()}
     if run.recipe_file.is_file():
+        known = read_json(file)
+        if known != (told := new | known | now):
+            write_json(file, told)
         return
     init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
-    write_json(
-        run.path / "environment.json",
-        environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)} | init,
-    )
+    begun = environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)}
+    write_json(file, begun | init | new | now)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 

@@ -20,15 +20,15 @@ from vitlet.data.digits import write_digits
 from vitlet.data.index import Index, open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import divide, training_ids
-from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
 from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import judge, require_labels
 from vitlet.jobs.options import Options
+from vitlet.jobs.output import write_document
 from vitlet.jobs.side_by_side import meanwhile
-from vitlet.jobs.spread import among_ranks
+from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
 from vitlet.report.page import write_page
@@ -85,9 +85,9 @@ def demo(
     began, teller, options = time.monotonic(), Teller(), options or Options()
     with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
-    teller.say(f"1. Checking the data in {printable(source)}")
-    index = open_index(source, follow_outside=options.follow_outside)
-    verdicts = judge(index, options, teller)
+        teller.say(f"1. Checking the data in {printable(source)}")
+        index = open_index(source, follow_outside=options.follow_outside)
+        verdicts = judge(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
     train, test, split = divide(index, verdicts.good)
     labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
@@ -102,8 +102,11 @@ def demo(
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
     long = _filled(pretraining, long, num_images, teller)
 
+    learned = resolved(pretraining, {"set": long})
+    require_sharing(learned.budget.batch_size)
+
     teller.say(f"2. Pre-training {pretraining} on all training images, labels unseen")
-    place = _place(out, resolved(pretraining, {"set": long}), index, data=source)
+    place = _place(out, learned, index, data=source)
     scratch = Start("scratch", "from scratch", None)
     # What does not need the pre-trained encoder runs beside it: two small trainings of one thread use two cores better.
     with meanwhile(finetunings([(scratch, terms)], teller)[0] if can_compare else (), options=options):
@@ -139,8 +142,7 @@ def demo(
     command = f"vitlet demo{given} --seeds {seeds} --num-labels {num_labels}"
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
     found |= {"note": _ARMS, "machine": environment(), "wall_seconds": time.monotonic() - began}
-    if World.here().is_first:
-        write_json(out / "comparison.json", found)
+    write_document(found, out / "comparison.json", teller=teller)
     runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
     return _page(runs, out, teller, began, found["verdict"]["sentence"], found)
 

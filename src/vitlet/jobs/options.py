@@ -50,6 +50,20 @@ class Options(Config):
             except pydantic.ValidationError as error:
                 raise explain(error, Options, where="Options") from None
 
+    def kept(self) -> dict[str, Any]:
+        """What a run writes down at each start, as the defaults of resuming: it may not fit into memory without."""
+        return {name: value for name, value in self.to_json().items() if name in _KEPT}
+
+    def over(self, kept: Mapping[str, Any], *, where: str) -> "Options":
+        """Return these options, with what `kept` says in place of defaults.
+
+        Raises:
+            UsageError: for values that no options have, naming `where` they stand.
+        """
+        usual = Options().kept()
+        known = Options.from_json(dict(kept), where=where).kept()
+        return self.changed(**{name: known[name] for name, value in self.kept().items() if value == usual[name]})
+
     def words(self) -> list[str]:
         """The command-line words for what differs from the defaults, of what every command that reads images takes."""
         found: list[str] = []
@@ -68,6 +82,9 @@ class Options(Config):
         if self.workers is not None:
             return self.workers
         return 0 if image_size <= 64 else min(16, max(1, available_cores() // ranks_here() - 1))
+
+
+_KEPT = ("micro_batch", "compile", "log")
 
 
 class Flags(TypedDict, total=False):

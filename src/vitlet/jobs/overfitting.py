@@ -24,8 +24,8 @@ from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
 from vitlet.jobs.output import write_document
-from vitlet.jobs.spread import among_ranks
-from vitlet.jobs.training import finetune
+from vitlet.jobs.spread import among_ranks, require_sharing
+from vitlet.jobs.training import finetune, resolved
 from vitlet.run import Run, address_of, environment
 from vitlet.text import printable
 from vitlet.units import Steps
@@ -71,8 +71,11 @@ def overfit(
 
     Raises:
         DataError: if there are too few suitable images.
+        UsageError: for ranks that cannot share a batch.
     """
     began, teller, options = time.monotonic(), Teller(), options or Options()
+    changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
+    require_sharing(resolved(RECIPE, {"set": changes}).budget.batch_size)
     index = open_index(data, follow_outside=options.follow_outside)
     annotations = annotations_of(index)
     if annotations is None:
@@ -83,7 +86,6 @@ def overfit(
         _write_set(index, annotations, ids, small)
     World.here().barrier(patient=True)  # until the images are there
     starts = {"random": None if init is None else 0} | ({} if init is None else {"pretrained": None})
-    changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     runs = {
         f"{name}-{seed}": finetune(
             RECIPE,

@@ -44,6 +44,11 @@ class Pool:
         """How many more calls can begin now."""
         return self._count - len(self._busy)
 
+    @property
+    def running(self) -> frozenset[Any]:
+        """Names of the calls under way."""
+        return frozenset(self._busy)
+
     def begin(self, name: Any, work: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         """Begin a call; `name` tells its result from others.
 

@@ -35,14 +35,14 @@ def push(
         to: `hf://user/name`; created if it does not exist. The hub is taken from `HF_ENDPOINT`, the token from
             `HF_TOKEN` or `hf auth login`.
         images: Images to compare on; see `export`.
-        private: Whether a new repository is hidden from others.
+        private: Whether the repository is hidden from others: a new one is created so, a public one is refused.
         options: See `export`.
 
     Returns:
         The URL of the commit.
 
     Raises:
-        UsageError: if the hub cannot be reached or refuses.
+        UsageError: if the hub cannot be reached or refuses, or the repository is public and `private` is wanted.
         VitletError: as `export`; nothing is uploaded then.
     """
     name, options = HubName.parse(to), options or Options()
@@ -56,9 +56,17 @@ def push(
         try:
             hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="vitlet")
             hub.create_repo(name.repository, private=private, exist_ok=True)
+            if private and not hub.repo_info(name.repository).private:  # one that was there stays as it is
+                raise UsageError(
+                    f"{name} is public",
+                    why="It was there before, and --private makes only a new one private. Nothing was uploaded",
+                    fix="make it private in its settings on the hub, give another name, or leave --private out",
+                )
             commit = hub.upload_folder(
                 repo_id=name.repository, folder_path=folder, commit_message="Upload with vitlet push"
             )
+        except UsageError:
+            raise
         except Exception as error:  # the client's exceptions for network errors differ between versions
             raise UsageError(
                 f"{name} was not uploaded",

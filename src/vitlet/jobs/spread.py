@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from vitlet import errors
 from vitlet.distributed.world import World
-from vitlet.errors import StoppedError, VitletError, WorkerError
+from vitlet.errors import StoppedError, UsageError, VitletError, WorkerError
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 
@@ -38,6 +38,22 @@ def among_ranks(job: Callable[_P, _R]) -> Callable[_P, _R]:
             return job(*arguments, **named)
 
     return run
+
+
+def require_sharing(batch_size: int) -> None:
+    """Refuse ranks that cannot share a batch, in a job that has no option for its size.
+
+    Raises:
+        UsageError: naming the next numbers of ranks that can.
+    """
+    size = World.here().size
+    if batch_size % size:
+        fitting = [str(fewer) for fewer in range(1, size) if not batch_size % fewer]
+        raise UsageError(
+            f"batches of {batch_size} images do not divide over {size} ranks",
+            why="This command decides about its batches by itself",
+            fix=f"torchrun --nproc-per-node {' or '.join(fitting[-2:])}",
+        )
 
 
 def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], after: Mapping[int, int]) -> list[Any]:

@@ -111,7 +111,8 @@ def resume(
             that, and for an address: one that is only read from a file, which may be somebody else's, is not connected
             to.
         options: Settings that do not change the numbers. The run accepts as many bad images as when it was started,
-            and more with a larger `max_bad`.
+            and more with a larger `max_bad`. Where `micro_batch`, `compile` and `log` have their defaults, they are as
+            at its last start.
 
     Returns:
         The finished run.
@@ -123,7 +124,7 @@ def resume(
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
     launch = _require_repeated(found, Launch.of(found), None if data is None else absolute_data(data))
-    options = options or Options()
+    options = (options or Options()).over(found.options_json(), where=printable(found.path / "environment.json"))
     max_bad = max(options.max_bad, launch.max_bad)
     return execute(recipe, launch, found, options.changed(max_bad=max_bad, follow_outside=launch.follow_outside))
 
@@ -165,10 +166,12 @@ def _place_of(init: str | os.PathLike[str] | None) -> str | None:
 
 def _start(recipe: Recipe, launch: Launch, run: Run, options: Options) -> Run:
     """Start a run, or resume the one in its folder."""
-    recipe = _possible_here(recipe, options)
     run.require_place()
     if run.recipe_file.is_file() and not options.fresh:
         _require_same(run, launch, recipe)
+        recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))  # in the precision that it began in
+    else:
+        recipe = _possible_here(recipe, options)
     return execute(recipe, launch, run, options, fresh=options.fresh)
 
 

@@ -22,7 +22,6 @@ from vitlet.data.downstream import open_public
 from vitlet.data.index import Index
 from vitlet.data.names import PublicData
 from vitlet.data.subsets import divide
-from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import mean_interval
@@ -31,6 +30,7 @@ from vitlet.evaluate.result import Result, write_result
 from vitlet.jobs.comparing import Labelled
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
+from vitlet.jobs.output import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
@@ -104,8 +104,8 @@ def transfer(
             except DataError as error:
                 rows.append(_absent(entry, start, error))
                 teller.say(f"{entry.name}: left out. {error}")
-            _write(rows, suite, terms, began)  # after each, so that a stop loses no row
-    found = _write(rows, suite, terms, began)
+            _write(rows, suite, terms, began, teller=Teller(quiet=True))  # after each, so that a stop loses no row
+    found = _write(rows, suite, terms, began, teller=teller)
     if World.here().is_first:
         page = write_transfer_page(out)
         teller.console.print(_table(found))
@@ -230,7 +230,9 @@ def _setting(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _write(rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: float) -> dict[str, Any]:
+def _write(
+    rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: float, *, teller: Teller
+) -> dict[str, Any]:
     found = {
         "kind": "transfer",
         "suite": suite.name,
@@ -239,8 +241,7 @@ def _write(rows: list[dict[str, Any]], suite: Suite, terms: Trainings, began: fl
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
-    if World.here().is_first:
-        write_json(terms.out / "transfer.json", found)
+    write_document(found, terms.out / "transfer.json", teller=teller)
     return found
 
 

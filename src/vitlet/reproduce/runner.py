@@ -4,12 +4,12 @@ A run is finished when its folder holds node.json, which is written last. So a k
 steps since the last checkpoint of the runs in progress. If there are enough cores, several runs are made in parallel,
 one thread each, since small networks gain little from a second thread.
 
-A run that diverges, or fails for another reason of its own, leaves failed.json in its folder. Runs that need it are
-not made; all others are.
+A run that diverges, or fails for another reason of its own, leaves failed.json in its folder, and so does one whose
+process is lost. Runs that need it are not made; all others are.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,13 @@ def attempt(node: Node, *, options: Options = QUIET) -> None:
     except OF_ONE_RUN as error:
         if node.kind == "images":
             raise
-        found = {"error": type(error).__name__, "exit_code": error.exit_code, "what": error.what, "message": str(error)}
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_json(node.folder / FAILED_FILE, found | {"address": node.address, "when": when})
+        _record_failure(node, error)
+
+
+def _record_failure(node: Node, error: VitletError) -> None:
+    found = {"error": type(error).__name__, "exit_code": error.exit_code, "what": error.what, "message": str(error)}
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(node.folder / FAILED_FILE, found | {"address": node.address, "when": when})
 
 
 def forget_failures(nodes: Sequence[Node], *, even_diverged: bool) -> None:
@@ -223,25 +227,45 @@ def _side_by_side(
     after: Callable[[], None],
 ) -> None:
     waiting = {node.address: node for node in plan.possible}
-    running: set[str] = set()
     total = sum(seconds.get(address, 0.0) for address in waiting)
     finished = 0.0
     with teller.progress("making runs", total=max(1, round(total))) as tick:
-        while waiting or running:
-            ready = [n for n in waiting.values() if not any(i in waiting or i in running for i in n.inputs)]
+        while waiting or pool.running:
+            ready = [n for n in waiting.values() if not any(i in waiting or i in pool.running for i in n.inputs)]
             for node in ready[: pool.free]:
                 pool.begin(node.address, attempt, node, options=options.changed(quiet=True))
-                running.add(node.address)
                 del waiting[node.address]
-            for address in pool.ended(_POLL_SECONDS):
-                running.remove(address)
-                _say_failure(plan.nodes[address], teller)
+            for node in _ended(pool, plan):
+                _say_failure(node, teller)
                 waiting = {a: n for a, n in waiting.items() if plan.obstacle(n) is None}
-                finished += seconds.get(address, 0.0)
+                finished += seconds.get(node.address, 0.0)
                 after()
-            under_way = sum(seconds.get(a, 0.0) * _share_done(plan.nodes[a]) for a in running)
-            names = ", ".join(f"{plan.nodes[a].title} s{plan.nodes[a].seed}" for a in sorted(running))
+            running = _of(plan, pool.running)
+            under_way = sum(seconds.get(node.address, 0.0) * _share_done(node) for node in running)
+            names = ", ".join(f"{node.title} s{node.seed}" for node in running)
             tick(round(finished + under_way), f"{len(waiting) + len(running)} runs left: {names}")
+
+
+def _ended(pool: Pool, plan: Plan) -> list[Node]:
+    """The runs that ended meanwhile. One whose process was lost, such as for want of memory, has failed like others.
+
+    Raises:
+        VitletError: as `attempt`; also for lost images, which all others need.
+    """
+    before = pool.running
+    try:
+        pool.ended(_POLL_SECONDS)
+    except WorkerError as error:
+        for node in _of(plan, before - pool.running):
+            if not node.is_finished and node.failure is None:
+                if node.kind == "images":
+                    raise
+                _record_failure(node, error)
+    return _of(plan, before - pool.running)
+
+
+def _of(plan: Plan, addresses: Iterable[str]) -> list[Node]:
+    return [plan.nodes[address] for address in sorted(addresses)]
 
 
 def _share_done(node: Node) -> float:

@@ -25,7 +25,7 @@ from vitlet.text import plural, printable
 from vitlet.train.optim import named_parameters, names_of_state, state_of
 from vitlet.weights.tensors import require_same
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 

@@ -16,9 +16,10 @@ from typing import Any
 from vitlet.choices import TrackerName
 from vitlet.console import Terminal
 from vitlet.disk import finite_or_null, storage_error
+from vitlet.errors import StoppedError
 from vitlet.run import Run
 from vitlet.text import printable
-from vitlet.train.trackers import numbers_of, open_tracker
+from vitlet.train.trackers import Ending, numbers_of, open_tracker
 
 
 class MetricsLog:
@@ -27,7 +28,7 @@ class MetricsLog:
     def __init__(self, run: Run, *, offset: int, trackers: Sequence[TrackerName] = ()) -> None:
         """Truncate the file to `offset` bytes (or to what exists) and append from there.
 
-        `trackers` receive every row too; they need the run's recipe on disk.
+        `trackers` receive every row too; they need the run's recipe and environment on disk.
 
         Raises:
             ResourceError: if the file cannot be opened for writing.
@@ -43,6 +44,13 @@ class MetricsLog:
         self._failed = False
         self._board: _Board | None = None
         self._trackers = [open_tracker(name, run) for name in trackers]
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        has_failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, StoppedError)
+        self.close("failed" if has_failed else "stopped" if kind else "finished")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object; a line that does not fit on the disk is omitted entirely."""
@@ -67,11 +75,11 @@ class MetricsLog:
             self._warn_once(error)
         return self._length
 
-    def close(self) -> None:
-        """Close the file and the trackers."""
+    def close(self, ending: Ending = "finished") -> None:
+        """Close the file and the trackers, which show how the run ended."""
         os.close(self._file)
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(ending)
 
     def _warn_once(self, error: OSError) -> None:
         if not self._failed:

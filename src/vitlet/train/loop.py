@@ -181,9 +181,9 @@ class _Job:
         self.objective, self.batches, self.optimizer = objective, batches, optimizer
         self.budget, self.writer, self.probes = budget, writer, probes
         self.taker = _StepTaker(objective, optimizer, budget, writer.world)
-        self.saved = self.seen = self.replaced = 0
+        self.saved = self.replaced = 0
         if resumed is not None:
-            self.saved = resumed.step
+            self.saved, self.replaced = resumed.step, resumed.manifest["replaced"]
             if self.taker.scaler.is_enabled():
                 self.taker.scaler.load_state_dict(resumed.manifest["loss_scale"])
 
@@ -224,16 +224,16 @@ class _Job:
             DataError: above 1 % of the images seen since the start.
         """
         world = self.writer.world
-        self.seen += len(batch) * world.size
         if not world.max(len(batch.replaced)):
             return
         here = json.dumps([reason for _, reason in batch.replaced])
         reasons = [reason for there in world.gather(here) for reason in json.loads(there)]
         self.replaced += len(reasons)
         self.writer.log({"step": done, "epoch": done / self.batches.steps_per_epoch, "replaced": reasons})
-        if self.replaced > max(1.0, _MAX_REPLACED_SHARE * self.seen):
+        seen = done * len(batch) * world.size  # since the start, like those that were lost
+        if self.replaced > max(1.0, _MAX_REPLACED_SHARE * seen):
             raise DataError(
-                f"{self.replaced} of {self.seen:,} images could not be read any more",
+                f"{self.replaced} of {seen:,} images could not be read any more",
                 why=reasons[-1].rstrip("."),
                 fix="vitlet check DATA, then vitlet resume RUN",
             )
@@ -263,8 +263,8 @@ class _Job:
 
     def _save(self, done: int) -> None:
         scaler = self.taker.scaler
-        facts = {"loss_scale": scaler.state_dict()} if scaler.is_enabled() else {}
-        self.writer.save(done, self.objective, self.optimizer, **facts)
+        scale = {"loss_scale": scaler.state_dict()} if scaler.is_enabled() else {}
+        self.writer.save(done, self.objective, self.optimizer, replaced=self.replaced, **scale)
         self.saved = done
 
 

@@ -4,17 +4,17 @@ W&B writes its offline format into RUN/wandb (`wandb sync` uploads it, or WANDB_
 writes into RUN/mlflow, or to MLFLOW_TRACKING_URI. A tracker that fails costs one warning, never the run. Neither may
 send usage telemetry to its makers.
 
-On resume both continue the same run. They cannot remove what a killed attempt wrote beyond the checkpoint: those steps
-appear twice in MLflow and once in W&B. metrics.jsonl is authoritative.
+On resume both continue the same run, which has an identity of its own: its folder may be called otherwise, and a run
+that replaces it is another. They end as finished, failed or stopped. They cannot remove what a killed attempt wrote
+beyond the checkpoint: those steps appear twice in MLflow and once in W&B. metrics.jsonl is authoritative.
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from vitlet.choices import TrackerName
 from vitlet.config import flatten
@@ -23,6 +23,7 @@ from vitlet.errors import UsageError
 from vitlet.run import Run
 from vitlet.text import printable
 
+Ending = Literal["finished", "failed", "stopped"]
 _PROJECT = "vitlet"
 _LONGEST_PARAMETER = 500
 
@@ -54,7 +55,7 @@ class Tracker(ABC):
     name: str
 
     def __init__(self, run: Run) -> None:
-        """Start, or continue what was started for the same run folder."""
+        """Start, or continue what was started for the same run."""
         self._is_silent = False
         self._guarded(lambda: self._begin(run))
 
@@ -62,9 +63,9 @@ class Tracker(ABC):
         """Write the numbers of one row of metrics."""
         self._guarded(lambda: self._put(numbers_of(row), int(row["step"])))
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         """Mark the run as ended."""
-        self._guarded(self._end)
+        self._guarded(lambda: self._end(ending))
         self._is_silent = True
 
     def _guarded(self, call: Callable[[], None]) -> None:
@@ -86,7 +87,7 @@ class Tracker(ABC):
     def _put(self, numbers: dict[str, float], step: int) -> None: ...
 
     @abstractmethod
-    def _end(self) -> None: ...
+    def _end(self, ending: Ending) -> None: ...
 
 
 class Wandb(Tracker):
@@ -101,7 +102,7 @@ class Wandb(Tracker):
         self._log = wandb.init(
             project=_PROJECT,
             name=run.path.name,
-            id=_identity(run),
+            id=run.identity,
             resume="allow",
             dir=run.path,
             config=run.recipe_json(),
@@ -115,8 +116,8 @@ class Wandb(Tracker):
     def _put(self, numbers: dict[str, float], step: int) -> None:
         self._log.log(numbers, step=step)
 
-    def _end(self) -> None:
-        self._log.finish()
+    def _end(self, ending: Ending) -> None:
+        self._log.finish(exit_code=int(ending != "finished"))
 
 
 class MLflow(Tracker):
@@ -137,7 +138,7 @@ class MLflow(Tracker):
         self._client = MlflowClient(place)
         found = self._client.get_experiment_by_name(_PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(_PROJECT)
-        tag, identity = "vitlet.run", _identity(run)
+        tag, identity = "vitlet.run", run.identity
         known = self._client.search_runs([experiment], f"tags.`{tag}` = '{identity}'")
         if known:
             self._id = known[0].info.run_id
@@ -154,15 +155,10 @@ class MLflow(Tracker):
         now = int(1000 * time())
         self._client.log_batch(self._id, metrics=[self._metric(k, v, now, step) for k, v in numbers.items()])
 
-    def _end(self) -> None:
-        self._client.set_terminated(self._id)
+    def _end(self, ending: Ending) -> None:
+        self._client.set_terminated(self._id, status={"stopped": "KILLED"}.get(ending, ending.upper()))
 
 
 def open_tracker(name: TrackerName, run: Run) -> Tracker:
-    """Open the tracker of that name, for a run whose recipe is on disk."""
+    """Open the tracker of that name, for a run whose recipe and environment are on disk."""
     return Wandb(run) if name == "wandb" else MLflow(run)
-
-
-def _identity(run: Run) -> str:
-    """A name unique to the run's folder that does not reveal its path."""
-    return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]

@@ -1,6 +1,9 @@
 """Commands for clusters."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from vitlet.arguments import AtLeastOne, Shared, Whole, chosen_recipe
 from vitlet.console import Terminal
@@ -20,6 +23,9 @@ def slurm(
     out: Path,
     init: str | None = None,
     num_labels: AtLeastOne | None = None,
+    keep_blocks: Whole | None = None,
+    subset: str | None = None,
+    hold_out: Annotated[bool, Parameter(negative="")] = False,
     seeds: AtLeastOne = 1,
     nodes: AtLeastOne = 1,
     gpus: Whole = 1,
@@ -38,6 +44,9 @@ def slurm(
         out: The script to write.
         init: As for pretrain and finetune; finetune needs it.
         num_labels: As for finetune.
+        keep_blocks: As for finetune.
+        subset: As for pretrain and finetune; a list at its path on the nodes.
+        hold_out: As for finetune.
         seeds: Number of runs, with seeds 0, 1, …, as a job array.
         nodes: Number of nodes.
         gpus: GPUs per node; 0 trains on CPUs.
@@ -50,13 +59,17 @@ def slurm(
     chosen = chosen_recipe(recipe, shared)
     require_free("script", out)
     from vitlet.disk import write_file
-    from vitlet.jobs.options import require_verb
+    from vitlet.jobs.options import require_start, require_verb
     from vitlet.jobs.slurm import Cluster, batch_script, require_divisible
 
     verb = "finetune" if chosen.objective.learns_labels else "pretrain"
     require_verb(chosen, verb)
     if verb == "finetune" and init is None:
         raise UsageError(f"{chosen.name} without --init", fix="--init RUN, or --init none for random weights")
+    of_finetune = {"--num-labels": num_labels, "--keep-blocks": keep_blocks, "--hold-out": hold_out or None}
+    if verb == "pretrain" and (given := [option for option, value in of_finetune.items() if value is not None]):
+        raise UsageError(f"{given[0]} with {chosen.name}", why="Only fine-tuning has that option", fix="leave it out")
+    require_start(None if init == "none" else init, keep_blocks)
     if seeds > 1 and shared.seed is not None:
         raise UsageError("--seed with --seeds", fix="leave one of them out")
     if shared.fresh:
@@ -70,6 +83,9 @@ def slurm(
     words = [verb, str(Path(recipe).absolute()) if recipe.endswith(".json") else recipe, "--data", _data_place(data)]
     words += ["--init", _weights_place(init)] if init is not None else []
     words += ["--num-labels", str(num_labels)] if num_labels is not None else []
+    words += ["--keep-blocks", str(keep_blocks)] if keep_blocks is not None else []
+    words += ["--subset", _subset_place(subset)] if subset is not None else []
+    words += ["--hold-out"] if hold_out else []
     words += shared.words()
     script = batch_script(words, name=f"vitlet-{chosen.name}", out=_absolute(run), cluster=cluster, seeds=seeds)
     write_file(out, script.encode())
@@ -92,6 +108,13 @@ def _weights_place(init: str) -> str:
     if not path:
         Source.parse(init)  # says what is missing
     return name + at + _absolute(path)
+
+
+def _subset_place(subset: str) -> str:
+    """Return `subset` independently of the working directory; a list of names need not exist here."""
+    from vitlet.data.choice import Subset, names_a_list
+
+    return _absolute(subset) if names_a_list(subset) else str(Subset.parse(subset))
 
 
 def _absolute(path: str | Path) -> str:

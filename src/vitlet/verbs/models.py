@@ -92,7 +92,7 @@ def push(
         run: A finished run, a model folder or timm:NAME@FILE.
         to: hf://USER/NAME.
         images: 256 or more images to verify it on before the upload; by default the embedded digits.
-        private: Make a new repository private.
+        private: Make a new repository private, and upload to no public one.
     """
     start = existing_source(run)
     if images is not None:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from vitlet.arguments import (
     AtLeastOne,
     Device,
+    Log,
     Looking,
     Share,
     Shared,
@@ -125,15 +126,28 @@ def finetune(
     _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
 
 
-def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None, device: Device = "auto",
-           max_bad: Share = 0.0, accept_data_change: bool = False) -> None:  # fmt: skip
-    """Resume an interrupted run from its latest valid checkpoint.
+def resume(
+    run: Path,
+    *,
+    data: Path | None = None,
+    workers: Whole | None = None,
+    device: Device = "auto",
+    micro_batch: Whole | None = None,
+    compile: Annotated[bool, Parameter(negative="")] = False,
+    log: Log = (),
+    max_bad: Share = 0.0,
+    accept_data_change: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Resume an interrupted run from its latest valid checkpoint; what is not given is as at its last start.
 
     Args:
         run: The run directory.
         data: The data that the run was started on; needed only for an address like s3://…, or a copy elsewhere.
         workers: Loader processes.
         device: Where to compute.
+        micro_batch: Images per forward pass, if the batch does not fit into memory.
+        compile: Use torch.compile: a minute at the start, faster afterwards.
+        log: Copy the metrics there too; may be repeated.
         max_bad: Accepted share of unreadable images, if larger than when the run was started.
         accept_data_change: Resume even if images were added, removed or changed.
     """
@@ -145,7 +159,8 @@ def resume(run: Path, *, data: Path | None = None, workers: Whole | None = None,
     from vitlet.jobs.options import Options
     from vitlet.jobs.training import resume as job
 
-    options = Options(workers=workers, device=device, max_bad=max_bad, accept_data_change=accept_data_change)
+    given = {"workers": workers, "device": device, "micro_batch": micro_batch, "compile": compile, "log": log}
+    options = Options(**given, max_bad=max_bad, accept_data_change=accept_data_change)
     finished = job(run, data=data, options=options)
     _done(finished.path, f"vitlet report {run} --out {run}/report.html")
 
