@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitlet.jobs.curves import compare as compare
+    from vitlet.jobs.checking import check as check
+    from vitlet.jobs.comparing import compare as compare
     from vitlet.jobs.demo import demo as demo
     from vitlet.jobs.detecting import detect as detect
     from vitlet.jobs.evaluation import embed as embed
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vitlet.jobs.exporting import export as export
     from vitlet.jobs.learning import learn as learn
     from vitlet.jobs.options import Options as Options
-    from vitlet.jobs.output import check as check
     from vitlet.jobs.pushing import push as push
     from vitlet.jobs.scoring import score as score
     from vitlet.jobs.sweeping import sweep_distill_layers as sweep_distill_layers
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from vitlet.report.page import write_page as write_page
 
 _HOMES = {
-    "Options": "vitlet.jobs.options.Options",
-    "check": "vitlet.jobs.output.check",
-    "compare": "vitlet.jobs.curves.compare",
-    "demo": "vitlet.jobs.demo.demo",
-    "detect": "vitlet.jobs.detecting.detect",
-    "embed": "vitlet.jobs.evaluation.embed",
-    "export": "vitlet.jobs.exporting.export",
-    "finetune": "vitlet.jobs.training.finetune",
-    "learn": "vitlet.jobs.learning.learn",
-    "predict": "vitlet.jobs.evaluation.predict",
-    "pretrain": "vitlet.jobs.training.pretrain",
-    "probe": "vitlet.jobs.evaluation.probe",
-    "push": "vitlet.jobs.pushing.push",
-    "resume": "vitlet.jobs.training.resume",
-    "score": "vitlet.jobs.scoring.score",
-    "sweep_distill_layers": "vitlet.jobs.sweeping.sweep_distill_layers",
-    "sweep_keep_blocks": "vitlet.jobs.sweeping.sweep_keep_blocks",
-    "transfer": "vitlet.jobs.transferring.transfer",
-    "write_page": "vitlet.report.page.write_page",
+    "Options": "vitlet.jobs.options",
+    "check": "vitlet.jobs.checking",
+    "compare": "vitlet.jobs.comparing",
+    "demo": "vitlet.jobs.demo",
+    "detect": "vitlet.jobs.detecting",
+    "embed": "vitlet.jobs.evaluation",
+    "export": "vitlet.jobs.exporting",
+    "finetune": "vitlet.jobs.training",
+    "learn": "vitlet.jobs.learning",
+    "predict": "vitlet.jobs.evaluation",
+    "pretrain": "vitlet.jobs.training",
+    "probe": "vitlet.jobs.evaluation",
+    "push": "vitlet.jobs.pushing",
+    "resume": "vitlet.jobs.training",
+    "score": "vitlet.jobs.scoring",
+    "sweep_distill_layers": "vitlet.jobs.sweeping",
+    "sweep_keep_blocks": "vitlet.jobs.sweeping",
+    "transfer": "vitlet.jobs.transferring",
+    "write_page": "vitlet.report.page",
 }
 
 __all__ = [
@@ -85,7 +85,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'vitlet' has no attribute {name!r}")
     from vitlet.jobs.calling import checked
 
-    module, _, inside = _HOMES[name].rpartition(".")
-    found = getattr(importlib.import_module(module), inside)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = found if isinstance(found, type) else checked(found, name)
     return globals()[name]

@@ -1,262 +1,218 @@
-"""Several starts under the same protocols: what they share, and what alone differs."""
+"""The label curve: what is compared with what, how often a run is trained, and what is refused before any is."""
 
-import contextlib
-import dataclasses
+import json
+import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torchvision.datasets.cifar
-from small_runs import QUIET, interrupted, stands, write_public
+from small_runs import QUIET, stands
 
 from in_place import in_place
 from vitlet.console import Teller
-from vitlet.data.index import open_index
-from vitlet.data.subsets import divide
-from vitlet.errors import UsageError
-from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs import comparing, side_by_side
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
-from vitlet.jobs.material import judge
-from vitlet.jobs.outcome import write_model
-from vitlet.jobs.training import pretrain
-from vitlet.nn.convnet import ConvEncoder
-from vitlet.nn.encoder import Encoder
-from vitlet.recipe import ConvNetConfig
+from vitlet.disk import read_json
+from vitlet.errors import DataError, UsageError
+from vitlet.jobs import side_by_side
+from vitlet.jobs.arms import Labelled
+from vitlet.jobs.comparing import compare, label_count
+from vitlet.jobs.judging import arm_names
 from vitlet.run import Run
-from vitlet.units import Steps
-from vitlet.weights.folder import read_model
-from vitlet.weights.source import evaluation_view, load_encoder
-
-SEEDS = (0, 1, 2)
-SILENT = Teller(quiet=True)
-
-
-@pytest.fixture
-def images(data: Path) -> Labelled:
-    index = open_index(data)
-    return Labelled(index, *divide(index, judge(index, QUIET, SILENT).good))
-
-
-@pytest.fixture
-def terms(data: Path, tmp_path: Path) -> Terms:
-    return Terms(data=data, out=tmp_path, seeds=SEEDS, num_labels=8, settings={})
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What every probe was given; the probes themselves are the real ones, made here."""
-    monkeypatch.setattr(side_by_side, "processes", in_place)
-    real, calls = comparing.probe_encoder, []
-
-    def noted(encoder: Any, index: Any, train: np.ndarray, test: np.ndarray, **options: Any) -> Any:
-        digest = encoder_digest(encoder, view=options["view"])
-        calls.append({"encoder": digest, "train": train.tolist(), "test": test.tolist(), "view": options["view"]})
-        return real(encoder, index, train, test, **options)
-
-    monkeypatch.setattr(comparing, "probe_encoder", noted)
-    return calls
-
-
-def test_only_the_weights_differ_between_starts(
-    pretrained: Run, tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
-) -> None:
-    starts = [Start("a", "A", pretrained.path), Start("b", "B", tuned.path), Start("random", "random weights", None)]
-    arms = frozen_arms(starts, terms, images, SILENT, protocols=["knn"])["knn"]
-    assert [(arm.name, arm.title, arm.seeds) for arm in arms] == [(s.name, s.title, SEEDS) for s in starts]
-    assert all(0 <= value <= 1 for arm in arms for value in arm.values)
-    first, second, random = asked[::3], asked[1::3], asked[2::3]
-    for a, b, c in zip(first, second, random, strict=True):
-        assert a["train"] == b["train"] == c["train"], "one seed, the same labels"
-        assert a["test"] == b["test"] == c["test"] == images.test.tolist()
-        assert a["view"] == b["view"] == c["view"]
-        assert np.bincount(images.index.labels[a["train"]]).tolist() == [4, 4]
-        assert not set(a["train"]) & set(a["test"])
-    assert len({tuple(call["train"]) for call in first}) == 3, "another seed, other labels"
-    assert len({call["encoder"] for call in first}) == len({call["encoder"] for call in second}) == 1
-    assert len({call["encoder"] for call in random}) == 3, "random weights are drawn anew"
-
-
-@pytest.mark.parametrize("protocol", ["knn", "logistic"])
-def test_with_all_labels_a_trained_encoder_is_probed_once(
-    protocol: Any, pretrained: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]]
-) -> None:
-    """Random weights are drawn anew all the same, and with few labels, the control, so are labels."""
-    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    for count, once in ((None, True), (len(images.train), True), (8, False)):
-        asked.clear()
-        counted = dataclasses.replace(terms, num_labels=count)
-        a, random = frozen_arms(starts, counted, images, SILENT, protocols=[protocol])[protocol]
-        assert (a.once, random.once) == (once, False)
-        assert (len(a.values), len(random.values), len(asked)) == ((1, 3, 4) if once else (3, 3, 6))
-        assert a.seeds == (SEEDS[:1] if once else SEEDS)
-
-
-def test_random_weights_have_the_shape_of_the_first_that_are_none(
-    tuned: Run, terms: Terms, images: Labelled, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, noted = [], comparing.probe_encoder
-    monkeypatch.setattr(
-        comparing,
-        "probe_encoder",
-        lambda encoder, *a, **o: seen.append((encoder.config, encoder.normalisation)) or noted(encoder, *a, **o),
-    )
-    starts = [Start("random", "", None), Start("tuned", "", tuned.path)]
-    frozen_arms(starts, terms, images, SILENT, protocols=["logistic"])
-    assert len(seen) == len(asked) == 6
-    assert len(set(map(str, seen))) == 1
-    assert seen[0][0] == load_encoder(tuned.path).encoder.config
-
-
-def test_a_pre_training_of_no_steps_wins_nothing(data: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: what the recipe itself begins from differs in more than training."""
-    monkeypatch.setattr(side_by_side, "processes", in_place)
-    run = pretrain("mae_micro", data=data, out=terms.out / "untrained", options=QUIET, epochs=0, batch_size=8)
-    terms = dataclasses.replace(terms, seeds=(0,), settings={"budget.duration": Steps(n=2), "budget.batch_size": 8})
-    trained = Start("no-step", "no step", run.path)
-    arms = finetune_arms(
-        [trained, untrained([trained])["no-step"], Start("recipe", "the recipe's", None)], terms, SILENT
-    )
-    no_step, random, control = (read_model(terms.out / arm.runs[0] / "encoder").encoder.vit for arm in arms)
-    assert arms[0].values == arms[1].values
-    assert all(torch.equal(random.state_dict()[name], tensor) for name, tensor in no_step.state_dict().items())
-    assert not torch.allclose(random.blocks[0].attn.qkv.weight, control.blocks[0].attn.qkv.weight, atol=0.01)
-
-
-def test_starts_that_began_alike_share_a_control_and_others_have_their_own(pretrained: Run, tuned: Run) -> None:
-    """The shapes are the same; MAE begins with fixed positions, and fine-tuning draws them."""
-    starts = [Start("mae", "MAE", pretrained.path), Start("b", "B", pretrained.path), Start("c", "C", tuned.path)]
-    of = untrained(starts)
-    assert list(of) == ["mae", "b", "c"]
-    assert of["mae"] == of["b"] == Start("random-1", "random weights like MAE", pretrained.path, keep_blocks=0)
-    assert of["c"] == Start("random-2", "random weights like C", tuned.path, keep_blocks=0)
-    assert untrained(starts[:2])["b"].title == "random weights"
-
-
-def test_the_same_again_gives_the_same(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
-    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    first, second = (frozen_arms(starts, terms, images, SILENT, protocols=["knn", "logistic"]) for _ in range(2))
-    assert list(first) == ["knn", "logistic"]
-    assert [[arm.values for arm in arms] for arms in first.values()] == [
-        [arm.values for arm in arms] for arms in second.values()
-    ]
-    assert len(asked) == 2 * 2 * 6
-
-
-def test_it_is_told_how_far_the_probes_are(pretrained: Run, terms: Terms, images: Labelled, asked: list[Any]) -> None:
-    told: list[int] = []
-
-    class Listening(Teller):
-        @contextlib.contextmanager
-        def progress(self, title: str, *, total: int, done: int = 0) -> Iterator[Any]:
-            assert (title, total, done) == ("probing", 6, 0)
-            yield told.append
-
-    starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    frozen_arms(starts, terms, images, Listening(), protocols=["knn", "logistic"])
-    assert told == sorted(told)
-    assert (told[0] < 6, told[-1]) == (True, len(asked) // 2)
-
-
-def test_a_random_convnet_stands_beside_a_convnet_and_is_drawn_anew(
-    terms: Terms, images: Labelled, tmp_path: Path, asked: list[dict[str, Any]]
-) -> None:
-    net = ConvEncoder(ConvNetConfig(architecture="test_efficientnet", image_size=32))
-    write_model(tmp_path / "net", encoder=net, evaluation=evaluation_view(32), facts={})
-    starts = [Start("net", "", tmp_path / "net"), Start("random", "", None)]
-    frozen_arms(starts, terms, images, SILENT, protocols=["knn"])
-    trained, random = ({call["encoder"] for call in calls} for calls in (asked[::2], asked[1::2]))
-    assert (len(trained), len(random)) == (1, 3)
-
+from vitlet.weights.folder import read_model, write_model
 
 QUICK = {
     "budget.batch_size": 8,
     "budget.duration": {"unit": "steps", "n": 2},
-    "budget.checkpoint_every": {"unit": "steps", "n": 1},
+    "budget.checkpoint_every": {"unit": "steps", "n": 2},
     "optimizer.warmup": {"unit": "steps", "n": 1},
 }
+TWO: dict[str, Any] = {"recipe": "debug_supervised", "seeds": 2, "set": QUICK}
 
 
-def test_what_was_begun_from_a_place_that_is_gone_is_trained_anew(
-    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of equal content, and unfinished: it cannot be resumed, as its start has moved."""
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "processes", in_place)
-    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
-    teller = Teller(quiet=True)
-    first = shutil.copytree(pretrained.path, tmp_path / "first")
-    (arm,) = finetune_arms([Start("a", "A", first)], terms, teller)
-    run = Run(terms.out / arm.runs[0])
-    copy = interrupted(run, tmp_path / "begun")
-    shutil.rmtree(run.path)
-    copy.path.rename(run.path)
-    moved = first.rename(tmp_path / "second")
-    (again,) = finetune_arms([Start("b", "B", moved)], terms, teller)
-    assert (again.runs, again.values) == (arm.runs, arm.values)
 
 
-def test_what_was_begun_on_a_public_data_set_goes_on(
-    pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def compared(data: Path, pretrained: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Random weights and one run, 25 % and all labels, two seeds."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_by_side, "processes", in_place)
+        found = compare([pretrained.path], data=data, out=out, label_fractions=(1, 0.25), **TWO)
+    return out, found
+
+
+def test_it_leaves_runs_a_document_a_page_and_figures(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, found = compared
+    assert sorted(p.name for p in out.iterdir()) == ["curves.json", "figures", "report.html", "runs"]
+    assert sorted(p.name for p in (out / "figures").iterdir()) == ["finetune.svg", "knn.svg"]
+    assert read_json(out / "curves.json") == json.loads(json.dumps(found))
+    assert found["kind"] == "compare"
+    assert "note" not in found, "the run has seen no label"
+    assert [curve["name"] for curve in found["curves"]] == ["finetune", "knn"]
+    for curve in found["curves"]:
+        assert [(p["x"], p["label"]) for p in curve["points"]] == [(8, "8 labels (25 %)"), (32, "32 labels (100 %)")]
+        assert [[a["name"] for a in p["arms"]] for p in curve["points"]] == [["random-1", "pretrained"]] * 2
+        assert (curve["n"], curve["split"]) == (12, "test")
+
+
+def test_every_number_is_that_of_a_run_with_the_same_budget(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, found = compared
+    recipes = set()
+    for point in found["curves"][0]["points"]:
+        for arm in point["arms"]:
+            for value, cost, name, seed in zip(
+                arm["values"], arm["cpu_seconds"], arm["runs"], arm["seeds"], strict=True
+            ):
+                run = Run(out / "runs" / name)
+                result = read_json(run.results / "top1.json")
+                assert result["value"] == value
+                assert result["protocol"] == f"fine-tuning, {point['x']:.0f} labels"
+                assert read_json(run.path / "environment.json")["cpu_seconds"] == cost
+                recipe = run.recipe_json()
+                assert recipe["budget"].pop("seed") == seed
+                recipes.add(json.dumps(recipe, sort_keys=True))
+    assert len(recipes) == 1, "shape and budget are the same for all"
+    assert len(list((out / "runs").iterdir())) == 8
+
+
+def test_random_weights_have_the_shape_of_the_run_and_nothing_else_of_it(
+    compared: tuple[Path, dict[str, Any]], pretrained: Run
 ) -> None:
-    """Its name is no path: made absolute as one it would never be where the run was begun."""
-    monkeypatch.setattr(side_by_side, "processes", in_place)
-    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
-    data = Path(write_public(tmp_path / "tv", train=16, test=4))
-    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=QUICK, recipe="debug_supervised")
-    start = Start("a", "A", pretrained.path)
-    (arm,) = finetune_arms([start], terms, Teller(quiet=True))
-    run = Run(terms.out / arm.runs[0])
-    copy = interrupted(run, tmp_path / "begun")
-    shutil.rmtree(run.path)
-    copy.path.rename(run.path)
-    (again,) = finetune_arms([start], terms, Teller(quiet=True))
-    assert again.values == arm.values
-    assert "resuming" in run.log_file.read_text()
+    out, found = compared
+    point = found["curves"][0]["points"][0]
+    launches = {
+        arm["name"]: read_json(out / "runs" / arm["runs"][0] / "environment.json")["launch"] for arm in point["arms"]
+    }
+    assert (launches["random-1"]["keep_blocks"], launches["pretrained"]["keep_blocks"]) == (0, None)
+    widths = {read_model(out / "runs" / arm["runs"][0] / "encoder").encoder.config.width for arm in point["arms"]}
+    assert widths == {read_model(pretrained.encoder).encoder.config.width}
 
 
-def test_another_teacher_in_the_same_place_is_another_run(
-    pretrained: Run, tuned: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_questions_have_sentences_that_the_page_shows(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, found = compared
+    assert [q["question"] for q in found["questions"]] == [
+        "Did pretrained help, with 8 labels (25 %)?",
+        "Did pretrained help, with 32 labels (100 %)?",
+    ]
+    page = re.sub(r"\s+", " ", (out / "report.html").read_text())
+    for question in found["questions"]:
+        assert question["answer"] in ("yes", "no", "undecided")
+        assert question["sentence"].split(" (+")[0].split(" (−")[0] in page
+    assert "CPU seconds" in page
+
+
+def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
+    compared: tuple[Path, dict[str, Any]], data: Path, pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the control: the same teacher is not."""
+    """From another place the same weights are the same start; other weights in the same place are another."""
+    out = shutil.copytree(compared[0], tmp_path / "out")
+    moved = shutil.copytree(pretrained.path, tmp_path / "moved")
+    before = stands(out / "runs")
     monkeypatch.setattr(side_by_side, "processes", in_place)
-    teacher = shutil.copytree(tuned.encoder, tmp_path / "teacher")
-    taught = QUICK | {"objective.teacher": str(teacher), "objective.pool": "mean"}
-    terms = Terms(data, tmp_path / "runs", (0,), num_labels=8, settings=taught, recipe="debug_supervised")
-    start = Start("a", "A", pretrained.path)
-    (arm,), (same,) = (finetune_arms([start], terms, SILENT) for _ in range(2))
-    saved = read_model(teacher)
-    assert isinstance(saved.encoder, Encoder)
-    saved.encoder.vit.cls_token.data[..., 0] += 1
-    write_model(
-        teacher, encoder=saved.encoder, evaluation=saved.evaluation, facts={}, classifier=saved.classifier,
-        classes=saved.classes,
-    )  # fmt: skip
-    (other,) = finetune_arms([start], terms, SILENT)
-    assert same.runs == arm.runs
-    assert other.runs != arm.runs
+    again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
+    assert stands(out / "runs") == before
+    for now, then in zip(again["curves"][0]["points"], compared[1]["curves"][0]["points"], strict=True):
+        assert [a["values"] for a in now["arms"]] == [a["values"] for a in then["arms"]]
+
+    saved = read_model(moved / "encoder")
+    saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
+    write_model(moved / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
+    monkeypatch.setattr(side_by_side, "processes", in_place)
+    compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
+    new = {p.name for p in (out / "runs").iterdir()} - {name.split("/")[0] for name in before}
+    assert sorted(name.rsplit("-", 1)[0] for name in new) == ["moved-seed0"] * 2 + ["moved-seed1"] * 2, (
+        "random weights are as they were"
+    )
 
 
-def test_after_a_failure_nothing_more_is_begun(
-    pretrained: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_questions_with_a_supervised_encoder_and_two_runs(
+    data: Path, pretrained: Run, tuned: Run, tmp_path: Path
 ) -> None:
-    """Eight runs of which the first cannot begin; those beside it are finished and used again."""
-    monkeypatch.setattr(side_by_side, "processes", in_place)
-    monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
-    terms = Terms(data, tmp_path / "runs", tuple(range(8)), num_labels=8, settings=QUICK, recipe="debug_supervised")
-    start = Start("a", "A", pretrained.path)
-    (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0,), out=tmp_path / "first"), SILENT)
-    obstacle = terms.out / arm.runs[0] / "notes.txt"
-    obstacle.parent.mkdir(parents=True)
-    obstacle.touch()
-    with pytest.raises(UsageError, match="is not empty and not a run"):
-        finetune_arms([start], terms, SILENT)
-    (beside,) = (p for p in terms.out.iterdir() if p != obstacle.parent)
-    before = stands(beside)
-    obstacle.unlink()
-    (arm,) = finetune_arms([start], dataclasses.replace(terms, seeds=(0, 1)), SILENT)
-    assert arm.runs[1] == beside.name
-    assert stands(beside) == before
+    found = compare(
+        [pretrained.path, tuned.path],
+        data=data,
+        out=tmp_path,
+        label_fractions=(0.25,),
+        supervised=tuned.path,
+        **TWO | {"seeds": 1},
+    )
+    assert [start["name"] for start in found["starts"]] == [
+        "random-1", "random-2", "supervised", "pretrained", "tuned",
+    ]  # fmt: skip
+    asked = [(q["first"], q["second"]) for q in found["questions"]]
+    assert asked == [
+        ("pretrained", "random-2"), ("tuned", "random-1"), ("pretrained", "supervised"), ("tuned", "supervised"),
+        ("tuned", "pretrained"),
+    ]  # fmt: skip
+    assert {q["answer"] for q in found["questions"]} == {"undecided"}, "one seed"
+    assert found["note"].startswith("supervised pre-training and tuned learned from labels of these images before")
+    values = {a["name"]: a["values"] for a in found["curves"][0]["points"][0]["arms"]}
+    assert values["tuned"] == values["supervised"], "the same weights, trained once"
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    costs = {start["name"]: start["pretraining_cpu_seconds"] for start in found["starts"]}
+    assert costs["random-1"] is None
+    assert costs["pretrained"] == read_json(pretrained.path / "environment.json")["cpu_seconds"]
+
+
+class TestRefused:
+    """Before anything is trained."""
+
+    def test_a_fraction_with_fewer_labels_than_classes(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
+        words = (
+            r"label fraction 0\.04 is 1 label for 2 classes.*every class needs one.*--label-fractions 0\.0625 or more"
+        )
+        with pytest.raises(DataError, match=words):
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1, 0.04), **TWO)
+        assert not any(tmp_path.iterdir())
+
+    def test_the_fraction_that_is_proposed_is_enough(self, data: Path) -> None:
+        assert label_count(Labelled.open(data, QUIET, Teller(quiet=True)), 0.0625) == 2
+
+    def test_a_batch_larger_than_the_labels(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"batch size 8 is larger than the 4 training images.*--batch-size 4"):
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(0.125,), **TWO)
+        assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(("fraction", "words"), [(0, "label fraction 0"), (1.5, r"label fraction 1\.5")])
+    def test_what_is_no_share(self, data: Path, fraction: float, words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            label_count(Labelled.open(data, QUIET, Teller(quiet=True)), fraction)
+
+    def test_no_run_and_no_seed(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="no run to compare"):
+            compare([], data=data, out=tmp_path)
+        with pytest.raises(UsageError, match="0 seeds"):
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), seeds=0)
+
+    def test_a_recipe_of_another_image_size(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"is a vision transformer for 32 px.*for 224 px.*--recipe NAME"):
+            compare(
+                [pretrained.path],
+                data=data,
+                out=tmp_path,
+                label_fractions=(1,),
+                recipe="finetune_tiny_impr_100e",
+                batch_size=2,
+            )
+
+    def test_a_recipe_of_another_kind(self, data: Path, pretrained: Run, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="fine-tunes a ConvNet"):
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="finetune_micro_convnet")
+        with pytest.raises(UsageError, match="debug is not a recipe to finetune with"):
+            compare([pretrained.path], data=data, out=tmp_path, label_fractions=(1,), recipe="debug")
+
+
+def test_names_are_short_fit_for_folders_and_apart(tmp_path: Path) -> None:
+    places = ["a/MAE run", "b/MAE run", "random", "supervised", "c/größe", "a/MAE run"]
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    names = arm_names([str(tmp_path / place) for place in places])
+    top = re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
+    assert names[:5] == ["mae-run", "b-mae-run", f"{top}-random", f"{top}-supervised", "gr-e"]
+    assert names[5] not in names[:5]
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+    assert np.unique(names).size == len(places)

@@ -13,9 +13,9 @@ from small_runs import DETECTING, QUIET, losses, on_two_ranks, stands, weights, 
 from vitlet.choices import ExportTarget
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.jobs.checking import check
 from vitlet.jobs.detecting import detect
 from vitlet.jobs.exporting import export
-from vitlet.jobs.output import check
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.run import Run
 from vitlet.weights.folder import read_model

@@ -23,8 +23,9 @@ from in_place import in_place
 from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import UsageError, WorkerError
-from vitlet.jobs import comparing, side_by_side
-from vitlet.jobs.comparing import Labelled, Start, Terms, frozen_grid
+from vitlet.jobs import arms as arms_module
+from vitlet.jobs import side_by_side
+from vitlet.jobs.arms import Labelled, Start, Terms, frozen_grid
 from vitlet.jobs.material import divide, judge
 from vitlet.jobs.pool import processes
 from vitlet.run import Run
@@ -60,13 +61,13 @@ def test_processes_probe_as_this_one_does(
     images = Labelled(index, *divide(index, judge(index, QUIET, silent)))
     terms = [Terms(data=data, out=tmp_path, seeds=(0, 1, 2), num_labels=count, settings={}) for count in (8, 4)]
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
-    probe, made_here = comparing.probe_encoder, []
+    probe, made_here = arms_module.probe_encoder, []
 
     def counted(*arguments: Any, **named: Any) -> Any:
         made_here.append(len(arguments[2]))
         return probe(*arguments, **named)
 
-    monkeypatch.setattr(comparing, "probe_encoder", counted)
+    monkeypatch.setattr(arms_module, "probe_encoder", counted)
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 1)  # one process is enough
     few = [(start, term) for term in terms for start in starts]
     there = frozen_grid(few, images, silent, protocols=["knn"])["knn"]

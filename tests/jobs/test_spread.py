@@ -16,7 +16,7 @@ from vitlet.distributed import across
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import learning, side_by_side
-from vitlet.jobs.curves import compare
+from vitlet.jobs.comparing import compare
 from vitlet.jobs.learning import learn
 from vitlet.jobs.overfitting import overfit
 from vitlet.jobs.side_by_side import results_side_by_side

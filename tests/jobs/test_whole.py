@@ -32,8 +32,8 @@ from vitlet.run import Run
 def test_every_public_name_is_a_function_or_a_class_with_its_words() -> None:
     assert sorted(vitlet.__all__) == sorted(vitlet._HOMES)
     for name in vitlet.__all__:
-        thing, (module, _, inside) = getattr(vitlet, name), vitlet._HOMES[name].rpartition(".")
-        assert inspect.unwrap(thing) is inspect.unwrap(getattr(importlib.import_module(module), inside))
+        thing, home = getattr(vitlet, name), importlib.import_module(vitlet._HOMES[name])
+        assert inspect.unwrap(thing) is inspect.unwrap(getattr(home, name))
         assert inspect.getdoc(thing)
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         vitlet.pretrian  # noqa: B018

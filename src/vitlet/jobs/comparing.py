@@ -1,306 +1,175 @@
-"""Comparison of several starts under the same protocols: labels, steps and seeds are equal, initial weights differ.
-
-The folder of a fine-tuning run is named after everything that decides its numbers: the recipe, the images, the initial
-encoder and the teacher (by content, not by path), what is kept of that encoder, and the labels. A finished run is
-therefore reused exactly when a new one would give the same result.
-"""
+"""Did pre-training help, and with how many labels? Compares runs, random weights and a supervised encoder."""
 
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from vitlet.choices import ProbeName
 from vitlet.console import Teller
-from vitlet.data.index import Index
-from vitlet.data.names import absolute_data
-from vitlet.disk import read_json
-from vitlet.distributed.world import World
+from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Arm
-from vitlet.jobs.evaluation import Probing, probe_encoder
-from vitlet.jobs.launch import RANDOM_START
-from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
+from vitlet.evaluate.curves import Curve, Point, Question, document
+from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_grid, untrained
+from vitlet.jobs.judging import (
+    Judging,
+    Tuning,
+    arm_names,
+    budget_of,
+    facts_of,
+    publish,
+    require_startable,
+    start_facts,
+)
 from vitlet.jobs.options import Options
-from vitlet.jobs.side_by_side import Training, results_side_by_side, train_side_by_side
-from vitlet.jobs.training import finetune, resolved
-from vitlet.nn.convnet import ConvEncoder, new_encoder
-from vitlet.recipe import Recipe
-from vitlet.run import Run, address_of
-from vitlet.units import steps_per_epoch, to_steps
-from vitlet.weights.content import teacher_content
-from vitlet.weights.names import Source
+from vitlet.jobs.spread import among_ranks
+from vitlet.text import plural
 from vitlet.weights.source import load_encoder
 
-UNTRAINED = "random weights"
-"""Title of the starts that `untrained` returns."""
+FRACTIONS = (0.01, 0.1, 1.0)
 
 
-@dataclass(frozen=True)
-class Start:
-    """The initial weights of fine-tuning or of a probe."""
+@among_ranks
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    label_fractions: Sequence[float] = FRACTIONS,
+    supervised: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    **tuning: Unpack[Tuning],
+) -> dict[str, Any]:
+    """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
 
-    name: str
-    """Used in folder names."""
-    title: str
-    source: str | Path | None
-    """A run, a model folder or timm:NAME@FILE; None: random weights as the recipe draws them."""
-    keep_blocks: int | None = None
-    """As for `finetune`; 0 is the network of `source` as initialised before its training."""
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the weights are drawn anew for each seed."""
-        return self.source is None or self.keep_blocks == 0
-
-
-def untrained(starts: Sequence[Start]) -> dict[str, Start]:
-    """Return for each start its untrained counterpart, so that only training differs; similar starts share one.
-
-    The counterpart is the same network with weights and positions drawn by the same rules: with few labels,
-    initialisation may change the result of fine-tuning more than pre-training does (`docs/decisions/0007`).
-    """
-    shared: dict[str, Start] = {}
-    like: dict[str, str] = {}
-    for start in starts:
-        assert start.source is not None
-        content = like[start.name] = start_content(start.source, 0)
-        if content not in shared:
-            shared[content] = _before_training(start, number=len(shared) + 1)
-    if len(shared) > 1:
-        firsts = {content: next(s.title for s in starts if like[s.name] == content) for content in shared}
-        shared = {c: replace(s, title=f"{s.title} like {firsts[c]}") for c, s in shared.items()}
-    return {name: shared[content] for name, content in like.items()}
-
-
-def _before_training(start: Start, *, number: int) -> Start:
-    is_convnet = isinstance(load_encoder(start.source or "").encoder, ConvEncoder)  # the recipe has its shape
-    name = f"{RANDOM_START}-{number}"
-    return Start(name, UNTRAINED, *((None, None) if is_convnet else (start.source, 0)))
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Settings shared by all starts."""
-
-    data: Path
-    out: Path
-    """Folder of the fine-tuning runs; finished ones are reused."""
-    seeds: tuple[int, ...]
-    """Each decides the labels, the order and the new weights of its repetition."""
-    num_labels: int | None
-    settings: Mapping[str, Any]
-    """Changes to the fine-tuning recipe."""
-    recipe: str = "finetune_micro"
-    """The fine-tuning recipe."""
-    subset: str | None = None
-    """Subset of the training images, as for `finetune`; `num_labels` are drawn from it."""
-    options: Options = field(default_factory=Options)
-    """Settings that change no number."""
-
-    def resolved(self, seed: int) -> Recipe:
-        """Return the recipe of one repetition."""
-        return resolved(self.recipe, {"set": self.settings, "seed": seed})
-
-    def chosen(self, images: "Labelled", seed: int) -> np.ndarray:
-        """Return the training images of one repetition."""
-        return chosen_ids(images.index, images.train, seed=seed, subset=self.subset, num_labels=self.num_labels)
-
-    def steps(self, images: "Labelled", seed: int) -> int:
-        """Return the optimizer steps of one repetition.
-
-        Raises:
-            DataError: if there are too few labels.
-            UsageError: if there are fewer images than a batch takes.
-        """
-        recipe = self.resolved(seed)
-        size = {"num_images": len(self.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
-        steps_per_epoch(**size)
-        whole = {**size, "num_images": len(images.train)} if recipe.budget.epoch_of == "whole" else size
-        return to_steps(recipe.budget.duration, **whole)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The images of a comparison."""
-
-    index: Index
-    train: np.ndarray
-    test: np.ndarray
-    split: str
-    """Name of the split of the test images."""
-
-    @classmethod
-    def open(cls, data: str | os.PathLike[str], options: Options, teller: Teller) -> "Labelled":
-        """Open, check and divide the images.
-
-        Raises:
-            DataError: as `open_labelled`.
-        """
-        world = World.here()
-        with world.first_per_host():
-            found = cls(*open_labelled(data, options, teller))
-        world.require_same(found.index.fingerprint, of="images")
-        return found
-
-
-def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
-    """Fine-tune from every start with every seed, side by side."""
-    return finetune_grid([(start, terms) for start in starts], teller)
-
-
-def finetune_grid(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[Arm]:
-    """`finetune_arms` for any pairs of start and terms on the same data; one arm per pair, in order.
-
-    Raises:
-        VitletError: before the first run begins, if any of them cannot begin.
-    """
-    trials = finetunings(cells, teller)
-    every = [trial for arm in trials for trial in arm]
-    train_side_by_side(every, title="fine-tuning", options=cells[0][1].options, teller=teller)
-    return [_arm(start, terms, arm) for (start, terms), arm in zip(cells, trials, strict=True)]
-
-
-def finetunings(cells: Sequence[tuple[Start, Terms]], teller: Teller) -> list[list[Training]]:
-    """Return the runs that `finetune_grid` makes, for every cell one a seed.
-
-    Raises:
-        VitletError: if any of them cannot begin.
-    """
-    images = Labelled.open(cells[0][1].data, cells[0][1].options, teller)
-    places: dict[str, Run] = {}
-    contents = {start: start_content(start.source, start.keep_blocks) for start, _ in cells}
-    objectives = [terms.resolved(terms.seeds[0]).objective for _, terms in cells]
-    taught = {objective: teacher_content(objective) for objective in set(objectives)}
-    return [
-        [
-            _trial(start, terms, seed, images, weights=(contents[start], taught[objective]), places=places)
-            for seed in terms.seeds
-        ]
-        for (start, terms), objective in zip(cells, objectives, strict=True)
-    ]
-
-
-def _trial(
-    start: Start, terms: Terms, seed: int, images: Labelled, *, weights: tuple[str, str], places: dict[str, Run]
-) -> Training:
-    """Return the run of one repetition: one of the same content in `terms.out` or already planned, or a new one.
-
-    `weights` identifies the weights of start and teacher by content.
-    """
-    steps = terms.steps(images, seed)
-    content, teacher = weights
-    decides = {
-        "recipe": terms.resolved(seed).fingerprint(),
-        "data": images.index.fingerprint,
-        "start": content,
-        "num_labels": terms.num_labels,
-        "subset": terms.subset,
-        **({"teacher": teacher} if teacher else {}),
-    }
-    digest = address_of(decides)[:12]
-    if digest not in places:
-        there = sorted(terms.out.glob(f"*-{digest}"))
-        places[digest] = Run(there[0] if there else terms.out / f"{start.name}-seed{seed}-{digest}")
-    run = places[digest]
-    return Training(run, steps, _finetune_one, (start, terms, seed, run.path))
-
-
-def _arm(start: Start, terms: Terms, trials: Sequence[Training]) -> Arm:
-    runs = [trial.run for trial in trials]
-    return Arm(
-        name=start.name,
-        title=start.title,
-        values=tuple(read_json(run.results / "top1.json")["value"] for run in runs),
-        seeds=terms.seeds,
-        cpu_seconds=tuple(read_json(run.path / "environment.json")["cpu_seconds"] for run in runs),
-        runs=tuple(run.path.name for run in runs),
-    )
-
-
-def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
-    begun = read_json(out / "environment.json").get("launch") if (out / "recipe.json").is_file() else None
-    init = None if start.source is None else str(Source.parse(start.source).absolute())
-    # Same content at another path: the original path may be gone, so the run cannot be resumed.
-    moved = begun is not None and (begun["data"], begun["init"]) != (absolute_data(terms.data), init)
-    finetune(
-        terms.recipe,
-        init=start.source,
-        data=terms.data,
-        out=out,
-        num_labels=terms.num_labels,
-        keep_blocks=start.keep_blocks,
-        subset=terms.subset,
-        options=terms.options.changed(quiet=True, fresh=moved),
-        seed=seed,
-        set=terms.settings,
-    )
-
-
-def frozen_arms(
-    starts: Sequence[Start], terms: Terms, images: Labelled, teller: Teller, *, protocols: Sequence[ProbeName]
-) -> dict[ProbeName, list[Arm]]:
-    """Probe frozen features of every start with every seed, side by side."""
-    return frozen_grid([(start, terms) for start in starts], images, teller, protocols=protocols)
-
-
-def frozen_grid(
-    cells: Sequence[tuple[Start, Terms]], images: Labelled, teller: Teller, *, protocols: Sequence[ProbeName]
-) -> dict[ProbeName, list[Arm]]:
-    """`frozen_arms` for any pairs of start and terms on the same data.
-
-    A random start has the shape of its source, or of the first source there is. If every seed has the same labels, a
-    trained start is probed once: no probe is random itself.
+    Args:
+        runs: Runs, model folders or timm:NAME@FILE; at least one.
+        data: Labelled images. Without a `test` or `val` split, a fifth of the training images is held out.
+        out: Folder of `runs/`, `curves.json`, `report.html` and `figures/`; finished runs are reused.
+        label_fractions: Shares of the labelled training images, each drawn evenly over classes.
+        supervised: An encoder trained with labels, to compare with.
+        options: Workers, device, tolerance for unreadable images.
+        **tuning: `recipe`, `seeds`, `epochs`, `batch_size`, and `set` for dotted keys.
 
     Returns:
-        For each protocol one arm per pair, in order.
+        The document; each of its questions has a sentence and an answer: yes, no or undecided.
+
+    Raises:
+        DataError: if a fraction has fewer labels than there are classes, or the images are not fit for a comparison.
+        UsageError: if a start does not fit the recipe; raised before any training.
     """
-    assert all(start.keep_blocks in (None, 0) for start, _ in cells), "features of an encoder that is not whole"
-    like = next(start.source for start, _ in cells if start.source)
-    once = [not start.is_random and _same_labels(terms, images) for start, terms in cells]
-    seeds = [terms.seeds[:1] if single else terms.seeds for single, (_, terms) in zip(once, cells, strict=True)]
-    # By seed: the first probe of a start computes the features of the test images, and the others find them.
-    asked = sorted(((cell, seed) for cell in range(len(cells)) for seed in seeds[cell]), key=lambda pair: pair[1])
-    calls = [(_probe_one, *cells[cell], seed, like, tuple(protocols)) for cell, seed in asked]
-    with teller.progress("probing", total=len(calls)) as tick:
-        found = dict(zip(asked, results_side_by_side(calls, options=cells[0][1].options, watch=tick), strict=True))
+    judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
+    data, out = Path(data), Path(out)
+    if not runs:
+        raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")
+    starts, counterpart = _line_up(runs, supervised, judging.terms(data=data, out=out))
+    images = Labelled.open(data, judging.options, teller)
+    terms = {
+        label_count(images, fraction): judging.terms(
+            data=data, out=out, subset=None if fraction == 1 else repr(fraction)
+        )
+        for fraction in sorted(label_fractions)
+    }
+    counts = list(terms)
+    shown = ", ".join(f"{count:,}" for count in counts)
+    teller.say(f"{plural(len(starts), 'start')}, {shown} labels, {plural(judging.seeds, 'seed')}")
+    cells = [(start, terms[count]) for count in counts for start in starts]
+    arms = finetune_grid(cells, teller)
+    tuned = points_of(arms, counts, total=len(images.train))
+    teller.say("20 nearest neighbours on the frozen features of all")
+    frozen = frozen_grid(cells, images, teller, protocols=["knn"])
+    probed = points_of(frozen["knn"], counts, total=len(images.train))
+    n, split = len(images.test), images.split
+    found = document(
+        "compare",
+        title="Did pre-training help?",
+        axis={"label": "labelled training images", "scale": "log"},
+        data=facts_of(images),
+        starts=[start_facts(start) for start in starts],
+        curves=[
+            Curve("finetune", "Fine-tuning", tuned, n=n, split=split),
+            Curve("knn", "20 nearest neighbours on frozen features", probed, n=n, split=split),
+        ],
+        questions=[q for point in tuned for q in _questions(point, counterpart, n=n, split=split)],
+        budget=budget_of(terms[counts[0]]),
+    )
+    seen = [start.title for start in starts if _has_seen_labels(start, images)]
+    if seen:
+        found["note"] = (
+            f"{' and '.join(seen)} learned from labels of these images before: beside few labels that is what more "
+            "labels could give, not an alternative to them."
+        )
+    return publish(found, out, teller, began)
 
-    def arm(cell: int, protocol: ProbeName) -> Arm:
-        values, costs = zip(*(found[cell, seed][protocol] for seed in seeds[cell]), strict=True)
-        return Arm(cells[cell][0].name, cells[cell][0].title, values, seeds[cell], costs, once=once[cell])
 
-    return {protocol: [arm(cell, protocol) for cell in range(len(cells))] for protocol in protocols}
-
-
-def _probe_one(
-    start: Start, terms: Terms, seed: int, like: str | Path, protocols: Sequence[ProbeName]
-) -> dict[ProbeName, tuple[float, float]]:
-    """Return for each protocol the accuracy and the CPU seconds."""
-    images = _opened(terms.data, terms.options)  # pyright: ignore[reportArgumentType] (frozen, so it has a hash)
-    model = load_encoder(like)
-    encoder = (load_encoder(start.source) if start.source else model).encoder
+def _has_seen_labels(start: Start, images: Labelled) -> bool:
+    """Return whether the encoder comes from a classifier that was trained on these same images."""
     if start.is_random:
-        encoder = new_encoder(encoder.config, normalisation=encoder.normalisation, seed=seed)
-    encoder = encoder.to(pick_device(terms.options))
-    few, found = terms.chosen(images, seed), {}
-    for protocol in protocols:
-        began, seen = time.process_time(), {"view": model.evaluation, "how": Probing(protocol)}
-        result = probe_encoder(encoder, images.index, few, images.test, **seen, options=terms.options)
-        found[protocol] = (result.top1, time.process_time() - began)
-    return found
+        return False
+    saved = load_encoder(start.source or "")
+    return saved.classifier is not None and saved.facts.get("data_fingerprint") == images.index.fingerprint
 
 
-@cache
-def _opened(data: Path, options: Options) -> Labelled:
-    """The images, once in each process that probes."""
-    return Labelled.open(data, options, Teller(quiet=True))
+def label_count(images: Labelled, fraction: float) -> int:
+    """Return the number of labels in a share of the training images.
+
+    Raises:
+        UsageError: for a share outside (0, 1].
+        DataError: if there are fewer labels than classes.
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label fraction {fraction:g}", why="It is a share of all labels", fix="above 0, up to 1")
+    total, num_classes = len(images.train), len(np.unique(images.index.labels[images.train]))
+    count = round(fraction * total)
+    if count < num_classes:
+        least = np.ceil(1e4 * num_classes / total) / 1e4
+        raise DataError(
+            f"label fraction {fraction:g} is {plural(count, 'label')} for {num_classes} classes",
+            where=images.index.name,
+            why=f"There are {plural(total, 'labelled training image')}, and every class needs one",
+            fix=f"--label-fractions {least:g} or more",
+        )
+    return count
 
 
-def _same_labels(terms: Terms, images: Labelled) -> bool:
-    """Return whether every seed trains on the same images, for example on all of them."""
-    first, *others = (np.sort(terms.chosen(images, seed)) for seed in terms.seeds)
-    return len(first) == len(images.train) or (bool(others) and all(np.array_equal(first, ids) for ids in others))
+def _line_up(
+    runs: Sequence[str | os.PathLike[str]], supervised: str | os.PathLike[str] | None, terms: Terms
+) -> tuple[list[Start], dict[str, str]]:
+    """Return random weights, the supervised encoder and the runs, and the counterpart of each trained start."""
+    sources = [os.fspath(run) for run in runs]
+    names = arm_names(sources)
+    if supervised is not None:
+        sources, names = [os.fspath(supervised), *sources], ["supervised", *names]
+    for source in sources:
+        require_startable(load_encoder(source), terms.resolved(0), source)
+    titles = {"supervised": "supervised pre-training"}
+    trained = [Start(name, titles.get(name, name), source) for name, source in zip(names, sources, strict=True)]
+    counterpart = untrained(trained)
+    return [*dict.fromkeys(counterpart.values()), *trained], {name: like.name for name, like in counterpart.items()}
+
+
+def points_of(arms: Sequence[Arm], counts: Sequence[int], *, total: int) -> tuple[Point, ...]:
+    """Group the arms of a grid, ordered by count, into points over the number of labels."""
+    width = len(arms) // len(counts)
+    return tuple(
+        Point(
+            float(count),
+            f"{plural(count, 'label')} ({100 * count / total:.3g} %)",
+            tuple(arms[i * width : (i + 1) * width]),
+        )
+        for i, count in enumerate(counts)
+    )
+
+
+def _questions(point: Point, counterpart: Mapping[str, str], *, n: int, split: str) -> list[Question]:
+    """At one number of labels: does each run help, and is it better than the supervised start and the first run?"""
+    arms = {arm.name: arm for arm in point.arms}
+    runs = [arm for name, arm in arms.items() if name in counterpart and name != "supervised"]
+    pairs = [(f"Did {arm.title} help", arm, arms[counterpart[arm.name]]) for arm in runs]
+    if "supervised" in arms:
+        pairs += [(f"Is {arm.title} better than supervised pre-training", arm, arms["supervised"]) for arm in runs]
+    pairs += [(f"Is {arm.title} better than {runs[0].title}", arm, runs[0]) for arm in runs[1:]]
+    where = f"fine-tuning with {point.label}"
+    return [Question(f"{text}, with {point.label}?", where, a, b, n, split) for text, a, b in pairs]

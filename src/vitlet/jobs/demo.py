@@ -23,10 +23,10 @@ from vitlet.data.subsets import divide, training_ids
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import Protocol, comparison
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
+from vitlet.jobs.arms import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import judge, require_labels
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import write_document
+from vitlet.jobs.reporting import write_document
 from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved

@@ -15,7 +15,7 @@ from vitlet.disk import read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs.comparing import Labelled, Start, Terms
+from vitlet.jobs.arms import Labelled, Start, Terms
 from vitlet.jobs.options import Flags, Options, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.report.curve_page import write_curve_page
@@ -66,7 +66,7 @@ class Judging:
         return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), settings, options or Options())
 
     def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
-        """Return the terms for `vitlet.jobs.comparing`; the runs go to `out/runs`.
+        """Return the terms for `vitlet.jobs.arms`; the runs go to `out/runs`.
 
         Raises:
             UsageError: for fewer seeds than one, or a recipe that does not learn labels.

@@ -19,9 +19,9 @@ from rich.table import Table
 from vitlet.console import Teller
 from vitlet.disk import read_json
 from vitlet.evaluate.compare import Arm, difference_of, mean_interval
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import write_document
+from vitlet.jobs.reporting import write_document
 from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name

@@ -23,7 +23,7 @@ from vitlet.errors import DataError
 from vitlet.evaluate.compare import paired_difference
 from vitlet.evaluate.detection.truth import ground_truth
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import write_document
+from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import finetune, resolved
 from vitlet.run import Run, address_of, environment

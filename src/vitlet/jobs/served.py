@@ -7,6 +7,6 @@ import os
 import signal
 
 import vitlet.evaluate.logistic
-import vitlet.jobs.comparing  # noqa: F401
+import vitlet.jobs.arms  # noqa: F401
 
 os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, ()))

@@ -27,11 +27,11 @@ from vitlet.disk import read_json
 from vitlet.distributed.world import World
 from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import Look, analyse
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid
+from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid
 from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import write_document
+from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.run import address_of, environment

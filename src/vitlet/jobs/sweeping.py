@@ -1,6 +1,6 @@
 """Sweeps of the paper: how many pre-trained blocks are worth keeping, and which layers are worth distilling.
 
-Both fine-tune with `vitlet.jobs.comparing` and report on the same page as `vitlet compare`.
+Both fine-tune with `vitlet.jobs.arms` and report on the same page as `vitlet compare`.
 """
 
 import os
@@ -17,7 +17,7 @@ from vitlet.errors import UsageError
 from vitlet.evaluate.compare import Arm
 from vitlet.evaluate.curves import Curve, Point, Question, document
 from vitlet.evaluate.features import encoder_digest
-from vitlet.jobs.comparing import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.judging import (
     Judging,
     Tuning,

@@ -27,10 +27,10 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluate.compare import mean_interval
 from vitlet.evaluate.features import encoder_digest
 from vitlet.evaluate.result import Result, write_result
-from vitlet.jobs.comparing import Labelled
+from vitlet.jobs.arms import Labelled
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import write_document
+from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words

@@ -36,7 +36,7 @@ def compare(
     existing_data(data)
     fractions = numbers("--label-fractions", label_fractions, low=1e-9, high=1)
     flags, options = (tuning or Tuning()).flags(), (looking or Looking()).options()
-    from vitlet.jobs.curves import compare as job
+    from vitlet.jobs.comparing import compare as job
 
     job(sources, data=data, out=out, label_fractions=fractions, supervised=taught, options=options, **flags)
 

@@ -28,8 +28,8 @@ def check(
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
     existing_data(data)
+    from vitlet.jobs.checking import check as job
     from vitlet.jobs.options import Options
-    from vitlet.jobs.output import check as job
 
     job(data, out=out, options=Options(workers=workers, max_bad=max_bad, follow_outside=follow_outside))
 

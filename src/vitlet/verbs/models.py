@@ -159,13 +159,13 @@ def report(*runs: Path, out: Path) -> None:
     require_free("page", out)
     if len(runs) == 1 and runs[0].suffix == ".json":
         existing(runs[0])
-        from vitlet.jobs.output import report_replication
+        from vitlet.jobs.reporting import report_replication
 
         report_replication(runs[0], out=out)
         return
     for run in runs:
         Run.open(run)
-    from vitlet.jobs.output import report as job
+    from vitlet.jobs.reporting import report as job
 
     job(runs, out=out)
 

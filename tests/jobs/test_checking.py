@@ -10,8 +10,9 @@ from PIL import Image
 from small_runs import QUIET, pixels, stands, write_image, write_images
 
 from vitlet.errors import CheckpointError, DataError
+from vitlet.jobs.checking import check
 from vitlet.jobs.options import Options
-from vitlet.jobs.output import check, report
+from vitlet.jobs.reporting import report
 from vitlet.run import Run
 
 
