@@ -112,7 +112,7 @@ def test_a_folder_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch
     with new_folder(tmp_path / "deep") as folder:
         (folder / "b").mkdir()
         (folder / "b" / "c").write_bytes(b"1")
-    temporary = f".tmp-{os.getpid()}-deep"
+    temporary = temporary_place(tmp_path, "deep").name
     flushed = [("fsync", "c"), ("fsync", "b"), ("fsync", temporary)]
     assert calls == [*flushed, ("rename", temporary), ("fsync", tmp_path.name)]
 

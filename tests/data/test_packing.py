@@ -163,8 +163,8 @@ def test_what_a_killed_packing_left_is_gone_after_the_next(photos: Path, tmp_pat
     index = open_index(photos)
 
     def killed() -> None:
-        Writer(tmp_path)
-        pack(index, np.arange(9), out=tmp_path / "lost", form=Form(), progress=lambda _: os.kill(os.getpid(), 9))
+        with Writer(tmp_path):
+            pack(index, np.arange(9), out=tmp_path / "lost", form=Form(), progress=lambda _: os.kill(os.getpid(), 9))
 
     assert wait(fork(killed, error_file=tmp_path / "error.txt")) == -9
     assert len([name for name in os.listdir(tmp_path) if name.startswith(".tmp-")]) == 2

@@ -12,6 +12,7 @@ from small_runs import QUIET, write_images
 from in_place import in_place
 from vitlet.console import Teller
 from vitlet.data.index import open_index
+from vitlet.data.subsets import divide
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side, transferring, trying
 from vitlet.jobs.material import judge
