@@ -58,7 +58,7 @@ ELSEWHERE = {
     r"vitlet reproduce .* --collect": "reproduce/test_replicate.py::test_every_number_is_measured_or_says_why_not",
     r"vitlet reproduce (?!.*--(plan|collect|slurm))": "reproduce/test_replicate.py::test_everything_runs_to_its_end",
     r"pip install ": "test_docs_run.py::test_what_pip_is_told_to_install_is_an_extra",
-    r"sysctl ": "train/test_hosts.py::test_a_cut_cable_ends_both_hosts_and_the_run_goes_on",
+    r"sysctl ": "distributed/test_hosts.py::test_a_cut_cable_ends_both_hosts_and_the_run_goes_on",
 }
 """Lines of shell that need hours, another machine or its administrator, and the test that runs the same in small."""
 PYTHON_ELSEWHERE = {
