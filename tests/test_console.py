@@ -36,6 +36,18 @@ def test_quiet_is_quiet(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_ranks_the_first_speaks_and_all_complain(
+    rank: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    Terminal().print("finished")
+    Teller().say("step 1")
+    Terminal(stderr=True).print("error")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("finished\nstep 1\n" if rank == "0" else "", "error\n")
+
+
 def test_without_a_terminal_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

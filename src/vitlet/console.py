@@ -24,8 +24,9 @@ class Terminal(Console):
     """Where lines are printed as they are. Once nobody reads them, as after `| head`, it is silent and work goes on."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
-        """Write to stdout or stderr; nothing if `quiet`."""
-        super().__init__(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        """Write to stderr, or to stdout, which of several ranks belongs to the first; nothing if `quiet`."""
+        is_mine = stderr or is_first_rank()
+        super().__init__(stderr=stderr, quiet=quiet or not is_mine, highlight=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Fall silent; rich would end the process."""
@@ -39,7 +40,7 @@ class Teller:
 
     def __init__(self, run: Run | None = None, *, quiet: bool = False) -> None:
         """`run` receives log.txt; `quiet` silences the terminal, as do all ranks but the first."""
-        self.console = Terminal(quiet=quiet or not is_first_rank())
+        self.console = Terminal(quiet=quiet)
         self.run = run
 
     def say(self, text: str) -> None:
