@@ -1,5 +1,6 @@
 """Bounded numbers for configs. A range or colour out of bounds is answered with the value that was probably meant."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -19,6 +20,31 @@ _Channels = tuple[float, float, float]
 
 class OutOfBounds(UsageError):
     """A value of a config that is out of bounds. Its fix is a value alone: `config.explain` adds the key."""
+
+
+def require_width(at: str, *, width: int, heads: int, sincos: bool) -> None:
+    """Reject a width that its heads or 2-D sin-cos positions do not divide.
+
+    Args:
+        at: What stands before `width` and `heads` in the keys of their recipe.
+        width: Number of features of a token.
+        heads: Number of attention heads.
+        sincos: Whether its positions are 2-D sin-cos.
+
+    Raises:
+        UsageError: suggesting a valid width or number of heads.
+    """
+    step = math.lcm(4, heads) if sincos else heads
+    fix = f"{at}width={max(1, round(width / step)) * step}"
+    if sincos and width % 4:
+        raise UsageError(f"{at}width {width} is not a multiple of 4", why="2-D sin-cos positions need one", fix=fix)
+    if width % heads:
+        fewer = next(n for n in range(heads, 0, -1) if width % n == 0)
+        raise UsageError(
+            f"{at}width {width} is not a multiple of {at}heads {heads}",
+            why="Each head has an equal part of it",
+            fix=f"{fix}, or {at}heads={fewer}",
+        )
 
 
 def _ordered(values: tuple[float, float]) -> tuple[float, float]:

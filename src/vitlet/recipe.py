@@ -5,14 +5,13 @@ method-specific part, `objective`, is a config of its own type, defined beside t
 """
 
 import abc
-import math
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, cast
 
 from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
 from vitlet.augmentation import View
-from vitlet.bounds import Count, Deviations, Fraction, Means, Positive
+from vitlet.bounds import Count, Deviations, Fraction, Means, Positive, require_width
 from vitlet.choices import Precision
 from vitlet.config import Config, fingerprint
 from vitlet.errors import UsageError
@@ -84,7 +83,7 @@ class EncoderConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "EncoderConfig":
-        size, patch, width, heads = self.image_size, self.patch_size, self.width, self.heads
+        size, patch = self.image_size, self.patch_size
         if size % patch:
             near = size // patch * patch
             raise UsageError(
@@ -92,19 +91,7 @@ class EncoderConfig(Config):
                 why="Patches must cover the image",
                 fix=f"encoder.image_size={near if near >= _SMALLEST_IMAGE else near + patch}",
             )
-        step = math.lcm(4, heads) if self.position == "sincos" else heads
-        fix = f"encoder.width={max(1, round(width / step)) * step}"
-        if self.position == "sincos" and width % 4:
-            raise UsageError(
-                f"encoder.width {width} is not a multiple of 4", why="2-D sin-cos positions need one", fix=fix
-            )
-        if width % heads:
-            fewer = next(n for n in range(heads, 0, -1) if width % n == 0)
-            raise UsageError(
-                f"encoder.width {width} is not a multiple of encoder.heads {heads}",
-                why="Each head has an equal part of it",
-                fix=f"{fix}, or encoder.heads={fewer}",
-            )
+        require_width("encoder.", width=self.width, heads=self.heads, sincos=self.position == "sincos")
         return self
 
     @property

@@ -1,11 +1,11 @@
 """Masked autoencoding: its config, and the recipes of the paper and for two CPU cores."""
 
-import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from vitlet.augmentation import Centre, Resample, Shift, View
+from vitlet.bounds import require_width
 from vitlet.errors import UsageError
 from vitlet.recipe import BudgetConfig, Count, DataConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig, Recipe
 from vitlet.units import Epochs, Images, Share
@@ -53,20 +53,7 @@ class MAEObjective(ObjectiveConfig):
         Raises:
             UsageError: suggesting a valid width or number of heads.
         """
-        width, heads = self.decoder_width, self.decoder_heads
-        step = math.lcm(4, heads)
-        fix = f"{at}.decoder_width={max(1, round(width / step)) * step}"
-        if width % 4:
-            raise UsageError(
-                f"{at}.decoder_width {width} is not a multiple of 4", why="2-D sin-cos positions need one", fix=fix
-            )
-        if width % heads:
-            fewer = next(n for n in range(heads, 0, -1) if width % n == 0)
-            raise UsageError(
-                f"{at}.decoder_width {width} is not a multiple of {at}.decoder_heads {heads}",
-                why="Each head has an equal part of it",
-                fix=f"{fix}, or {at}.decoder_heads={fewer}",
-            )
+        require_width(f"{at}.decoder_", width=self.decoder_width, heads=self.decoder_heads, sincos=True)
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MAE":
         """Build the objective; labels are not used."""
