@@ -279,7 +279,7 @@ def test_decoding_processes_end_with_their_parent(
 @pytest.mark.parametrize(
     ("ask", "leaves"),
     [(workers.end_with_parent, True), (lambda _: None, False)],
-    ids=["as it is", "control: torch looks every five seconds"],
+    ids=["as it is", "control: as long as torch does not look"],
 )
 def test_loader_workers_end_with_their_parent_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[signal.Signals], None], leaves: bool
@@ -289,7 +289,7 @@ def test_loader_workers_end_with_their_parent_at_once(
     A process that does ask the kernel, forked beside them, tells when they have to be gone.
     """
     monkeypatch.setattr(loader, "end_with_parent", ask)
-    monkeypatch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 1000.0)
+    monkeypatch.setattr("torch.utils.data._utils.worker.ManagerWatchdog.is_alive", lambda _: True)
     for i in range(8):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
     index = open_index(tmp_path, cache=tmp_path / "cache")

@@ -34,9 +34,12 @@ def test_the_second_writer_is_refused_at_once_with_the_name_of_the_first(job: Jo
 def test_a_killed_writer_leaves_no_lock_though_its_workers_live_on(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As workers do where no kernel ends them with their parent, until torch looks for it: here it never looks."""
+    """As workers do where no kernel ends them with their parent, until torch looks for it: here it never finds out.
+
+    It looks after five seconds without work, and after each batch: a worker that makes one may not end then either.
+    """
     monkeypatch.setattr(loader, "end_with_parent", lambda _: None)
-    monkeypatch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 1000.0)
+    monkeypatch.setattr("torch.utils.data._utils.worker.ManagerWatchdog.is_alive", lambda _: True)
     run, page = Run(tmp_path / "run"), Page()
     pid = job.but(workers=2, at_step=hold_at(4, page)).fork(run, page)
     try:
