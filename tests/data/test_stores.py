@@ -20,7 +20,7 @@ from small_runs import QUIET, SHORT, interrupted, rows, weights, write_images
 
 from vitlet.augmentation import Shift, View
 from vitlet.cli import main
-from vitlet.data import samples
+from vitlet.data import samples, stores
 from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
@@ -86,8 +86,8 @@ def test_batches_from_s3_are_the_folders(data: tuple[Index, str, Store], workers
 def test_a_batch_is_fetched_in_one_go(data: tuple[Index, str, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     _, address, _ = data
     remote, alone, rounds = open_index(address), [], []
-    read, read_many = Store.read, Store.read_many
-    monkeypatch.setattr(Store, "read", lambda self, *place: alone.append(place) or read(self, *place))
+    read_many = Store.read_many
+    monkeypatch.setattr(Index, "read", lambda _, i: alone.append(i))
     monkeypatch.setattr(Store, "read_many", lambda self, ranges: rounds.append(len(ranges)) or read_many(self, ranges))
     first_batches(remote, workers=0)
     assert rounds == [4] * 5
@@ -351,11 +351,24 @@ def test_a_shard_that_changes_on_a_web_server_is_indexed_anew(
     assert open_index(address).folder != first.folder
 
 
-def test_a_store_without_concurrency_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [2, 1], ids=["as it is", "control: one after the other"])
+def test_ranges_are_requested_together_from_a_client_that_waits_for_each(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of `hf://` does: each answer comes when the other request is there."""
     fsspec = pytest.importorskip("fsspec", reason="fsspec (extra remote) is not installed")
-    fsspec.filesystem("memory").pipe_file("/shards/a", b"0123456789")
-    monkeypatch.setattr(Store, "read", None)
-    assert Store("memory://shards").read_many([("a", 0, 2), ("a", 4, 3)]) == [b"01", b"456"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/shards/a", b"0123456789")
+    read, both_are_there = memory.cat_file, threading.Barrier(2)
+
+    def answer(path: str, **place: int) -> bytes:
+        both_are_there.wait(timeout=10 if at_once > 1 else 0.1)
+        return read(path, **place)
+
+    monkeypatch.setattr(memory, "cat_file", answer)
+    monkeypatch.setattr(stores, "AT_ONCE", at_once)
+    contents = Store("memory://shards").read_many([("a", 0, 2), ("a", 4, 3)])
+    assert (contents == [b"01", b"456"]) is (at_once > 1)
 
 
 def test_addresses() -> None:

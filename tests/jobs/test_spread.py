@@ -21,12 +21,16 @@ from vitlet.jobs.learning import learn
 from vitlet.jobs.overfitting import overfit
 from vitlet.jobs.side_by_side import results_side_by_side
 from vitlet.jobs.spread import among_ranks
+from vitlet.jobs.studying import study
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.sweeping import sweep_distill_layers
+from vitlet.jobs.training import pretrain
 from vitlet.jobs.transferring import transfer
 from vitlet.run import Run
 from vitlet.units import Images
 
+BRIEF = {"budget.duration": Images(n=64), "budget.batch_size": 8}
+ENCODERS = ("one", "two")
 STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "objective.mae.decoder_heads": 2}
 
 
@@ -140,9 +144,21 @@ def an_overfitting(_: Run, data: Path, out: Path) -> dict[str, Any]:
 
 def a_table(_: Run, data: Path, out: Path) -> dict[str, Any]:
     """Of a method that waits for its teacher, and the one it extends."""
-    brief = {"budget.duration": Images(n=64), "budget.batch_size": 8}
     return learn(data=data, out=out, views=128, num_labels=8, seeds=2, methods=("mae_micro", "dmae_micro"),
-                 settings=brief, options=QUIET)  # fmt: skip
+                 settings=BRIEF, options=QUIET)  # fmt: skip
+
+
+def a_study(_: Run, data: Path, out: Path) -> dict[str, Any]:
+    """Of what `encoders` made beside the images."""
+    paths = [data.parent / name for name in ENCODERS]
+    return study(paths, data=data, out=out, labels=(8,), seeds=2, settings=BRIEF, num_images=32, options=QUIET)
+
+
+def encoders(data: Path) -> None:
+    """Two that are pre-trained for two steps."""
+    for seed, name in enumerate(ENCODERS):
+        out = data.parent / name
+        pretrain("mae_micro", data=data, out=out, seed=seed, set={"budget.duration": Images(n=128)}, options=QUIET)
 
 
 def numbers(found: Any) -> Any:
@@ -153,7 +169,7 @@ def numbers(found: Any) -> Any:
     return [numbers(value) for value in found] if isinstance(found, list) else found
 
 
-_OTHERS = (a_transfer, a_sweep, an_overfitting, a_table)
+_OTHERS = (a_transfer, a_sweep, an_overfitting, a_table, a_study)
 
 
 @pytest.mark.parametrize("job", [a_comparison, *(pytest.param(job, marks=pytest.mark.long) for job in _OTHERS)])
@@ -170,8 +186,10 @@ def test_two_ranks_find_what_one_process_does(
     monkeypatch.setattr(learning, "PROBES", 2)
     if job is an_overfitting:
         data = annotated
-    if job is a_table:  # a batch of mae_micro has 64 images
+    if job in (a_table, a_study):  # a batch of mae_micro has 64 images
         data = write_images(tmp_path / "many", train=36, test=6)
+    if job is a_study:
+        encoders(data)
 
     def body() -> None:
         found = job(pretrained, data, tmp_path / "two")

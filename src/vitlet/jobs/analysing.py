@@ -103,7 +103,7 @@ def analyse(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     look: Look | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Write `OUT/analysis/*`, `OUT/figures/*.svg` and `OUT/report.html` about some encoders.
 
@@ -125,7 +125,7 @@ def analyse(
     """
     from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
 
-    look, options = look or Look(), options or Options()
+    look = look or Look()
     began, run, teller = time.monotonic(), Run(Path(out)), Teller(quiet=options.quiet)
     with World.joined(pick_device(options)) as world:
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)

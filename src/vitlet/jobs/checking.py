@@ -30,7 +30,7 @@ _FIRST = 3
 
 
 def check(
-    data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options | None = None
+    data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options = Options()
 ) -> Verdicts:
     """Decode every image once and report problems: unreadable, odd, tiny, duplicate, leaking, unbalanced, slow.
 
@@ -43,7 +43,6 @@ def check(
     Raises:
         DataError: if more images or annotations are bad than accepted, once everything is printed and written.
     """
-    options = options or Options()
     teller = Teller(quiet=options.quiet)
     index = open_index(data, follow_outside=options.follow_outside)
     verdicts = judge(index, options.changed(max_bad=1.0), teller)

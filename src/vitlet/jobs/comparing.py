@@ -39,7 +39,7 @@ def compare(
     out: str | os.PathLike[str],
     label_fractions: Sequence[float] = FRACTIONS,
     supervised: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
     **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from every run, from random weights and from a supervised encoder, with growing shares of the labels.
@@ -60,7 +60,7 @@ def compare(
         DataError: if a fraction has fewer labels than there are classes, or the images are not fit for a comparison.
         UsageError: if a start does not fit the recipe; raised before any training.
     """
-    judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning, options), Teller(quiet=options.quiet), time.monotonic()
     data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to compare", fix="vitlet compare RUN --data DATA --out DIR")

@@ -64,7 +64,7 @@ def demo(
     out: Path = Path("demo-run"),
     seeds: int = 3,
     num_labels: int | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Run the whole workflow and return the page.
 
@@ -82,7 +82,7 @@ def demo(
     """
     if seeds < 1:
         raise UsageError(f"{seeds} seeds", why="A comparison needs at least one", fix="--seeds 3")
-    began, teller, options = time.monotonic(), Teller(), options or Options()
+    began, teller = time.monotonic(), Teller(quiet=options.quiet)
     with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
         teller.say(f"1. Checking the data in {printable(source)}")

@@ -80,7 +80,7 @@ def detect(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     pictures: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Detect objects in every readable image and write them as a COCO results file.
 
@@ -96,7 +96,6 @@ def detect(
         UsageError: if it is not a detection run.
         CheckpointError: if it is not finished.
     """
-    options = options or Options()
     model = _load(Run.open(run))
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)

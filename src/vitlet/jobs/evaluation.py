@@ -50,7 +50,7 @@ def probe(
     protocol: ProbeName = "knn",
     pool: Pool = "mean",
     layers: Layers = "last",
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Result:
     """Measure the accuracy of a simple classifier on the frozen features of a finished encoder.
 
@@ -67,7 +67,6 @@ def probe(
     Returns:
         The result, which is also written to `results/` of the run.
     """
-    options = options or Options()
     require_layers(protocol, layers)
     with World.joined(pick_device(options)) as world:
         return _probe(run, data, Probing(protocol, pool, layers), options, world)
@@ -156,14 +155,13 @@ def embed(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     pool: Pool = "mean",
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Write a Parquet file with `path, split, label, feature` of every readable image.
 
     Returns:
         The file. `feature` is a list of D float32 values; `label` is a class name or null.
     """
-    options = options or Options()
     saved = load_encoder(run)
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
@@ -202,14 +200,13 @@ def predict(
     *,
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Write a CSV file with `path, predicted, probability, label` of every readable image.
 
     Raises:
         UsageError: if the model has no classifier.
     """
-    options = options or Options()
     saved = load_encoder(run)
     if saved.classifier is None:
         raise UsageError(

@@ -47,7 +47,7 @@ def export(
     images: str | os.PathLike[str] | None = None,
     int8: bool = False,
     embed_preprocessing: bool = False,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Path:
     """Write a finished model for another library, run it there on real images, and compare the outputs.
 
@@ -74,7 +74,7 @@ def export(
     form.require_possible()
     require_no_detector(run)
     require_packages(form)
-    folder, options = Path(out), options or Options()
+    folder = Path(out)
     require_replaceable(folder, files=FILES)
     teller = Teller(quiet=options.quiet)
     clock = Clock()

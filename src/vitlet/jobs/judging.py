@@ -54,7 +54,7 @@ class Judging:
     """Settings that change no number."""
 
     @classmethod
-    def of(cls, tuning: Tuning, options: Options | None = None) -> "Judging":
+    def of(cls, tuning: Tuning, options: Options = Options()) -> "Judging":
         """Build the settings from keywords named as on the command line.
 
         Raises:
@@ -63,7 +63,7 @@ class Judging:
         require_known(tuning, Tuning)
         plain = {key: tuning.get(key) for key in ("epochs", "batch_size", "set")}
         settings = overrides(cast(Flags, plain))
-        return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), settings, options or Options())
+        return cls(tuning.get("recipe", cls.recipe), tuning.get("seeds", cls.seeds), settings, options)
 
     def terms(self, *, data: Path, out: Path, num_labels: int | None = None, subset: str | None = None) -> Terms:
         """Return the terms for `vitlet.jobs.arms`; the runs go to `out/runs`.

@@ -52,7 +52,7 @@ def learn(
     seed: int = 0,
     methods: Sequence[str] = METHODS,
     settings: Mapping[str, Any] | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
     json: Path | None = None,
 ) -> dict[str, Any]:
     """Pre-train with every method, evaluate each, and write the table.
@@ -74,7 +74,7 @@ def learn(
     Returns:
         The table: for each method and protocol the mean, interval, and difference from the untrained network.
     """
-    teller, began, options = Teller(), time.monotonic(), options or Options()
+    teller, began = Teller(quiet=options.quiet), time.monotonic()
     images = Labelled.open(data, options, teller)
     terms = Terms(
         data=data,

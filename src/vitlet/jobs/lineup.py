@@ -48,7 +48,7 @@ def bench_lineup(
     repeats: int = 5,
     precision: InferencePrecision = "fp32",
     out: Path | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> dict[str, Any]:
     """Measure models and write the table.
 
@@ -69,7 +69,6 @@ def bench_lineup(
     Raises:
         UsageError: for an unknown name.
     """
-    options = options or Options()
     teller = Teller(quiet=options.quiet)
     asked = [*([*PAPER, *OURS] if preset == "paper" else []), *names]
     wanted = list(dict.fromkeys(asked))

@@ -49,7 +49,7 @@ def overfit(
     seeds: int = 1,
     file: Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> dict[str, Any]:
     """Overfit a detector to a few images and score it on them.
 
@@ -73,7 +73,7 @@ def overfit(
         DataError: if there are too few suitable images.
         UsageError: for ranks that cannot share a batch.
     """
-    began, teller, options = time.monotonic(), Teller(), options or Options()
+    began, teller = time.monotonic(), Teller(quiet=options.quiet)
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     require_sharing(resolved(RECIPE, {"set": changes}).budget.batch_size)
     index = open_index(data, follow_outside=options.follow_outside)

@@ -24,7 +24,7 @@ def pack(
     short_side: int | None = None,
     raw: bool = False,
     shard_bytes: int = SHARD_BYTES,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> dict[str, Any]:
     """Write a data set as tar shards that every command and any WebDataset reader can open.
 
@@ -45,7 +45,6 @@ def pack(
         UsageError: if `out` is not empty.
         ResourceError: if the disk is full; nothing is left behind.
     """
-    options = options or Options()
     teller = Teller(quiet=options.quiet)
     index = open_index(data, follow_outside=options.follow_outside)
     if annotations_of(index) is not None:

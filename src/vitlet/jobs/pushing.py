@@ -26,7 +26,7 @@ def push(
     to: str,
     images: str | os.PathLike[str] | None = None,
     private: bool = False,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> str:
     """Export for timm, verify the export, and upload the folder.
 
@@ -45,7 +45,7 @@ def push(
         UsageError: if the hub cannot be reached or refuses, or the repository is public and `private` is wanted.
         VitletError: as `export`; nothing is uploaded then.
     """
-    name, options = HubName.parse(to), options or Options()
+    name = HubName.parse(to)
     teller = Teller(quiet=options.quiet)
     for link in licence_chain(facts_of(run)):
         teller.say(f"licence: {link.what}: {link.licence}")

@@ -56,7 +56,7 @@ def score(
     data: str | os.PathLike[str],
     protocol: EvaluationName = "val",
     json: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Result:
     """Measure top-1 and top-5 of the classifier in `run`, each image once, over any number of ranks.
 
@@ -73,7 +73,6 @@ def score(
         UsageError: if there is no classifier.
         DataError: if classes or names of the data do not fit.
     """
-    options = options or Options()
     with World.joined(pick_device(options)) as world:
         return _score(run, data, protocol, None if json is None else Path(json), options, world)
 

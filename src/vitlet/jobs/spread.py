@@ -32,9 +32,9 @@ def among_ranks(job: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(job)
     def run(*arguments: _P.args, **named: _P.kwargs) -> _R:
-        options = named.get("options")
-        assert options is None or isinstance(options, Options)
-        with World.joined(pick_device(options or Options())):
+        options = named.get("options", Options())
+        assert isinstance(options, Options)
+        with World.joined(pick_device(options)):
             return job(*arguments, **named)
 
     return run

@@ -65,7 +65,7 @@ def study(
     seeds: int = 3,
     settings: Mapping[str, Any] | None = None,
     num_images: int = 1024,
-    options: Options | None = None,
+    options: Options = Options(),
     file: Path | None = None,
 ) -> dict[str, Any]:
     """Diagnose every encoder, test the claims by fine-tuning, and report how often they were right.
@@ -87,7 +87,7 @@ def study(
     Raises:
         DataError, UsageError: before any analysis, if the images or an encoder cannot be used for fine-tuning.
     """
-    teller, began, options = Teller(), time.monotonic(), options or Options()
+    teller, began = Teller(quiet=options.quiet), time.monotonic()
     sources = [str(source) for source in encoders]
     names = dict(zip(sources, arm_names(sources), strict=True))
     shared = Terms(data, out / "finetuned", tuple(range(seeds)), None, settings or {}, recipe=_RECIPE, options=options)

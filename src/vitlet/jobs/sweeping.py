@@ -70,7 +70,7 @@ def sweep_keep_blocks(
     out: str | os.PathLike[str],
     blocks: Sequence[int] | None = None,
     num_labels: int | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
     **tuning: Unpack[Tuning],
 ) -> dict[str, Any]:
     """Fine-tune from the lowest K blocks of encoders, the rest re-initialised: Wang et al. 2023, Figures 2 and 4.
@@ -90,7 +90,7 @@ def sweep_keep_blocks(
     Raises:
         UsageError: for more blocks than there are, or encoders without blocks or of different shapes.
     """
-    judging, teller, began = Judging.of(tuning, options), Teller(), time.monotonic()
+    judging, teller, began = Judging.of(tuning, options), Teller(quiet=options.quiet), time.monotonic()
     data, out = Path(data), Path(out)
     if not runs:
         raise UsageError("no run to cut", fix="vitlet sweep keep-blocks RUN --data DATA --out DIR")
@@ -177,7 +177,7 @@ def sweep_distill_layers(
     layers: Sequence[LayerPairs],
     out: str | os.PathLike[str],
     num_labels: int | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
     **tuning: Unpack[LayerTuning],
 ) -> dict[str, Any]:
     """Distil different layers, and evaluate the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
@@ -200,7 +200,7 @@ def sweep_distill_layers(
     Raises:
         UsageError: for a recipe that does not distil attention, or blocks that do not exist; raised before training.
     """
-    teller, began, data, out = Teller(), time.monotonic(), Path(data), Path(out)
+    teller, began, data, out = Teller(quiet=options.quiet), time.monotonic(), Path(data), Path(out)
     terms = _judged(tuning, options).terms(data=data, out=out, num_labels=num_labels)
     base = {**(tuning.get("set") or {}), "objective.teacher": _absolute_teacher(teacher)}
     lists: list[LayerPairs] = [(), *dict.fromkeys(layers)]
@@ -243,7 +243,7 @@ def sweep_distill_layers(
     return publish(found, out, teller, began)
 
 
-def _judged(tuning: LayerTuning, options: Options | None) -> Judging:
+def _judged(tuning: LayerTuning, options: Options) -> Judging:
     require_known(tuning, LayerTuning)
     words = {"seeds": tuning.get("seeds"), "recipe": tuning.get("finetune"), "set": tuning.get("finetune_set")}
     given = {name: value for name, value in words.items() if value is not None}

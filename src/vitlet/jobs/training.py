@@ -33,7 +33,7 @@ def pretrain(
     out: str | os.PathLike[str],
     init: str | os.PathLike[str] | None = None,
     subset: str | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
     **flags: Unpack[Flags],
 ) -> Run:
     """Pre-train an encoder on images without using labels.
@@ -55,7 +55,6 @@ def pretrain(
     """
     asked = resolved(recipe, flags)
     require_verb(asked, "pretrain")
-    options = options or Options()
     launch = _launch("pretrain", asked, init=init, data=data, subset=subset, options=options)
     return _start(asked, launch, Run(Path(out)), options)
 
@@ -70,7 +69,7 @@ def finetune(
     keep_blocks: int | None = None,
     subset: str | None = None,
     hold_out: bool = False,
-    options: Options | None = None,
+    options: Options = Options(),
     **flags: Unpack[Flags],
 ) -> Run:
     """Train a classifier on labelled images, or a detector on images with boxes, from an encoder or random weights.
@@ -94,14 +93,13 @@ def finetune(
     asked = resolved(recipe, flags)
     require_verb(asked, "finetune")
     require_start(init, keep_blocks)
-    options = options or Options()
     launch = _launch("finetune", asked, init=init, data=data, subset=subset, options=options, keep_blocks=keep_blocks)
     launch = dataclasses.replace(launch, num_labels=num_labels, hold_out=hold_out)
     return _start(asked, launch, Run(Path(out)), options)
 
 
 def resume(
-    run: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None, options: Options | None = None
+    run: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None, options: Options = Options()
 ) -> Run:
     """Resume an interrupted run from its latest valid checkpoint; a finished run is left as it is.
 
@@ -124,7 +122,7 @@ def resume(
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
     launch = _require_repeated(found, Launch.of(found), None if data is None else absolute_data(data))
-    options = (options or Options()).over(found.options_json(), where=printable(found.path / "environment.json"))
+    options = options.over(found.options_json(), where=printable(found.path / "environment.json"))
     max_bad = max(options.max_bad, launch.max_bad)
     return execute(recipe, launch, found, options.changed(max_bad=max_bad, follow_outside=launch.follow_outside))
 

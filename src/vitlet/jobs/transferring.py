@@ -57,7 +57,7 @@ def transfer(
     seeds: int = 3,
     select_on_test: bool = False,
     download: bool = False,
-    options: Options | None = None,
+    options: Options = Options(),
     **part: Unpack[Part],
 ) -> dict[str, Any]:
     """Fine-tune every encoder on every data set of the suite; write `transfer.json`, `results/` and `report.html`.
@@ -79,7 +79,6 @@ def transfer(
     Raises:
         UsageError: before any training, if an encoder does not fit the suite's image size.
     """
-    options = options or Options()
     suite, out = read_suite(suite, **part), Path(out)
     teller = Teller(quiet=options.quiet)
     terms = Trainings(out, tuple(range(seeds)), select_on_test, options, teller)

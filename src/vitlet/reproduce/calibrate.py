@@ -69,7 +69,7 @@ class Cost:
         return max(sum(self.seconds.values()) / side_by_side, *ends.values(), 0.0)
 
 
-def expected_cost(plan: Plan, *, teller: Teller, options: Options | None = None) -> Cost:
+def expected_cost(plan: Plan, *, teller: Teller, options: Options = Options()) -> Cost:
     """Estimate the cost of every run that can be made.
 
     Args:
@@ -77,7 +77,6 @@ def expected_cost(plan: Plan, *, teller: Teller, options: Options | None = None)
         teller: Receives progress messages.
         options: Where it computes.
     """
-    options = options or Options()
     file = plan.out / "calibration.json"
     machine = {k: environment()[k] for k in ("processor", "cores")} | {"device": options.device}
     rates = _kept(file, machine)

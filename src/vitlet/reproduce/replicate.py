@@ -86,7 +86,7 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
         VitletError: of the kinds listed in `vitlet.errors`; if runs failed, of the first one's kind, after everything
             is written.
     """
-    teller = Teller()
+    teller = Teller(quiet=request.options.quiet)
     choice, plan = _planned(request, teller)
     saver = _Saver(plan, choice, request, file)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
@@ -134,7 +134,7 @@ def _as_recorded(node: Node, what: str, *, why: str) -> VitletError:
 
 def collect(request: Request, *, file: Path | None = None) -> dict[str, Any]:
     """Write document and page from the finished runs, without running anything."""
-    teller = Teller()
+    teller = Teller(quiet=request.options.quiet)
     choice, plan = _planned(request, teller)
     return _conclude(_Saver(plan, choice, request, file), teller)
 
@@ -209,7 +209,7 @@ def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
 
 def show_plan(request: Request) -> Plan:
     """Print what would be run, what is finished, and the expected cost."""
-    teller = Teller()
+    teller = Teller(quiet=request.options.quiet)
     choice, plan = _planned(request, teller)
     cost = expected_cost(plan, teller=teller, options=request.options)
     _print_plan(plan, cost, teller)
@@ -220,7 +220,7 @@ def show_plan(request: Request) -> Plan:
 
 def write_slurm(request: Request, folder: Path) -> list[Path]:
     """Write the plan as job arrays for a cluster, without running anything."""
-    teller = Teller()
+    teller = Teller(quiet=request.options.quiet)
     _, plan = _planned(request, teller)
     forget_failures(plan.failed, even_diverged=request.retry_failed)
     cluster = Cluster(gpus=0 if request.options.device == "cpu" else 1)
@@ -237,7 +237,7 @@ def make_one(request: Request, address: str) -> None:
         UsageError: if the plan has no such run, or one of its inputs is not finished.
         VitletError: if it fails, or has diverged before.
     """
-    teller = Teller()
+    teller = Teller(quiet=request.options.quiet)
     _, plan = _planned(request, teller)
     if address not in plan.nodes:
         raise UsageError(f"no run {printable(address)} in this plan", fix="write the job arrays again")
