@@ -12,7 +12,7 @@ import sys
 from vitlet.cli import main
 
 OWN = {*sys.stdlib_module_names, "vitlet"}
-JOB, PROBE = "vitlet.jobs.arms", "vitlet.evaluate.logistic"
+JOB, PROBE = "vitlet.jobs.arms", "vitlet.evaluation.logistic"
 seen: set[str] = set()
 
 

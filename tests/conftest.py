@@ -20,7 +20,7 @@ from annotated_images import write_annotated
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 _WHOLE_JOBS = (
-    "bench/", "distributed/", "faults/", "jobs/", "reproduce/", "train/",
+    "benchmarks/", "distributed/", "faults/", "jobs/", "replication/", "train/",
     "data/test_loader.py", "data/test_packing.py", "data/test_stores.py",
     "methods/test_objectives.py", "methods/test_runs.py",
 )  # fmt: skip

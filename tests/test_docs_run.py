@@ -31,8 +31,8 @@ import huggingface_hub
 import torch
 import torchvision
 from small_runs import CLASSES, write_image, write_images, write_public
+from test_evaluating import model
 from test_pushing import Hub
-from test_scoring import model
 from timm.models.vision_transformer import VisionTransformer
 
 from annotated_images import write_annotated
@@ -41,7 +41,7 @@ from test_docs import PAGES, ROOT, commands, parse
 from vitlet import recipes
 from vitlet.cli import main
 from vitlet.errors import UsageError
-from vitlet.evaluate.imagenet import synsets
+from vitlet.evaluation.imagenet import synsets
 from vitlet.jobs import arms, learning, lineup, side_by_side, steps
 from vitlet.recipe import Recipe
 
@@ -54,9 +54,9 @@ ELSEWHERE = {
     r"vitlet .* s3://": "data/test_stores.py::test_the_command_line_trains_from_s3_and_resumes_there",
     r"vitlet learn ": "jobs/test_whole.py::test_the_command_line_needs_no_network",
     r"vitlet study ": "jobs/test_whole.py::test_the_command_line_needs_no_network",
-    r"vitlet reproduce .* --plan": "reproduce/test_calibrate.py::test_on_a_gpu_the_price_is_in_the_time_of_the_gpu",
-    r"vitlet reproduce .* --collect": "reproduce/test_replicate.py::test_every_number_is_measured_or_says_why_not",
-    r"vitlet reproduce (?!.*--(plan|collect|slurm))": "reproduce/test_replicate.py::test_everything_runs_to_its_end",
+    r"vitlet reproduce .* --plan": "replication/test_calibrate.py::test_on_a_gpu_the_price_is_in_the_time_of_the_gpu",
+    r"vitlet reproduce .* --collect": "replication/test_replicate.py::test_every_number_is_measured_or_says_why_not",
+    r"vitlet reproduce (?!.*--(plan|collect|slurm))": "replication/test_replicate.py::test_everything_runs_to_its_end",
     r"pip install ": "test_docs_run.py::test_what_pip_is_told_to_install_is_an_extra",
     r"sysctl ": "distributed/test_hosts.py::test_a_cut_cable_ends_both_hosts_and_the_run_goes_on",
 }

@@ -20,10 +20,9 @@ from vitlet.jobs.options import Flags, Options
 from vitlet.run import Run
 
 COMMANDS = {
-    "score": "evaluate",
     "sweep_keep_blocks": "sweep keep-blocks",
     "sweep_distill_layers": "sweep distill-layers",
-    "write_page": "report",
+    "import_weights": "import",
 }
 """Of names that are not their command's."""
 FUNCTIONS = [name for name in vitlet.__all__ if name != "Options"]
@@ -53,10 +52,10 @@ def parameters_of(function: Callable[..., Any]) -> set[str]:
 
 
 def test_no_name_is_that_of_a_module_which_would_take_its_place() -> None:
-    """What `import vitlet.report.page` leaves behind `vitlet.report` is the package, whatever was there before."""
+    """What `import vitlet.reports.page` leaves behind `vitlet.reports` is the package, whatever was there before."""
     assert not {module.name for module in pkgutil.iter_modules(vitlet.__path__)} & set(vitlet.__all__)
-    importlib.import_module("vitlet.report.page")
-    assert inspect.ismodule(vitlet.report), "the control"
+    importlib.import_module("vitlet.reports.page")
+    assert inspect.ismodule(vitlet.reports), "the control"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -102,7 +101,7 @@ def test_a_name_that_is_none_is_refused(call: Callable[[Path], Any], words: str,
         (lambda at: vitlet.probe(at, data=at, protocol="kn"), r"protocol='kn' in vitlet\.probe\(\)\. Did you mean knn"),
         (lambda at: vitlet.probe(at, data=at, pool="max"), "pool='max'.*Known: class, mean"),
         (lambda at: vitlet.export(at, out=at / "o", to="onx"), "to='onx'.*Did you mean onnx"),
-        (lambda at: vitlet.score(at, data=at, protocol="test"), "protocol='test'.*Known: real, v2, val"),
+        (lambda at: vitlet.evaluate(at, data=at, protocol="test"), "protocol='test'.*Known: real, v2, val"),
         (lambda at: vitlet.pretrain(5, data=at, out=at / "o"), "recipe=5 in vitlet.pretrain.*valid string"),
         (lambda at: vitlet.pretrain("debug", data=at, out=None), "out=None in"),
         (lambda at: vitlet.pretrain("debug", data=at, out=at / "o", epochs="two"), "epochs='two' in.*valid number"),
@@ -116,8 +115,8 @@ def test_a_name_that_is_none_is_refused(call: Callable[[Path], Any], words: str,
         (lambda at: vitlet.compare(at, data=at, out=at / "o"), r"runs=.*Fix: runs=\[…\]"),
         (lambda at: vitlet.compare([at], data=at, out=at / "o", label_fractions=["a"]), "label_fractions=.*number"),
         (lambda at: vitlet.compare([at], data=at, out=at / "o", seeds="x"), "seeds='x' in vitlet.compare"),
-        (lambda at: vitlet.write_page("run", out=at / "o.html"), r"runs='run' in.*Fix: runs=\[…\]"),
-        (lambda at: vitlet.write_page([], out=at / "o.html"), "no run given"),
+        (lambda at: vitlet.report("run", out=at / "o.html"), r"runs='run' in.*Fix: runs=\[…\]"),
+        (lambda at: vitlet.report([], out=at / "o.html"), "no run given"),
         (lambda at: vitlet.resume(["\x1b[2J"]), r"run=\['\\x1b\[2J'\] in vitlet.resume"),
         (lambda _: vitlet.Options(device="gpu"), r"device = 'gpu': input should be 'auto'.*\(Options\)"),
         (lambda _: vitlet.Options(wokers=2), "unknown key 'wokers'. Did you mean workers"),

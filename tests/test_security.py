@@ -69,7 +69,7 @@ ALLOWED = {
     "weights/reading.py:torch.serialization.get_unsafe_globals_in_checkpoint": "reads names and imports nothing",
     "data/downstream.py:pickle": "for the next",
     "data/downstream.py:pickle.UnpicklingError": "what torchvision raises over a damaged CIFAR",
-    "bench/input.py:PIL.Image.open": "images that the measurement itself wrote",
+    "benchmarks/input.py:PIL.Image.open": "images that the measurement itself wrote",
     "nn/convnet.py:timm.create_model": "pretrained=False stands beside **dilation",
     "data/stores.py:fsspec": "for the next",
     "data/stores.py:fsspec.url_to_fs": "addresses that the user gave, of a list of schemes",

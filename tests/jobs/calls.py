@@ -18,7 +18,7 @@ def fail() -> None:
 
 def surroundings() -> tuple[str | None, str | None, int, bool]:
     """Two variables, the parent, and whether the imports of probing were there from the beginning."""
-    loaded = "vitlet.evaluate.logistic" in sys.modules
+    loaded = "vitlet.evaluation.logistic" in sys.modules
     return os.environ.get("VITLET_PLANTED"), os.environ.get("RANK"), os.getppid(), loaded
 
 

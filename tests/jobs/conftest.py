@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reproduce"))
 
 from small_runs import QUIET, SHORT, write_images
 
-from vitlet.evaluate.pace import take_turns
+from vitlet.evaluation.pace import take_turns
 from vitlet.jobs import exporting, witnesses
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.run import Run

@@ -66,7 +66,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def done(data: Path, models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    page = analyse([*models, "random"], data=data, out=out, look=Look(images=64), options=OPTIONS)
+    page = analyse([*models, "random"], data=data, out=out, images=64, options=OPTIONS)
     assert page == out / "report.html"
     return out
 
@@ -125,7 +125,7 @@ def test_nothing_is_said_about_fine_tuning_between_runs_that_do_not_come_from_ea
     for start, expected in ((start_content(models[0]), {"run"}), (start_content(models[2]), set()), ("random", set())):
         (run / "environment.json").write_text(json.dumps({"launch": {"start": start}}))
         assert trained_from_first(subjects) == expected
-    analyse([models[0], str(run)], data=data, out=tmp_path / "out", look=Look(images=16), options=OPTIONS)
+    analyse([models[0], str(run)], data=data, out=tmp_path / "out", images=16, options=OPTIONS)
     found = json.loads((tmp_path / "out/analysis/diagnosis.json").read_text())["suggestions"]
     assert not any(s["topic"] == "Fine-tuning" for s in found)
 
@@ -140,7 +140,7 @@ def test_the_page_and_its_figures_are_there(done: Path) -> None:
 def test_the_same_encoder_has_the_same_numbers_whatever_it_is_compared_with(
     done: Path, data: Path, models: list[str], tmp_path: Path
 ) -> None:
-    analyse(models[:1], data=data, out=tmp_path, look=Look(images=64), options=OPTIONS)
+    analyse(models[:1], data=data, out=tmp_path, images=64, options=OPTIONS)
     for name in ("attention", "spectrum", "layers", "pictures"):
         first, second = stored(done, name)[1], stored(tmp_path, name)[1]
         assert second
@@ -150,7 +150,7 @@ def test_the_same_encoder_has_the_same_numbers_whatever_it_is_compared_with(
 
 
 def test_the_published_quirks_are_an_option(data: Path, models: list[str], tmp_path: Path) -> None:
-    analyse(models[:1], data=data, out=tmp_path, look=Look(images=20, published=True), options=OPTIONS)
+    analyse(models[:1], data=data, out=tmp_path, images=20, published=True, options=OPTIONS)
     facts, arrays = stored(tmp_path, "attention")
     assert facts["epsilon"] == 1e-6
     assert np.allclose(arrays["distance_published.0"], 14 * arrays["distance_patches.0"])
@@ -178,7 +178,7 @@ def test_the_seed_of_a_look_draws_its_untrained_weights(data: Path, models: list
     found = []
     for seed in (0, 1):
         out = tmp_path / str(seed)
-        analyse([models[0], "random"], data=data, out=out, look=Look(images=80, seed=seed), options=OPTIONS)
+        analyse([models[0], "random"], data=data, out=out, images=80, seed=seed, options=OPTIONS)
         found.append(stored(out, "attention")[1])
     assert np.allclose(found[0]["distance_pixels.0"], found[1]["distance_pixels.0"], rtol=0, atol=2e-5)
     assert not np.allclose(found[0]["distance_pixels.1"], found[1]["distance_pixels.1"], rtol=0, atol=2e-4)
@@ -204,9 +204,9 @@ def test_the_papers_code_sees_whole_batches_until_there_are_more(data: Path, mod
     assert Look().num_images == 1024
     seen = []
     for published in (False, True):
-        look = Look(images=128, published=published)  # of 160: too few are held out for a batch
-        analyse(models[:1], data=data, out=tmp_path / str(published), look=look, options=OPTIONS)
-        about = json.loads((tmp_path / str(published) / "analysis" / "about.json").read_text())
+        out = tmp_path / str(published)
+        analyse(models[:1], data=data, out=out, images=128, published=published, options=OPTIONS)
+        about = json.loads((out / "analysis" / "about.json").read_text())  # of 160: too few are held out for a batch
         seen.append((about["split"], about["images"], about["batch_size"]))
     assert seen == [("test", 80, 80), ("all images", 160, 160)]
 
@@ -270,11 +270,11 @@ def test_damaged_weights_are_named_with_layer_and_folder(data: Path, tmp_path: P
 
 def test_three_images_are_too_few(data: Path, models: list[str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 images to analyse"):
-        analyse(models[:1], data=data, out=tmp_path, look=Look(images=3), options=OPTIONS)
+        analyse(models[:1], data=data, out=tmp_path, images=3, options=OPTIONS)
 
 
 def test_one_encoder_named_twice_keeps_two_names(data: Path, models: list[str], tmp_path: Path) -> None:
-    analyse([models[0], models[0]], data=data, out=tmp_path, look=Look(images=16), options=OPTIONS)
+    analyse([models[0], models[0]], data=data, out=tmp_path, images=16, options=OPTIONS)
     facts, arrays = stored(tmp_path, "similarity")
     assert len({m["name"] for m in facts["models"]}) == 2
     assert np.allclose(arrays["cka"][:3, :3], arrays["cka"][:3, 3:], atol=1e-9)
@@ -294,7 +294,7 @@ def test_with_more_classes_than_are_learned_only_those_are_counted(
             for i in range(3):
                 shutil.copy(data / f"test/dark/{i:02}.png", tmp_path / f"data/{split}/more-{code}/{split}-{i}.png")
     monkeypatch.setattr(analysing, "PROBE_IMAGES", 4)
-    analyse(models[:1], data=tmp_path / "data", out=tmp_path / "out", look=Look(images=64), options=OPTIONS)
+    analyse(models[:1], data=tmp_path / "data", out=tmp_path / "out", images=64, options=OPTIONS)
     facts, arrays = stored(tmp_path / "out", "layers")
     assert facts["num_labels"] == 4
     assert 0 < arrays["logistic.0"].shape[1] < 64

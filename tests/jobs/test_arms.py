@@ -18,7 +18,7 @@ from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.data.subsets import divide
 from vitlet.errors import UsageError
-from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs import arms as arms_module
 from vitlet.jobs import side_by_side
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained

@@ -283,9 +283,9 @@ class TestEncoders:
         model = save(tmp_path / "model", SHAPE.changed(final_norm=not classes), classes=classes)
         data = case(tmp_path / "images", train=4) if case is write_images else case(tmp_path / "images")
         with pytest.raises(error, match=message):
-            vitlet.score(model, data=data, options=QUIET)
+            vitlet.evaluate(model, data=data, options=QUIET)
 
     def test_control_a_head_for_more_classes_is_counted(self, data: Path, tmp_path: Path) -> None:
         model = save(tmp_path / "model", SHAPE.changed(final_norm=False), classes=("dark", "grey", "light"))
         with pytest.raises(AssertionError, match="images were read"):
-            vitlet.score(model, data=data, options=QUIET)
+            vitlet.evaluate(model, data=data, options=QUIET)

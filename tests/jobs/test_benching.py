@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.bench import input as module
+from vitlet.benchmarks import input as module
 from vitlet.jobs.benching import bench
 
 

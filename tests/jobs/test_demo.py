@@ -16,7 +16,7 @@ from small_runs import SHORT, SMALLER, pixels, stands, write_image, write_images
 
 from in_place import in_place
 from vitlet.errors import DataError, UsageError
-from vitlet.evaluate.compare import Arm, Protocol, verdict
+from vitlet.evaluation.compare import Arm, Protocol, verdict
 from vitlet.jobs import demo as module
 from vitlet.jobs import side_by_side
 from vitlet.jobs.demo import demo, few_labels

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import QUIET, write_image
 
-from vitlet.evaluate import features
+from vitlet.evaluation import features
 from vitlet.jobs import evaluation
-from vitlet.jobs.analysing import Look, analyse
+from vitlet.jobs.analysing import analyse
 from vitlet.jobs.evaluation import embed, probe
 from vitlet.run import Run
 
@@ -83,10 +83,9 @@ def test_a_probe_is_written_once(
 def test_fewer_batches_than_ranks_are_looked_at_by_some(
     pretrained: Run, data: Path, tmp_path: Path, by_ranks: Callable[..., list[int]]
 ) -> None:
-    look = Look(images=32)
     alone, many = tmp_path / "alone", tmp_path / "many"
-    analyse([str(pretrained.path)], data=data, out=alone, look=look, options=QUIET)
-    by_ranks(lambda: analyse([str(pretrained.path)], data=data, out=many, look=look, options=QUIET), size=2)
+    analyse([str(pretrained.path)], data=data, out=alone, images=32, options=QUIET)
+    by_ranks(lambda: analyse([str(pretrained.path)], data=data, out=many, images=32, options=QUIET), size=2)
     for name, key in (("similarity", "cka"), ("spectrum", "patch_delta.0")):
         with np.load(alone / f"analysis/{name}.npz") as one, np.load(many / f"analysis/{name}.npz") as other:
             np.testing.assert_allclose(other[key], one[key], rtol=1e-5)

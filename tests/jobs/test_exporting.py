@@ -24,7 +24,7 @@ from vitlet.data.decode import decode
 from vitlet.data.views import apply_view
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, DataError, ResourceError, UsageError
-from vitlet.evaluate.agreement import FP32, relative_error
+from vitlet.evaluation.agreement import FP32, relative_error
 from vitlet.jobs import exporting
 from vitlet.jobs.evaluation import embed, predict
 from vitlet.jobs.exporting import export

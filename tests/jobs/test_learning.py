@@ -9,7 +9,7 @@ import pytest
 from small_runs import write_images
 
 from in_place import in_place
-from vitlet.evaluate.compare import Arm
+from vitlet.evaluation.compare import Arm
 from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.learning import METHODS, TEACHER, _length, _rows, learn
 from vitlet.run import Run

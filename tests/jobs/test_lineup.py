@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_runs import QUIET
 
-from vitlet.bench.published import PAPER
+from vitlet.benchmarks.published import PAPER
 from vitlet.disk import write_json
 from vitlet.errors import UsageError
 from vitlet.jobs import lineup

@@ -31,7 +31,7 @@ def test_the_record(annotated: Path, tmp_path: Path) -> None:
         out=tmp_path / "out",
         images=2,
         steps=3,
-        file=tmp_path / "r.json",
+        json=tmp_path / "r.json",
         settings=TINY_DETECTOR,
         options=QUIET,
     )

@@ -17,7 +17,7 @@ from small_runs import QUIET, SHORT, write_images
 
 from vitlet.disk import read_json, write_json
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.evaluate.agreement import FP32
+from vitlet.evaluation.agreement import FP32
 from vitlet.jobs import exporting
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.pushing import push

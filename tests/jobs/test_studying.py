@@ -8,9 +8,9 @@ import pytest
 from small_runs import QUIET, write_images
 
 from in_place import in_place
-from vitlet.analyse.diagnosis import Claim, Suggestion, Way
+from vitlet.analysis.diagnosis import Claim, Suggestion, Way
 from vitlet.data.index import open_index
-from vitlet.evaluate.compare import paired_difference
+from vitlet.evaluation.compare import paired_difference
 from vitlet.jobs import side_by_side, studying
 from vitlet.jobs.studying import outcome, study
 from vitlet.jobs.training import pretrain
@@ -65,7 +65,7 @@ def test_from_end_to_end_with_planted_suggestions(
             "settings": small,
             "num_images": 32,
         }
-        return study(runs, **options, file=tmp_path / "table.json")
+        return study(runs, **options, json=tmp_path / "table.json")
 
     found = run()
     assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found))

@@ -9,7 +9,7 @@ from small_runs import QUIET, SMALLER, interrupted, weights
 
 from vitlet.disk import read_json
 from vitlet.jobs import probes
-from vitlet.jobs.scoring import score
+from vitlet.jobs.evaluating import evaluate
 from vitlet.jobs.training import finetune, resume
 from vitlet.run import Run
 from vitlet.train import checkpoint
@@ -55,7 +55,7 @@ def test_best_and_last_stand_apart(data: Path, tmp_path: Path, scores: dict[int,
     assert "nothing was chosen" in last["details"]["selection"]
     assert read_json(run.best / "config.json")["vitlet"]["facts"]["step"] == 4
     assert not torch.equal(classifier(run.best), classifier(run.path))
-    scored = [score(folder, data=data, options=QUIET).protocol for folder in (run.best, run.path)]
+    scored = [evaluate(folder, data=data, options=QUIET).protocol for folder in (run.best, run.path)]
     assert scored == [
         "accuracy of the classifier that was chosen on the test split",
         "accuracy of the classifier as it is",

@@ -57,7 +57,7 @@ def chain(data: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     vitlet.predict(fine, data=data, out=out / "classes.csv", options=QUIET)
     vitlet.export(run, out=out / "encoder", images=many)
     vitlet.export(fine, out=out / "classifier", images=many)
-    vitlet.write_page([run, str(fine.path)], out=out / "report.html")
+    vitlet.report([run, str(fine.path)], out=out / "report.html")
     return out
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlet.bench.reference import transformers_mae
+from vitlet.benchmarks.reference import transformers_mae
 from vitlet.data.batch import Batch
 from vitlet.errors import UsageError
 from vitlet.methods.mae import MAE

@@ -12,7 +12,7 @@ from vitlet.errors import UsageError
 from vitlet.recipe import EncoderConfig
 from vitlet.recipes import all_recipes, by_name, from_json, with_overrides
 from vitlet.recipes.seed import seed_micro
-from vitlet.reproduce.steps import MEANINGS
+from vitlet.replication.steps import MEANINGS
 from vitlet.units import Images, to_steps
 
 NAMES = list(all_recipes())

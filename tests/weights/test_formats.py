@@ -12,7 +12,7 @@ import torch
 
 from vitlet.augmentation import Centre, View
 from vitlet.errors import UsageError
-from vitlet.evaluate.agreement import relative_error
+from vitlet.evaluation.agreement import relative_error
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.weights.card import OPENING

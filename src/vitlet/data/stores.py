@@ -30,8 +30,7 @@ _WEB = re.compile(r"https?://")
 _FILES = (".tar", ".parquet")
 _MAX_BYTES = 1 << 30
 AT_ONCE = 64
-"""Requests under way at a time: enough to hide the latency, few enough that a batch of 4,096 raw images is not in memory
-twice."""
+"""Requests at a time: enough to hide the latency, few enough that a large batch is not in memory twice."""
 
 
 class Entry(NamedTuple):

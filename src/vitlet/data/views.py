@@ -9,7 +9,7 @@ Chen et al. 2020 (colour jitter and blur of contrastive views), Grill et al. 202
 (large-scale jitter).
 Differences:
   * Resizing uses torch's antialiased uint8 kernel, which implements Pillow's filters in fixed point: pixels differ from
-    Pillow's by 0.02 levels of 255 on average, and it is six times as fast (`vitlet.bench.input`).
+    Pillow's by 0.02 levels of 255 on average, and it is six times as fast (`vitlet.benchmarks.input`).
   * Jitter and blur are Pillow's operations, as in the published pipelines, and up to four times as fast as torch's.
     Pillow's blur of radius σ approximates a Gaussian by three box passes.
   * Erasing precedes normalisation, so its N(0, 1) noise is mapped to pixels by mean and std, rounded, and clipped to

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitlet.analyse import record
-from vitlet.analyse.attention import PUBLISHED_EPSILON
-from vitlet.analyse.diagnosis import Measured, Place, diagnose, is_random
-from vitlet.analyse.layers import (
+from vitlet.analysis import record
+from vitlet.analysis.attention import PUBLISHED_EPSILON
+from vitlet.analysis.diagnosis import Measured, Place, diagnose, is_random
+from vitlet.analysis.layers import (
     ProbeCurve,
     class_attention,
     gradient_norms,
@@ -23,10 +23,10 @@ from vitlet.analyse.layers import (
     same_shape,
     weight_distances,
 )
-from vitlet.analyse.record import Gradients
-from vitlet.analyse.sample import choose, even_batches
-from vitlet.analyse.similarity import require_same_size
-from vitlet.analyse.survey import POOLED_LIMIT, Subject, Survey, pooled_features
+from vitlet.analysis.record import Gradients
+from vitlet.analysis.sample import choose, even_batches
+from vitlet.analysis.similarity import require_same_size
+from vitlet.analysis.survey import POOLED_LIMIT, Subject, Survey, pooled_features
 from vitlet.augmentation import View
 from vitlet.choices import LayerProbe
 from vitlet.console import Teller, Ticker
@@ -38,7 +38,7 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError
-from vitlet.evaluate import labels
+from vitlet.evaluation import labels
 from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
@@ -102,7 +102,10 @@ def analyse(
     *,
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    look: Look | None = None,
+    images: int = 1024,
+    seed: int = 0,
+    num_labels: int | None = None,
+    published: bool = False,
     options: Options = Options(),
 ) -> Path:
     """Write `OUT/analysis/*`, `OUT/figures/*.svg` and `OUT/report.html` about some encoders.
@@ -112,7 +115,10 @@ def analyse(
             `random:ENCODER` for another's.
         data: Images; without labels there are no probes.
         out: The folder.
-        look: Which images, and how.
+        images: How many to analyse, equally many of each class.
+        seed: Decides which images, and the weights of `random`.
+        num_labels: As of `Look`.
+        published: As of `Look`.
         options: Workers, device, tolerance.
 
     Returns:
@@ -123,9 +129,9 @@ def analyse(
         DataError: if there are too few images.
         NonFiniteError: if an encoder's features are not numbers.
     """
-    from vitlet.report.analysis import write_analysis_page  # matplotlib: late, as it takes a second
+    from vitlet.reports.analysis import write_analysis_page  # matplotlib: late, as it takes a second
 
-    look = look or Look()
+    look = Look(images, seed, num_labels, published)
     began, run, teller = time.monotonic(), Run(Path(out)), Teller(quiet=options.quiet)
     with World.joined(pick_device(options)) as world:
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)

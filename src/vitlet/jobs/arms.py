@@ -21,7 +21,7 @@ from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
 from vitlet.distributed.world import World
-from vitlet.evaluate.compare import Arm
+from vitlet.evaluation.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
 from vitlet.jobs.launch import RANDOM_START
 from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content

@@ -10,16 +10,16 @@ from vitlet.run import environment
 from vitlet.text import printable
 
 Benchmark = Literal["step", "input", "features", "probe", "attention", "analyse", "detection", "export", "budget"]
-"""The modules of `vitlet.bench` with a function `bench`."""
+"""The modules of `vitlet.benchmarks` with a function `bench`."""
 
 
 def bench(what: Benchmark, *, out: Path | None = None) -> dict[str, Any]:
-    """Run one benchmark; see `vitlet.bench`.
+    """Run one benchmark; see `vitlet.benchmarks`.
 
     Returns:
         The figures, which are also written to `out` with the machine and the command.
     """
-    figures = import_module(f"vitlet.bench.{what}").bench()  # only this one: each imports what it compares with
+    figures = import_module(f"vitlet.benchmarks.{what}").bench()  # only this one: each imports what it compares with
     teller = Teller()
     for name, value in figures.items():
         teller.say(f"{name:32} {value}")

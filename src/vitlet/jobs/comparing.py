@@ -10,8 +10,8 @@ import numpy as np
 
 from vitlet.console import Teller
 from vitlet.errors import DataError, UsageError
-from vitlet.evaluate.compare import Arm
-from vitlet.evaluate.curves import Curve, Point, Question, document
+from vitlet.evaluation.compare import Arm
+from vitlet.evaluation.curves import Curve, Point, Question, document
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_grid, untrained
 from vitlet.jobs.judging import (
     Judging,

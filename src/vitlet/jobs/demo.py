@@ -22,7 +22,7 @@ from vitlet.data.names import absolute_data
 from vitlet.data.subsets import divide, training_ids
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
-from vitlet.evaluate.compare import Protocol, comparison
+from vitlet.evaluation.compare import Protocol, comparison
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
 from vitlet.jobs.material import judge, require_labels
 from vitlet.jobs.options import Options
@@ -31,7 +31,7 @@ from vitlet.jobs.side_by_side import meanwhile
 from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
-from vitlet.report.page import write_page
+from vitlet.reports.page import write_page
 from vitlet.run import Run, address_of, environment
 from vitlet.text import plural, printable
 from vitlet.units import Images

@@ -20,11 +20,11 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.disk import to_json_bytes, write_file, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
-from vitlet.evaluate.detection.find import Found, find_objects
-from vitlet.evaluate.detection.gallery import Drawn, draw, drawable, quality, squares
-from vitlet.evaluate.detection.scores import Kind, Scores, score
-from vitlet.evaluate.detection.truth import ground_truth
-from vitlet.evaluate.result import Result, write_result
+from vitlet.evaluation.detection.find import Found, find_objects
+from vitlet.evaluation.detection.gallery import Drawn, draw, drawable, quality, squares
+from vitlet.evaluation.detection.scores import Kind, Scores, score
+from vitlet.evaluation.detection.truth import ground_truth
+from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import Material, pick_device
 from vitlet.jobs.options import Options

@@ -23,12 +23,12 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
-from vitlet.evaluate import labels
-from vitlet.evaluate.features import Reading, cached_features, encoder_digest
-from vitlet.evaluate.images import each_once
-from vitlet.evaluate.linear import linear_probe, published_probe
-from vitlet.evaluate.probe import ProbeResult, knn_probe
-from vitlet.evaluate.result import Result, write_result
+from vitlet.evaluation import labels
+from vitlet.evaluation.features import Reading, cached_features, encoder_digest
+from vitlet.evaluation.images import each_once
+from vitlet.evaluation.linear import linear_probe, published_probe
+from vitlet.evaluation.probe import ProbeResult, knn_probe
+from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.material import describe, judge, pick_device, require_labels
 from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
@@ -139,7 +139,7 @@ def probe_encoder(
     if how.protocol == "knn":
         return knn_probe(x, y, x_test, y_test, classes=index.classes)
     if how.protocol == "logistic":
-        from vitlet.evaluate.logistic import logistic_probe
+        from vitlet.evaluation.logistic import logistic_probe
 
         return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
     if how.protocol == "linear":

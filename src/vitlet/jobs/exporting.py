@@ -19,9 +19,9 @@ from vitlet.choices import ExportTarget
 from vitlet.console import Teller
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, ResourceError
-from vitlet.evaluate.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
-from vitlet.evaluate.pace import one_thread, take_turns
-from vitlet.evaluate.result import Result, write_result
+from vitlet.evaluation.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
+from vitlet.evaluation.pace import one_thread, take_turns
+from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.options import Options
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.heads import head_input

@@ -14,11 +14,11 @@ from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
-from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.arms import Labelled, Start, Terms
 from vitlet.jobs.options import Flags, Options, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
-from vitlet.report.curve_page import write_curve_page
+from vitlet.reports.curve_page import write_curve_page
 from vitlet.run import environment
 from vitlet.text import printable, slug
 from vitlet.weights.folder import Saved

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vitlet.console import Teller
 from vitlet.disk import read_json
-from vitlet.evaluate.compare import Arm, difference_of, mean_interval
+from vitlet.evaluation.compare import Arm, difference_of, mean_interval
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document

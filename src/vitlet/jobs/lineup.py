@@ -9,8 +9,8 @@ import timm
 from rich.table import Table
 from torch import Tensor, nn
 
-from vitlet.bench.models import Candidate, bench_models, steps
-from vitlet.bench.published import ACCURACY_TAG, OURS, PAPER, SPEED_TAG
+from vitlet.benchmarks.models import Candidate, bench_models, steps
+from vitlet.benchmarks.published import ACCURACY_TAG, OURS, PAPER, SPEED_TAG
 from vitlet.choices import InferencePrecision
 from vitlet.console import Teller
 from vitlet.disk import read_json, write_json

@@ -18,8 +18,8 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.subsets import balanced, divide, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.evaluate import labels
-from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluation import labels
+from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.launch import RANDOM_START, Launch
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches

@@ -9,8 +9,8 @@ from vitlet.arrays import write_arrays
 from vitlet.console import Teller
 from vitlet.data.loader import evaluation_batches
 from vitlet.disk import read_json, write_json
-from vitlet.evaluate.classify import evaluate_classifier
-from vitlet.evaluate.result import Result, write_result
+from vitlet.evaluation.classify import evaluate_classifier
+from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.material import Material
 from vitlet.jobs.probes import accuracies
 from vitlet.methods.distill import AttentionDistillation

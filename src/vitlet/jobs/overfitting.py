@@ -20,8 +20,8 @@ from vitlet.data.index import Index, open_index
 from vitlet.disk import read_json, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import DataError
-from vitlet.evaluate.compare import paired_difference
-from vitlet.evaluate.detection.truth import ground_truth
+from vitlet.evaluation.compare import paired_difference
+from vitlet.evaluation.detection.truth import ground_truth
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks, require_sharing
@@ -47,7 +47,7 @@ def overfit(
     steps: int = STEPS,
     init: str | None = None,
     seeds: int = 1,
-    file: Path | None = None,
+    json: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     options: Options = Options(),
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def overfit(
         steps: Steps of each run.
         init: An encoder to compare with itself before its training.
         seeds: Runs from each start.
-        file: File for a copy of `out/overfit.json`.
+        json: File for a copy of `out/overfit.json`.
         settings: Changes to the recipe.
         options: Workers, device.
 
@@ -119,7 +119,7 @@ def overfit(
     if init is not None:
         found["init"] = printable(init)
         found["steps_to_loss"] = _race(runs, seeds=seeds)
-    write_document(found, out / "overfit.json", file, teller=teller)
+    write_document(found, out / "overfit.json", json, teller=teller)
     shown = ", ".join(f"{kind} AP50 {100 * (value or 0):.1f}" for kind, value in scores["random-0"].items())
     teller.say(
         f"{shown} after {first['wall_seconds'] / 60:.1f} min: {'learned' if found['learned'] else 'not learned'}"

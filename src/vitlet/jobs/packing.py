@@ -23,7 +23,7 @@ def pack(
     out: str | os.PathLike[str],
     short_side: int | None = None,
     raw: bool = False,
-    shard_bytes: int = SHARD_BYTES,
+    shard_mb: int = SHARD_BYTES // 2**20,
     options: Options = Options(),
 ) -> dict[str, Any]:
     """Write a data set as tar shards that every command and any WebDataset reader can open.
@@ -33,7 +33,7 @@ def pack(
         out: A new folder.
         short_side: Shrink larger images to this short side in pixels; None keeps every file byte for byte.
         raw: Store pixels instead of compressed files.
-        shard_bytes: Approximate size of a shard.
+        shard_mb: Approximate size of a shard in MiB (2^20 bytes).
         options: `max_bad`: the share of unreadable images that may be left out; `workers`: processes that check the
             images, and threads that pack them.
 
@@ -55,7 +55,7 @@ def pack(
         )
     verdicts = judge(index, options, teller)
     ids = np.flatnonzero(verdicts.good)
-    form = Form(short_side=short_side, raw=raw, shard_bytes=shard_bytes)
+    form = Form(short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20)
     threads = options.num_decoders()
     with teller.progress("packing images", total=len(ids)) as tick:
         facts = write_shards(

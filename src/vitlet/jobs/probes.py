@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from vitlet.data.loader import evaluation_batches
-from vitlet.evaluate.classify import evaluate_classifier
-from vitlet.evaluate.features import extract
-from vitlet.evaluate.health import Health, explain, feature_health, verdict
-from vitlet.evaluate.knn import knn_predict, top1
+from vitlet.evaluation.classify import evaluate_classifier
+from vitlet.evaluation.features import extract
+from vitlet.evaluation.health import Health, explain, feature_health, verdict
+from vitlet.evaluation.knn import knn_predict, top1
 from vitlet.jobs.material import Material
 from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised

@@ -6,38 +6,48 @@ from pathlib import Path
 from typing import Any
 
 from vitlet.console import Teller
-from vitlet.disk import read_json, write_json
+from vitlet.disk import existing, read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.text import printable
 
 
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
-    """Write one self-contained page about one or several runs, side by side."""
-    from vitlet.report.page import write_page  # late, as matplotlib takes a second
+    """Write one self-contained page about one or several runs, side by side, or about a replication.
 
-    page = write_page(runs, out=out)
+    Args:
+        runs: Run directories, or one `replication.json`.
+        out: The HTML file; replaced atomically.
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: without a run, or for a file that is not about a replication.
+        CheckpointError: if there is no run, or a file of one is damaged.
+        ResourceError: if `out` cannot be written.
+    """
+    # Late, as matplotlib takes a second.
+    from vitlet.reports.page import write_page
+    from vitlet.reports.replication import write_replication_page
+
+    match runs:
+        case [single] if Path(single).suffix == ".json":
+            page = write_replication_page(_replication(Path(single)), out=Path(out))
+        case _:
+            page = write_page(runs, out=out)
     Teller().say(f"page: {printable(page)}")
     return page
 
 
-def report_replication(file: str | os.PathLike[str], *, out: str | os.PathLike[str]) -> Path:
-    """Write the page about a replication from its JSON.
-
-    Raises:
-        UsageError: if the file is not about a replication.
-    """
-    from vitlet.report.replication import write_replication_page
-
-    document = read_json(Path(file))
+def _replication(file: Path) -> dict[str, Any]:
+    document = read_json(existing(file))
     if not isinstance(document, dict) or document.get("kind") != "replication":
         raise UsageError(
             f"{printable(file)} is not about a replication",
             fix="give a replication.json of vitlet reproduce, or run directories",
         )
-    page = write_replication_page(document, out=Path(out))
-    Teller().say(f"page: {printable(page)}")
-    return page
+    return document
 
 
 def write_document(found: Mapping[str, Any], *places: Path | None, teller: Teller) -> None:

@@ -6,7 +6,7 @@ The server hears no signals. Its children do, also those that others than vitlet
 import os
 import signal
 
-import vitlet.evaluate.logistic
+import vitlet.evaluation.logistic
 import vitlet.jobs.arms  # noqa: F401
 
 os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, ()))

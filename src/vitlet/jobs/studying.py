@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from vitlet.analyse.diagnosis import RANDOM, Claim, Suggestion, Way
+from vitlet.analysis.diagnosis import RANDOM, Claim, Suggestion, Way
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.disk import read_json
 from vitlet.distributed.world import World
-from vitlet.evaluate.compare import Answer, Arm, Difference, decide, paired_difference
-from vitlet.jobs.analysing import Look, analyse
+from vitlet.evaluation.compare import Answer, Arm, Difference, decide, paired_difference
+from vitlet.jobs.analysing import analyse
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid
 from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
@@ -66,7 +66,7 @@ def study(
     settings: Mapping[str, Any] | None = None,
     num_images: int = 1024,
     options: Options = Options(),
-    file: Path | None = None,
+    json: Path | None = None,
 ) -> dict[str, Any]:
     """Diagnose every encoder, test the claims by fine-tuning, and report how often they were right.
 
@@ -79,7 +79,7 @@ def study(
         settings: Changes to the fine-tuning recipe.
         num_images: Number of images per analysis.
         options: Workers, device, tolerance for unreadable images.
-        file: File for a copy of `out/study.json`.
+        json: File for a copy of `out/study.json`.
 
     Returns:
         The document: every suggestion with its outcome and the difference behind it, and the counts.
@@ -104,7 +104,7 @@ def study(
             images.index,
             data=data,
             out=out / "analyses",
-            look=Look(images=num_images, num_labels=count),
+            look={"images": num_images, "num_labels": count},
             options=options.changed(quiet=True),
         )
     ]
@@ -134,7 +134,7 @@ def study(
         "machine": environment(),
         "wall_seconds": time.monotonic() - began,
     }
-    write_document(found, out / FILE, file, teller=teller)
+    write_document(found, out / FILE, json, teller=teller)
     teller.console.print(_table(found))
     return found
 
@@ -157,17 +157,24 @@ def _require_tunable(
 
 
 def _diagnosed(
-    name: str, contents: Mapping[str, str], index: Index, *, data: Path, out: Path, look: Look, options: Options
+    name: str,
+    contents: Mapping[str, str],
+    index: Index,
+    *,
+    data: Path,
+    out: Path,
+    look: Mapping[str, int],
+    options: Options,
 ) -> list[Suggestion]:
     """Return the suggestions about the first encoder in `contents`.
 
     The folder of an analysis is named after everything that decides its content, and is read if it exists. That
     includes the paths of encoders and data, since the suggested commands contain them.
     """
-    decides = [list(contents.items()), str(data), index.fingerprint, asdict(look)]
-    folder = out / f"{name}-{look.num_labels}-{address_of(decides)[:12]}"
+    decides = [list(contents.items()), str(data), index.fingerprint, dict(look)]
+    folder = out / f"{name}-{look['num_labels']}-{address_of(decides)[:12]}"
     if not World.here().broadcast_json((folder / "analysis/about.json").is_file()):
-        analyse([*contents, RANDOM], data=data, out=folder, look=look, options=options)
+        analyse([*contents, RANDOM], data=data, out=folder, **look, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 
 

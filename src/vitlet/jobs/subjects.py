@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import nn
 
-from vitlet.analyse.diagnosis import RANDOM, is_random
-from vitlet.analyse.survey import Subject
+from vitlet.analysis.diagnosis import RANDOM, is_random
+from vitlet.analysis.survey import Subject
 from vitlet.augmentation import View
 from vitlet.disk import read_json
 from vitlet.errors import UsageError

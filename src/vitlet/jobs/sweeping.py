@@ -14,9 +14,9 @@ from vitlet.choices import ProbeName
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.errors import UsageError
-from vitlet.evaluate.compare import Arm
-from vitlet.evaluate.curves import Curve, Point, Question, document
-from vitlet.evaluate.features import encoder_digest
+from vitlet.evaluation.compare import Arm
+from vitlet.evaluation.curves import Curve, Point, Question, document
+from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.judging import (
     Judging,

@@ -24,9 +24,9 @@ from vitlet.data.names import PublicData
 from vitlet.data.subsets import divide
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
-from vitlet.evaluate.compare import mean_interval
-from vitlet.evaluate.features import encoder_digest
-from vitlet.evaluate.result import Result, write_result
+from vitlet.evaluation.compare import mean_interval
+from vitlet.evaluation.features import encoder_digest
+from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.arms import Labelled
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
@@ -35,8 +35,8 @@ from vitlet.jobs.spread import among_ranks
 from vitlet.jobs.suites import Entry, Part, Suite, best_setting, read_suite
 from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
 from vitlet.recipe import Recipe
-from vitlet.report.numbers import duration, percent
-from vitlet.report.transfer import interval_of, write_transfer_page
+from vitlet.reports.numbers import duration, percent
+from vitlet.reports.transfer import interval_of, write_transfer_page
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable, slug
 from vitlet.weights.names import Source

@@ -17,7 +17,7 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.splits import SPLITS, TRAIN
 from vitlet.errors import DataError, UsageError
-from vitlet.evaluate.images import each_once
+from vitlet.evaluation.images import each_once
 from vitlet.jobs.material import judge
 from vitlet.jobs.options import Options
 from vitlet.rng import derive, permutation

@@ -62,7 +62,7 @@ def pack(
     from vitlet.jobs.packing import pack as job
 
     options = Options(workers=workers, max_bad=max_bad, follow_outside=follow_outside)
-    job(data, out=out, short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20, options=options)
+    job(data, out=out, short_side=short_side, raw=raw, shard_mb=shard_mb, options=options)
 
 
 def recipes(name: str | None = None) -> None:

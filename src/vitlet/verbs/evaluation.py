@@ -61,7 +61,7 @@ def evaluate(
     start = existing_source(run)
     existing_data(data)
     require_free("figures", json, option="--json")
-    from vitlet.jobs.scoring import score as job
+    from vitlet.jobs.evaluating import evaluate as job
 
     job(start, data=data, protocol=protocol, json=json, options=(looking or Looking()).options())
 
@@ -91,11 +91,10 @@ def analyse(
     for encoder in encoders:
         if encoder != "random":
             existing_source(encoder.removeprefix("random:"))
-    from vitlet.jobs.analysing import Look
     from vitlet.jobs.analysing import analyse as job
 
-    look = Look(images=images, seed=seed, published=published)
-    job(encoders, data=data, out=out, look=look, options=(looking or Looking()).options())
+    options = (looking or Looking()).options()
+    job(encoders, data=data, out=out, images=images, seed=seed, published=published, options=options)
 
 
 def study(
@@ -126,7 +125,7 @@ def study(
     from vitlet.jobs.studying import study as job
 
     options = (looking or Looking()).options()
-    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, file=json, options=options)
+    job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, json=json, options=options)
 
 
 def bench(

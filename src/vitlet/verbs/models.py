@@ -159,12 +159,9 @@ def report(*runs: Path, out: Path) -> None:
     require_free("page", out)
     if len(runs) == 1 and runs[0].suffix == ".json":
         existing(runs[0])
-        from vitlet.jobs.reporting import report_replication
-
-        report_replication(runs[0], out=out)
-        return
-    for run in runs:
-        Run.open(run)
+    else:
+        for run in runs:
+            Run.open(run)
     from vitlet.jobs.reporting import report as job
 
     job(runs, out=out)

@@ -49,7 +49,7 @@ def reproduce(
         retry_failed: Repeat runs that diverged, from the beginning.
         json: Also write the findings to this file; those that it has already stay where these runs have none.
     """
-    from vitlet.reproduce.catalogue import chosen
+    from vitlet.replication.catalogue import chosen
 
     chosen(what)
     existing_data(data)
@@ -61,7 +61,7 @@ def reproduce(
             f"--budget with --scale {scale}", why="Its lengths are fixed", fix="--scale own, or no --budget"
         )
     require_free("figures", json, option="--json")
-    from vitlet.reproduce import replicate
+    from vitlet.replication import replicate
 
     options = (looking or Looking()).options()
     request = replicate.Request(tuple(what), data, out, scale, seeds, seconds, side_by_side, options, retry_failed)

@@ -246,7 +246,7 @@ def overfit(
         steps=steps or STEPS,
         init=start,
         seeds=seeds,
-        file=json,
+        json=json,
         options=(looking or Looking()).options(),
     )
 
