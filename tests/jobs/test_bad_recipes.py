@@ -20,6 +20,10 @@ TEACHERS = {
     "coarse": EncoderConfig(image_size=32, patch_size=8, width=24, depth=3, heads=2),
     "small": EncoderConfig(image_size=16, patch_size=4, width=24, depth=3, heads=2),
     "narrow": EncoderConfig(image_size=32, patch_size=4, width=12, depth=3, heads=3),
+    "of fourteen": EncoderConfig(image_size=56, patch_size=14, width=24, depth=1, heads=2),
+    "of sixteen": EncoderConfig(image_size=224, patch_size=16, width=24, depth=1, heads=2),
+    "relative": EncoderConfig(image_size=48, patch_size=4, width=24, depth=1, heads=2, relative_position=True),
+    "coarse relative": EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=2, relative_position=True),
 }
 """Beside a student of 32 px in patches of 4, three blocks of four heads."""
 
@@ -81,14 +85,19 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
             "--batch-size 15 with mixup.*--batch-size 14 or 16",
         ),
         ("finetune_micro_convnet", {"budget.batch_size": 1}, "a batch of one image.*--batch-size 2 or more"),
+        ("dino_micro", {"encoder.relative_position": True}, r"views of \[16, 32\].*_position=false, or 32 pixels"),
+        ("dino_tiny_100e", {"encoder.final_norm": False}, r"without a final norm.*final_norm=true, or objective\.pool"),
+        ("mocov3_micro", {"encoder.final_norm": False}, r"without a final norm.*Fix: encoder\.final_norm=true\.?$"),
+        ("seed_micro", {"objective.teacher": "of fourteen"}, "sees 56 px in patches of 14.*a teacher of 32 px"),
+        ("seed_micro", {"objective.teacher": "of sixteen"}, "sees 224 px in patches of 16.*image_size=224, data"),
+        ("seed_micro", {"objective.teacher": "relative"}, "the teacher sees 48 px.*a teacher of 32 px"),
         ("debug_detection", {"objective.global_blocks": [3]}, r"global block 3 of an encoder that has 3.*=\[2\]"),
     ],
 )  # fmt: skip
 def test_is_answered_with_the_remedy(
     recipe: str, changes: dict[str, Any], message: str, data: Path, teachers: Path, tmp_path: Path
 ) -> None:
-    named = changes.get("objective.teacher")
-    words = changes | ({"objective.teacher": str(teachers / named)} if named else {})
+    words = _placed(changes, teachers)
     start = {"init": None} if recipe in ("finetune_micro_convnet", "debug_detection") else {}
     train: Any = finetune if start else pretrain
     with pytest.raises(UsageError, match=message) as caught:
@@ -106,13 +115,33 @@ def test_is_answered_with_the_remedy(
         ("debug_distill", {"objective.mae.read_after": 1, "objective.extra_block": True, "objective.layers": [[4, 2]]}),
         ("debug", {"objective.read_after": 3}),
         ("debug_dino", {"budget.batch_size": 1}),
+        ("dino_micro", {"encoder.final_norm": False}),
+        ("dino_micro", {"encoder.relative_position": True} | {f"data.views.{i}.size": 32 for i in range(2, 6)}),
+        ("seed_micro", {"objective.teacher": "coarse"}),
+        ("seed_micro", {"objective.teacher": "coarse relative"}),
+        ("seed_micro", {"objective.teacher": "untrained:resnet10t"}),
+        (
+            "seed_micro",
+            {
+                "objective.teacher": "of fourteen",
+                "encoder.image_size": 56,
+                "data.views.0.size": 56,
+                "data.evaluation.size": 56,
+            },
+        ),
     ],
 )
 def test_control_values_that_fit_go_on_to_the_images(
-    recipe: str, changes: dict[str, Any], data: Path, tmp_path: Path
+    recipe: str, changes: dict[str, Any], data: Path, teachers: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="images were opened"):
-        pretrain(recipe, data=data, out=tmp_path / "run", options=QUIET, set=changes)
+        pretrain(recipe, data=data, out=tmp_path / "run", options=QUIET, set=_placed(changes, teachers))
+
+
+def _placed(changes: dict[str, Any], teachers: Path) -> dict[str, Any]:
+    """The same changes with the path of a teacher of `TEACHERS` for its name."""
+    named = changes.get("objective.teacher")
+    return changes | ({"objective.teacher": str(teachers / named)} if named in TEACHERS else {})
 
 
 def test_a_narrower_teacher_with_other_heads_is_mapped(data: Path, teachers: Path, tmp_path: Path) -> None:

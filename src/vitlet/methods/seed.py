@@ -46,7 +46,8 @@ class SEED(Objective):
 
         Args:
             encoder: The student: a ViT or a ConvNet.
-            teacher: Teacher, a ViT or a ConvNet; it is frozen and stays out of `state_dict()`.
+            teacher: Teacher, a ViT for images of the student's size or a ConvNet, which has no grid; it is frozen and
+                stays out of `state_dict()`.
             pool: How to pool a ViT, student or teacher, into one vector; a ConvNet uses the mean of its map.
             queue: K, the number of images that each image is compared with.
             student_temperature: Temperature of the student's similarities.
@@ -54,7 +55,7 @@ class SEED(Objective):
             seed: Seed of head and queue.
 
         Raises:
-            UsageError: for the class token of a teacher without a final norm.
+            UsageError: for a ViT as teacher of images of another size, or the class token of one without a final norm.
         """
         super().__init__()
         # Wider than in other methods: SEED needs only one vector per image, which a ConvNet has too.
@@ -62,6 +63,7 @@ class SEED(Objective):
         self.teacher, self.facts = Frozen(teacher.encoder), teacher.facts
         self.teacher_pool: Pool = _pool(teacher.encoder, pool)
         self.student_pool: Pool = _pool(encoder, pool)
+        _require_same_images(encoder, teacher.encoder)
         if self.teacher_pool == "class" and not cast(Encoder, teacher.encoder).config.final_norm:
             raise UsageError(
                 "the teacher has no final norm",
@@ -103,6 +105,18 @@ class SEED(Objective):
     def provenance(self) -> dict[str, Any]:
         """The teacher."""
         return {"teacher": self.facts}
+
+
+def _require_same_images(student: AnyEncoder, teacher: AnyEncoder) -> None:
+    """Patches of a teacher of larger images would be few on these, or cut by their edge."""
+    ours, theirs = student.config.image_size, teacher.config.image_size
+    if isinstance(teacher, Encoder) and ours != theirs:
+        keys = ("encoder.image_size", "data.views.0.size", "data.evaluation.size")
+        raise UsageError(
+            f"the teacher sees {theirs} px in patches of {teacher.config.patch_size}, the student {ours} px",
+            why="Both are shown the same view, and a ViT has learned the grid of its own images",
+            fix=f"a teacher of {ours} px, or {', '.join(f'{key}={theirs}' for key in keys)}",
+        )
 
 
 def _pool(encoder: AnyEncoder, wanted: Pool) -> Pool:

@@ -20,6 +20,7 @@ from vitlet.recipe import (
 )
 from vitlet.recipes.mae import mae_micro
 from vitlet.recipes.mocov3 import MILD
+from vitlet.recipes.supervised import require_normed_token
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class DINOObjective(ObjectiveConfig):
         return self.batchnorm
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require two large views, and small ones that divide into patches."""
+        """Require two large views, small ones that divide into patches, and a normalised class token if one is read."""
+        require_normed_token(recipe, self.pool)
         sizes, patch = [view.size for view in recipe.data.views], recipe.encoder.patch_size
         if len(sizes) < 2 or sizes[0] != sizes[1]:
             raise UsageError(
@@ -74,6 +76,12 @@ class DINOObjective(ObjectiveConfig):
                     f"a view of {size} pixels does not divide into patches of {patch}",
                     fix=f"data.views.{number}.size={near}",
                 )
+        if recipe.encoder.relative_position and len(set(sizes)) > 1:
+            raise UsageError(
+                f"relative positions in {recipe.name}, with views of {sorted(set(sizes))} pixels",
+                why="A bias is learned for each offset in one grid; only absolute positions are resized",
+                fix=f"encoder.relative_position=false, or {sizes[0]} pixels in all of data.views",
+            )
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "DINO":
         """Build the objective; labels are not used."""

@@ -17,6 +17,7 @@ from vitlet.recipe import (
     Recipe,
 )
 from vitlet.recipes.mae import mae_micro
+from vitlet.recipes.supervised import require_normed_token
 from vitlet.units import Epochs, Images, Share
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ class MoCoV3Objective(ObjectiveConfig):
         return True
 
     def require_fit(self, recipe: Recipe) -> None:
-        """Require two views of one size."""
+        """Require two views of one size, and a final norm, since the heads read the class token."""
         sizes = [view.size for view in recipe.data.views]
         if len(sizes) != 2 or sizes[0] != sizes[1]:
             raise UsageError(
                 f"MoCo-v3 compares two views of one size, data.views has {len(sizes)}, of {sizes} pixels",
                 fix="two items in data.views, with the same size",
             )
+        require_normed_token(recipe, "class", may_pool=False)
 
     def build(self, encoder: "Encoder", *, num_classes: int, seed: int) -> "MoCoV3":
         """Build the objective; labels are not used."""

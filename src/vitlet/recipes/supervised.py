@@ -104,8 +104,13 @@ class SupervisedObjective(ObjectiveConfig):
         return Tutor(teacher, width=encoder.config.width, alpha=self.alpha, seed=seed)
 
 
-def require_normed_token(recipe: Recipe, pool: Pool) -> None:
+def require_normed_token(recipe: Recipe, pool: Pool, *, may_pool: bool = True) -> None:
     """Refuse the class token of an encoder without a final norm: nothing would ever normalise it.
+
+    Args:
+        recipe: The recipe.
+        pool: What its method reads of an image.
+        may_pool: Whether the method can read the mean instead (`objective.pool`).
 
     Raises:
         UsageError: naming the key that mends it.
@@ -114,7 +119,7 @@ def require_normed_token(recipe: Recipe, pool: Pool) -> None:
         raise UsageError(
             f"{recipe.name} reads the class token of an encoder without a final norm",
             why="Nothing would normalise it, and timm has no such network",
-            fix="encoder.final_norm=true, or objective.pool=mean",
+            fix="encoder.final_norm=true" + ", or objective.pool=mean" * may_pool,
         )
 
 
