@@ -11,6 +11,7 @@ from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs import side_by_side
 from vitlet.jobs.sweeping import layer_words, sweep_distill_layers, sweep_keep_blocks
+from vitlet.recipes import by_name, with_overrides
 from vitlet.run import Run
 from vitlet.weights.source import load_encoder
 
@@ -107,14 +108,22 @@ def test_each_list_is_distilled_once_and_judged_beside_none(data: Path, tmp_path
         ("debug", [((1, 1),)], "debug does not distil attention"),
         ("debug_distill", [((3, 2),), ((4, 2),)], r"block 4 from 2 cannot be distilled\. The student has 3 blocks"),
         ("debug_supervised", [((1, 1),)], "does not distil"),
+        ("d2mae_micro", [((5, 4),)], r"d2mae_micro is decoupled.*untrained.*Fix: dmae_micro or"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused_at_once(
-    recipe: str, layers: list[Any], words: str, data: Path, tmp_path: Path
+    recipe: str, layers: list[Any], words: str, tmp_path: Path
 ) -> None:
+    nowhere = tmp_path / "of which no image is opened"
     with pytest.raises(UsageError, match=words):
-        sweep_distill_layers(recipe, data=data, teacher=TEACHER, out=tmp_path, layers=layers, **JUDGED)
+        sweep_distill_layers(recipe, data=nowhere, teacher=TEACHER, out=tmp_path, layers=layers, **JUDGED)
     assert not any(tmp_path.iterdir())
+
+
+def test_control_the_decoupled_student_without_distillation_is_no_recipe() -> None:
+    with pytest.raises(UsageError, match="nothing trains all of block 4 of 4"):
+        with_overrides(by_name("d2mae_micro"), {"objective.weight": 0.0})
+    with_overrides(by_name("dmae_micro"), {"objective.weight": 0.0})
 
 
 def test_a_block_that_the_teacher_lacks_is_refused(data: Path, pretrained: Run, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def sweep_distill_layers(
     Each list is pre-trained once. Every list is compared with one more pre-training that distils nothing (weight 0).
 
     Args:
-        recipe: An attention distillation recipe.
+        recipe: An attention distillation recipe whose decoder reads the last block.
         data: Labelled images; only the evaluation uses the labels.
         teacher: A run, a model folder, timm:NAME@FILE or untrained:NAME.
         layers: Lists of (student block, teacher block).
@@ -198,7 +198,8 @@ def sweep_distill_layers(
         The document.
 
     Raises:
-        UsageError: for a recipe that does not distil attention, or blocks that do not exist; raised before training.
+        UsageError: for a recipe that does not distil attention or is decoupled (D²-MAE), or blocks that do not exist;
+            raised before any image is opened.
     """
     teller, began, data, out = Teller(quiet=options.quiet), time.monotonic(), Path(data), Path(out)
     terms = _judged(tuning, options).terms(data=data, out=out, num_labels=num_labels)
@@ -294,7 +295,13 @@ def _require_layers(recipe: str, teacher: str, lists: Sequence[LayerPairs], sett
     if not isinstance(by_name(recipe).objective, DistillObjective):
         raise UsageError(f"{recipe} does not distil attention", fix="dmae_micro, or another of vitlet recipes")
     asked = resolved(recipe, {"set": settings})
-    depth = asked.encoder.depth + asked.objective.extra_block
+    depth = asked.encoder.depth
+    if asked.objective.extra_block or (asked.objective.mae.read_after or depth) < depth:
+        raise UsageError(
+            f"{recipe} is decoupled: its decoder reads a middle block, or its student has an extra one",
+            why="Blocks would stay untrained in the student that distils nothing, with which every list is compared",
+            fix="dmae_micro or dmae_tiny_400e, without objective.mae.read_after and objective.extra_block",
+        )
     above = _teacher_depth(teacher)
     for student, taught in (pair for pairs in lists for pair in pairs):
         if student > depth or (above is not None and taught > above):
