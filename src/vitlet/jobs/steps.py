@@ -30,6 +30,8 @@ def in_steps(recipe: Recipe, material: Material, options: Options) -> tuple[Budg
         precision=recipe.budget.precision,
         clip_norm=recipe.optimizer.clip_norm,
         micro_batch=options.micro_batch,
+        couples=recipe.couples_samples,
+        pairs=recipe.objective.pairs_samples,
         seed=recipe.budget.seed,
         compile=options.compile,
     )

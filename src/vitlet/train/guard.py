@@ -27,8 +27,14 @@ def require_finite(*, step: int, loss: float, grad_norm: float, record: str) -> 
 
 
 @contextmanager
-def memory_errors(*, batch_size: int) -> Iterator[None]:
-    """Explain what to do when a step does not fit into memory.
+def memory_errors(*, part: int, num_ranks: int = 1, couples: bool = False, pairs: bool = False) -> Iterator[None]:
+    """Explain what to do when a step does not fit into memory, by an option that the same run accepts.
+
+    Args:
+        part: Images of a rank's forward pass.
+        num_ranks: Number of ranks.
+        couples: Whether the loss of an image depends on the rest of its batch, so that parts would change it.
+        pairs: Whether images are mixed in pairs, which no part may separate.
 
     Raises:
         ResourceError: for a failed allocation on a GPU or the CPU.
@@ -42,5 +48,19 @@ def memory_errors(*, batch_size: int) -> Iterator[None]:
         raise ResourceError(
             "not enough memory for a step",
             why=text.splitlines()[0] if text else "allocation failed",
-            fix=f"--micro-batch {max(1, batch_size // 2)} keeps the global batch and its results, in smaller parts",
+            fix=_smaller_step(part, num_ranks, couples=couples, pairs=pairs),
         ) from error
+
+
+def _smaller_step(part: int, num_ranks: int, *, couples: bool, pairs: bool) -> str:
+    half = part // 2
+    if pairs:
+        half -= half % 2
+    if half * num_ranks < (2 if couples else 1):
+        return "smaller images or a smaller network, or --precision bf16: fewer images at once are impossible"
+    if couples:
+        return (
+            f"more ranks (torchrun), which keep the global batch and its results, or --batch-size {half * num_ranks}, "
+            "which trains otherwise; parts of a batch would change the loss"
+        )
+    return f"--micro-batch {half} keeps the global batch and its results, in smaller parts"

@@ -81,6 +81,10 @@ class Budget:
     clip_norm: float | None = None
     micro_batch: int | None = None
     """Images per forward and backward pass; None: the rank's whole share."""
+    couples: bool = False
+    """Whether the loss of an image depends on the rest of its batch, which is then not split."""
+    pairs: bool = False
+    """Whether images are mixed in pairs, which a part must not separate."""
     seed: int = 0
     compile: bool = False
 
@@ -190,7 +194,9 @@ class _Job:
     def take(self, step: int, batch: Batch) -> tuple[Losses, float, float]:
         """Take a step if its numbers are finite; return this rank's losses, the mean loss of all, the gradient norm."""
         at = Step(step, self.budget.total_steps, self.budget.seed)
-        with memory_errors(batch_size=self.budget.micro_batch or len(batch)):
+        budget, world = self.budget, self.writer.world
+        part = min(budget.micro_batch or len(batch), len(batch))
+        with memory_errors(part=part, num_ranks=world.size, couples=budget.couples, pairs=budget.pairs):
             losses, grad_norm = self.taker.gradients(batch, at)
             is_skipped = self.taker.is_skipped(grad_norm)
             loss = float(self.writer.world.mean(losses.total))
