@@ -16,6 +16,7 @@ from vitlet.replication.steps import MEANINGS
 from vitlet.units import Images, to_steps
 
 NAMES = list(all_recipes())
+ROOT = Path(__file__).parents[2]
 _PAPER = r"\b(Wang|Gao|Caron|Xie|Fang) et al\. 20\d\d"
 _PLACE = r"\b(Tables?|Figures?|Appendix|appendix) (\d|[A-Z]\.\d)|\b(README|SMALL\.md) of the (authors'|paper's)"
 
@@ -25,6 +26,18 @@ def _told(name: str) -> str:
     text = inspect.getdoc(all_recipes()[name]) or ""
     others = [other for other in re.findall(r"`(\w+)`", text.split("\n\n")[0]) if other in NAMES]
     return "\n".join([text, *map(_told, others)])
+
+
+def _has_results(name: str, text: str) -> bool:
+    """Whether a recipe of ours says that it was not run, or results name it or a recipe that it was run with."""
+    found = re.search(r"Measured here: (.+?)\.(\s|$)", text, re.DOTALL)
+    assert found, "neither where its results are nor that it was not run"
+    if found[1] == "not run":
+        return False
+    assert "`docs/results/`" in found[1]
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "results").glob("*.json"))
+    assert any(re.search(rf"\b{word}\b", pages) for word in [name, *re.findall(r"`(\w+)`", found[1])]), "no results"
+    return True
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +65,7 @@ def test_every_recipe_says_where_it_comes_from(name: str) -> None:
         assert "steps" in text
     elif "Ours, not the paper's" in text or re.search(r"`\w*(micro|ours)\w*`", text):
         assert "Published" not in text
+        _has_results(name, text)
     else:
         assert "Published" in text
         assert re.search(_PLACE, text), "no table, figure, appendix or page"
@@ -61,6 +75,15 @@ def test_every_recipe_says_where_it_comes_from(name: str) -> None:
         assert "not" in text.split("Published", 1)[1].lower() or "docs/results/" in text
     # Recalled figures that nobody could check are never shown as published.
     assert not re.search(r"\[M[+?]?\]", text)
+
+
+def test_what_was_measured_of_a_recipe_of_ours_is_there() -> None:
+    assert _has_results("mae_micro", "Ours. Measured here: `docs/results/`. Small.")
+    assert _has_results("d2mae_micro", "Measured here: `docs/results/`, after\n`seed_micro`.")
+    assert not _has_results("d2mae_micro", "Ours.\n\nMeasured here: not run.")
+    for wrong in ("Ours.", "Measured here: `docs/results/`.", "Measured here: yes."):
+        with pytest.raises(AssertionError):
+            _has_results("d2mae_micro", wrong)
 
 
 def test_debug_recipes_end_after_twenty_steps() -> None:
@@ -110,7 +133,7 @@ def test_a_micro_recipe_can_be_cut_as_short_as_one_likes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_figure_says_where_it_was_read_in_words_that_are_explained(name: str) -> None:
-    conventions = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+    conventions = (ROOT / "docs" / "conventions.md").read_text()
     tags = set(re.findall(r"\[([A-Z])(?: #\d+|, [^\]]+)?\]", all_recipes()[name].__doc__ or ""))
     assert tags <= set(MEANINGS)
     assert tags <= set(re.findall(r"^\| ([A-Z]) \| ", conventions, re.MULTILINE))

@@ -144,7 +144,10 @@ def dmae_micro() -> Recipe[DistillObjective]:
 
 
 def d2mae_micro() -> Recipe[DistillObjective]:
-    """`dmae_micro` decoupled: the decoder reads block 3 of 4, block 5 matches the teacher's last attention. Ours."""
+    """`dmae_micro` decoupled: the decoder reads block 3 of 4, block 5 matches the teacher's last attention. Ours.
+
+    Measured here: not run.
+    """
     recipe = dmae_micro()
     return recipe.changed(
         name="d2mae_micro", objective=_decoupled(recipe.objective, read_after=3, depth=recipe.encoder.depth)
