@@ -42,7 +42,7 @@ from vitlet import recipes
 from vitlet.cli import main
 from vitlet.errors import UsageError
 from vitlet.evaluation.imagenet import synsets
-from vitlet.jobs import arms, learning, lineup, side_by_side, steps
+from vitlet.jobs import learning, lineup, side_by_side, steps
 from vitlet.recipe import Recipe
 
 pytestmark = [
@@ -137,8 +137,10 @@ def _small() -> Iterator[None]:
     known = {name: _made_small(make) for name, make in recipes.all_recipes().items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "all_recipes", lambda: known)
-        for module in (steps, arms):
-            patch.setattr(module, "to_steps", lambda *values, **sizes: min(_STEPS, _TO_STEPS(*values, **sizes)))
+        for module in ("jobs.steps", "recipe"):
+            patch.setattr(
+                f"vitlet.{module}.to_steps", lambda *values, **sizes: min(_STEPS, _TO_STEPS(*values, **sizes))
+            )
         patch.setattr(side_by_side, "processes", in_place)
         patch.setattr(learning, "PROBES", 2)
         patch.setattr(lineup, "PAPER", {"resnet18": lineup.PAPER["resnet18"]})

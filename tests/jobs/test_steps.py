@@ -1,11 +1,11 @@
-"""What the loop is told of a recipe: here, what it may propose when a step does not fit into memory."""
+"""What the loop is told of a recipe, and that it takes a step: short of memory, and of larger images than planned."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import QUIET
+from small_runs import QUIET, losses
 
 from vitlet.errors import ResourceError
 from vitlet.jobs.training import finetune, pretrain
@@ -49,3 +49,16 @@ def test_what_is_proposed_for_too_little_memory_is_accepted(
     size, part = (int(found[2]), None) if found[1] == "batch-size" else (batch_size, int(found[2]))
     with pytest.raises(ResourceError, match="not enough memory"):
         train(recipe, **command, out=tmp_path / "b", options=QUIET.changed(micro_batch=part), batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes"), [("mae_micro", [64]), ("mocov3_micro", [64] * 2), ("dino_micro", [64] * 2 + [32] * 4)]
+)
+def test_a_micro_recipe_takes_a_step_at_64_pixels(recipe: str, sizes: list[int], data: Path, tmp_path: Path) -> None:
+    """By the changes that `docs/guides/my-folder.md` gives."""
+    larger = {"encoder.image_size": 64, "encoder.patch_size": 8, "data.evaluation.size": 64}
+    larger |= {f"data.views.{number}.size": size for number, size in enumerate(sizes)}
+    brief = {"budget.duration": {"unit": "steps", "n": 1}, "encoder.depth": 1}
+    run = pretrain(recipe, data=data, out=tmp_path / "run", options=QUIET, batch_size=8, set=larger | brief)
+    (row,) = losses(run)
+    assert row > 0
