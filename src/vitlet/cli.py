@@ -51,10 +51,11 @@ app.command(comparing.sweep)
 
 
 _TOGETHER = {
-    *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
+    *("check", "pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
     *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit"),
 }
-"""Verbs whose work is shared among ranks: every batch of the first, whole trainings and probes of the others."""
+"""Verbs whose work is shared among ranks: the batches of the first, whole trainings and probes of the others. One rank of
+a host checks its images."""
 
 
 def main(arguments: list[str] | None = None) -> int:
