@@ -27,7 +27,7 @@ class Options(Config):
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images per forward and backward pass, if the batch does not fit into memory."""
     compile: bool = False
-    """torch.compile: about a minute at the start, then a third faster."""
+    """torch.compile: about a minute at the start, then faster: by 4 % (fp32) or 15 % (bf16) for MAE on a CPU."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Accepted share of unreadable images."""
     follow_outside: bool = False

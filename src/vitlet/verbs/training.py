@@ -146,7 +146,7 @@ def resume(
         workers: Loader processes.
         device: Where to compute.
         micro_batch: Images per forward pass, if the batch does not fit into memory.
-        compile: Use torch.compile: a minute at the start, faster afterwards.
+        compile: Use torch.compile: a minute at the start, then faster: by 4 % (fp32) or 15 % (bf16) for MAE on a CPU.
         log: Copy the metrics there too; may be repeated.
         max_bad: Accepted share of unreadable images, if larger than when the run was started.
         accept_data_change: Resume even if images were added, removed or changed.
