@@ -40,7 +40,7 @@ from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluation import labels
 from vitlet.jobs.evaluation import judged, opened
-from vitlet.jobs.material import pick_device
+from vitlet.jobs.material import pick_device, require_classes
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.run import Run, environment
@@ -238,7 +238,7 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
     known = torch.isin(counted, learned.unique())  # with many classes, the training images may lack some
     counted = counted[known]
     try:
-        labels.require_classes(classes, where=sample.index.name)
+        require_classes(sample.index)
         labels.require(learned, counted, classes=classes, split=sample.split, where=sample.index.name)
     except DataError as error:
         teller.say(f"note: layers are not probed: {error}")

@@ -89,6 +89,8 @@ def demo(
         source = write_digits(out / "digits") if data is None else data
         teller.say(f"1. Checking the data in {printable(source)}")
         index = open_index(source, follow_outside=options.follow_outside)
+        if len(index.classes) > 1:  # they are compared
+            index.require_every_class()
         verdicts = judge(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
     train, test, split = divide(index, verdicts.good)

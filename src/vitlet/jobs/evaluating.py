@@ -153,12 +153,13 @@ def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.n
     Opens no image.
 
     Raises:
-        DataError: without labels, or if classes do not fit the head or the protocol.
+        DataError: without labels, if a class has no image, or if classes do not fit the head or the protocol.
     """
     if protocol == "real":
         return None
     if not index.classes:
         raise _nothing(index, "labelled")
+    index.require_every_class()
     if protocol == "v2" and not all(name.isdigit() or name[:1] == "n" for name in index.classes):
         raise DataError(
             f"{index.name} is not ImageNet-V2",

@@ -23,13 +23,12 @@ from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
-from vitlet.evaluation import labels
 from vitlet.evaluation.features import Reading, cached_features, encoder_digest
 from vitlet.evaluation.images import each_once
 from vitlet.evaluation.linear import linear_probe, published_probe
 from vitlet.evaluation.probe import ProbeResult, knn_probe
 from vitlet.evaluation.result import Result, write_result
-from vitlet.jobs.material import describe, judge, pick_device, require_labels
+from vitlet.jobs.material import describe, judge, pick_device, require_classes, require_labels
 from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
@@ -80,7 +79,7 @@ def _probe(
     clock = Clock()
     saved = load_encoder(run)
     index = opened(data, options, world)
-    labels.require_classes(index.classes, where=index.name)
+    require_classes(index)
     verdicts = judged(index, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train_ids, test_ids, split)

@@ -98,11 +98,11 @@ def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
     """Return the classes in this data: of images or, for a detection method, of the objects in them.
 
     Raises:
-        DataError: if the method learns labels and there are not two classes, or objects and they are not annotated.
+        DataError: as `require_classes` if the method learns labels, or if it learns objects and they are not annotated.
     """
     if recipe.objective.learns_objects() is None:
         if recipe.objective.learns_labels:
-            labels.require_classes(index.classes, where=index.name)
+            require_classes(index)
         return index.classes
     annotations = annotations_of(index)
     if annotations is None:
@@ -112,6 +112,16 @@ def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
             fix="give a folder with annotations/instances_train.json in COCO's format, or one in Roboflow's",
         )
     return annotations.classes
+
+
+def require_classes(index: Index) -> None:
+    """Refuse data whose classes cannot be learned, before an image is opened.
+
+    Raises:
+        DataError: if there are not two classes, or one has no image.
+    """
+    index.require_every_class()
+    labels.require_classes(index.classes, where=index.name)
 
 
 def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
@@ -167,10 +177,10 @@ def open_labelled(
     """Open, check and divide labelled images, and require that they can be learned and evaluated.
 
     Raises:
-        DataError: as `judge` and the two rules of `evaluate.labels`, the first of them before an image is opened.
+        DataError: as `require_classes`, `judge` and `require_labels`.
     """
     index = open_index(data, follow_outside=options.follow_outside)
-    labels.require_classes(index.classes, where=index.name)
+    require_classes(index)
     verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train, test, split)

@@ -41,12 +41,14 @@ def pack(
         The content of `shards.json`: exact counts, how the data was packed, and what was left out.
 
     Raises:
-        DataError: if more images are unreadable than accepted, or objects are annotated on them: shards hold none.
+        DataError: if more images are unreadable than accepted, a class has no image, or objects are annotated on them:
+            shards hold none.
         UsageError: if `out` is not empty.
         ResourceError: if the disk is full; nothing is left behind.
     """
     teller = Teller(quiet=options.quiet)
     index = open_index(data, follow_outside=options.follow_outside)
+    index.require_every_class()  # nobody would miss it in the shards
     if annotations_of(index) is not None:
         raise DataError(
             f"{index.name} has annotated objects, which shards cannot hold",
