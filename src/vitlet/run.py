@@ -29,7 +29,7 @@ from vitlet.config import flatten
 from vitlet.disk import read_json, sweep
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.host import available_cores
-from vitlet.text import did_you_mean, printable
+from vitlet.text import did_you_mean, printable, quoted
 
 _SHOWN = 3
 
@@ -162,11 +162,11 @@ class Run:
         """
         if named := [key for key, value in launch.items() if key in there and there[key] != value]:
             others = [self._other_values(recipe) if key == "recipe" else printable(str(there[key])) for key in named]
-            shown = printable(self.path)
             raise UsageError(
-                f"{shown} holds another run",
+                f"{printable(self.path)} holds another run",
                 why=f"{', '.join(named)} differ: {', '.join(others)} there",
-                fix=f"--fresh to replace it, another --out to keep both, or vitlet resume {shown} to finish it",
+                fix="--fresh to replace it, another --out to keep both, "
+                f"or vitlet resume {quoted(self.path)} to finish it",
             )
 
     def _other_values(self, recipe: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from vitlet.choices import KnownPixels
 from vitlet.console import Teller
 from vitlet.errors import UsageError
 from vitlet.normalisation import HALF, IMAGENET
-from vitlet.text import plural, printable
+from vitlet.text import plural, printable, quoted
 from vitlet.weights.folder import require_replaceable, write_model
 from vitlet.weights.foreign import Imported, import_file
 from vitlet.weights.names import Source
@@ -52,7 +52,7 @@ def import_weights(
         raise UsageError(
             f"{printable(source)} is a folder",
             why="A file of weights is imported; a run or a model of vitlet needs no import",
-            fix=f"--init {printable(source)} as it is, or the file in it",
+            fix=f"--init {quoted(source)} as it is, or the file in it",
         )
     require_replaceable(folder)
     found = import_file(

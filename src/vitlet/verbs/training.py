@@ -19,7 +19,7 @@ from vitlet.arguments import (
     subset_words,
 )
 from vitlet.console import Terminal
-from vitlet.text import printable
+from vitlet.text import printable, quoted
 from vitlet.verbs.files import require_free
 
 
@@ -72,7 +72,7 @@ def pretrain(
     from vitlet.jobs.training import pretrain as job
 
     run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
-    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+    _done(run.path)
 
 
 def finetune(
@@ -123,7 +123,7 @@ def finetune(
         hold_out=hold_out,
         options=shared.options(),
     )
-    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+    _done(run.path)
 
 
 def resume(
@@ -162,7 +162,7 @@ def resume(
     given = {"workers": workers, "device": device, "micro_batch": micro_batch, "compile": compile, "log": log}
     options = Options(**given, max_bad=max_bad, accept_data_change=accept_data_change)
     finished = job(run, data=data, options=options)
-    _done(finished.path, f"vitlet report {run} --out {run}/report.html")
+    _done(finished.path)
 
 
 def learn(
@@ -265,5 +265,6 @@ def _require_place(out: Path, shared: Shared, recipe: Any, **launch: Any) -> Non
         Run(out).require_same(asked, there=Run(out).launch_json(), recipe=recipe.to_json())
 
 
-def _done(path: Path, then: str) -> None:
-    Terminal().print(f"finished: {printable(path)}   next: {printable(then)}", markup=False)
+def _done(path: Path) -> None:
+    then = f"vitlet report {quoted(path)} --out {quoted(path / 'report.html')}"
+    Terminal().print(f"finished: {printable(path)}   next: {then}", markup=False)

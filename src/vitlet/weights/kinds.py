@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlet.errors import UsageError
 from vitlet.nn.posembed import sincos_2d
 from vitlet.normalisation import Normalisation
-from vitlet.text import plural, printable
+from vitlet.text import plural, printable, quoted
 from vitlet.weights.beside import Beside
 from vitlet.weights.layouts import Layout
 from vitlet.weights.reading import WeightsFile
@@ -135,7 +135,7 @@ def num_heads(layout: Layout, kind: Kind, beside: Beside, path: Path, asked: int
 
 def as_it_is(path: Path) -> str:
     """Return the remedy for a file that is not what it is called."""
-    return f"vitlet import {printable(path)} --out DIR and give DIR"
+    return f"vitlet import {quoted(path)} --out DIR and give DIR"
 
 
 def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:
