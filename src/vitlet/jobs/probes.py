@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from vitlet.data.loader import evaluation_batches
 from vitlet.evaluation.classify import evaluate_classifier
 from vitlet.evaluation.features import extract
@@ -88,7 +86,8 @@ def finetuning_probe(
 def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: int) -> Probe:
     """Probe a fixed sample of the *training* images: held-out images decide nothing during training.
 
-    `knn_top1` classifies 500 of them by the nearest of 1,500 others (fewer in a small set).
+    `knn_top1` classifies 500 of them by the nearest of 1,500 others (fewer in a small set). Images without
+    a label are left out; where fewer than 50 have one, there is no `knn_top1`.
     """
     order = permutation(derive(recipe.budget.seed, "probe"), len(material.ids))[: _BANK + _QUERIES]
     sample = material.ids[order]
@@ -110,8 +109,10 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
             "verdict": verdict(losses, healths),
             "advice": explain(losses, healths),
         }
-        if np.all(labels.numpy() >= 0) and material.num_classes > 1 and len(sample) >= _FEWEST:
-            cut = len(sample) * _QUERIES // (_BANK + _QUERIES)
+        known = labels >= 0
+        features, labels = features[known], labels[known]
+        if material.num_classes > 1 and len(labels) >= _FEWEST:
+            cut = len(labels) * _QUERIES // (_BANK + _QUERIES)
             guess = knn_predict(features[cut:], labels[cut:], features[:cut], num_classes=material.num_classes)
             found["knn_top1"] = top1(guess, labels[:cut])
         return found
