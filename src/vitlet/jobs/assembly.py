@@ -14,6 +14,7 @@ from vitlet.data.loader import TrainingBatches
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.distributed.world import World, is_restart
 from vitlet.errors import CheckpointError, DataError
+from vitlet.jobs.attempts import remember, require_begun_here
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import (
@@ -61,6 +62,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
     """
     with World.joined(pick_device(options)) as world:
         require_uncut(recipe, options, num_ranks=world.size)
+        require_begun_here(run, world)
         if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
                 pass  # no other process is writing to it
@@ -115,6 +117,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         _describe(run, recipe, launch, options)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
+    remember(run, world)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": _rows_of(material)}
     known = model_facts(run, recipe, material) if world.is_first else None
     probes = looks(run, recipe, material, every=probe_every, facts=known)
