@@ -31,6 +31,7 @@ from vitlet.augmentation import View
 from vitlet.choices import LayerProbe
 from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
+from vitlet.data.classes import require_classes
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced, divide
@@ -238,7 +239,7 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
     known = torch.isin(counted, learned.unique())  # with many classes, the training images may lack some
     counted = counted[known]
     try:
-        labels.require_classes(classes, where=sample.index.name)
+        require_classes(classes, where=sample.index.name)
         labels.require(learned, counted, classes=classes, split=sample.split, where=sample.index.name)
     except DataError as error:
         teller.say(f"note: layers are not probed: {error}")
