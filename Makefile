@@ -12,7 +12,7 @@ help:
 	@echo "make test              the tests"
 	@echo "make check             lint, format, types, layers, documentation"
 	@echo "make bench             our speed beside plain references; figures in docs/results/"
-	@echo "make learn DATA=…      every method on one budget beside random weights; about an hour; table in docs/results/"
+	@echo "make learn DATA=…      every method on one budget beside random weights; half an hour to an hour; table in docs/results/"
 	@echo "make study DATA=…      the suggestions of vitlet analyse beside fine-tuning; after make learn, about 30 minutes"
 	@echo "make learn-detection DATA=…  a small detector learns 8 annotated images by heart; 10 to 20 minutes; docs/results/"
 	@echo "make evidence DATA=…   label curve and kept blocks; one to two hours; docs/results/"

@@ -16,7 +16,7 @@ from vitlet.choices import Precision
 from vitlet.config import Config, fingerprint
 from vitlet.errors import UsageError
 from vitlet.normalisation import IMAGENET, Normalisation
-from vitlet.units import Duration, Epochs, Span
+from vitlet.units import Duration, Epochs, Span, to_steps
 
 if TYPE_CHECKING:
     from vitlet.methods.objective import Objective
@@ -188,6 +188,15 @@ class BudgetConfig(Config):
     epoch_of: Literal["subset", "whole"] = "subset"
     """Images that an epoch (of `duration`, warm-up and so on) counts when training on a subset: the subset, or the
     whole set, so that subsets of any size are trained for equally many steps (Wang et al. 2023, Table 3)."""
+
+    def epoch_images(self, num_images: int, *, num_whole: int | None = None) -> int:
+        """Return how many images an epoch counts when training on `num_images` of `num_whole` (None: on all)."""
+        return num_images if num_whole is None or self.epoch_of == "subset" else num_whole
+
+    def steps(self, num_images: int, *, num_whole: int | None = None) -> int:
+        """Return the optimizer steps of a run on `num_images` of `num_whole` (None: on all)."""
+        counted = self.epoch_images(num_images, num_whole=num_whole)
+        return to_steps(self.duration, num_images=counted, batch_size=self.batch_size)
 
 
 class ObjectiveConfig(Config, abc.ABC):

@@ -11,7 +11,7 @@ import forked
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "reproduce"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "replication"))
 
 from small_runs import QUIET, SHORT, write_images
 

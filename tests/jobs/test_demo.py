@@ -192,7 +192,7 @@ def test_the_size_of_the_users_images_decides_the_recipe(
     with pytest.raises(_Stopped):
         demo(data=tmp_path / "images", out=tmp_path / "out")
     (asked,) = pretrainings
-    assert (asked["recipe"], asked["set"]) == (recipe, {"budget.batch_size": 4}), "no more than there are images"
+    assert (asked["recipe"], asked["set"]["budget.batch_size"]) == (recipe, 4), "no more than there are images"
 
 
 class _Stopped(Exception):

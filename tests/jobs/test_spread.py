@@ -30,7 +30,7 @@ from vitlet.run import Run
 from vitlet.units import Images
 
 BRIEF = {"budget.duration": Images(n=64), "budget.batch_size": 8}
-ENCODERS = ("one", "two")
+ENCODERS = ("first", "second")
 STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "objective.mae.decoder_heads": 2}
 
 

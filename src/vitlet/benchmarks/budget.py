@@ -38,7 +38,7 @@ from vitlet.rng import derive
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.optim import build_optimizer
-from vitlet.units import steps_per_epoch, to_steps
+from vitlet.units import steps_per_epoch
 
 IMAGENET_IMAGES = 1_281_167
 DEVICES = (1, 8, 64)
@@ -106,7 +106,7 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
     """
     batch_size, images = recipe.budget.batch_size, assumed["images"]
     size = {"num_images": images, "batch_size": batch_size}
-    steps = to_steps(recipe.budget.duration, **size)
+    steps = recipe.budget.steps(images)
     share = batch_size / devices
     compute = share * measured["step_ms_per_image"] / 1000
     sent = 2 * (devices - 1) / devices * measured["gradient_bytes"]

@@ -155,28 +155,40 @@ class Store:
         Raises:
             BadImage: if not all of them can be read.
         """
-        try:
-            if self.is_remote:
-                system, root = _filesystem(self.root)
-                content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
-            else:
-                content = read_regular(self.place(name), offset=offset, length=length)
-        except Exception as error:  # clients' own exceptions have no common base
-            raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
-        return _whole(content, name, offset, length)
+        return self._read((name, offset, length), self._client())
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | BadImage]:
         """Read several ranges; from an object store 64 at a time, at the latency of one."""
-        if not self.is_remote:
-            return list(map(self._read_or_error, ranges))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._read_or_error, ranges))
+        client = self._client()  # one for all: fsspec makes another for each thread that asks
 
-    def _read_or_error(self, wanted: Range) -> bytes | BadImage:
+        def attempt(wanted: Range) -> bytes | BadImage:
+            try:
+                return self._read(wanted, client)
+            except BadImage as error:
+                return error
+
+        if client is None:
+            return list(map(attempt, ranges))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(attempt, ranges))
+
+    def _client(self) -> tuple[Any, str] | None:
+        """The file system and the path in it; None for a folder."""
+        return _filesystem(self.root) if self.is_remote else None
+
+    def _read(self, wanted: Range, client: tuple[Any, str] | None) -> bytes:
+        name, offset, length = wanted
         try:
-            return self.read(*wanted)
-        except BadImage as error:
-            return error
+            if client is None:
+                content = read_regular(self.place(name), offset=offset, length=length)
+            else:
+                system, root = client
+                content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
+        except Exception as error:  # clients' own exceptions have no common base
+            raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
+        if len(content) != length:
+            raise BadImage(_place(name, offset), f"the shard ends after {len(content):,} of {length:,} bytes")
+        return content
 
     def _local_entries(self, within: str, ending: str | tuple[str, ...]) -> list[Entry]:
         with os.scandir(self.place(within)) as entries:
@@ -315,12 +327,6 @@ def _stamp(info: dict[str, Any]) -> int:
     version = info.get("ETag") or info.get("etag") or info.get("blob_id") or info.get("LastModified")
     version = version or info.get("Last-Modified") or info.get("created") or info.get("mtime") or ""
     return int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7], "big")
-
-
-def _whole(content: bytes, name: str, offset: int, length: int) -> bytes:
-    if len(content) != length:
-        raise BadImage(_place(name, offset), f"the shard ends after {len(content):,} of {length:,} bytes")
-    return content
 
 
 def _place(name: str, offset: int) -> str:

@@ -31,7 +31,7 @@ from vitlet.jobs.training import finetune, resolved
 from vitlet.nn.convnet import ConvEncoder, new_encoder
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
-from vitlet.units import steps_per_epoch, to_steps
+from vitlet.units import steps_per_epoch
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -117,11 +117,9 @@ class Terms:
             DataError: if there are too few labels.
             UsageError: if there are fewer images than a batch takes.
         """
-        recipe = self.resolved(seed)
-        size = {"num_images": len(self.chosen(images, seed)), "batch_size": recipe.budget.batch_size}
-        steps_per_epoch(**size)
-        whole = {**size, "num_images": len(images.train)} if recipe.budget.epoch_of == "whole" else size
-        return to_steps(recipe.budget.duration, **whole)
+        budget, num_chosen = self.resolved(seed).budget, len(self.chosen(images, seed))
+        steps_per_epoch(num_images=num_chosen, batch_size=budget.batch_size)
+        return budget.steps(num_chosen, num_whole=len(images.train))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from vitlet.jobs.pool import Pool, processes
 from vitlet.jobs.spread import spread
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.run import Run
-from vitlet.units import to_steps
 
 _POLL_SECONDS = 0.5
 
@@ -180,8 +179,7 @@ def pretrain_side_by_side(
     """
     trainings, teachers = [], {os.path.abspath(place): Run(place) for place in recipes}
     for place, (name, changes) in recipes.items():
-        budget = resolved(name, {"set": changes}).budget
-        steps = to_steps(budget.duration, num_images=num_images, batch_size=budget.batch_size)
+        steps = resolved(name, {"set": changes}).budget.steps(num_images)
         teacher = teachers.get(changes.get("objective.teacher", ""))
         trainings.append(Training(Run(place), steps, _pretrain_one, (name, data, place, options, changes), teacher))
     for training in trainings:

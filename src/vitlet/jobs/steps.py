@@ -16,9 +16,9 @@ def in_steps(recipe: Recipe, material: Material, options: Options) -> tuple[Budg
     Raises:
         UsageError: for a warm-up longer than the run.
     """
-    num_images = material.num_whole if recipe.budget.epoch_of == "whole" else len(material.ids)
+    num_images = recipe.budget.epoch_images(len(material.ids), num_whole=material.num_whole)
     size = {"num_images": num_images, "batch_size": recipe.budget.batch_size}
-    total = to_steps(recipe.budget.duration, **size)
+    total = recipe.budget.steps(num_images)
 
     def steps(span: Any) -> int:
         return to_steps(span, **size, total=total)

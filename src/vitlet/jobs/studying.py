@@ -104,7 +104,8 @@ def study(
             images.index,
             data=data,
             out=out / "analyses",
-            look={"images": num_images, "num_labels": count},
+            num_images=num_images,
+            num_labels=count,
             options=options.changed(quiet=True),
         )
     ]
@@ -163,7 +164,8 @@ def _diagnosed(
     *,
     data: Path,
     out: Path,
-    look: Mapping[str, int],
+    num_images: int,
+    num_labels: int,
     options: Options,
 ) -> list[Suggestion]:
     """Return the suggestions about the first encoder in `contents`.
@@ -171,10 +173,10 @@ def _diagnosed(
     The folder of an analysis is named after everything that decides its content, and is read if it exists. That
     includes the paths of encoders and data, since the suggested commands contain them.
     """
-    decides = [list(contents.items()), str(data), index.fingerprint, dict(look)]
-    folder = out / f"{name}-{look['num_labels']}-{address_of(decides)[:12]}"
+    decides = [list(contents.items()), str(data), index.fingerprint, num_images, num_labels]
+    folder = out / f"{name}-{num_labels}-{address_of(decides)[:12]}"
     if not World.here().broadcast_json((folder / "analysis/about.json").is_file()):
-        analyse([*contents, RANDOM], data=data, out=folder, **look, options=options)
+        analyse([*contents, RANDOM], data=data, out=folder, images=num_images, num_labels=num_labels, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 
 

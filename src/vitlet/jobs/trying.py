@@ -16,7 +16,6 @@ from vitlet.jobs.suites import Entry
 from vitlet.jobs.training import finetune
 from vitlet.recipe import Recipe
 from vitlet.run import Run, address_of
-from vitlet.units import to_steps
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def _training(recipe: Recipe, case: Case, terms: Trainings, *, hold_out: bool) -
     address, place = address_of(known_by)[:16], terms.out / "runs"
     done = [path for path in sorted(place.glob(f"{entry.name}-*-{address}")) if Run(path).is_finished]
     run = Run(done[0] if done else place / f"{entry.name}-{start.name}-{address}")
-    budget = recipe.budget
-    steps = to_steps(budget.duration, num_images=case.num_images[hold_out], batch_size=budget.batch_size)
+    steps = recipe.budget.steps(case.num_images[hold_out])
     return Training(run, steps, _train_one, (recipe, start.source, entry.data, run.path, hold_out, terms.options))
 
 

@@ -18,7 +18,6 @@ from vitlet.recipes import from_json
 from vitlet.replication.images import Half
 from vitlet.replication.scale import Scale
 from vitlet.replication.steps import Step
-from vitlet.units import to_steps
 
 Kind = Literal["images", "weights", "pretrain", "finetune", "evaluate", "probe", "look"]
 NODE_FILE, FAILED_FILE = "node.json", "failed.json"
@@ -86,10 +85,9 @@ class Node:
         """Number of training images, counting repetitions; 0 if nothing is trained."""
         if self.kind not in ("pretrain", "finetune"):
             return 0
-        recipe = recipe_of(self)
-        batch = recipe.budget.batch_size
+        budget = recipe_of(self).budget
         available = self.num_labels if self.num_labels is not None else self.train_images
-        return batch * to_steps(recipe.budget.duration, num_images=max(available, batch), batch_size=batch)
+        return budget.batch_size * budget.steps(max(available, budget.batch_size))
 
 
 def recipe_of(node: Node) -> Recipe:

@@ -187,7 +187,7 @@ def learn(
     Args:
         data: Labelled images of about 32 pixels.
         out: Folder for the runs; finished ones are reused.
-        views: Image views per method; with the default, all methods take about an hour on two cores.
+        views: Image views per method; with the default, all methods take half an hour to an hour on two cores.
         num_labels: Training labels for the probes and for fine-tuning.
         seeds: Repetitions of fine-tuning; probes are repeated ten times.
         seed: Seed of pre-training and of the first repetition; the others count on from it.
