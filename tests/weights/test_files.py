@@ -25,7 +25,8 @@ def model(place: Path, *classes: str) -> Path:
     head: dict[str, Any] = {}
     if classes:
         head = {"classifier": new_classifier(encoder, num_classes=len(classes), pool="mean", seed=0)}
-    write_model(place, encoder=encoder, evaluation=View(size=32, crop=Centre(), flip=0), facts={}, classes=classes, **head)
+    view = View(size=32, crop=Centre(), flip=0)
+    write_model(place, encoder=encoder, evaluation=view, facts={}, classes=classes, **head)
     return place
 
 
