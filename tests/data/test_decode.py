@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageFile
 
 import vitlet.data.decode as module
 from forked import fork, wait
-from vitlet.data.decode import BadImage, decode, decode_with_mode
+from vitlet.data.bad_image import BadImage
+from vitlet.data.decode import decode, decode_with_mode
 from vitlet.errors import DataError
 
 

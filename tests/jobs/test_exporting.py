@@ -33,8 +33,8 @@ from vitlet.jobs.options import Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.weights import formats
-from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS
-from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH
+from vitlet.weights.files import CARD, ONNX, OPENVINO, OPENVINO_WEIGHTS, PREPROCESSING, PROOF, TORCH
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.portable import Portable
 from vitlet.weights.source import load_encoder
 

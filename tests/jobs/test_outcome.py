@@ -12,7 +12,8 @@ from vitlet.data.index import open_index
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipes import from_json
 from vitlet.run import Run
-from vitlet.weights.folder import CARD, CONFIG
+from vitlet.weights.files import CARD
+from vitlet.weights.names import CONFIG
 from vitlet.weights.source import load_encoder
 
 

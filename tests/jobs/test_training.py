@@ -26,7 +26,8 @@ from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.weights.folder import CARD, CONFIG, WEIGHTS
+from vitlet.weights.files import CARD
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.source import load_encoder
 
 

@@ -17,8 +17,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from vitlet.data.bad_image import BadImage
 from vitlet.data.columns import cache_folder
-from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
+from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, decode_with_mode, decoder_version
 from vitlet.data.duplicates import THUMBNAIL, thumbnail
 from vitlet.data.findings import PART_ROWS, ROW, Findings
 from vitlet.data.index import Index

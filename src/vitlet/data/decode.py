@@ -37,7 +37,7 @@ from PIL import Image, ImageCms, ImageFile
 from torch import Tensor
 
 from vitlet.data import pixels
-from vitlet.errors import DataError
+from vitlet.data.bad_image import BadImage
 from vitlet.text import printable
 
 DECODER_VERSION = "3"
@@ -67,21 +67,6 @@ JPEG_DAMAGE = ("premature end of data segment", "bad Huffman code", "Premature e
 """libjpeg only warns of these and goes on with grey or shifted blocks."""
 
 _EXIF = b"Exif\0\0"
-
-
-class BadImage(DataError):
-    """A file that is not a usable image; `path` as given, `reason` a sentence without a full stop."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        """The message shows `path` with its control characters escaped."""
-        self.path, self.reason = path, reason
-        super().__init__(
-            f"cannot use the image {printable(path)}", why=reason, fix="vitlet check DATA lists every such file"
-        )
-
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        """Keep both fields when pickled."""
-        return BadImage, (self.path, self.reason)
 
 
 @cache

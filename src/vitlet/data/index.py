@@ -13,8 +13,8 @@ from typing import Any, final
 
 import numpy as np
 
+from vitlet.data.bad_image import BadImage
 from vitlet.data.columns import Writer, cache_folder, map_bytes, read_column, read_meta, release_pages, source_folder
-from vitlet.data.decode import BadImage
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
 from vitlet.data.downstream import open_public

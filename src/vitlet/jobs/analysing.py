@@ -31,6 +31,7 @@ from vitlet.augmentation import View
 from vitlet.choices import LayerProbe
 from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
+from vitlet.data.classes import require_classes
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced, divide
@@ -40,7 +41,7 @@ from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluation import labels
 from vitlet.jobs.evaluation import judged, opened
-from vitlet.jobs.material import pick_device, require_classes
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.run import Run, environment

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitlet.console import Teller
+from vitlet.data.classes import classes_of
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.disk import read_json, remove_folder, sweep, write_json
@@ -19,7 +20,6 @@ from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import (
     Material,
-    classes_of,
     describe,
     gather_material,
     pick_device,

@@ -14,6 +14,7 @@ from torch import Tensor
 from vitlet.augmentation import View
 from vitlet.choices import Layers, Pool, ProbeName
 from vitlet.console import Teller
+from vitlet.data.classes import require_classes
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
@@ -22,19 +23,19 @@ from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
-from vitlet.errors import UsageError
 from vitlet.evaluation.features import Reading, cached_features, encoder_digest
 from vitlet.evaluation.images import each_once
 from vitlet.evaluation.linear import linear_probe, published_probe
 from vitlet.evaluation.probe import ProbeResult, knn_probe
 from vitlet.evaluation.result import Result, write_result
-from vitlet.jobs.material import describe, judge, pick_device, require_classes, require_labels
+from vitlet.jobs.material import describe, judge, pick_device, require_labels
 from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
+from vitlet.weights.files import no_classifier
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -208,10 +209,7 @@ def predict(
     """
     saved = load_encoder(run)
     if saved.classifier is None:
-        raise UsageError(
-            f"{printable(run)} is an encoder without a classifier",
-            fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
-        )
+        raise no_classifier(run, then="predict with NEW")
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
         index = opened(data, options, world)

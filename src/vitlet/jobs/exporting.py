@@ -28,9 +28,10 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run, environment, hardware
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
-from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
+from vitlet.weights.files import CARD, EXPORTED, PREPROCESSING, PROOF, require_replaceable
+from vitlet.weights.folder import Saved, card_of, write_model
 from vitlet.weights.form import Form, require_no_detector
-from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
+from vitlet.weights.formats import Runner, open_graph, require_packages, write_graph
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
 from vitlet.weights.portable import Portable, described
@@ -75,7 +76,7 @@ def export(
     require_no_detector(run)
     require_packages(form)
     folder = Path(out)
-    require_replaceable(folder, files=FILES)
+    require_replaceable(folder, files=EXPORTED)
     teller = Teller(quiet=options.quiet)
     clock = Clock()
     saved = load_encoder(run)

@@ -12,12 +12,13 @@ import torch
 from vitlet.console import Teller
 from vitlet.data.check import check
 from vitlet.data.choice import Subset
+from vitlet.data.classes import require_classes
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index, open_index
 from vitlet.data.subsets import balanced, divide, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.evaluation import labels
 from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.launch import RANDOM_START, Launch
@@ -92,36 +93,6 @@ def pick_device(options: Options) -> torch.device:
             fix="as many --nproc-per-node as there are GPUs, or --device cpu",
         )
     return torch.device("cuda", int(local_rank))
-
-
-def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
-    """Return the classes in this data: of images or, for a detection method, of the objects in them.
-
-    Raises:
-        DataError: as `require_classes` if the method learns labels, or if it learns objects and they are not annotated.
-    """
-    if recipe.objective.learns_objects() is None:
-        if recipe.objective.learns_labels:
-            require_classes(index)
-        return index.classes
-    annotations = annotations_of(index)
-    if annotations is None:
-        raise DataError(
-            f"{index.name} has no boxes",
-            why=f"Recipe {recipe.name} learns the objects on the images",
-            fix="give a folder with annotations/instances_train.json in COCO's format, or one in Roboflow's",
-        )
-    return annotations.classes
-
-
-def require_classes(index: Index) -> None:
-    """Refuse data whose classes cannot be learned, before an image is opened.
-
-    Raises:
-        DataError: if there are not two classes, or one has no image.
-    """
-    index.require_every_class()
-    labels.require_classes(index.classes, where=index.name)
 
 
 def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:

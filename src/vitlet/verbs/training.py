@@ -21,6 +21,7 @@ from vitlet.arguments import (
 from vitlet.console import Terminal
 from vitlet.text import printable, quoted
 from vitlet.verbs.files import require_free
+from vitlet.verbs.images import require_images, require_learnable
 
 
 def demo(
@@ -39,10 +40,12 @@ def demo(
         seeds: Repetitions of the comparison.
         num_labels: Training labels of the comparison; by default twenty per class.
     """
-    source = None if data is None else existing_data(data)
+    options = (looking or Looking()).options()
+    if data is not None:
+        require_images(existing_data(data), follow_outside=options.follow_outside)
     from vitlet.jobs.demo import demo as job
 
-    job(data=source, out=out, seeds=seeds, num_labels=num_labels, options=(looking or Looking()).options())
+    job(data=data, out=out, seeds=seeds, num_labels=num_labels, options=options)
 
 
 def pretrain(
@@ -69,6 +72,7 @@ def pretrain(
     start = None if init is None else existing_source(init)
     part = subset_words(subset)
     _require_place(out, shared, chosen, subset=part)
+    require_learnable(data, chosen, follow_outside=shared.follow_outside)
     from vitlet.jobs.training import pretrain as job
 
     run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
@@ -110,6 +114,7 @@ def finetune(
     require_start(start, keep_blocks)
     labels = {"num_labels": num_labels, "subset": part, "hold_out": hold_out}
     _require_place(out, shared, chosen, keep_blocks=keep_blocks, **labels)
+    require_learnable(data, chosen, follow_outside=shared.follow_outside)
     from vitlet.jobs.training import finetune as job
 
     run = job(
@@ -195,6 +200,8 @@ def learn(
     for name in methods:
         by_name(name)
     require_free("figures", json, option="--json")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.learning import METHODS, VIEWS
     from vitlet.jobs.learning import learn as job
 
@@ -206,7 +213,7 @@ def learn(
         seeds=seeds,
         seed=seed,
         methods=methods or METHODS,
-        options=(looking or Looking()).options(),
+        options=options,
         json=json,
     )
 
@@ -236,6 +243,8 @@ def overfit(
     existing_data(data)
     start = None if init is None else existing_source(init)
     require_free("figures", json, option="--json")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.overfitting import STEPS
     from vitlet.jobs.overfitting import overfit as job
 
@@ -247,7 +256,7 @@ def overfit(
         init=start,
         seeds=seeds,
         json=json,
-        options=(looking or Looking()).options(),
+        options=options,
     )
 
 

@@ -7,7 +7,7 @@ ignores the `vitlet` section, which holds what further training needs.
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitlet.augmentation import Centre, View
 from vitlet.choices import Pool
-from vitlet.disk import read_json, to_json_bytes, write_folder
+from vitlet.disk import to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder
 from vitlet.nn.encoder import Encoder
@@ -29,12 +29,9 @@ from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 from vitlet.weights.card import card, published
+from vitlet.weights.files import CARD, own_config
 from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.tensors import require_same, sealed, unsealed
-
-CARD = "README.md"
-PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
-"""Files next to an exported model."""
 
 
 @dataclass(frozen=True)
@@ -188,37 +185,13 @@ def _described(encoder: AnyEncoder) -> str:
     )
 
 
-def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
-    """Refuse to replace a folder that is not a model folder: writing a model replaces the whole folder.
-
-    Args:
-        folder: Where the model will be written.
-        files: Further file names, besides those of timm's format, that a model folder may hold.
-
-    Raises:
-        UsageError: if anything but an empty folder or a model folder is there.
-    """
-    ours = {CONFIG, WEIGHTS, CARD, PROOF, PREPROCESSING} | files
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
-        raise UsageError(
-            f"{printable(folder)} is there and not a model folder",
-            why="Nothing in it was changed",
-            fix="give --out a new folder",
-        )
-
-
 def read_model(path: Path) -> Saved:
     """Read and verify a folder that `write_model` wrote.
 
     Raises:
         CheckpointError: if a file is missing or altered, or the tensors are not exactly the network's.
     """
-    config = read_json(path / CONFIG)
-    ours = config.get("vitlet") if isinstance(config, dict) else None
-    if not isinstance(ours, dict):
-        raise CheckpointError(
-            f"{printable(path / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR"
-        )
+    config = own_config(path)
     try:
         saved = _described_in(config)
     except (KeyError, TypeError, UsageError) as error:
