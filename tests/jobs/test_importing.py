@@ -40,7 +40,7 @@ def test_a_folder_to_start_from_and_a_word_about_every_tensor(
 
 
 def test_the_weights_in_a_model_of_ours_are_that_model_and_need_no_import(foreign: Path, tmp_path: Path) -> None:
-    """Imported as anybody's file, our own MAE would get the licence of other people's."""
+    """Imported as anybody's file, our own model would lose what its folder tells."""
     model = import_weights(foreign, out=tmp_path / "model", heads=2, pixels="half") / "model.safetensors"
     whole, by_file = load_encoder(model.parent), load_encoder(model)
     assert (by_file.facts, by_file.encoder.config) == (whole.facts, whole.encoder.config)
