@@ -45,6 +45,7 @@ from vitlet.train.optim import build_optimizer, schedule_of
 from vitlet.train.trackers import require_installed
 from vitlet.weights.content import require_same_teacher
 from vitlet.weights.source import facts_of
+from vitlet.weights.teacher import require_same_classes
 
 
 def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh: bool = False) -> Run:
@@ -86,9 +87,10 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     encoder, recipe, note = start_encoder(recipe, launch)
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
-    num_classes = len(classes_of(index, recipe))
+    classes = classes_of(index, recipe)
     require_same_teacher(recipe.objective, launch.teacher)
-    objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
+    objective = recipe.objective.build(encoder, num_classes=len(classes), seed=seed).to(pick_device(options))
+    notes = [note, _same_classes(recipe, objective, classes)]
     with world.first_per_host():
         material = gather_material(index, recipe, launch, options, teller)
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
@@ -127,8 +129,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    if note and not found:
-        teller.say(f"note: {note}")
+    for sentence in filter(None, notes if not found else ()):
+        teller.say(f"note: {sentence}")
     if not budget.total_steps:
         teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")
     schedule = schedule_of(
@@ -152,6 +154,14 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         # Last, so that a run marked as finished has its model and its results.
         now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
         write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | clock.spent())
+
+
+def _same_classes(recipe: Recipe, objective: Objective, classes: tuple[str, ...]) -> str:
+    """Return a note if the classes of a teacher's predictions cannot be compared with the data's; refuse others."""
+    tutor = objective.tutor if isinstance(objective, Supervised) else None
+    if tutor is None:
+        return ""
+    return require_same_classes(tutor.classes, classes, source=recipe.objective.teacher_source or "")
 
 
 def _is_finished(run: Run, index: Index, options: Options) -> bool:
