@@ -224,6 +224,7 @@ def _classifier_of(file: Path, architecture: str, *, num_classes: int) -> tuple[
 
 def _classifier_in(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a model folder of vitlet's, verified, or anybody's in timm's format, whose weights are hashed."""
+    facts: dict[str, Any]
     config, file = read_json(folder / CONFIG), folder / WEIGHTS
     is_own = isinstance(config, dict) and "vitlet" in config
     if is_own:
