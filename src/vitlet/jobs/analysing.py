@@ -44,6 +44,7 @@ from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
+from vitlet.normalisation import Normalisation
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 
@@ -91,11 +92,20 @@ class Sample:
     """Number of labelled training images, after the limit of `Look.num_labels`."""
     split: str
     view: View
+    normalisation: Normalisation
+    """The first encoder's, as the view is."""
     workers: int
 
     def batches(self, ids: np.ndarray, *, size: int) -> Iterator[Batch]:
         """Return batches of the rows `ids`, in order."""
-        return evaluation_batches(self.index, ids, view=self.view, batch_size=size, workers=self.workers)
+        return evaluation_batches(
+            self.index,
+            ids,
+            view=self.view,
+            batch_size=size,
+            workers=self.workers,
+            normalisation=self.normalisation,
+        )
 
 
 def analyse(
@@ -138,7 +148,8 @@ def analyse(
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         index = opened(data, options, world)
-        sample = _sample(index, judged(index, options, teller, world), view, look, options)
+        seen = view, subjects[0].encoder.normalisation
+        sample = _sample(index, judged(index, options, teller, world), *seen, look=look, options=options)
         with run.lock() if world.is_first else contextlib.nullcontext():
             survey = _survey(subjects, sample, look, world, teller)
             if world.is_first:
@@ -188,7 +199,9 @@ def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller,
     record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
 
 
-def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: Options) -> Sample:
+def _sample(
+    index: Index, verdicts: Verdicts, view: View, normalisation: Normalisation, *, look: Look, options: Options
+) -> Sample:
     """Choose the images to analyse: held-out labelled ones if they fill a batch, else all usable ones."""
     train, test, split = divide(index, verdicts.good)
     if len(test) < look.batch_size:
@@ -207,6 +220,7 @@ def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: O
         num_labels=len(train),
         split=split,
         view=view,
+        normalisation=normalisation,
         workers=options.num_workers(image_size=view.size),
     )
 

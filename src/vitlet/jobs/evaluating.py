@@ -105,6 +105,7 @@ def _score(
         workers=options.num_workers(image_size=saved.evaluation.size),
         rank=shared.rank,
         num_ranks=shared.size,
+        normalisation=encoder.normalisation,
     )
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
     n, first, fifth = (round(shared.sum(count)) for count in mine)

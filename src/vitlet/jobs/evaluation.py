@@ -238,7 +238,13 @@ def _predicted(
     workers = options.num_workers(image_size=saved.evaluation.size)
     shared = world if len(ids) >= world.size else World()  # too few for every rank to have one
     batches = evaluation_batches(
-        index, ids, view=saved.evaluation, workers=workers, rank=shared.rank, num_ranks=shared.size
+        index,
+        ids,
+        view=saved.evaluation,
+        workers=workers,
+        rank=shared.rank,
+        num_ranks=shared.size,
+        normalisation=encoder.normalisation,
     )
     found: list[Tensor] = []
     with torch.inference_mode():

@@ -60,7 +60,11 @@ def finetuning_probe(
     def look(objective: Objective, step: int) -> dict[str, Any]:
         assert isinstance(objective, Supervised)
         batches = evaluation_batches(
-            material.index, material.held_out, view=recipe.data.evaluation, workers=material.workers
+            material.index,
+            material.held_out,
+            view=recipe.data.evaluation,
+            workers=material.workers,
+            normalisation=recipe.data.normalisation,
         )
         device = next(objective.parameters()).device
         found = evaluate_classifier(objective.logits, batches, device=device)["top1"]
@@ -93,7 +97,13 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
     sample = material.ids[order]
 
     def look(objective: Objective, step: int) -> dict[str, Any]:
-        batches = evaluation_batches(material.index, sample, view=recipe.data.evaluation, workers=material.workers)
+        batches = evaluation_batches(
+            material.index,
+            sample,
+            view=recipe.data.evaluation,
+            workers=material.workers,
+            normalisation=recipe.data.normalisation,
+        )
         features, labels = extract(objective.encoder, batches, pool="mean")
         rows = run.metrics()
         # The first step is logged between the others, and its loss far above the rest would hide the trend.

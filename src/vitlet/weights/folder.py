@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vitlet.augmentation import Centre, View
+from vitlet.augmentation import View
 from vitlet.choices import Pool
 from vitlet.disk import to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
@@ -31,6 +31,7 @@ from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relativ
 from vitlet.weights.card import card, published
 from vitlet.weights.files import CARD, own_config
 from vitlet.weights.names import CONFIG, WEIGHTS
+from vitlet.weights.preprocessing import remark, timm_resizing
 from vitlet.weights.tensors import require_same, sealed, unsealed
 
 
@@ -66,6 +67,9 @@ def write_model(
         facts: Provenance for the card: recipe, data, command, numbers.
         classifier: Adds `fc_norm` and `head`, or the ConvNet's last layer under timm's name.
         classes: Names of the head's outputs.
+
+    Raises:
+        UsageError: if the view crops in a way that timm's config cannot tell.
     """
     tensors, facts = _named(_parts(encoder, classifier)), published(facts)
     if isinstance(encoder, Encoder) and encoder.config.relative_position:
@@ -79,9 +83,8 @@ def write_model(
         "sha256": sha256,
         "facts": facts,
     }
-    write_folder(
-        path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: card_of(encoder, classes, facts).encode()}
-    )
+    told = card_of(encoder, classes, facts, evaluation=evaluation)
+    write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: told.encode()})
 
 
 def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[str, nn.Module]]:
@@ -99,7 +102,6 @@ def _timm_config(
     encoder: AnyEncoder, evaluation: View, classifier: AnyClassifier | None, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     num_classes, size = len(classes), encoder.config.image_size
-    share = evaluation.crop.share if isinstance(evaluation.crop, Centre) else 1.0
     if isinstance(encoder, ConvEncoder):
         named = {"architecture": encoder.config.architecture, "num_features": encoder.width, "global_pool": "avg"}
         stride = encoder.config.output_stride
@@ -113,9 +115,7 @@ def _timm_config(
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "fixed_input_size": isinstance(encoder, Encoder),
-            "interpolation": evaluation.crop.interpolation if isinstance(evaluation.crop, Centre) else "bicubic",
-            "crop_pct": share,
-            "crop_mode": "center",
+            **timm_resizing(evaluation),
             "mean": list(encoder.normalisation.mean),
             "std": list(encoder.normalisation.std),
             "num_classes": num_classes,
@@ -157,6 +157,7 @@ def card_of(
     classes: tuple[str, ...],
     facts: dict[str, Any],
     *,
+    evaluation: View,
     target: str = "timm",
     results: Mapping[str, Any] | None = None,
     proof: Mapping[str, Any] | None = None,
@@ -166,7 +167,7 @@ def card_of(
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
     return card(
         title=f"{family}, {kind}",
-        description=f"{_described(encoder)}.",
+        description=f"{_described(encoder)}. {remark(evaluation, encoder.normalisation, target=target)}".rstrip(),
         tags=("image-classification", family.lower().replace(" ", "-"), "vitlet"),
         facts=facts,
         target=target,
