@@ -61,9 +61,16 @@ def pack(
     threads = options.num_decoders()
     with teller.progress("packing images", total=len(ids)) as tick:
         facts = write_shards(
-            index, ids, out=Path(out), form=form, threads=threads, left_out=verdicts.bad, progress=tick
+            index,
+            ids,
+            out=Path(out),
+            form=form,
+            threads=threads,
+            left_out=verdicts.bad,
+            max_bad=options.max_bad,
+            progress=tick,
         )
-    bad = f", {plural(len(verdicts.bad), 'unreadable image')} left out" if verdicts.bad else ""
+    bad = f", {plural(facts['num_left_out'], 'unreadable image')} left out" if facts["num_left_out"] else ""
     teller.say(
         f"{plural(facts['num_images'], 'image')} in {plural(len(facts['shardlist']), 'shard')}, "
         f"{facts['num_bytes'] / 1e6:,.1f} MB{bad}: {printable(Path(out) / SHARDS_FILE)}"
