@@ -1,7 +1,7 @@
 """The run directory: the only interface between training and everything after it.
 
-    recipe.json · environment.json · metrics.jsonl · log.txt · tensorboard/ · checkpoints/step-00000123/ ·
-    encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
+    recipe.json · environment.json · left_out.json · metrics.jsonl · log.txt · tensorboard/ ·
+    checkpoints/step-00000123/ · encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
 
 Files and folders appear completely or not at all, as written by `vitlet.disk`. A kernel lock, released when its
 process ends, keeps a second writer out.
@@ -67,6 +67,11 @@ class Run:
     def recipe_file(self) -> Path:
         """The resolved recipe; `vitlet pretrain` and `finetune` take it in place of a name."""
         return self.path / "recipe.json"
+
+    @property
+    def left_out_file(self) -> Path:
+        """Rows of the images that could not be used when the run began (`vitlet.jobs.left_out`)."""
+        return self.path / "left_out.json"
 
     @property
     def metrics_file(self) -> Path:

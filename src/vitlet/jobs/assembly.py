@@ -18,6 +18,7 @@ from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.attempts import remember, require_begun_here
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.launch import Launch
+from vitlet.jobs.left_out import known_left_out, record_left_out
 from vitlet.jobs.material import (
     Material,
     describe,
@@ -91,8 +92,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     require_same_teacher(recipe.objective, launch.teacher)
     objective = recipe.objective.build(encoder, num_classes=len(classes), seed=seed).to(pick_device(options))
     notes = [note, _same_classes(recipe, objective, classes)]
+    left_out = known_left_out(run, index, options, world)
     with world.first_per_host():
-        material = gather_material(index, recipe, launch, options, teller)
+        material = gather_material(index, recipe, launch, options, teller, left_out=left_out)
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(
@@ -116,7 +118,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
         teller.say(f"resuming {printable(run.path)} after step {start}")
     if world.is_first:
-        _describe(run, recipe, launch, options)
+        _describe(run, recipe, launch, material, options)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
     remember(run, world)
@@ -215,7 +217,7 @@ def _rows_of(material: Material) -> dict[str, Any]:
 
 
 def _require_same_rows(material: Material, before: Mapping[str, Any], options: Options, teller: Teller) -> None:
-    """Refuse to go on with other images: of the same files other ones may be readable now, or for another decoder.
+    """Refuse to go on with other images: of the same files, some that were used may be unreadable now.
 
     Raises:
         DataError: with the numbers before and now.
@@ -247,17 +249,19 @@ def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: Worl
         yield log
 
 
-def _describe(run: Run, recipe: Recipe, launch: Launch, options: Options) -> None:
+def _describe(run: Run, recipe: Recipe, launch: Launch, material: Material, options: Options) -> None:
     """Write down what the run is, once, and with which options it was last started."""
     file, new, now = run.path / "environment.json", {"id": secrets.token_hex(8)}, {"options": options.kept()}
     if run.recipe_file.is_file():
         known = read_json(file)
         if known != (told := new | known | now):
             write_json(file, told)
+        record_left_out(run, material.index, material.verdicts.good)
         return
     init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
     begun = environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)}
     write_json(file, begun | init | new | now)
+    record_left_out(run, material.index, material.verdicts.good)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 

@@ -22,6 +22,7 @@ from vitlet.errors import CheckpointError, UsageError
 from vitlet.evaluation import labels
 from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.launch import RANDOM_START, Launch
+from vitlet.jobs.left_out import leave_out_again
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches
 from vitlet.recipe import AnyEncoderConfig, ConvNetConfig, Recipe
@@ -95,8 +96,24 @@ def pick_device(options: Options) -> torch.device:
     return torch.device("cuda", int(local_rank))
 
 
-def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
+def gather_material(
+    index: Index,
+    recipe: Recipe,
+    launch: Launch,
+    options: Options,
+    teller: Teller,
+    *,
+    left_out: np.ndarray | None = None,
+) -> Material:
     """Check the images and choose those to train on.
+
+    Args:
+        index: The images.
+        recipe: What is learned.
+        launch: Which of the images.
+        options: Workers, the accepted share of bad images.
+        teller: For progress and notes.
+        left_out: Rows that the run has left out since it began, even if they can be used now.
 
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
@@ -107,6 +124,8 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
             "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
         )
     verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
+    if left_out is not None:
+        verdicts = leave_out_again(index, verdicts, left_out, teller)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)

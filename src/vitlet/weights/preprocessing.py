@@ -56,8 +56,8 @@ def remark(view: View, normalisation: Normalisation, *, target: str) -> str:
     if target != "timm":
         return f"{seen}, as `preprocessing.json` says."
     return (
-        f"{seen}. timm's config cannot say that: the transform that timm makes of it puts the image in the middle of the "
-        "padded square, so features come out slightly different. For the encoder's own, resize and pad as said here."
+        f"{seen}. timm's config cannot say that: the transform that timm makes of it puts the image in the middle of "
+        "the padded square, so features come out slightly different. For the encoder's own, do it as said here."
     )
 
 
