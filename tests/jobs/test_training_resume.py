@@ -486,11 +486,12 @@ class TestOtherUsableImagesOfTheSameFiles:
         assert "other images" not in said
         assert "when the run began" not in said
 
-    @pytest.mark.parametrize("rows", ["[99]", "[-1]", '["0"]', "null"])
+    @pytest.mark.parametrize("rows", ["[99]", "[-1]", '["0"]', "null", "[0"])
     def test_a_damaged_record_is_refused(self, begun: Run, rows: str) -> None:
-        facts = json.loads(begun.left_out_file.read_text())
-        begun.left_out_file.write_text(json.dumps(facts | {"rows": json.loads(rows)}))
-        with pytest.raises(CheckpointError, match=r"left_out\.json is damaged.*--accept-data-change"):
+        whole = begun.left_out_file.read_text()
+        begun.left_out_file.write_text(whole.replace(json.dumps([0], indent=2).replace("\n", "\n  "), rows))
+        assert begun.left_out_file.read_text() != whole
+        with pytest.raises(CheckpointError, match=r"left_out\.json is (damaged.*--accept-data-change|not JSON)"):
             resume(begun.path, options=TOLERANT)
         resume(begun.path, options=TOLERANT.changed(accept_data_change=True))
 

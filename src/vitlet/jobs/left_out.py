@@ -12,7 +12,7 @@ import numpy as np
 from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.data.verdicts import Verdicts
-from vitlet.disk import read_json, write_json
+from vitlet.disk import read_json, to_json_bytes, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import CheckpointError
 from vitlet.jobs.options import Options
@@ -70,5 +70,6 @@ def record_left_out(run: Run, index: Index, good: np.ndarray) -> None:
         ResourceError: if it cannot be written.
     """
     facts = {"data": index.fingerprint, "num_images": len(index), "rows": np.flatnonzero(~good).tolist()}
-    if not run.left_out_file.is_file() or read_json(run.left_out_file) != facts:
-        write_json(run.left_out_file, facts)
+    content = to_json_bytes(facts)
+    if not run.left_out_file.is_file() or run.left_out_file.read_bytes() != content:
+        write_file(run.left_out_file, content)
