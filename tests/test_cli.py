@@ -223,8 +223,15 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*TRAIN, "--init", "{pipe}"), "a pipe"),
     (("pretrain", "{pipe}", *TRAIN[2:]), "a pipe"),
     (("import", "{pipe}", "--out", "x"), "a pipe"),
+    (("import", "{data}", "--out", "x"), "is a folder"),
+    # models that cannot do it, and folders that are not replaced
+    (("predict", "{encoder}", "--data", "{data}", "--out", "x.csv"), "then predict with NEW"),
+    (("evaluate", "{encoder}", "--data", "{data}"), "without a classifier"),
+    (("detect", "{learned}", "--data", "{data}", "--out", "x.json"), "mae_micro, which finds no objects"),
+    (("export", "{model}", "--out", "{mine}"), "not a model folder"),
+    (("import", "{zip}", "--out", "{mine}"), "not a model folder"),
 ]
-# No run or model there: exit 4, as for every other thing that is not the run it should be.
+# No run, model or weights there: exit 4, as for every other thing that is not the run it should be.
 NO_RUN: list[tuple[tuple[str, ...], str]] = [
     (("resume", "{out}"), "no run at"),
     (("resume", "{data}"), "recipe.json"),
@@ -233,6 +240,8 @@ NO_RUN: list[tuple[tuple[str, ...], str]] = [
     (with_changes(FINE, init="{data}"), "no finished encoder"),
     (("predict", "{data}", "--data", "{data}", "--out", "x.csv"), "no finished encoder"),
     (("compare", "{model}", "{data}", "--data", "{data}", "--out", "{out}"), "no finished encoder"),
+    (("import", "{picture}", "--out", "x"), "is not a weights file"),
+    (("predict", "{model}", "--data", "{data}", "--out", "x.csv"), "was not written by vitlet"),
 ]
 # Exit 3, as for all data that cannot be used.
 WRONG_DATA: list[tuple[tuple[str, ...], str]] = [
@@ -241,6 +250,27 @@ WRONG_DATA: list[tuple[tuple[str, ...], str]] = [
     (("embed", "{model}", "--data", "{columns}", "--out", "x.parquet"), "the first line names the columns"),
     (("check", "{column_parquet}"), "unknown: 'file'"),
     (("check", "{no_parquet}"), "as Parquet"),
+    (TRAIN, "no images"),
+    (FINE, "no images"),
+    (with_changes(FINE, data="{flat}"), "flat has no labels"),
+    (("finetune", "detection_micro", *with_changes(FINE, data="{flat}")[2:]), "flat has no boxes"),
+    (with_changes(COMPARE, data="{flat}"), "flat has no labels"),
+    (("sweep", "keep-blocks", *with_changes(COMPARE, data="{flat}")[1:]), "flat has no labels"),
+    ((*with_changes(LAYERS, data="{flat}"), "--layers", "[[1,1]]"), "flat has no labels"),
+    (("probe", "{model}", "--data", "{flat}"), "flat has no labels"),
+    (("study", "{model}", "{model}", "--data", "{flat}", "--out", "{out}"), "flat has no labels"),
+    (("learn", "--data", "{flat}", "--out", "{out}"), "flat has no labels"),
+    (("overfit", "--data", "{data}", "--out", "{out}"), "no images"),
+    (("analyse", "{model}", "--data", "{data}", "--out", "{out}"), "no images"),
+    (("embed", "{model}", "--data", "{data}", "--out", "x.parquet"), "no images"),
+    (("predict", "{classifier}", "--data", "{data}", "--out", "x.csv"), "no images"),
+    (("evaluate", "{classifier}", "--data", "{data}"), "no images"),
+    (("detect", "{detector}", "--data", "{data}", "--out", "x.json"), "no images"),
+    (("export", "{model}", "--out", "x", "--images", "{data}"), "no images"),
+    (("push", "{model}", "hf://someone/digits", "--images", "{data}"), "no images"),
+    (("check", "{data}"), "no images"),
+    (("pack", "{data}", "--out", "x"), "no images"),
+    (("demo", "--data", "{data}"), "no images"),
 ]
 HELP: list[tuple[str, ...]] = [
     ("--help",), ("-h",), (), *((verb, "--help") for verb in VERBS), ("--version",), ("recipes",), ("recipes", "debug"),
@@ -307,6 +337,18 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for file in (folder / "model/config.json", folder / "photo.PNG", folder / "weights.pt"):
         file.write_text("{}")
     os.mkfifo(folder / "pipe.json")
+    (folder / "flat").mkdir()
+    (folder / "flat/1.png").write_text("")
+    for name, pool in (("encoder", None), ("classifier", "mean")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"vitlet": {"pool": pool}}))
+        named[name] = str(folder / name)
+    for name, recipe in (("learned", "mae_micro"), ("detector", "detection_micro")):
+        (folder / name).mkdir()
+        (folder / name / "recipe.json").write_text(json.dumps(all_recipes()[recipe]().to_json()))
+        named[name] = str(folder / name)
+    (folder / "tensors.pth").write_bytes(b"PK\x03\x04")
+    named |= {"flat": str(folder / "flat"), "zip": str(folder / "tensors.pth")}
     (folder / "run").mkdir()
     (folder / "run/recipe.json").write_text("{}")
     (folder / "labels.csv").write_text("path,label\n1.png,cat\n")

@@ -1,7 +1,10 @@
 """What the documentation tells people to type exists, and what it links to is there."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +109,47 @@ def test_a_broken_link_would_be_found():
     assert broken_links(ROOT / "README.md", "[a](docs/nowhere.md) [b](docs/start.md#x) [c](https://a.b)") == [
         "docs/nowhere.md"
     ]
+
+
+def without_a_path(text: str) -> bool:
+    """Whether `vitlet` follows commands that install it where no shell looks, and the page does not say so."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
+    first = [line.removeprefix("$ ").split()[0] for block in blocks for line in block.splitlines() if line.strip()]
+    installs = first[:1] in (["make"], ["uv"]) and "vitlet" in first
+    says = re.search(r"source \.venv/bin/activate|uv run ", text)
+    return bool(installs and not says) or ("uv sync" in text and "uv run " not in text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_page_that_installs_says_how_vitlet_is_found(page: Path):
+    assert not without_a_path(page.read_text())
+
+
+def test_a_page_that_does_not_would_be_found():
+    shell = "```bash\nmake demo\n```\n{}\n```bash\nvitlet recipes\n```"
+    assert without_a_path(shell.format("That installs."))
+    assert not without_a_path(shell.format("Once per terminal: `source .venv/bin/activate`."))
+    assert without_a_path("Run `uv sync`, and then `vitlet demo`.")
+    assert not without_a_path("Run `uv sync`, and then `uv run vitlet demo`.")
+    assert not without_a_path("```bash\nvitlet recipes\nmake demo\n```")
+
+
+def test_make_takes_an_environment_that_is_there(tmp_path: Path):
+    """With another build of PyTorch in it, say: the control without one creates it."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def would() -> str:
+        done = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, env=os.environ | {"MAKEFLAGS": ""},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert "-m pip install" in done.stdout
+        assert "--upgrade" not in done.stdout
+        return done.stdout
+
+    assert "-m venv .venv" in would()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").touch()
+    assert "-m venv" not in would()
 
 
 def test_papers_has_a_row_for_every_method():

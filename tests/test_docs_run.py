@@ -58,6 +58,7 @@ ELSEWHERE = {
     r"vitlet reproduce .* --collect": "replication/test_replicate.py::test_every_number_is_measured_or_says_why_not",
     r"vitlet reproduce (?!.*--(plan|collect|slurm))": "replication/test_replicate.py::test_everything_runs_to_its_end",
     r"pip install ": "test_docs_run.py::test_what_pip_is_told_to_install_is_an_extra",
+    r"python3 -m venv \.venv ": "test_docs.py::test_make_takes_an_environment_that_is_there",
     r"sysctl ": "distributed/test_hosts.py::test_a_cut_cable_ends_both_hosts_and_the_run_goes_on",
 }
 """Lines of shell that need hours, another machine or its administrator, and the test that runs the same in small."""
@@ -230,6 +231,8 @@ def run_line(line: str, made: Path, *, page: Path) -> None:
             assert would.returncode == 0, would.stderr
             for command in re.findall(r"\.venv/bin/vitlet (.*)", would.stdout.replace("\\\n", " ")):
                 parse(command)
+        case "source":
+            assert line == "source .venv/bin/activate", "what make and uv write"
         case "bash" | "sbatch":
             played = Path("played").absolute()
             played.mkdir(exist_ok=True)

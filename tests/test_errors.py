@@ -1,5 +1,6 @@
 import ast
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,24 @@ def test_a_stop_has_the_status_of_its_signal(number: int, status: int) -> None:
     error = StoppedError(number, step=7, run="runs/one")
     assert error.exit_status == status
     assert "after step 7" in str(error)
-    assert "vitlet resume runs/one" in str(error)
+    assert error.fix == "vitlet resume runs/one"
+
+
+def unquoted(source: str) -> list[str]:
+    """The literals of commands in which a path stands as it is: with a blank in it, the command takes two."""
+    return re.findall(r"\bvitlet (?:resume|import|export|report|push) [^\";\n]*?\{(?!quoted|shlex)[^}\n]*\}", source)
+
+
+def test_a_command_that_is_suggested_can_be_pasted() -> None:
+    assert StoppedError(15, step=7, run="My runs/one").fix == "vitlet resume 'My runs/one'"
+    found = {p.relative_to(SOURCE).as_posix(): unquoted(p.read_text()) for p in SOURCE.rglob("*.py")}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_control_a_path_without_quotes_is_seen() -> None:
+    assert unquoted('f"vitlet resume {printable(run)}"') == ["vitlet resume {printable(run)}"]
+    assert unquoted('f"vitlet resume {quoted(run)} --data {there}"') == ["vitlet resume {quoted(run)} --data {there}"]
+    assert unquoted('f"vitlet resume {quoted(run)} --data {quoted(there)}, if you trust it"') == []
 
 
 def test_pickling_keeps_the_parts() -> None:

@@ -95,6 +95,11 @@ def test_values_of_the_recipe_that_are_others_are_named(tmp_path: Path) -> None:
         run.require_same({"recipe": "bb"}, there=there, recipe={})
 
 
+def test_the_command_that_goes_on_with_it_takes_its_name_as_one_word(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"or vitlet resume '.*/My run' to finish it"):
+        Run(tmp_path / "My run").require_same({"num_labels": 3}, there={"num_labels": 4}, recipe={})
+
+
 def test_a_run_stands_for_its_path(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert os.fspath(run) == str(tmp_path)

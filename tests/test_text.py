@@ -1,4 +1,5 @@
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from vitlet.text import (
     plural,
     points,
     printable,
+    quoted,
     shareable,
     shareable_word,
     slug,
@@ -39,6 +41,16 @@ from vitlet.text import (
 def test_names_are_shown_on_one_line_without_tricks(name: object, shown: str) -> None:
     assert printable(name) == shown
     printable(name).encode("utf-8")
+
+
+@pytest.mark.parametrize("path", ["runs/one", "My run", "it's $(here); `there`", "-flag", "é 日本", "", Path("a b/c")])
+def test_a_path_in_a_command_is_one_word_of_it(path: str | Path) -> None:
+    assert shlex.split(f"vitlet resume {quoted(path)}")[2:] == [str(path)]
+
+
+def test_a_path_in_a_command_has_no_tricks_and_no_quotes_without_need() -> None:
+    assert quoted("runs/one-2.pth") == "runs/one-2.pth"
+    assert quoted("a\nb") == "'a\\x0ab'"
 
 
 def test_nothing_unprintable_is_left_of_any_character() -> None:

@@ -71,7 +71,7 @@ class Shared:
     micro_batch: Whole | None = None
     """Images per forward pass, if the batch does not fit into memory."""
     compile: Annotated[bool, Parameter(negative="")] = False
-    """Use torch.compile: a minute at the start, faster afterwards."""
+    """Use torch.compile: a minute at the start, then faster: by 4 % (fp32) or 15 % (bf16) for MAE on a CPU."""
     log: Log = field(default=())
     """Copy the metrics there too, locally unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise; may be repeated."""
     max_bad: Share = 0.01

@@ -51,10 +51,12 @@ app.command(comparing.sweep)
 
 
 _TOGETHER = {
+    "check",
     *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
     *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit"),
 }
-"""Verbs whose work is shared among ranks: every batch of the first, whole trainings and probes of the others."""
+"""Verbs whose work is shared among ranks: every batch of the second row, whole trainings and probes of the third. The
+images of a host are checked by one of its ranks."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 Every class carries the exit code of the command line. Violated invariants in vitlet itself are `assert`s, not these.
 """
 
+import shlex
 from functools import partial
 from typing import Any, ClassVar
 
@@ -79,7 +80,7 @@ class StoppedError(VitletError):
             f"stopped by signal {signal_number} after step {step}",
             where=run,
             why="The step was finished and saved; nothing is lost",
-            fix=f"vitlet resume {run}",
+            fix=f"vitlet resume {shlex.quote(run)}",
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

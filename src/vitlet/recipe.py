@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, ca
 from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
-from vitlet.augmentation import View
+from vitlet.augmentation import Centre, Fit, View
 from vitlet.bounds import Count, Deviations, Fraction, Means, Positive, require_width
 from vitlet.choices import Precision
 from vitlet.config import Config, fingerprint
@@ -40,6 +40,16 @@ class DataConfig(Config):
     def normalisation(self) -> Normalisation:
         """`mean` and `std`."""
         return Normalisation(self.mean, self.std)
+
+    @model_validator(mode="after")
+    def _evaluation_repeats(self) -> "DataConfig":
+        if not isinstance(self.evaluation.crop, Centre | Fit):
+            raise UsageError(
+                f"data.evaluation.crop of the kind {self.evaluation.crop.kind}",
+                why="Evaluation sees each image in one way, and so do programs that use the exported model",
+                fix="a crop of the kind centre, or fit to see whole images",
+            )
+        return self
 
 
 class EncoderConfig(Config):

@@ -1,7 +1,7 @@
 """The run directory: the only interface between training and everything after it.
 
-    recipe.json · environment.json · metrics.jsonl · log.txt · tensorboard/ · checkpoints/step-00000123/ ·
-    encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
+    recipe.json · environment.json · left_out.json · metrics.jsonl · log.txt · tensorboard/ ·
+    checkpoints/step-00000123/ · encoder/ · best/ · results/<name>.json · analysis/<name>.{json,npz} · report.html
 
 Files and folders appear completely or not at all, as written by `vitlet.disk`. A kernel lock, released when its
 process ends, keeps a second writer out.
@@ -29,7 +29,7 @@ from vitlet.config import flatten
 from vitlet.disk import read_json, sweep
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.host import available_cores
-from vitlet.text import did_you_mean, printable
+from vitlet.text import did_you_mean, printable, quoted
 
 _SHOWN = 3
 
@@ -67,6 +67,11 @@ class Run:
     def recipe_file(self) -> Path:
         """The resolved recipe; `vitlet pretrain` and `finetune` take it in place of a name."""
         return self.path / "recipe.json"
+
+    @property
+    def left_out_file(self) -> Path:
+        """Rows of the images that could not be used when the run began (`vitlet.jobs.left_out`)."""
+        return self.path / "left_out.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -162,11 +167,11 @@ class Run:
         """
         if named := [key for key, value in launch.items() if key in there and there[key] != value]:
             others = [self._other_values(recipe) if key == "recipe" else printable(str(there[key])) for key in named]
-            shown = printable(self.path)
             raise UsageError(
-                f"{shown} holds another run",
+                f"{printable(self.path)} holds another run",
                 why=f"{', '.join(named)} differ: {', '.join(others)} there",
-                fix=f"--fresh to replace it, another --out to keep both, or vitlet resume {shown} to finish it",
+                fix="--fresh to replace it, another --out to keep both, "
+                f"or vitlet resume {quoted(self.path)} to finish it",
             )
 
     def _other_values(self, recipe: Mapping[str, Any]) -> str:

@@ -23,6 +23,11 @@ def printable(name: str | bytes | os.PathLike[str]) -> str:
     return "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
 
 
+def quoted(path: str | os.PathLike[str]) -> str:
+    """`path` as one word of a command line, printable."""
+    return printable(shlex.quote(os.fspath(path)))
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as preserved by os.fsdecode

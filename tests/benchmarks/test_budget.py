@@ -34,6 +34,8 @@ def test_one_device_sends_nothing() -> None:
     assert one["memory_bytes"] == 116e6 + VIEWS
     assert one["prefetched_bytes"] == 2 * VIEWS
     assert one["run_bytes"] == 160e6
+    assert one["store_bytes"]["jpeg"] == 401 * 1_281_167 * 50_000  # 400 epochs and the check
+    assert one["store_bits_per_second"]["jpeg"] == pytest.approx(40e6)  # 50 kB every 10 ms
 
 
 def test_many_devices_share_the_batch_and_average_by_a_ring() -> None:
@@ -43,6 +45,8 @@ def test_many_devices_share_the_batch_and_average_by_a_ring() -> None:
     assert many["network_bytes_per_step"] == pytest.approx(sent)
     assert many["hours"] == pytest.approx(400 * 312 * seconds / 3600)
     assert many["memory_bytes"] == 116e6 + VIEWS / 64
+    assert many["store_bytes"]["jpeg"] == 464 * 1_281_167 * 50_000, "every host checks all images"
+    assert many["store_bits_per_second"]["jpeg"] == pytest.approx(64 * 8 * 50_000 / seconds)
     assert many["network_share"] == pytest.approx(8 * sent / 10e9 / seconds)
 
 
@@ -58,6 +62,12 @@ def test_a_small_recipe_is_measured() -> None:
     kept = "kept_for_backward_bytes_per_image"
     assert twice[kept] == pytest.approx(measured[kept], rel=0.3)
     assert f"{measured['gradient_bytes'] / 1e6:.1f} MB" in tables(found)
+
+
+def test_what_is_computed_follows_from_what_was_measured() -> None:
+    figures = json.loads((ROOT / "docs/results/bench-budget.json").read_text())["figures"]
+    for num, whole in figures["computed"].items():
+        assert computed(mae_tiny_400e(), figures["measured"], figures["assumed"], devices=int(num)) == whole
 
 
 def test_the_page_is_what_the_file_says() -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 import vitlet.data.check as module
 from vitlet.data.check import check
-from vitlet.data.index import open_index
+from vitlet.data.decode import BadImage
+from vitlet.data.index import Index, open_index
 from vitlet.data.packing import Form, pack
 from vitlet.errors import DataError
 
@@ -118,6 +119,29 @@ def test_a_remote_check_is_the_same_from_every_folder(tmp_path, monkeypatch):
     assert from_every_folder() == 1
     monkeypatch.setattr(module, "is_remote", lambda _: False)
     assert from_every_folder() == 3
+
+
+@pytest.mark.parametrize(("where", "failures", "good"), [("remote", 2, True), ("remote", 9, False), ("disk", 1, False)])
+def test_what_a_store_did_not_send_is_asked_for_again(tmp_path, monkeypatch, where, failures, good):
+    """So often and no more; a disk's error is no matter of patience. Each try leaves a mark, as workers are apart."""
+    index = open_index(write(tmp_path / "d", {f"{i}.jpg": photo(i) for i in range(4)}))
+    marks, read = tmp_path / "marks", Index.read
+    marks.mkdir()
+
+    def flaky(self, i):
+        if i == 2 and len(tries := list(marks.iterdir())) < failures:
+            (marks / str(len(tries))).touch()
+            raise BadImage(self.path(i), "cannot read the shard: 503")
+        return read(self, i)
+
+    monkeypatch.setattr(Index, "read", flaky)
+    monkeypatch.setattr(module, "_PAUSES", (0, 0, 0))
+    monkeypatch.setattr(module, "is_remote", lambda _: where == "remote")
+    verdicts = check(index, workers=2, cache=tmp_path / "cache")
+    assert bad_paths(verdicts) == ([] if good else ["2.jpg"])
+    assert len(list(marks.iterdir())) == (min(failures, 4) if where == "remote" else 1)
+    failures = 0
+    assert check(index, workers=2, cache=tmp_path / "cache").good.all()
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path):

@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageFile
 
 import vitlet.data.decode as module
 from forked import fork, wait
-from vitlet.data.decode import BadImage, decode, decode_with_mode
+from vitlet.data.bad_image import BadImage
+from vitlet.data.decode import decode, decode_with_mode
 from vitlet.errors import DataError
 
 
@@ -104,14 +105,58 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 
 
 def test_sixteen_bit_colour_png_takes_the_high_byte():
-    row = b"\0" + struct.pack(">HHH", 0x1234, 0x80FF, 0xFFFF) * 16
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(row * 12)),
-        (b"IEND", b""),
-    )
+    content = stored_png(np.full((12, 16, 3), (0x1234, 0x80FF, 0xFFFF)), bits=16)
+    assert tuple(pixels_of(content)[0, 0]) == (0x12, 0x80, 0xFF)
+
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column, first row, step to the right and step down of each pass of an interlaced PNG."""
+
+
+def stored_png(values: np.ndarray, *, bits: int, key: int | tuple[int, ...] | None = None, interlaced=False) -> bytes:
+    """A PNG file of these values, grey [H, W] or colours [H, W, 3], of which `key` is transparent."""
+    passes = [values[y::down, x::right] for x, y, right, down in (ADAM7 if interlaced else ((0, 0, 1, 1),))]
+    places = np.arange(bits)[::-1]
+    rows = [np.packbits((row.reshape(-1, 1) >> places & 1).astype(np.uint8)) for part in passes for row in part]
+    height, width, *colours = values.shape
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2 if colours else 0, 0, 0, interlaced))]
+    if key is not None:
+        parts.append((b"tRNS", np.array(key, ">u2").tobytes()))
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
     chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
-    assert tuple(pixels_of(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))[0, 0]) == (0x12, 0x80, 0xFF)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+NEAR = {1: (0, 1), 2: (1, 0, 3, 2), 4: (5, 4, 13, 10), 8: (85, 84, 213, 170), 16: (0x1234, 0x1235, 0x9234, 0x3412)}
+"""Values of so many bits that differ in the first or in the last of them."""
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("bits", "colours"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 3), (16, 3)])
+def test_a_transparent_colour_is_white_and_its_neighbours_are_not(bits, colours, interlaced, monkeypatch):
+    """The control is Pillow by itself: right for 1 and 8 bits only."""
+    draw = np.random.Generator(np.random.Philox(bits + colours))
+    values = draw.choice(NEAR[bits], size=(24, 40, colours) if colours else (24, 40))
+    key = (NEAR[bits][0],) * colours if colours else NEAR[bits][0]
+    scaled = values >> 8 if bits == 16 else values * 255 // (2**bits - 1)
+    is_clear = values == key
+    expected = np.where(is_clear.all(axis=2, keepdims=True) if colours else is_clear, 255, scaled)
+    content = stored_png(values, bits=bits, key=key, interlaced=interlaced)
+    assert is_clear.any()
+    assert not is_clear.all()
+    np.testing.assert_array_equal(pixels_of(content), expected if colours else np.stack([expected] * 3, axis=2))
+    monkeypatch.setattr(module, "_keyed", lambda *_: None)
+    assert np.array_equal(pixels_of(content)[:, :, 0], expected[..., 0] if colours else expected) == (bits in (1, 8))
+
+
+def test_golden_pixels_of_transparent_colours():
+    grey = np.resize([0, 1, 2, 3], (8, 8))
+    assert pixels_of(stored_png(grey, bits=2, key=1))[0, :4, 0].tolist() == [0, 255, 170, 255]
+    deep = np.resize([0x1234, 0x1235, 0x12FF, 0], (8, 8))
+    assert pixels_of(stored_png(deep, bits=16, key=0x1235))[0, :4, 0].tolist() == [0x12, 255, 0x12, 0]
+    colours = np.resize([[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0x9ABD]], (8, 8, 3))
+    content = stored_png(colours, bits=16, key=(0x1234, 0x5678, 0x9ABC))
+    assert pixels_of(content)[0, :2].tolist() == [[255, 255, 255], [0x12, 0x56, 0x9A]]
 
 
 def test_floats_and_wide_integers_are_stretched():

@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from forked import fork, wait
-from vitlet.data.index import open_index
+from vitlet.data.index import Index, open_index
 from vitlet.data.splits import SPLITS
 from vitlet.errors import DataError
 
@@ -71,6 +71,74 @@ def test_splits_without_labels(tmp_path, tree):
     assert index.splits.tolist() == [0, 1]
 
 
+def lost(index: Index) -> str:
+    """The message for whoever learns the classes of this data."""
+    with pytest.raises(DataError) as caught:
+        index.require_every_class()
+    assert caught.value.exit_code == 3
+    return str(caught.value)
+
+
+class TestFoldersWithoutAnImageBeside:
+    """They are classes for whoever learns labels, and images like others for everybody else."""
+
+    def test_years_are_read_as_classes_and_that_is_said(self, tmp_path, tree):
+        index = open_index(tree(tmp_path / "photos", "2023/1.png", "2023/2.png", "2024/1.png"))
+        assert index.classes == ("2023", "2024")
+        assert index.notes == ("Folders are read as 2 classes: 2023, 2024",)
+        index.require_every_class()
+        beside = open_index(tree(tmp_path / "photos", "cover.png"))
+        assert beside.classes == ()
+        assert not any("read as 2 classes" in note for note in beside.notes)
+
+    def test_the_note_is_one_line_for_any_number_and_for_all_splits(self, tmp_path, tree):
+        names = [f"{split}/{i}/1.png" for split in ("train", "val") for i in range(1, 13)]
+        assert open_index(tree(tmp_path / "12", *names)).notes == (
+            "Folders are read as 12 classes: 1, 2, 3, 4, 5 and 7 more",
+        )
+        assert open_index(tree(tmp_path / "1", "cat/1.png")).notes == ("Folders are read as 1 class: cat",)
+
+    def test_a_folder_without_an_image_is_a_note_and_a_class_that_vanished_a_refusal(self, tmp_path, tree):
+        (tree(tmp_path / "photos", "2023/1.png") / "videos").mkdir()
+        (tmp_path / "photos/videos/film.mp4").write_bytes(b"x")
+        index = open_index(tmp_path / "photos")
+        assert (len(index), index.classes) == (1, ("2023",))
+        assert index.notes == (
+            "Folders are read as 1 class: 2023",
+            "1 folder without an image: videos. What learns labels refuses it",
+        )
+        message = lost(index)
+        assert message.startswith("1 class without an image: videos (photos). Files need one of these suffixes: .bmp ")
+        assert "Fix: make it readable, add images or remove it; if folders are no classes, put" in message
+
+    def test_a_folder_without_an_image_changes_no_fingerprint(self, tmp_path, tree):
+        before = open_index(tree(tmp_path, "a/1.png", "b/1.png"))
+        (tmp_path / "c").mkdir()
+        after = open_index(tmp_path)
+        assert after.fingerprint == before.fingerprint
+        assert [name for name, _ in after.vanished] == ["c"]
+        before.require_every_class()
+
+    def test_beside_images_and_out_of_training_it_is_no_class(self, tmp_path, tree):
+        (tree(tmp_path / "a", "cover.png", "x/1.png") / "empty").mkdir()
+        (tree(tmp_path / "b", "train/cat/1.png", "val/cat/1.png") / "val/dog").mkdir()
+        for name in ("a", "b"):
+            open_index(tmp_path / name).require_every_class()
+        assert "In val 1 class without an image: dog" in open_index(tmp_path / "b").notes
+        (tmp_path / "b/train/cow").mkdir()
+        index = open_index(tmp_path / "b")
+        assert "In train 1 folder without an image: cow. What learns labels refuses it" in index.notes
+        assert "1 class without an image: cow" in lost(index)
+
+    def test_what_was_not_read_in_it_is_the_reason(self, tmp_path, tree):
+        root = tree(tmp_path, "a/1.png", "ab/1.png")
+        for name in ("ab/other.png", "b/1.png", "c/1.png"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).symlink_to("nowhere.png")
+        assert open_index(root).vanished == (("b", "b/1.png: a broken link"), ("c", "c/1.png: a broken link"))
+        assert "2 classes without an image: b, c" in lost(open_index(root))
+
+
 class TestLayoutsThatAreNotClear:
     def test_each_has_its_own_message(self, tmp_path, tree, problem):
         (tmp_path / "empty").mkdir()
@@ -78,9 +146,6 @@ class TestLayoutsThatAreNotClear:
         (tmp_path / "phone").mkdir()
         (tmp_path / "phone" / "a.HEIC").write_bytes(b"x")
         assert "Found 1 .heic" in problem(tmp_path / "phone")
-        tree(tmp_path / "c", "cat/1.png", "dog/readme.txt")
-        message = problem(tmp_path / "c")
-        assert "1 class without an image: dog" in message
         message = problem(tree(tmp_path / "v", "train/cat/1.png", "val/cat/1.png", "val/cow/1.png"))
         assert "1 of 2 classes are only in val or test" in message
         assert "cow" in message
@@ -100,8 +165,9 @@ class TestLayoutsThatAreNotClear:
     def test_a_class_may_be_called_train_and_that_is_said(self, tmp_path, tree):
         index = open_index(tree(tmp_path / "vehicles", "bus/1.png", "car/1.png", "train/1.png"))
         assert index.classes == ("bus", "car", "train")
-        assert index.notes == ("train is read as a class like bus, car, not as a split",)
-        assert not open_index(tree(tmp_path / "control", "bus/1.png", "car/1.png")).notes
+        assert index.notes[0] == "train is read as a class like bus, car, not as a split"
+        control = open_index(tree(tmp_path / "control", "bus/1.png", "car/1.png"))
+        assert control.notes == ("Folders are read as 2 classes: bus, car",)
 
     @pytest.mark.parametrize(("train", "val", "test"), [
         ("train", "valid", "testing"), ("training", "validation", "test"), ("Train", "VAL", "Test"),
@@ -126,7 +192,7 @@ class TestImagesThatAreNotRead:
     def test_other_formats_are_counted_below_every_folder(self, tmp_path, tree):
         names = ["a/1.HEIC", "a/2.heic", "a/3.avif", "b/x/4.jp2", "b/5.heic", "b/6.jpg_large"]
         index = open_index(tree(tmp_path, "a/1.png", "b/1.png", *names))
-        assert index.notes == (
+        assert index.notes[1:] == (
             "6 files look like images in formats vitlet does not read: 3 .heic, 1 .avif, 1 .jp2, 1 .jpg_large",
         )
         assert not index.num_skipped
@@ -206,14 +272,16 @@ class TestLinksAndSpecialFiles:
         assert paths(followed) == ["1.png", "file.png", "in/2.png", "out/5.png", "out/deep/6.png"]
         assert followed.read(1) == png(0)
 
-    def test_a_class_that_is_a_link_outside_does_not_vanish_in_silence(self, tmp_path, tree, problem):
+    def test_a_class_that_is_a_link_outside_does_not_vanish_in_silence(self, tmp_path, tree):
         tree(tmp_path / "store", "cow/1.png")
         root = tree(tmp_path / "d", "cat/1.png")
         (root / "cow").symlink_to(tmp_path / "store" / "cow")
-        message = problem(root)
+        message = lost(open_index(root))
         assert "1 class without an image: cow" in message
         assert "--follow-outside" in message
-        assert open_index(root, follow_outside=True).classes == ("cat", "cow")
+        followed = open_index(root, follow_outside=True)
+        assert followed.classes == ("cat", "cow")
+        followed.require_every_class()
 
     def test_special_files_never_block(self, tmp_path, tree, paths):
         root = tree(tmp_path, "1.png")
@@ -250,7 +318,7 @@ class TestLinksAndSpecialFiles:
             index = open_index(some, cache=tmp_path / "cache")
             assert (index.num_skipped, index.skipped[0][0]) == (1, "a/secret")
             with pytest.raises(DataError, match=r"1 class without an image: b.*Permission denied"):
-                open_index(all_of_it, cache=tmp_path / "cache")
+                open_index(all_of_it, cache=tmp_path / "cache").require_every_class()
 
         error_file = tmp_path / "cache/error.txt"
         assert wait(fork(body, error_file=error_file)) == 0, error_file.read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlet.data.decode import BadImage
+from vitlet.data.bad_image import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.errors import DataError
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from PIL.Image import Exif
 
-from vitlet.data.decode import BadImage, decode_with_mode, jpeg_header
+from vitlet.data.bad_image import BadImage
+from vitlet.data.decode import decode_with_mode, jpeg_header
 
 SIDE = {"L": 1, "RGB": 3, "CMYK": 4}
 

@@ -17,9 +17,9 @@ from torch.utils.data import get_worker_info
 
 from vitlet.augmentation import Centre, Jitter, RandAugment, Resample, Shift, View
 from vitlet.data import loader, samples
+from vitlet.data.bad_image import BadImage
 from vitlet.data.batch import Batch
 from vitlet.data.check import check
-from vitlet.data.decode import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches, evaluation_batches
 from vitlet.data.samples import Samples

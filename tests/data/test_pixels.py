@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitlet.data.decode import BadImage, decode_with_mode
+from vitlet.data.bad_image import BadImage
+from vitlet.data.decode import decode_with_mode
 from vitlet.data.pixels import npy_shape, to_npy
 
 

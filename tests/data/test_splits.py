@@ -1,5 +1,7 @@
 """One table says which word means which split, wherever the word stands."""
 
+import re
+
 import pytest
 
 from vitlet.data.detection.layouts import find_annotations
@@ -17,6 +19,22 @@ def test_only_whole_words_name_a_split():
 def test_a_file_name_only_starts_with_the_split():
     files = ("train-00000-of-00002.parquet", "Validation.tar", "val2017.json", "testing.tar", "my-train.tar")
     assert [code_of_file(file) for file in files] == [0, 1, 1, 2, None]
+
+
+def test_a_word_that_goes_on_is_no_split():
+    """The control is the former rule, which asked for the first letters alone."""
+    files = ("valley.parquet", "valley-00000.tar", "testbed.parquet", "Trainspotting.tar", "trains.tar", "valé.tar")
+    assert [code_of_file(file) for file in files] == [None] * len(files)
+    assert all(re.match("train|val|test", file, re.IGNORECASE) for file in files)
+    assert codes_of_files(files[:3], where="d") == dict.fromkeys(files[:3], 0)
+    with pytest.raises(DataError, match=r"the split of valley\.parquet is not clear"):
+        codes_of_files(["valley.parquet", "test.parquet"], where="d")
+
+
+@pytest.mark.parametrize(("word", "code"), WORDS.items())
+@pytest.mark.parametrize("end", ["", ".tar", "-00000.tar", "_1.tar", "2017.json", " 1.tar"])
+def test_every_word_for_a_split_starts_a_file_name(word: str, code: int, end: str):
+    assert code_of_file(word + end) == code_of_file(word.upper() + end) == code
 
 
 def test_files_are_training_data_if_none_of_them_names_a_split():

@@ -21,7 +21,7 @@ from small_runs import QUIET, SHORT, interrupted, rows, weights, write_images
 from vitlet.augmentation import Shift, View
 from vitlet.cli import main
 from vitlet.data import samples, stores
-from vitlet.data.decode import BadImage
+from vitlet.data.bad_image import BadImage
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.packing import Form, pack

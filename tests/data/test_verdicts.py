@@ -1,5 +1,6 @@
 import csv
 
+import numpy as np
 import pytest
 
 from vitlet.data.check import check
@@ -90,3 +91,13 @@ def test_images_of_coco_that_are_in_both_splits_are_found(shared):
     verdicts = check(open_index(shared / "coco_small"), workers=2)
     assert verdicts.good.all()
     assert verdicts.leaks.count == 32
+
+
+def test_images_left_out_later_stand_among_the_bad_ones_with_their_reason(tmp_path, tree):
+    index = open_index(tree(tmp_path, "a/0.png", "a/1.png", "b/2.png", "b/3.png", "b/4.png"))
+    before = judged(index, {2: "truncated"})
+    now = before.without(index, np.array([0, 4]), reason="as before")
+    assert now.good.tolist() == [False, True, False, True, False]
+    assert list(now.bad) == [("a/0.png", "as before"), ("b/2.png", "truncated"), ("b/4.png", "as before")]
+    assert (now.to_json()["num_bad"], now.balance) == (3, {"train": {"a": 1, "b": 1}})
+    assert before.good.sum() == 4

@@ -41,17 +41,6 @@ def test_a_held_out_part_that_is_empty_has_another_remedy() -> None:
         labels.require(TWO, EMPTY, split=HELD_OUT)
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [((), "pets has no labels"), (("c\x1bat",), "all labelled images are of a single class, 'c\\x1bat' (pets)")],
-)
-def test_what_is_known_before_an_image_is_opened(classes: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError) as caught:
-        labels.require_classes(classes, where="pets")
-    assert str(caught.value).startswith(message)
-    labels.require_classes(("cat", "dog"), where="pets")
-
-
 def test_what_can_be_used_passes() -> None:
     labels.require(TWO, torch.tensor([1, 1, -1]))  # a class missing from the test split is no error
 

@@ -5,6 +5,7 @@ that with data that fit.
 """
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,13 @@ def nothing_to_learn(root: Path) -> Path:
     return root
 
 
+def vanished_class(root: Path) -> Path:
+    """The control of this case is `three_classes`."""
+    for file in three_classes(root).glob("*/grey/*.png"):
+        file.rename(file.with_suffix(".mp4"))
+    return root
+
+
 def nothing_to_count(root: Path) -> Path:
     write_split(root, "train", "dark", "light", count=1)
     return root
@@ -99,6 +107,7 @@ CASES: dict[Callable[[Path], Path], str] = {
     different_classes: r"train and the other splits have different classes.*no images of: bright; only train has: l",
     unlabelled_training: r"none of the 4 training images has a label.*add labels",
     nothing_to_learn: r"no images to train on.*All images belong to other splits.*split column",
+    vanished_class: r"1 class without an image: grey.*add images",
     nothing_to_count: r"the held-out train split is empty.*two images or more of a class, or a test split",
 }
 
@@ -209,6 +218,50 @@ class TestLabels:
             VERBS[verb](encoder, data, tmp_path / "out", QUIET.changed(max_bad=0.1))
 
 
+def years_and_videos(root: Path) -> Path:
+    """Folders that are no classes, one of them without an image."""
+    for year in (2023, 2024):
+        for i in range(12):
+            write_image(root / str(year) / f"{i}.png", year + 10 * i, light=i % 2 == 1)
+    (root / "videos").mkdir()
+    (root / "videos/film.mp4").write_bytes(b"x")
+    return root
+
+
+class TestFoldersThatAreNoClasses:
+    NOTES = (
+        "Folders are read as 2 classes: 2023, 2024",
+        "1 folder without an image: videos. What learns labels refuses it",
+    )
+
+    def test_do_not_matter_where_no_label_is_needed(
+        self, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        photos, options = years_and_videos(tmp_path / "photos"), Options(workers=0)
+        run = vitlet.pretrain("debug", data=photos, out=tmp_path / "run", set=SMALLER, options=options)
+        assert "finished" in json.loads((run.path / "environment.json").read_text())
+        assert json.loads((run.path / "data_check.json").read_text())["notes"] == [*self.NOTES]
+        vitlet.embed(encoder, data=photos, out=tmp_path / "embedded.parquet", options=options)
+        vitlet.check(photos, options=options)
+        told = " ".join(capsys.readouterr().out.split())
+        assert [told.count(f"note: {note}") for note in self.NOTES] == [3, 3]
+        analyse([str(encoder)], data=photos, out=tmp_path / "looks", options=options)
+        assert "layers are not probed: 1 class without an image: videos" in " ".join(capsys.readouterr().out.split())
+
+    def test_are_refused_where_labels_are_compared_or_written(self, tmp_path: Path) -> None:
+        """The control is the tree with an image beside the folders, which is read without labels."""
+        photos = years_and_videos(tmp_path / "photos")
+        for refuse in (
+            lambda: vitlet.demo(data=photos, out=tmp_path / "demo", options=QUIET),
+            lambda: vitlet.pack(photos, out=tmp_path / "shards", options=QUIET),
+        ):
+            with pytest.raises(DataError, match=r"1 class without an image: videos.*put an image beside them"):
+                refuse()
+        assert not (tmp_path / "shards").exists()
+        write_image(photos / "cover.png", 1, light=True)
+        assert vitlet.pack(photos, out=tmp_path / "shards", options=QUIET)["num_images"] == 25
+
+
 def test_an_analysis_says_why_layers_are_not_probed(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,6 +322,7 @@ class TestEncoders:
             ((), write_images, UsageError, "is an encoder without a classifier.*vitlet finetune"),
             (("dark", "light"), no_labels, DataError, "has no labelled images.*label column"),
             (("dark", "light"), three_classes, DataError, "1 class of the data unknown to the head: grey"),
+            (("dark", "grey", "light"), vanished_class, DataError, "1 class without an image: grey"),
             (("0", "1", "2"), three_classes, DataError, "3 classes of the data unknown to the head"),
         ],
     )  # fmt: skip

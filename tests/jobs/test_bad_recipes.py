@@ -10,6 +10,7 @@ from vitlet.errors import UsageError
 from vitlet.jobs import assembly
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
 from vitlet.recipe import EncoderConfig
 from vitlet.run import Run
 from vitlet.weights.folder import write_model
@@ -26,6 +27,14 @@ TEACHERS = {
     "coarse relative": EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=2, relative_position=True),
 }
 """Beside a student of 32 px in patches of 4, three blocks of four heads."""
+CLASSIFIERS = {
+    "in order": (32, ("dark", "light")),
+    "reversed": (32, ("light", "dark")),
+    "of others": (32, ("dark", "bright")),
+    "large": (48, ("dark", "light")),
+    "three": (32, ("dark", "grey", "light")),
+}
+"""Side of the images and names of the classes."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +43,13 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shape in TEACHERS.items():
         view = evaluation_view(shape.image_size)
         write_model(folder / name, encoder=Encoder(shape), evaluation=view, facts={})
+    for name, (side, classes) in CLASSIFIERS.items():
+        encoder = Encoder(EncoderConfig(image_size=side, patch_size=8, width=24, depth=1, heads=2, final_norm=False))
+        classifier = Classifier(24, num_classes=len(classes), pool="mean", seed=0)
+        write_model(
+            folder / name, encoder=encoder, evaluation=evaluation_view(side), facts={}, classifier=classifier,
+            classes=classes,
+        )  # fmt: skip
     return folder
 
 
@@ -91,6 +107,11 @@ def nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         ("seed_micro", {"objective.teacher": "of fourteen"}, "sees 56 px in patches of 14.*a teacher of 32 px"),
         ("seed_micro", {"objective.teacher": "of sixteen"}, "sees 224 px in patches of 16.*image_size=224, data"),
         ("seed_micro", {"objective.teacher": "relative"}, "the teacher sees 48 px.*a teacher of 32 px"),
+        ("debug_supervised", {"objective.teacher": "reversed"}, "the classes in another order.*trained on this data"),
+        ("debug_supervised", {"objective.teacher": "of others"}, "other classes than the data.*bright there and light"),
+        ("debug_supervised", {"objective.teacher": "large"}, "takes no images of 32 px.*a teacher for images of 32 px"),
+        ("debug_supervised", {"objective.teacher": "three"}, "knows 3 classes and the data has 2"),
+        ("debug_supervised", {"objective.teacher": "shallow"}, "has no classifier.*a fine-tuning run"),
         ("debug_detection", {"objective.global_blocks": [3]}, r"global block 3 of an encoder that has 3.*=\[2\]"),
     ],
 )  # fmt: skip
@@ -98,7 +119,8 @@ def test_is_answered_with_the_remedy(
     recipe: str, changes: dict[str, Any], message: str, data: Path, teachers: Path, tmp_path: Path
 ) -> None:
     words = _placed(changes, teachers)
-    start = {"init": None} if recipe in ("finetune_micro_convnet", "debug_detection") else {}
+    tuned = ("finetune_micro_convnet", "debug_supervised", "debug_detection")
+    start = {"init": None} if recipe in tuned else {}
     train: Any = finetune if start else pretrain
     with pytest.raises(UsageError, match=message) as caught:
         train(recipe, data=data, out=tmp_path / "run", options=QUIET, set=words, **start)
@@ -139,9 +161,16 @@ def test_control_values_that_fit_go_on_to_the_images(
 
 
 def _placed(changes: dict[str, Any], teachers: Path) -> dict[str, Any]:
-    """The same changes with the path of a teacher of `TEACHERS` for its name."""
+    """The same changes with the path of a teacher for its name."""
     named = changes.get("objective.teacher")
-    return changes | ({"objective.teacher": str(teachers / named)} if named in TEACHERS else {})
+    return changes | ({"objective.teacher": str(teachers / named)} if named in TEACHERS or named in CLASSIFIERS else {})
+
+
+@pytest.mark.usefixtures("nothing_is_opened")
+def test_a_classifier_of_the_same_classes_goes_on_to_the_images(data: Path, teachers: Path, tmp_path: Path) -> None:
+    words = {"objective.teacher": str(teachers / "in order")}
+    with pytest.raises(AssertionError, match="images were opened"):
+        finetune("debug_supervised", init=None, data=data, out=tmp_path / "run", options=QUIET, set=words)
 
 
 def test_a_narrower_teacher_with_other_heads_is_mapped(data: Path, teachers: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ class TestCheck:
         check(root, out=tmp_path / "out")
         note = "1 file looks like an image in a format vitlet does not read: 1 .heic"
         assert f"note: {note}\n" in capsys.readouterr().out
-        assert json.loads((tmp_path / "out/data_check.json").read_text())["notes"] == [note]
+        classes = "Folders are read as 2 classes: dark, light"
+        assert json.loads((tmp_path / "out/data_check.json").read_text())["notes"] == [classes, note]
 
     def test_a_split_without_labels_is_called_so(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = write_images(tmp_path / "images", train=3)

@@ -106,14 +106,20 @@ def test_questions_have_sentences_that_the_page_shows(compared: tuple[Path, dict
 
 
 def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
-    compared: tuple[Path, dict[str, Any]], data: Path, pretrained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compared: tuple[Path, dict[str, Any]],
+    data: Path,
+    pretrained: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From another place the same weights are the same start; other weights in the same place are another."""
     out = shutil.copytree(compared[0], tmp_path / "out")
     moved = shutil.copytree(pretrained.path, tmp_path / "moved")
     before = stands(out / "runs")
     monkeypatch.setattr(side_by_side, "processes", in_place)
-    again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
+    again = compare([moved], data=data, out=out, label_fractions=(1, 0.25), options=QUIET, **TWO)
+    assert capsys.readouterr().out == "", "quiet"
     assert stands(out / "runs") == before
     for now, then in zip(again["curves"][0]["points"], compared[1]["curves"][0]["points"], strict=True):
         assert [a["values"] for a in now["arms"]] == [a["values"] for a in then["arms"]]
@@ -123,6 +129,7 @@ def test_finished_runs_are_used_again_by_content_and_a_retrained_encoder_is_not(
     write_model(moved / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
     monkeypatch.setattr(side_by_side, "processes", in_place)
     compare([moved], data=data, out=out, label_fractions=(1, 0.25), **TWO)
+    assert capsys.readouterr().out, "the control: it is not"
     new = {p.name for p in (out / "runs").iterdir()} - {name.split("/")[0] for name in before}
     assert sorted(name.rsplit("-", 1)[0] for name in new) == ["moved-seed0"] * 2 + ["moved-seed1"] * 2, (
         "random weights are as they were"

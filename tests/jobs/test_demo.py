@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from PIL import Image
 from small_runs import SHORT, SMALLER, pixels, stands, write_image, write_images
 
 from in_place import in_place
+from vitlet.cli import main
+from vitlet.disk import write_json
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import Arm, Protocol, verdict
 from vitlet.jobs import demo as module
 from vitlet.jobs import side_by_side
 from vitlet.jobs.demo import demo, few_labels
 from vitlet.jobs.options import Options
+from vitlet.jobs.reporting import report
 from vitlet.run import Run
 
 
@@ -57,6 +61,13 @@ def runs(out: Path) -> list[str]:
         "pretrained-seed0", "pretrained-seed1", "scratch-seed0", "scratch-seed1", "untrained-seed0", "untrained-seed1",
     ]  # fmt: skip
     return names
+
+
+def write_unlabelled(digits: Path) -> None:
+    """Two splits of twelve images without classes."""
+    for split in ("train", "test"):
+        for i in range(12):
+            write_image(digits / split / f"{i}.png", i, light=bool(i % 2))
 
 
 def found(out: Path) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
         "protocols",
         "verdict",
         "commands",
+        "pretrained",
         "note",
         "machine",
         "wall_seconds",
@@ -104,6 +116,7 @@ def test_it_leaves_runs_a_document_and_a_page(told: Path) -> None:
     assert [document["data"][f"num_{what}"] for what in ("train", "labelled", "test")] == [24, 8, 12]
     assert document["data"]["classes"] == ["dark", "light"]
     assert document["commands"] == ["vitlet demo --seeds 2 --num-labels 8"]
+    assert document["pretrained"] == pretrained(told).name
     assert [p["name"] for p in document["protocols"]] == ["finetune", "scratch", "knn", "logistic"]
     for protocol in document["protocols"]:
         other = "scratch" if protocol["name"] == "scratch" else "untrained"
@@ -170,9 +183,7 @@ def test_a_second_call_uses_finished_runs_and_tells_of_an_arm_that_loses(
 
 
 def test_without_labels_the_page_shows_the_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for split in ("train", "test"):
-        for i in range(12):
-            write_image(tmp_path / "out/digits" / split / f"{i}.png", i, light=bool(i % 2))
+    write_unlabelled(tmp_path / "out/digits")
     page = demo(out=tmp_path / "out", seeds=2).read_text()
     assert "nobody can say whether it helped" in capsys.readouterr().out
     assert "Health during pre-training" in page
@@ -180,6 +191,46 @@ def test_without_labels_the_page_shows_the_health(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out/comparison.json").exists()
     runs = [p for p in (tmp_path / "out").iterdir() if (p / "recipe.json").is_file()]
     assert runs == [pretrained(tmp_path / "out")]
+
+
+def test_unlabelled_images_in_the_folder_of_a_comparison_do_not_get_its_verdict(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the page of the demo nor one of the run alone; one of the runs that were compared does."""
+    out = Path(shutil.copytree(told, tmp_path / "out"))
+    first, compared = pretrained(out), runs(out)
+    shutil.rmtree(out / "digits")
+    write_unlabelled(out / "digits")
+    page = demo(out=out, seeds=2, options=Options(quiet=True))
+    assert capsys.readouterr().out == "", "quiet"
+    assert "Did pre-training help?" not in page.read_text()
+    assert "Health during pre-training" in page.read_text()
+    (second,) = (path for path in out.glob("pretrained-*") if "-seed" not in path.name and path != first)
+
+    def asks(*those: Path) -> bool:
+        return "Did pre-training help?" in report(those, out=tmp_path / "page.html").read_text()
+
+    assert asks(first)
+    assert asks(first, *(out / name for name in compared))
+    assert not asks(second)
+    assert not asks(first, second)
+    write_json(out / "comparison.json", found(out) | {"pretrained": second.name})
+    assert asks(second), "the control: nothing else keeps the page from it"
+
+
+def test_the_command_of_the_document_is_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell and then the command line read it."""
+    data = tmp_path / "my $(images)"
+    data.mkdir()
+    options = Options(workers=0, device="cpu", max_bad=0.25, follow_outside=True, quiet=True)
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "demo", lambda **words: calls.append(words))
+    words = shlex.split(module._command(data, seeds=2, num_labels=8, options=options))
+    assert words[0] == "vitlet"
+    assert main([*words[1:], "--out", str(tmp_path / "out")]) == 0
+    (call,) = calls
+    assert call.pop("out") == tmp_path / "out"
+    assert call == {"data": data, "seeds": 2, "num_labels": 8, "options": options.changed(quiet=False)}
 
 
 @pytest.mark.parametrize(("scale", "recipe"), [(1, "mae_micro"), (2, "mae_micro_crops")])
@@ -286,8 +337,11 @@ class TestBeforeAnythingIsTrained:
         write_images(tmp_path / "out/digits", train=12, test=6)
         for path in sorted((tmp_path / "out/digits/train/light").iterdir())[2:]:
             path.unlink()
-        demo(out=tmp_path / "out", seeds=1)
+        demo(out=tmp_path / "out", seeds=1, options=Options(workers=0, max_bad=0.25))
         assert found(tmp_path / "out")["data"]["num_labelled"] == 2
+        assert found(tmp_path / "out")["commands"] == [
+            "vitlet demo --seeds 1 --num-labels 2 --workers 0 --max-bad 0.25"
+        ]
         sizes = {Run(path).recipe_json()["budget"]["batch_size"] for path in (tmp_path / "out").glob("*-seed0-*")}
         assert sizes == {2}
         monkeypatch.setattr(module, "_filled", lambda recipe, changes, *_: changes)
@@ -308,11 +362,14 @@ def test_scratch_is_fine_tuned_beside_the_pre_training(
     assert sum(Run(path).is_finished for path in (tmp_path / "out").glob("scratch-seed0-*")) == beside
 
 
-def test_other_images_in_the_same_folder_leave_the_first_ones_runs(told: Path, tmp_path: Path) -> None:
+def test_other_images_in_the_same_folder_leave_the_first_ones_runs(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = Path(shutil.copytree(told, tmp_path / "out"))
     before = {name: stands(out / name) for name in (pretrained(told).name, *runs(told))}
     write_image(out / "digits/train/dark/new.png", 99, light=False)
-    demo(out=out, seeds=1, num_labels=8)
+    demo(out=out, seeds=1, num_labels=8, options=Options(quiet=True))
+    assert capsys.readouterr().out == "", "quiet"
     assert {name: stands(out / name) for name in before} == before
     assert len([path for path in out.glob("pretrained-*") if "-seed" not in path.name]) == 2
     assert found(out)["data"]["num_train"] == 25

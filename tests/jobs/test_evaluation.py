@@ -15,10 +15,17 @@ import torch
 from PIL import Image
 from small_runs import CLASSES, QUIET, SMALLER, stands, write_image, write_images
 
+from vitlet.augmentation import Centre, Fit, View
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.evaluation import embed, predict, probe
 from vitlet.jobs.training import finetune
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import head_input, new_classifier
+from vitlet.normalisation import IMAGENET, Normalisation
+from vitlet.recipe import EncoderConfig
 from vitlet.run import Run
+from vitlet.weights.folder import write_model
+from vitlet.weights.portable import Portable, described
 from vitlet.weights.source import load_encoder
 
 DOCUMENTED = {
@@ -194,3 +201,72 @@ def test_a_model_that_is_not_there_is_never_made_up(job: Any, data: Path, tmp_pa
     with pytest.raises(UsageError, match="no file or folder"):
         job(tmp_path / "nothing", **words)
     assert not (tmp_path / "out").exists()
+
+
+class TestWholeImagesPaddedToASquare:
+    """As the encoder of a detector sees them, with its own mean in the padding."""
+
+    SIZE = 32
+    OWN = Normalisation((0.9, 0.1, 0.4), (0.3, 0.3, 0.3))
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Path:
+        shape = EncoderConfig(image_size=self.SIZE, patch_size=8, width=24, depth=1, heads=4)
+        encoder = Encoder(shape, normalisation=self.OWN, seed=1)
+        head = new_classifier(encoder, num_classes=2, pool="mean", seed=1)
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        view = View(size=self.SIZE, crop=Fit(), flip=0)
+        folder = tmp_path / "model"
+        write_model(folder, encoder=encoder, evaluation=view, facts={}, classifier=head, classes=CLASSES)
+        return folder
+
+    @pytest.fixture
+    def wide(self, tmp_path: Path) -> Path:
+        ramp = np.linspace(0, 255, 90)[None, :, None] * np.array([1.0, 0.5, 0.8]) * np.ones((40, 1, 1))
+        (tmp_path / "wide").mkdir()
+        Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "wide/a.png")
+        return tmp_path / "wide"
+
+    def seen(self, model: Path, wide: Path, *, view: View | None = None, own: Normalisation = OWN) -> torch.Tensor:
+        """Bytes of the square, 1 × 3 × S × S, made with Pillow alone from what `preprocessing.json` would say."""
+        saved = load_encoder(model)
+        saved.encoder.normalisation = own
+        steps = {
+            step["do"]: step
+            for step in described(Portable(saved), evaluation=view or saved.evaluation, classes=CLASSES)["steps"]
+        }
+        photo, resize = Image.open(wide / "a.png"), steps["resize"]
+        by = resize["long_side"] / max(photo.size) if "pad" in steps else resize["short_side"] / min(photo.size)
+        sides = [round(by * side) for side in photo.size]
+        photo = photo.resize((sides[0], sides[1]), Image.Resampling[resize["interpolation"].upper()])
+        if "pad" in steps:
+            assert steps["pad"]["at"] == ["right", "bottom"]
+            square = Image.new("RGB", (steps["pad"]["size"],) * 2, tuple(steps["pad"]["fill"]))
+            square.paste(photo, (0, 0))
+        else:
+            size = steps["centre_crop"]["size"]
+            left, top = ((side - size) // 2 for side in photo.size)
+            square = photo.crop((left, top, left + size, top + size))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
+
+    def test_the_described_steps_give_the_features_of_embed(self, model: Path, wide: Path, tmp_path: Path) -> None:
+        """The controls: a centre crop, and another network's mean in the padding."""
+        table = pq.read_table(embed(model, data=wide, out=tmp_path / "f.parquet", options=QUIET)).to_pydict()
+        written, encoder = torch.tensor(table["feature"]), load_encoder(model).encoder.eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(encoder.pooled(self.seen(model, wide), "mean"), written, rtol=0, atol=5e-3)
+            centre = View(size=self.SIZE, crop=Centre(share=1.0), flip=0)
+            for other in (self.seen(model, wide, view=centre), self.seen(model, wide, own=IMAGENET)):
+                assert (encoder.pooled(other, "mean") - written).abs().max() > 0.05
+
+    def test_predict_sees_them_so(self, model: Path, wide: Path, tmp_path: Path) -> None:
+        _, (_, _, written, _) = read_csv(predict(model, data=wide, out=tmp_path / "p.csv", options=QUIET))
+        saved = load_encoder(model)
+        assert saved.classifier is not None
+        with torch.inference_mode():
+            both = torch.cat([self.seen(model, wide), self.seen(model, wide, own=IMAGENET)])
+            own, other = saved.classifier.eval()(head_input(saved.encoder.eval(), both)).softmax(dim=1).amax(dim=1)
+        assert abs(float(written) - float(own)) < 2e-3
+        assert abs(float(other) - float(own)) > 5e-3, "the control tells nothing"

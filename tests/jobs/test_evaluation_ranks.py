@@ -1,18 +1,23 @@
 """Evaluation by several ranks: every image is looked at by one of them, and the files are those of one process."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from small_runs import QUIET, write_image
 
+from vitlet.data import check as decoding
+from vitlet.errors import DataError
 from vitlet.evaluation import features
 from vitlet.jobs import evaluation
 from vitlet.jobs.analysing import analyse
+from vitlet.jobs.checking import check
 from vitlet.jobs.evaluation import embed, probe
 from vitlet.run import Run
 
@@ -89,3 +94,33 @@ def test_fewer_batches_than_ranks_are_looked_at_by_some(
     for name, key in (("similarity", "cka"), ("spectrum", "patch_delta.0")):
         with np.load(alone / f"analysis/{name}.npz") as one, np.load(many / f"analysis/{name}.npz") as other:
             np.testing.assert_allclose(other[key], one[key], rtol=1e-5)
+
+
+def test_a_check_is_made_by_one_rank_of_a_host(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    """The other takes what it found; both refuse what is bad, and the files are those of one process."""
+    images = tmp_path / "images"
+    for number in range(6):
+        write_image(images / f"{number}.png", number, light=number % 2 == 1)
+    (images / "broken.png").write_bytes(b"no image")
+    check(images, out=tmp_path / "alone", options=TOLERANT)
+
+    def body() -> None:
+        os.environ["VITLET_CACHE"] = str(tmp_path / "cache")  # the first of the host finds nothing there
+        real, decoded = decoding.parallel, []
+
+        def counted(examine: Any, rows: Iterable[int], **named: Any) -> Any:
+            decoded.extend(rows := list(rows))
+            return real(examine, rows, **named)
+
+        decoding.parallel = counted
+        check(images, out=tmp_path / "two", options=TOLERANT)
+        with pytest.raises(DataError, match="1 of 7"):
+            check(images, options=QUIET)
+        (tmp_path / f"decoded-{os.environ['RANK']}").write_text(str(len(decoded)))
+
+    on_ranks(body, size=2)
+    assert [(tmp_path / f"decoded-{rank}").read_text() for rank in range(2)] == ["7", "0"]
+    for name in ("bad_files.csv", "copies.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    one, two = (json.loads((tmp_path / name / "data_check.json").read_text()) for name in ("alone", "two"))
+    assert two | {"images_per_second": 0} == one | {"images_per_second": 0}

@@ -25,7 +25,7 @@ from vitlet.data.views import apply_view
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, DataError, ResourceError, UsageError
 from vitlet.evaluation.agreement import FP32, relative_error
-from vitlet.jobs import exporting
+from vitlet.jobs import exporting, witnesses
 from vitlet.jobs.evaluation import embed, predict
 from vitlet.jobs.exporting import export
 from vitlet.jobs.importing import import_weights
@@ -33,8 +33,8 @@ from vitlet.jobs.options import Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.weights import formats
-from vitlet.weights.folder import CARD, CONFIG, PREPROCESSING, PROOF, WEIGHTS
-from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH
+from vitlet.weights.files import CARD, ONNX, OPENVINO, OPENVINO_WEIGHTS, PREPROCESSING, PROOF, TORCH
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.portable import Portable
 from vitlet.weights.source import load_encoder
 
@@ -142,6 +142,26 @@ def test_beyond_the_tolerance_nothing_reaches_the_target(
     with pytest.raises(CheckpointError, match=r"timm computes something else.*relative error.*Nothing was written"):
         small_export(tuned, tmp_path / "model", many)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_graph_for_one_size_of_batch_is_not_handed_out(
+    pretrained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, divided: bool
+) -> None:
+    """The control: judged on whole batches alone, it passes."""
+
+    def frozen(self: Portable) -> torch.export.ExportedProgram:
+        return torch.export.export(self, (self.example()[:1].repeat(32, 1, 1, 1),))
+
+    monkeypatch.setattr(Portable, "program", frozen)
+    monkeypatch.setattr(witnesses, "PROOF_IMAGES", 64)
+    if divided:
+        with pytest.raises(CheckpointError, match=r"does not take a batch of 31 images.*Nothing was written"):
+            small_export(pretrained, tmp_path / "model", many, to="torch-export")
+        assert list(tmp_path.iterdir()) == []
+        return
+    monkeypatch.setattr(exporting, "_sizes", lambda count: [32] * (count // 32))
+    small_export(pretrained, tmp_path / "model", many, to="torch-export")
 
 
 def test_what_stood_there_stays_when_the_proof_fails(

@@ -40,7 +40,7 @@ def test_a_folder_to_start_from_and_a_word_about_every_tensor(
 
 
 def test_the_weights_in_a_model_of_ours_are_that_model_and_need_no_import(foreign: Path, tmp_path: Path) -> None:
-    """Imported as anybody's file, our own MAE would get the licence of other people's."""
+    """Imported as anybody's file, our own model would lose what its folder tells."""
     model = import_weights(foreign, out=tmp_path / "model", heads=2, pixels="half") / "model.safetensors"
     whole, by_file = load_encoder(model.parent), load_encoder(model)
     assert (by_file.facts, by_file.encoder.config) == (whole.facts, whole.encoder.config)
@@ -82,3 +82,31 @@ def test_what_has_no_place_is_named_and_never_left_out_unasked(
     assert not (tmp_path / "model").exists()
     import_weights(tmp_path / "more.safetensors", allow_partial=True, **arguments)
     assert "LOST" in capsys.readouterr().out
+
+
+def test_what_is_left_out_and_what_is_missing_is_told(
+    foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student of distillation with its second head and its teacher; the control is the network alone."""
+    student = {f"model.{name}": tensor for name, tensor in load_file(foreign).items()}
+    second = {"model.head_dist.weight": torch.zeros(3, 24), "model.head_dist.bias": torch.zeros(3)}
+    second |= {"model.dist_norm.weight": torch.ones(24), "model.dist_norm.bias": torch.zeros(24)}
+    teacher = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=2, num_classes=0)
+    embedded = {f"tch_model.{name}": tensor for name, tensor in teacher.state_dict().items()}
+    told = {}
+    for name, tensors in {
+        "alone": student,
+        "taught": student | second | embedded,
+        "cut": {name: tensor for name, tensor in student.items() if not name.endswith("norm1.bias")},
+    }.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        import_weights(
+            tmp_path / f"{name}.safetensors", out=tmp_path / name, heads=2, pixels="half", allow_partial=name == "cut"
+        )
+        told[name] = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "dropped 4 tensors: distillation head" in told["taught"]
+    assert f"dropped {len(embedded)} tensors: embedded teacher" in told["taught"]
+    assert "MISSING" not in told["taught"]
+    assert "MISSING blocks.0.norm1.bias: untrained values stand there" in told["cut"]
+    assert "dropped" not in told["alone"] + told["cut"]
+    assert "MISSING" not in told["alone"]

@@ -4,9 +4,10 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_runs import write_images
+from small_runs import QUIET, write_images
 
 from in_place import in_place
 from vitlet.evaluation.compare import Arm
@@ -86,17 +87,17 @@ def test_a_table_of_both_families_from_end_to_end(
     monkeypatch.setattr(side_by_side, "processes", in_place)
     monkeypatch.setattr(learning, "PROBES", 2)
     methods = ("mae_micro", "seed_micro")
-    found = learn(
-        data=write_images(tmp_path / "images", train=72, test=16),
-        out=tmp_path / "out",
-        views=128,
-        num_labels=8,
-        seeds=1,
-        seed=3,
-        methods=methods,
-        settings={"budget.duration": Images(n=64), "budget.batch_size": 8},
-        json=tmp_path / "table.json",
-    )
+    options: dict[str, Any] = {
+        "data": write_images(tmp_path / "images", train=72, test=16),
+        "out": tmp_path / "out",
+        "views": 128,
+        "num_labels": 8,
+        "seeds": 1,
+        "seed": 3,
+        "methods": methods,
+        "settings": {"budget.duration": Images(n=64), "budget.batch_size": 8},
+    }
+    found = learn(**options, json=tmp_path / "table.json")
     written = json.loads((tmp_path / "table.json").read_text())
     assert written == json.loads((tmp_path / "out/learning.json").read_text()) == json.loads(json.dumps(found))
     assert (written["kind"], written["n"], written["seeds"]) == ("learning", 32, 1)
@@ -119,3 +120,6 @@ def test_a_table_of_both_families_from_end_to_end(
     told = capsys.readouterr().out
     assert "above random" in told
     assert told.count(" of 3") == 2
+    again = learn(**options, options=QUIET)
+    assert capsys.readouterr().out == "", "quiet"
+    assert again["protocols"]["finetune"]["mae_micro"]["values"] == finetuned["mae_micro"]["values"]

@@ -1,6 +1,8 @@
 """What a finished training leaves behind: the model with its provenance, its number, a picture."""
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +12,16 @@ from small_runs import QUIET, SHORT, SMALLER, write_images
 
 from vitlet.data.index import open_index
 from vitlet.jobs.training import finetune, pretrain
+from vitlet.nn.encoder import Encoder
+from vitlet.nn.heads import Classifier
+from vitlet.recipe import EncoderConfig
 from vitlet.recipes import from_json
 from vitlet.run import Run
-from vitlet.weights.folder import CARD, CONFIG
-from vitlet.weights.source import load_encoder
+from vitlet.weights.files import CARD
+from vitlet.weights.folder import write_model
+from vitlet.weights.kinds import NON_COMMERCIAL
+from vitlet.weights.names import CONFIG, WEIGHTS
+from vitlet.weights.source import evaluation_view, load_encoder
 
 
 def facts(run: Run) -> dict:
@@ -57,6 +65,54 @@ def test_without_held_out_images_no_number_is_made_up(tmp_path: Path, capsys: py
     assert "no image was held out, so no accuracy was measured" in capsys.readouterr().out
     assert not run.results.exists()
     assert facts(run)["results"] == {}
+
+
+class TestTaught:
+    """By a network that is not for commercial use; the control is a teacher of random weights."""
+
+    SHAPE = EncoderConfig(image_size=32, patch_size=4, width=24, depth=1, heads=2)
+
+    def teacher(self, out: Path, classes: tuple[str, ...] = ()) -> Path:
+        tuned = bool(classes)
+        write_model(
+            out,
+            encoder=Encoder(self.SHAPE.changed(final_norm=not tuned)),
+            evaluation=evaluation_view(32),
+            facts={"source": {"kind": "MAE", "file": "mae.pth"}, "licence": NON_COMMERCIAL},
+            classifier=Classifier(24, num_classes=2, pool="mean", seed=0) if tuned else None,
+            classes=classes,
+        )
+        return out
+
+    def require_named(self, run: Run, teacher: Path) -> None:
+        sha256 = hashlib.sha256((teacher / WEIGHTS).read_bytes()).hexdigest()
+        found = facts(run)["teacher"]
+        assert (found["licence"], found["sha256"]) == (NON_COMMERCIAL, sha256)
+        assert found["source"].endswith(teacher.name)
+        card = (run.encoder / CARD).read_text()
+        assert "license: cc-by-nc-4.0\n" in card
+        assert re.search(rf"\| taught by: \S*{teacher.name} \| {NON_COMMERCIAL} \|", card)
+        assert "**Not for commercial use**" in card
+
+    def test_without_labels(self, data: Path, tmp_path: Path) -> None:
+        teacher = self.teacher(tmp_path / "big")
+        runs = {}
+        for name, source in (("taught", str(teacher)), ("control", "untrained:vit_tiny_patch16_224")):
+            words = SMALLER | {"objective.teacher": source, "objective.layers": [[1, 1]]}
+            runs[name] = pretrain("debug_distill", data=data, out=tmp_path / name, options=QUIET, set=words)
+        self.require_named(runs["taught"], teacher)
+        card = (runs["control"].encoder / CARD).read_text()
+        assert "license:" not in card
+        assert "| taught by: untrained:vit_tiny_patch16_224 | none, as its weights are random |" in card
+
+    @pytest.mark.parametrize("classes", [("dark", "light"), ("0", "1")])
+    def test_with_labels(self, classes: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+        """Of classes that have numbers for names nobody knows whether they are in the data's order."""
+        teacher = self.teacher(tmp_path / "big", classes)
+        words = SMALLER | {"objective.teacher": str(teacher)}
+        run = finetune("debug_supervised", init=None, data=data, out=tmp_path / "run", options=QUIET, set=words)
+        self.require_named(run, teacher)
+        assert ("does not name its classes, so nobody can check" in run.log_file.read_text()) == (classes[0] == "0")
 
 
 class TestPictures:

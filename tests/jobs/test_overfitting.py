@@ -25,7 +25,7 @@ def test_which_images(annotated: Path) -> None:
         suitable(index, annotations, count=5)
 
 
-def test_the_record(annotated: Path, tmp_path: Path) -> None:
+def test_the_record(annotated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = overfit(
         data=annotated,
         out=tmp_path / "out",
@@ -35,6 +35,7 @@ def test_the_record(annotated: Path, tmp_path: Path) -> None:
         settings=TINY_DETECTOR,
         options=QUIET,
     )
+    assert capsys.readouterr().out == "", "quiet"
     assert json.loads((tmp_path / "r.json").read_text()) == found
     assert found["files"] == ["train/1.png", "train/2.png"]
     assert set(found["scores"]["random-0"]) == {"bbox", "segm"}

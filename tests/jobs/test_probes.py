@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from small_runs import QUIET, SHORT, write_image, write_images
+from torch import Tensor
 
 from vitlet.console import Teller
 from vitlet.data.index import open_index
+from vitlet.evaluation.knn import knn_predict
+from vitlet.jobs import probes
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import gather_material
 from vitlet.jobs.options import Options
@@ -64,18 +67,42 @@ def test_labels_that_say_nothing_are_not_read_from_the_features(
     assert found["knn_top1"] < 0.9
 
 
+def partly_labelled(root: Path, *, labels: int) -> Path:
+    """A table of 60 images that brightness tells apart, of which only so many have a label."""
+    for i in range(60):
+        write_image(root / f"{i:02}.png", i, light=bool(i % 2))
+    rows = [f"{i:02}.png,{'ab'[i % 2] if i < labels else ''}" for i in range(60)]
+    (root / "table.csv").write_text("\n".join(["path,label", *rows]))
+    return root / "table.csv"
+
+
+@pytest.mark.parametrize(("labels", "queries"), [(59, 14), (50, 12)])
+def test_images_without_a_label_leave_the_neighbours_to_the_others(
+    labels: int, queries: int, recipe: Recipe, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def noted(bank: Tensor, codes: Tensor, rows: Tensor, *, num_classes: int) -> Tensor:
+        asked.append((len(bank), len(rows)))
+        return knn_predict(bank, codes, rows, num_classes=num_classes)
+
+    monkeypatch.setattr(probes, "knn_predict", noted)
+    data = partly_labelled(tmp_path / "images", labels=labels)
+    found = look(data, recipe, objective, Run(tmp_path / "run"))
+    assert found["knn_top1"] == 1.0
+    assert asked == [(labels - queries, queries)]
+
+
 @pytest.mark.parametrize("kind", ["few", "unlabelled", "partly"])
 def test_health_is_judged_without_neighbours(kind: str, recipe: Recipe, objective: Objective, tmp_path: Path) -> None:
     root = tmp_path / "images"
     if kind == "few":
         write_images(root, train=24)
+    elif kind == "partly":
+        root = partly_labelled(root, labels=49)
     else:
         for i in range(60):
             write_image(root / f"{i:02}.png", i, light=bool(i % 2))
-        if kind == "partly":
-            rows = [f"{i:02}.png,{'ab'[i % 2] if i else ''}" for i in range(60)]
-            (root / "table.csv").write_text("\n".join(["path,label", *rows]))
-            root = root / "table.csv"
     found = look(root, recipe, objective, Run(tmp_path / "run"))
     assert found.keys() == HEALTH
     assert found["feature_std"] > 0 < found["effective_rank"]

@@ -23,7 +23,8 @@ from vitlet.jobs.launch import Launch
 from vitlet.jobs.pushing import push
 from vitlet.jobs.training import pretrain
 from vitlet.run import Run
-from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, read_model
+from vitlet.weights.files import CARD, PREPROCESSING, PROOF
+from vitlet.weights.folder import read_model
 from vitlet.weights.names import CONFIG, WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("few_witnesses")

@@ -14,7 +14,7 @@ import pytest
 
 from vitlet.cli import main
 from vitlet.errors import UsageError
-from vitlet.jobs.slurm import Cluster, batch_script
+from vitlet.jobs.slurm import GRACE_SECONDS, SHUTDOWN_SECONDS, Cluster, batch_script
 
 HOSTILE = [
     "a b",
@@ -36,6 +36,30 @@ COMMAND = ("pretrain", "mae_tiny_400e", "--data", "/images")
 SBATCH = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "1234567"}
 ARRAY = {"SLURM_ARRAY_JOB_ID": "1234560", "SLURM_ARRAY_TASK_ID": "2"}
 
+SRUN = """
+def save(*_):
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(1))
+    time.sleep(1)
+    open(os.environ['NOTES'] + '/saved', 'x').close()
+    os._exit(138)
+
+def ended(task):
+    return os.waitstatus_to_exitcode(os.waitpid(task, 0)[1])
+
+signals = {signal.SIGUSR1, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+task = os.fork()
+if not task:
+    signal.signal(signal.SIGUSR1, save)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    time.sleep(float(os.environ.get('SECONDS_OF_WORK', 0)))
+    os._exit(int(os.environ.get('STATUS', 0)))
+signal.signal(signal.SIGUSR1, lambda *_: os.kill(task, signal.SIGUSR1))
+signal.signal(signal.SIGTERM, lambda *_: os.kill(task, signal.SIGKILL))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+"""
+"""Its task is a fork, and the calls end at once, with no finalizer in which a signal could be lost."""
+
 
 def script(*, seeds: int = 1, command: tuple[str, ...] = COMMAND, out: str = "/runs/mae", **cluster) -> str:
     return batch_script(command, name="mae", out=out, cluster=Cluster(**cluster), seeds=seeds)
@@ -43,20 +67,16 @@ def script(*, seeds: int = 1, command: tuple[str, ...] = COMMAND, out: str = "/r
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
-    """`srun` and `scontrol` that write down how they were called, the former waiting for a signal, and a short `sleep`.
+    """`srun` and `scontrol` that write down how they were called, and a short `sleep`.
 
-    Its handlers end it at once: a `SystemExit` in the moment when the closing of a file is left to its finalizer is
-    ignored, and the step would go on.
+    Like the real one, `srun` forwards SIGUSR1 to its task and answers SIGTERM with SIGKILL. The task saves on SIGUSR1,
+    in a moment in which a second signal would end it, as it ends torchrun.
     """
     folder = tmp_path / "bin"
     folder.mkdir()
     head = f"#!{sys.executable}\nimport json, os, signal, sys, time\n"
     note = "open(os.environ['NOTES'] + '/' + {!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-    (folder / "srun").write_text(
-        head + "signal.signal(signal.SIGUSR1, lambda *_: os._exit(1)); signal.signal(signal.SIGTERM, lambda *_: "
-        "os._exit(1))\n" + note.format("srun") + "time.sleep(float(os.environ.get('SECONDS_OF_WORK', 0)))\n"
-        "sys.exit(int(os.environ.get('STATUS', 0)))\n"
-    )
+    (folder / "srun").write_text(head + SRUN + note.format("srun") + "os._exit(abs(ended(task)))\n")
     (folder / "scontrol").write_text(
         head + note.format("scontrol") + "print('n1\\nn2') if sys.argv[1] == 'show' else None\n"
     )
@@ -149,13 +169,50 @@ def test_an_array_has_a_seed_and_a_run_for_each_task(slurm: Path) -> None:
     assert "--rdzv-id=1234560_2" in arguments
 
 
-def interrupted(slurm: Path, number: signal.Signals, **environment: str) -> int:
-    job = start(script(), slurm, SECONDS_OF_WORK="30", **environment)
+def interrupted(slurm: Path, *numbers: signal.Signals, text: str = "", **environment: str) -> int:
+    """Signal the script when its step runs; return its status."""
+    job = start(text or script(), slurm, SECONDS_OF_WORK="30", **environment)
     until = time.monotonic() + 20
     while not calls(slurm, "srun") and time.monotonic() < until:
         time.sleep(0.02)
-    job.send_signal(number)
+    for number in numbers:
+        job.send_signal(number)
+        time.sleep(0.2)
     return job.wait(timeout=20)
+
+
+SAVED, NOT_SAVED = 138, 1
+TWO = "as it is, and a second signal"
+PASSED_ON = {TWO: SAVED, "control: SIGTERM": signal.SIGKILL, "control: every signal": NOT_SAVED}
+
+
+@pytest.mark.parametrize("case", PASSED_ON)
+def test_a_job_that_has_to_go_saves_first(slurm: Path, case: str) -> None:
+    """The control passes on what it gets, which srun answers by killing, or passes on a second signal."""
+    text = script()
+    broken = {
+        TWO: text,
+        "control: SIGTERM": text.replace("kill -USR1", "kill -TERM"),
+        "control: every signal": text.replace("passed=1;", ""),
+    }[case]
+    assert (broken == text) is (case == TWO)
+    assert interrupted(slurm, signal.SIGTERM, signal.SIGTERM, text=broken) == PASSED_ON[case]
+    assert (slurm.parent / "saved").exists() is (PASSED_ON[case] == SAVED)
+    assert calls(slurm, "scontrol")[1:] == [], "SLURM requeues it itself"
+
+
+def test_time_is_up_and_the_limit_is_reached_while_it_saves(slurm: Path) -> None:
+    assert interrupted(slurm, signal.SIGUSR1, signal.SIGTERM) == 0
+    assert (slurm.parent / "saved").exists()
+    assert calls(slurm, "scontrol")[1:] == [["requeue", "1234567"]]
+
+
+def test_the_ranks_have_nearly_all_of_the_time_to_save(slurm: Path) -> None:
+    """torchrun kills those that take longer; the script must then still be able to requeue the job."""
+    assert start(script(), slurm).wait(timeout=30) == 0
+    (arguments,) = calls(slurm, "srun")
+    assert f"--shutdown-timeout={SHUTDOWN_SECONDS}" in arguments
+    assert GRACE_SECONDS - 60 < SHUTDOWN_SECONDS < GRACE_SECONDS
 
 
 def test_when_time_is_up_the_job_goes_back_into_the_queue(slurm: Path) -> None:
@@ -175,12 +232,12 @@ def test_a_signal_between_the_start_of_the_step_and_its_number_is_passed_on(slur
 
 
 def test_not_for_ever(slurm: Path) -> None:
-    assert interrupted(slurm, signal.SIGUSR1, SLURM_RESTART_COUNT="100") == 1
+    assert interrupted(slurm, signal.SIGUSR1, SLURM_RESTART_COUNT="100") == SAVED
     assert calls(slurm, "scontrol")[1:] == []
 
 
 def test_a_cancelled_or_failed_job_does_not(slurm: Path) -> None:
-    assert interrupted(slurm, signal.SIGTERM) == 1
+    assert interrupted(slurm, signal.SIGTERM) == SAVED
     assert start(script(), slurm, STATUS="3").wait(timeout=30) == 3
     assert [call[0] for call in calls(slurm, "scontrol")] == ["show", "show"]
 

@@ -56,7 +56,7 @@ def test_from_end_to_end_with_planted_suggestions(
     monkeypatch.setattr("vitlet.jobs.analysing.diagnose", lambda measured, place: planted)
     monkeypatch.setattr(side_by_side, "processes", in_place)
 
-    def run() -> dict[str, Any]:
+    def run(**more: Any) -> dict[str, Any]:
         options = {
             "data": data,
             "out": tmp_path / "out",
@@ -65,7 +65,7 @@ def test_from_end_to_end_with_planted_suggestions(
             "settings": small,
             "num_images": 32,
         }
-        return study(runs, **options, json=tmp_path / "table.json")
+        return study(runs, **options, **more, json=tmp_path / "table.json")
 
     found = run()
     assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found))
@@ -93,6 +93,7 @@ def test_from_end_to_end_with_planted_suggestions(
     saved = read_model(runs[1] / "encoder")
     saved.encoder.vit.cls_token.data += 1  # type: ignore[union-attr]
     write_model(runs[1] / "encoder", encoder=saved.encoder, evaluation=saved.evaluation, facts=saved.facts)
-    run()
+    run(options=QUIET)
+    assert capsys.readouterr().out == "", "quiet"
     new = {path.name for path in (tmp_path / "out/analyses").iterdir()} - known
     assert sorted(name.rsplit("-", 1)[0] for name in new) == ["one-8", "two-8"], "each was looked at beside the other"

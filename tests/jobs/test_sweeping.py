@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import QUIET
 
 from in_place import in_place
 from vitlet.disk import read_json
@@ -33,8 +34,11 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "processes", in_place)
 
 
-def test_each_point_starts_from_its_blocks(data: Path, pretrained: Run, tmp_path: Path) -> None:
-    found = sweep_keep_blocks([pretrained.path], data=data, out=tmp_path, num_labels=8, **ONE)
+def test_each_point_starts_from_its_blocks(
+    data: Path, pretrained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = sweep_keep_blocks([pretrained.path], data=data, out=tmp_path, num_labels=8, options=QUIET, **ONE)
+    assert capsys.readouterr().out == "", "quiet"
     (curve,) = found["curves"]
     assert [point["x"] for point in curve["points"]] == [0, 1, 2, 3]
     assert [arm["name"] for arm in curve["references"]] == ["random-1"]
@@ -70,7 +74,9 @@ def test_blocks_that_are_not_there_are_refused(data: Path, pretrained: Run, tmp_
     assert not any(tmp_path.iterdir())
 
 
-def test_each_list_is_distilled_once_and_judged_beside_none(data: Path, tmp_path: Path) -> None:
+def test_each_list_is_distilled_once_and_judged_beside_none(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = STILL | {"budget.duration": {"unit": "steps", "n": 2}}  # the second step moves the weights
     arguments: dict[str, Any] = {
         "data": data, "teacher": TEACHER, "out": tmp_path, "layers": [((3, 2),), ((1, 1), (3, 2))],
@@ -97,7 +103,9 @@ def test_each_list_is_distilled_once_and_judged_beside_none(data: Path, tmp_path
         "Is block 3 from 2 better than blocks 1 from 1, 3 from 2?",
     ]
     before = sorted(p.name for p in (tmp_path / "pretrained").iterdir())
-    again = sweep_distill_layers("debug_distill", **arguments | {"layers": [((3, 2),)]})
+    assert capsys.readouterr().out, "the control: without the option it is not quiet"
+    again = sweep_distill_layers("debug_distill", **arguments | {"layers": [((3, 2),)], "options": QUIET})
+    assert capsys.readouterr().out == "", "quiet"
     assert sorted(p.name for p in (tmp_path / "pretrained").iterdir()) == before, "what is there is used again"
     assert again["curves"][0]["points"][1]["arms"][0]["runs"] == found["curves"][0]["points"][1]["arms"][0]["runs"]
 

@@ -26,7 +26,8 @@ from vitlet.jobs.training import finetune, pretrain, resolved, resume
 from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.train import checkpoint
-from vitlet.weights.folder import CARD, CONFIG, WEIGHTS
+from vitlet.weights.files import CARD
+from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.source import load_encoder
 
 
@@ -45,7 +46,7 @@ class TestLeaves:
         kept = [f"checkpoints/step-000000{step}" for step in (10, 20)]
         both = {f"{folder}/{file}" for folder in kept for file in (checkpoint.STATE, checkpoint.MANIFEST)}
         both |= {f"encoder/{file}" for file in (CONFIG, WEIGHTS, CARD)}
-        both |= {"recipe.json", "environment.json", "metrics.jsonl", "log.txt", "data_check.json"}
+        both |= {"recipe.json", "environment.json", "metrics.jsonl", "log.txt", "data_check.json", "left_out.json"}
         pictures = {f"analysis/reconstructions.{kind}" for kind in ("json", "npz")}
         for run, own in ((pretrained, pictures), (tuned, {"results/top1.json"})):
             found = {name for name in stands(run.path) if not name.startswith("results/") or run is tuned}

@@ -3,6 +3,7 @@
 How a checkpoint survives a kill within its writing stands in `tests/faults`; here the whole job is killed.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,8 @@ from small_runs import (
 
 from forked import fork, wait
 from vitlet.cli import main
+from vitlet.data.decode import BadImage
+from vitlet.data.index import Index
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs import assembly, training
 from vitlet.jobs.options import Options
@@ -422,31 +425,96 @@ def test_changed_data_is_refused(change: str, short: Run, data: Path, tmp_path: 
 
 
 class TestOtherUsableImagesOfTheSameFiles:
-    """An image that could not be read can be now: name and size, which the fingerprint sees, are the same."""
+    """An image can be read at one start and not at another: name and size, which the fingerprint sees, are the same."""
 
     @pytest.fixture
-    def begun(self, tmp_path: Path) -> Run:
-        own = write_images(tmp_path / "images", train=16)
-        file = own / "train/dark/00.png"
-        content = file.read_bytes()
-        file.write_bytes(bytes(len(content)))
-        run = interrupted(shortly(own, tmp_path / "run", options=TOLERANT), tmp_path / "begun")
-        file.write_bytes(content)
-        return run
+    def own(self, tmp_path: Path) -> Path:
+        return write_images(tmp_path / "images", train=16)
 
-    def test_are_refused(self, begun: Run) -> None:
+    @pytest.fixture(params=["bytes"])
+    def without(self, own: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+        """Trained on all images but one, which could not be used; it can be now."""
+        with unreadable(own / "train/dark/00.png", cause=request.param):
+            return shortly(own, tmp_path / "run", options=TOLERANT)
+
+    @pytest.fixture
+    def begun(self, without: Run, tmp_path: Path) -> Run:
+        return interrupted(without, tmp_path / "begun")
+
+    @pytest.mark.parametrize("without", ["bytes", "one failed read"], indirect=True)
+    def test_one_that_could_not_be_read_stays_left_out(self, begun: Run, without: Run) -> None:
+        """For either cause: the file was damaged and is repaired, or it is as it was and was not sent once."""
+        assert json.loads(begun.left_out_file.read_text())["rows"] == [0]
+        before = begun.left_out_file.stat().st_mtime_ns
+        resume(begun.path, options=TOLERANT)
+        assert same_outcome(begun, without), "as if it had never been interrupted"
+        said = begun.log_file.read_text()
+        assert said.count("note: 1 image that could not be used when the run began can be now: left out again") == 1
+        assert "such as train/dark/00.png" in said
+        check = json.loads((begun.path / "data_check.json").read_text())
+        assert (check["num_good"], check["balance"]["train"]) == (31, {"dark": 15, "light": 16})
+        assert check["bad"] == [["train/dark/00.png", "it could not be used when the run began"]]
+        assert begun.left_out_file.stat().st_mtime_ns == before
+
+    def test_without_the_record_it_is_another_image(self, begun: Run) -> None:
+        """The control: a run begun before there was one."""
+        begun.left_out_file.unlink()
         before = stands(begun.path)
         with pytest.raises(DataError, match=r"other usable images.*31 training images before, 32 now.*--accept-data"):
             resume(begun.path, options=TOLERANT)
         assert stands(begun.path) == before
+
+    def test_it_is_taken_in_where_that_is_asked_for(self, begun: Run) -> None:
         resume(begun.path, options=TOLERANT.changed(accept_data_change=True))
         assert "note: going on with other images: 31 training images before, 32 now" in begun.log_file.read_text()
+        assert json.loads(begun.left_out_file.read_text())["rows"] == []
 
-    def test_the_same_ones_are_none(self, begun: Run) -> None:
-        file = Path(json.loads((begun.path / "environment.json").read_text())["launch"]["data"]) / "train/dark/00.png"
-        file.write_bytes(bytes(file.stat().st_size))
-        resume(begun.path, options=TOLERANT)
-        assert "other images" not in begun.log_file.read_text()
+    def test_one_that_was_used_and_cannot_be_read_is_missed(self, begun: Run, own: Path) -> None:
+        """Also where another can be read instead, so that the number is the same."""
+        with unreadable(own / "train/dark/01.png"):
+            before = stands(begun.path)
+            with pytest.raises(DataError, match=r"other usable images.*31 training images before, 30 now"):
+                resume(begun.path, options=TOLERANT)
+            assert {k: v for k, v in stands(begun.path).items() if k != "log.txt"} == {
+                k: v for k, v in before.items() if k != "log.txt"
+            }
+
+    def test_the_same_ones_are_none(self, begun: Run, own: Path) -> None:
+        with unreadable(own / "train/dark/00.png"):
+            resume(begun.path, options=TOLERANT)
+        said = begun.log_file.read_text()
+        assert "other images" not in said
+        assert "when the run began" not in said
+
+    @pytest.mark.parametrize("rows", ["[99]", "[-1]", '["0"]', "null", "[0"])
+    def test_a_damaged_record_is_refused(self, begun: Run, rows: str) -> None:
+        whole = begun.left_out_file.read_text()
+        begun.left_out_file.write_text(whole.replace(json.dumps([0], indent=2).replace("\n", "\n  "), rows))
+        assert begun.left_out_file.read_text() != whole
+        with pytest.raises(CheckpointError, match=r"left_out\.json is (damaged.*--accept-data-change|not JSON)"):
+            resume(begun.path, options=TOLERANT)
+        resume(begun.path, options=TOLERANT.changed(accept_data_change=True))
+
+
+@contextlib.contextmanager
+def unreadable(file: Path, *, cause: str = "bytes") -> Iterator[None]:
+    """For a while the file has other bytes of the same number, or reading it fails."""
+    if cause == "bytes":
+        content = file.read_bytes()
+        file.write_bytes(bytes(len(content)))
+        yield
+        file.write_bytes(content)
+        return
+    read = Index.read
+
+    def failing(self: Index, i: int) -> bytes:
+        if str(file).endswith(self.path(i)):
+            raise BadImage(self.path(i), "cannot read the file: Input/output error")
+        return read(self, i)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Index, "read", failing)
+        yield
 
 
 @pytest.fixture(scope="module")

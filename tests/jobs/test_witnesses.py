@@ -5,13 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import QUIET, write_images
 
+from vitlet.augmentation import Fit, View
 from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import witnesses as module
 from vitlet.jobs.witnesses import PROOF_IMAGES, gather_witnesses
+from vitlet.nn.encoder import Encoder
+from vitlet.normalisation import IMAGENET, Normalisation
+from vitlet.recipe import EncoderConfig
 from vitlet.run import Run
 from vitlet.weights.folder import Saved
 from vitlet.weights.source import load_encoder
@@ -84,3 +89,15 @@ def test_without_images_the_digits_are_taken_and_smaller_ones_where_they_are_not
     assert (again.images == found.images).all()
     monkeypatch.setattr(module, "write_digits", lambda folder: write_images(folder, train=0, test=130))
     assert gather_witnesses(saved, None, calibrate=False, options=QUIET, teller=SILENT).facts["name"] == "digits"
+
+
+def test_whole_images_are_padded_with_the_mean_of_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROOF_IMAGES", 1)
+    Image.fromarray(np.zeros((16, 32, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    shape, own = EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=4), Normalisation((0.9, 0.1, 0.4))
+    view = View(size=32, crop=Fit(), flip=0)
+    saved = Saved(Encoder(shape, normalisation=own), None, (), view, "", {})
+    (image,) = gather_witnesses(saved, tmp_path, calibrate=False, options=QUIET, teller=SILENT).images
+    assert (image[:, :16] == 0).all()
+    assert (image[:, 16:].permute(1, 2, 0).numpy() == own.fill).all()
+    assert own.fill != IMAGENET.fill

@@ -264,6 +264,19 @@ def test_too_few_classes_are_refused(tmp_path: Path):
         planned(root, tmp_path / "out", SUPERVISED)
 
 
+def test_a_class_that_vanished_is_no_smaller_data_set(everything: Path, tmp_path: Path):
+    """With red among the folders, but without an image of it, the halves would be other classes."""
+    root = write_images(tmp_path / "red")
+    for image in root.glob("*/red/*"):
+        image.unlink()
+    with pytest.raises(DataError, match="1 class without an image: red"):
+        planned(root, tmp_path / "out", SUPERVISED)
+    (everything / "pets").unlink()
+    (everything / "pets").symlink_to(root)
+    plan = planned(everything, tmp_path, transferred(MAE, "pets"), scale=scale_by_name("paper"))
+    assert plan.absent[transferred(MAE, "pets")].endswith("(1 class without an image: red)")
+
+
 def test_a_batch_of_all_images_leaves_none_without_a_partner_to_mix_with():
     treatment = Treatment("finetune_tiny_impr_300e")
     assert _recipe(treatment, 0, available=15).budget.batch_size == 14

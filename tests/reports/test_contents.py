@@ -68,8 +68,16 @@ def test_damaged_pictures_are_named(tmp_path, run_maker, damage):
         read([run])
 
 
-def test_a_comparison_is_found_beside_the_runs(tmp_path, run_maker, comparison_maker):
-    runs = [run_maker(tmp_path / "demo" / name, full=False) for name in ("a", "b")]
+def test_a_comparison_is_found_beside_the_runs_that_it_names(tmp_path, run_maker, demo_maker, comparison_maker):
+    """Every one of them, and where it stands: a folder may hold runs on other data, and another folder like names."""
+    runs, given = demo_maker(tmp_path / "demo"), comparison_maker() | {"pretrained": "pretrain"}
     assert find_comparison(runs) is None
+    write_json(tmp_path / "demo" / "comparison.json", given)
+    for asked in (runs, runs[:1], runs[1:], runs[4:5]):
+        assert find_comparison(asked) == given
+    other = run_maker(tmp_path / "demo" / "other", full=False)
+    like = run_maker(tmp_path / "elsewhere" / "pretrain", full=False)
+    for asked in ([other], [*runs, other], [like], [like, *runs[1:]], []):
+        assert find_comparison(asked) is None
     write_json(tmp_path / "demo" / "comparison.json", comparison_maker())
-    assert find_comparison(runs) == comparison_maker()
+    assert find_comparison(runs[:1]) is None, "a run of pre-training is no arm"

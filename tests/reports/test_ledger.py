@@ -1,17 +1,32 @@
-"""The results in README and on the site are those of the ledger."""
+"""The results in README and on the site are those of the ledger; its files keep what is promised of them."""
 
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
-from vitlet.disk import write_json
+from test_docs import parse
+from vitlet.disk import read_json, write_json
 from vitlet.errors import UsageError
+from vitlet.evaluation.compare import mean_interval
 from vitlet.reports.ledger import claims_markdown, fill, filled, rows
 
 ROOT = Path(__file__).parents[2]
 
 
 PAGES = ("README.md", "docs/results/README.md", "docs/results/replication.md")
+LEDGER = sorted((ROOT / "docs/results").glob("*.json"))
+PROMISED: dict[str, dict[str, float]] = {
+    "demo-digits": {"scratch": 0.25},
+    "demo-cifar10": {"scratch": 0.10, "finetune": 0.10},
+}
+"""By how much pre-training helps in the published demos, at least: by protocol, in shares of the test images."""
+APART = {"demo-cifar10"}
+"""Those in which the intervals of the arms do not touch."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -38,6 +53,104 @@ def test_every_file_of_the_ledger_stands_on_the_results_page() -> None:
     files = [path.name for path in (ROOT / "docs/results").glob("*.json")]
     assert files
     assert not [name for name in files if f"({name})" not in page]
+
+
+def shortfalls(entry: dict[str, Any], promised: dict[str, float], *, apart: bool) -> Iterator[str]:
+    """What the published file of a demo does not keep."""
+    protocols = {protocol["name"]: protocol for protocol in entry["protocols"]}
+    for name, least in promised.items():
+        difference, (first, second) = protocols[name]["difference"], (a["values"] for a in protocols[name]["arms"])
+        if difference["pairs"] < 3 or not len(first) == len(second) == difference["pairs"]:
+            yield f"{name}: {difference['pairs']} pairs"
+        if abs(difference["mean"] - (fmean(first) - fmean(second))) > 1e-9:
+            yield f"{name}: another mean than that of the values"
+        if difference["mean"] < least:
+            yield f"{name}: {difference['mean']:.4f} < {least}"
+        lower, upper = mean_interval(first).low, mean_interval(second).high
+        if apart and not (lower is not None and upper is not None and lower > upper):
+            yield f"{name}: the intervals overlap"
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_published_demos_keep_what_is_promised(name: str) -> None:
+    entry = read_json(ROOT / f"docs/results/{name}.json")
+    assert not list(shortfalls(entry, PROMISED[name], apart=name in APART))
+
+
+def less(protocol: dict[str, Any]) -> None:
+    """All seeds alike, a tenth of a point apart: the arms do not overlap, and pre-training hardly helps."""
+    for arm, value in zip(protocol["arms"], (0.401, 0.4), strict=True):
+        arm["values"] = [value, value + 1e-6, value]
+    protocol["difference"]["mean"] = fmean(protocol["arms"][0]["values"]) - fmean(protocol["arms"][1]["values"])
+
+
+def fewer(protocol: dict[str, Any]) -> None:
+    """Without the last seed."""
+    for arm in protocol["arms"]:
+        del arm["values"][-1]
+    protocol["difference"] |= {"pairs": 2, "mean": 0.3}
+    protocol["arms"][0]["values"] = [value + 0.3 for value in protocol["arms"][1]["values"]]
+
+
+def wider(protocol: dict[str, Any]) -> None:
+    """Seeds that differ more than the arms."""
+    for arm, mean in zip(protocol["arms"], (0.7, 0.4), strict=True):
+        arm["values"] = [mean - 0.2, mean, mean + 0.2]
+    protocol["difference"]["mean"] = 0.3
+
+
+def edited(protocol: dict[str, Any]) -> None:
+    """A difference that the values do not have."""
+    protocol["difference"]["mean"] += 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(less, " < 0."), (fewer, "2 pairs"), (wider, "overlap"), (edited, "another mean")]
+)
+@pytest.mark.parametrize("name", PROMISED)
+def test_control_a_changed_demo_is_seen(name: str, change: Callable[[dict[str, Any]], None], named: str) -> None:
+    published = read_json(ROOT / f"docs/results/{name}.json")
+    for broken in PROMISED[name]:
+        entry = copy.deepcopy(published)
+        change(next(protocol for protocol in entry["protocols"] if protocol["name"] == broken))
+        found = list(shortfalls(entry, PROMISED[name], apart=name in APART))
+        if change is wider and name not in APART:
+            assert not found
+        else:
+            assert any(text.startswith(broken) and named in text for text in found), found
+
+
+def commands_in(value: Any) -> Iterator[str]:
+    """Every command that an entry of the ledger names, at any depth; a suggestion may have none."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("command", "commands"):
+                yield from filter(None, [inner] if isinstance(inner, str) else inner)
+            else:
+                yield from commands_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from commands_in(inner)
+
+
+@pytest.mark.parametrize("file", LEDGER, ids=lambda path: path.stem)
+def test_commands_of_the_ledger_can_be_given_again(file: Path) -> None:
+    found = list(commands_in(read_json(file)))
+    assert found
+    for command in found:
+        program, _, words = command.partition(" ")
+        assert program == "vitlet"
+        try:
+            parse(words.replace(" RECIPE ", " mae_micro "))  # a suggestion leaves the choice to the reader
+        except CycloptsError as error:
+            pytest.fail(f"{command}: {error}")
+
+
+@pytest.mark.parametrize("words", ["bench stpe --json out.json", "bench step --jsn out.json", "demo --out a --out b"])
+def test_control_a_command_that_is_none_is_seen(words: str) -> None:
+    (command,) = commands_in([{"machine": {"command": words}}])
+    with pytest.raises(CycloptsError):
+        parse(command)
 
 
 def test_marks_choose_files_and_keep_what_stands_between_tables(tmp_path: Path) -> None:

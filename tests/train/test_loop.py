@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from vitlet.methods.objective import Losses, Objective, Step
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.encoder import Encoder
 from vitlet.run import Run
-from vitlet.train import checkpoint
+from vitlet.train import checkpoint, meter
 from vitlet.train.log import MetricsLog
 from vitlet.train.loop import Budget, Probe, Writer, train
 from vitlet.train.optim import Rates, build_optimizer
@@ -182,6 +183,45 @@ def test_what_a_probe_says_is_told_once_on_terminal_and_log(
     lines = ["step 4: value 4", "step 6: value 6"]
     assert [line for line in capsys.readouterr().out.splitlines() if "value" in line] == lines
     assert [line.partition(" ")[2] for line in run.log_file.read_text().splitlines() if "value" in line] == lines
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_the_speed_is_that_of_training_alone(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_paused: bool
+) -> None:
+    """Each step waits a second for its 8 images and computes for three; the control counts probes and checkpoints."""
+    now, save = SimpleNamespace(seconds=0.0), checkpoint.save
+
+    def pass_by(seconds: float) -> None:
+        now.seconds += seconds
+
+    class Slow:
+        """A loader that takes a second for a batch."""
+
+        def __init__(self) -> None:
+            self.real = job.batches()
+            self.steps_per_epoch, self.describe = self.real.steps_per_epoch, self.real.describe
+
+        def from_step(self, start: int) -> Iterator[Batch]:
+            for batch in self.real.from_step(start):
+                pass_by(1)
+                yield batch
+
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    monkeypatch.setattr(checkpoint, "save", lambda *words, **named: (pass_by(40), save(*words, **named)))
+    if not is_paused:
+        monkeypatch.setattr(meter.Meter, "paused", lambda self: contextlib.nullcontext())
+    run, objective = Run(tmp_path / "run"), tiny_objective()
+    objective.after_step = lambda step: pass_by(3)
+    probe = Probe(every=1, look=lambda objective, step: pass_by(96) or {"value": step})
+    slow = SimpleNamespace(batches=Slow)
+    trained(slow, run, objective=objective, probes=(probe,), log_every=2, checkpoint_every=2)
+    rows = [row for row in run.metrics() if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 4, 6]
+    passed = [4, 4, 8, 8] if is_paused else [4, 100, 8 + 2 * 96 + 40, 8 + 2 * 96 + 40]
+    images = [8, 8, 16, 16]
+    assert [row["images_per_second"] for row in rows] == [round(n / s, 1) for n, s in zip(images, passed, strict=True)]
+    assert [row["data_wait"] for row in rows] == [round(n / 8 / s, 4) for n, s in zip(images, passed, strict=True)]
 
 
 @pytest.mark.parametrize(("log_every", "steps"), [(1, [1, 2, 3, 4, 5, 6]), (4, [1, 4, 6]), (10, [1, 6])])

@@ -17,7 +17,9 @@ from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import Classifier, ConvClassifier, head_input, new_classifier
 from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
-from vitlet.weights.folder import CARD, CONFIG, WEIGHTS, initialised_from, load_exactly, read_model, write_model
+from vitlet.weights.files import CARD
+from vitlet.weights.folder import initialised_from, load_exactly, read_model, write_model
+from vitlet.weights.names import CONFIG, WEIGHTS
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=4)
 VIEW = View(size=32, crop=Centre(share=0.8, interpolation="bilinear"), flip=0)

@@ -16,9 +16,10 @@ from vitlet.evaluation.agreement import relative_error
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.weights.card import OPENING
+from vitlet.weights.files import TORCH
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
-from vitlet.weights.formats import TORCH, open_graph, optional, quiet, require_packages, write_graph
+from vitlet.weights.formats import open_graph, optional, quiet, require_packages, write_graph
 from vitlet.weights.portable import Portable
 
 SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)

@@ -50,8 +50,8 @@ def test_it_computes_what_evaluation_computes(kind: dict, embedded: bool) -> Non
 def test_the_graph_takes_any_batch(kind: dict) -> None:
     portable = Portable(saved(**kind))
     graph = portable.program().module()
-    for size in (1, 3):
-        images = portable.input_of(IMAGES[:size])
+    for size in (1, 3, 4097):
+        images = portable.input_of(IMAGES[:1].expand(size, -1, -1, -1) if size > len(IMAGES) else IMAGES[:size])
         with torch.no_grad():
             torch.testing.assert_close(graph(images), portable(images), rtol=1e-5, atol=1e-5)
 

@@ -174,6 +174,10 @@ def test_what_a_file_is_must_be_said_and_be_true(tmp_path: Path) -> None:
     torch.save(Encoder(SHAPE).vit.state_dict(), file)
     with pytest.raises(UsageError, match="vitlet import"):
         load_encoder(file)
+    named = file.rename(tmp_path / "My model.pth")
+    with pytest.raises(UsageError, match=r"vitlet import '.*My model\.pth' --out DIR.*'timm:NAME@.*My model\.pth'$"):
+        load_encoder(named)
+    named.rename(file)
     with pytest.raises(CheckpointError, match="is not vit_tiny_patch16_224"):
         load_encoder(f"timm:vit_tiny_patch16_224@{file}")
     with pytest.raises(UsageError, match="Did you mean vit_tiny_patch16_224"):

@@ -102,7 +102,8 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
     Gradients are averaged once per step by a ring: every device sends and receives 2 (N - 1) / N of their bytes, with
     no overlap. Every device holds parameters, gradients and AdamW's two moments once, the views of its whole share of
     the batch as uint8, and what one part of it keeps for the backward pass. Each loader process prepares two shares
-    ahead, in the memory of the host.
+    ahead, in the memory of the host. From a store, every epoch reads every image again, each host those of its share of
+    the batch, and before that each host reads all of them once, to check them; reading takes no time of its own.
     """
     batch_size, images = recipe.budget.batch_size, assumed["images"]
     size = {"num_images": images, "batch_size": batch_size}
@@ -114,9 +115,11 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
     part = min(assumed["micro_batch"], share)
     views = share * sum(3 * view.size**2 for view in recipe.data.views)
     kept = part * measured["kept_for_backward_bytes_per_image"]
+    epochs = steps / steps_per_epoch(**size)
+    disk = {name: images * one["bytes"] for name, one in measured["input"].items()}
     return {
         "steps": steps,
-        "epochs": steps / steps_per_epoch(**size),
+        "epochs": epochs,
         "hours": steps * (compute + network) / 3600,
         "network_share": network / (compute + network),
         "network_bytes_per_step": sent,
@@ -125,7 +128,11 @@ def computed(recipe: Recipe, measured: dict[str, Any], assumed: dict[str, Any], 
         "loader_cores": {
             name: one["ms"] / (1000 * (compute + network) / share) for name, one in measured["input"].items()
         },
-        "disk_bytes": {name: images * one["bytes"] for name, one in measured["input"].items()},
+        "disk_bytes": disk,
+        "store_bytes": {name: (epochs + devices) * num for name, num in disk.items()},
+        "store_bits_per_second": {
+            name: 8 * share * one["bytes"] / (compute + network) for name, one in measured["input"].items()
+        },
         "run_bytes": 2 * measured["checkpoint_bytes"],
     }
 
@@ -226,6 +233,10 @@ def tables(figures: dict[str, Any]) -> str:
     }
     for name in first["disk_bytes"]:
         rows[f"disk, {name}"] = [f"{one['disk_bytes'][name] / 1e9:.0f} GB" for one in whole.values()]
+        rows[f"read from a store, {name}"] = [f"{one['store_bytes'][name] / 1e12:.1f} TB" for one in whole.values()]
+        rows[f"read by a host, {name}"] = [
+            f"{one['store_bits_per_second'][name] / 1e6:.1f} Mbit/s" for one in whole.values()
+        ]
         rows[f"loader cores of a device, {name}"] = [f"{one['loader_cores'][name]:.2f}" for one in whole.values()]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return "\n".join(lines)

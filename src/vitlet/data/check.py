@@ -17,8 +17,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from vitlet.data.bad_image import BadImage
 from vitlet.data.columns import cache_folder
-from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, BadImage, decode_with_mode, decoder_version
+from vitlet.data.decode import JPEG_DAMAGE, MAX_PIXELS, MIN_SIDE, decode_with_mode, decoder_version
 from vitlet.data.duplicates import THUMBNAIL, thumbnail
 from vitlet.data.findings import PART_ROWS, ROW, Findings
 from vitlet.data.index import Index
@@ -31,6 +32,8 @@ from vitlet.text import printable
 ITEM_SECONDS = 60.0
 """An image that takes longer to decode is bad."""
 
+_PAUSES = (1.0, 5.0, 15.0)
+"""Seconds before each further try of what an object store did not send: now and then a request fails."""
 _SAVE_SECONDS = 60.0
 _CRC_BYTES = 4
 
@@ -46,6 +49,8 @@ def check(
     item_seconds: float = ITEM_SECONDS,
 ) -> Verdicts:
     """Decode the images that no earlier check has decoded, and judge all of them.
+
+    Those that could not be read from an object store are tried again at the end, before they count as bad.
 
     Args:
         index: The images.
@@ -74,6 +79,12 @@ def check(
             if time.monotonic() - saved > _SAVE_SECONDS:
                 ledger.save()
                 saved = time.monotonic()
+        for pause in _PAUSES if is_remote(index.root) else ():
+            if not len(again := ledger.passing()):
+                break
+            time.sleep(pause)
+            for found in parallel(examine, map(int, again), workers=max(1, workers), timeout=item_seconds):
+                ledger.enter(*found)
     finally:
         if len(todo):
             ledger.save()
@@ -141,6 +152,10 @@ class _Ledger:
             **{column: self.findings.code(text) for column, text in texts.items()},
         )
         self.known[i], self._lasting[i] = True, finding.is_lasting
+
+    def passing(self) -> np.ndarray:
+        """Return the images for which another try may give another finding."""
+        return np.flatnonzero(self.known & ~self._lasting)
 
     def save(self) -> None:
         """Save the lasting findings for the next check."""

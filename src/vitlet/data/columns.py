@@ -30,7 +30,7 @@ from vitlet.disk import settle_folder, sweep_abandoned, temporary_folder, to_jso
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_SKIPPED = 1000
 _SORTED_ROWS = 16_384
 _COLUMNS = {"path_ends": "q", "labels": "i", "splits": "B", "sizes": "q", "mtimes": "q"}
@@ -74,6 +74,8 @@ class Writer:
         self.num_skipped = 0
         self.notes: list[str] = []
         """Sentences for the user on how the data was understood."""
+        self.vanished: list[tuple[str, str]] = []
+        """Classes whose folder holds no training image, with the places in it that were not read, if any."""
         try:
             self._folder = self._open.enter_context(temporary_folder(cache, uuid.uuid4().hex[:8]))
             self._paths: IO[bytes] = open(self._folder / "paths.bin", "wb")  # noqa: SIM115
@@ -236,6 +238,7 @@ class Writer:
                 "skipped": self.skipped,
                 "num_skipped": self.num_skipped,
                 "notes": self.notes,
+                "vanished": self.vanished,
             }
             if self._files is not None:
                 meta["files"] = self._files

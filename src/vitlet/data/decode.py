@@ -4,7 +4,7 @@
 |---|---|
 | grey, 1-bit, palette, CMYK, YCbCr, HSV | RGB |
 | CIE L*a*b* | sRGB through littleCMS, perceptual intent |
-| alpha in any form (RGBA, LA, premultiplied, transparent colour or palette entry) | composited over white |
+| alpha (RGBA, LA, premultiplied, transparent palette entry, or colour that is equal in all stored bits) | over white |
 | 16 bits a channel | the high byte, `value >> 8`; 12-bit TIFF `value >> 4` |
 | 32-bit integers and floats | stretched from this image's minimum … maximum to 0 … 255; a constant image is 0 |
 | several frames or pages (GIF, WebP, PNG, TIFF) | the first one |
@@ -33,14 +33,14 @@ import numpy as np
 import simplejpeg
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 from torch import Tensor
 
 from vitlet.data import pixels
-from vitlet.errors import DataError
+from vitlet.data.bad_image import BadImage
 from vitlet.text import printable
 
-DECODER_VERSION = "2"
+DECODER_VERSION = "3"
 """Changes with the table above, to invalidate cached verdicts."""
 
 MAX_PIXELS = 64_000_000
@@ -67,21 +67,6 @@ JPEG_DAMAGE = ("premature end of data segment", "bad Huffman code", "Premature e
 """libjpeg only warns of these and goes on with grey or shifted blocks."""
 
 _EXIF = b"Exif\0\0"
-
-
-class BadImage(DataError):
-    """A file that is not a usable image; `path` as given, `reason` a sentence without a full stop."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        """The message shows `path` with its control characters escaped."""
-        self.path, self.reason = path, reason
-        super().__init__(
-            f"cannot use the image {printable(path)}", why=reason, fix="vitlet check DATA lists every such file"
-        )
-
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        """Keep both fields when pickled."""
-        return BadImage, (self.path, self.reason)
 
 
 @cache
@@ -123,7 +108,7 @@ def decode_with_mode(
         with _silent_pillow(), Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_size(image.size, len(content) if kind in _BOUNDED else None, max_pixels, min_side)
             mode = f"{kind} {image.mode}" + (", first frame" if kind != "JPEG" and _has_more_frames(image) else "")
-            return _with_pillow(image), mode
+            return _with_pillow(image, content), mode
     except BadImage:
         raise
     except _Refused as refusal:
@@ -258,9 +243,11 @@ def _with_simplejpeg(content: bytes, header: JpegHeader) -> UInt8[Tensor, "3 H W
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _with_pillow(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+def _with_pillow(image: ImageFile.ImageFile, content: bytes) -> UInt8[Tensor, "3 H W"]:
+    coding = image.tile[0].args if image.tile else None  # known only until the pixels are loaded
     image.load()
-    rgb = _to_rgb(image)
+    keyed = _keyed(image, coding, content)
+    rgb = _to_rgb(image) if keyed is None else keyed
     orientation = _orientation(image.getexif)
     if orientation in _TRANSPOSE:
         rgb = rgb.transpose(_TRANSPOSE[orientation])
@@ -290,6 +277,26 @@ def _parsed(block: bytes) -> Image.Exif:
     exif = Image.Exif()
     exif.load(block)
     return exif
+
+
+def _keyed(image: Image.Image, coding: object, content: bytes) -> Image.Image | None:
+    """Convert a PNG with a transparent colour if Pillow, in whose words it has this coding, compares other bits."""
+    key = image.info.get("transparency")
+    if key is None or coding not in ("L;2", "L;4", "I;16B", "RGB;16B"):
+        return None
+    values = np.asarray(image)
+    if coding == "RGB;16B":  # the high bytes; read in the other order, the low ones take their place
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as low:
+            low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+            is_clear = ((values.astype(np.uint16) << 8 | np.asarray(low)) == key).all(axis=2)
+    elif coding == "I;16B":
+        is_clear = values == key
+        values = _to_eight_bits(image)
+    else:
+        is_clear = values == key * (85 if coding == "L;2" else 17)  # Pillow has scaled the pixels alone
+    rgb = Image.fromarray(values).convert("RGB")
+    rgb.paste("white", mask=Image.fromarray(is_clear))
+    return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from vitlet.data.columns import Writer, source_folder
 from vitlet.data.names import TITLES, PublicData
 from vitlet.data.splits import SPLITS
@@ -152,6 +150,7 @@ def _cars(root: Path, download: bool) -> tuple[list[str], Iterator[_Image]]:
 
 
 def _cifar100(root: Path, download: bool) -> tuple[list[str], Iterator[_Image]]:
+    from PIL import Image
     from torchvision.datasets import CIFAR100
 
     loaded = [(CIFAR100(root, train=part == "train", download=download), part) for part in ("train", "test")]

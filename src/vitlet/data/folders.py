@@ -47,7 +47,7 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
     """Add every image below `root`, in the byte order of the relative paths.
 
     Raises:
-        DataError: if there is no image, a class has none, or `train` is next to folders that are not splits.
+        DataError: if there is no image, or `train` is next to folders that are not splits.
     """
     walk = _Walk(root, writer=writer, follow_outside=follow_outside)
     groups = _groups(walk)
@@ -60,12 +60,15 @@ def add_folder(root: bytes, *, writer: Writer, follow_outside: bool) -> None:
         writer.add(path, label=label, split=groups[prefix], size=status.st_size, mtime=status.st_mtime_ns)
     if not len(writer):
         raise _no_images(walk)
+    if writer.classes:
+        count = plural(len(writer.classes), "class", "classes")
+        writer.notes.append(f"Folders are read as {count}: {_list(writer.classes, shown=5)}")
     writer.notes.extend(_unread(walk))
     for prefix, split in groups.items():
         if labelled[prefix]:
             refused = [path[len(prefix) :] for path in walk.refused if os.path.dirname(path) == prefix[:-1]]
             names = [name[:-1] for name in walk.names(prefix) if name.endswith(b"/")] + refused
-            _check_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == TRAIN)
+            _note_vanished(walk, prefix, [n for n in names if not counts[prefix, n]], is_train=split == TRAIN)
 
 
 @final
@@ -221,21 +224,20 @@ def _has_classes(walk: _Walk, prefix: bytes) -> bool:
     return bool(folders) and not images
 
 
-def _check_vanished(walk: _Walk, prefix: bytes, names: list[bytes], *, is_train: bool) -> None:
+def _note_vanished(walk: _Walk, prefix: bytes, names: list[bytes], *, is_train: bool) -> None:
+    """Note the folders beside those of the classes. For whoever learns the classes, `vanished` is a refusal."""
     if not names:
         return
-    what = f"{plural(len(names), 'class', 'classes')} without an image: {_list(names)}"
+    inside = f"In {_show(prefix)} " if prefix else ""
     if not is_train:
-        walk.writer.notes.append(f"In {_show(prefix)} {what}")
+        walk.writer.notes.append(f"{inside}{plural(len(names), 'class', 'classes')} without an image: {_list(names)}")
         return
-    places = tuple(os.fsdecode(prefix + name) for name in names)
-    reasons = [f"{printable(p)}: {reason}" for p, reason in walk.writer.skipped if p.startswith(places)]
-    raise DataError(
-        what,
-        where=_show(os.path.join(walk.root, prefix)),
-        why="; ".join(reasons[:5]) or f"Files need one of these suffixes: {_suffixes()}",
-        fix="make the folder readable, add images, or remove the folder",
-    )
+    for name in names:
+        place = os.fsdecode(prefix + name)
+        reasons = [f"{printable(p)}: {reason}" for p, reason in walk.writer.skipped if f"{p}/".startswith(f"{place}/")]
+        walk.writer.vanished.append((os.fsdecode(name), "; ".join(reasons[:5])))
+    folders = f"{plural(len(names), 'folder')} without an image: {_list(names)}"
+    walk.writer.notes.append(f"{inside}{folders}. What learns labels refuses {'it' if len(names) == 1 else 'them'}")
 
 
 def _unread(walk: _Walk) -> Iterator[str]:
@@ -249,7 +251,7 @@ def _unread(walk: _Walk) -> Iterator[str]:
         yield f"{count} in {format_} vitlet does not read: {_counted(images)}"
     if num_bare := walk.others[_NO_SUFFIX]:
         count = plural(num_bare, "file without a suffix was", "files without a suffix were")
-        yield f"{count} not read, such as {_show(walk.bare)}. Images are files named {_suffixes()}"
+        yield f"{count} not read, such as {_show(walk.bare)}. Images are files named {image_suffixes()}"
 
 
 def _counted(others: Counter[str]) -> str:
@@ -266,12 +268,13 @@ def _no_images(walk: _Walk) -> DataError:
     return DataError(
         "no images",
         where=_show(walk.root),
-        why=f"{contents}. Images are files named {_suffixes()}",
+        why=f"{contents}. Images are files named {image_suffixes()}",
         fix="give the folder that holds the images, or a .csv or .parquet file",
     )
 
 
-def _suffixes() -> str:
+def image_suffixes() -> str:
+    """Return the suffixes of image files, for a message."""
     return " ".join(sorted(suffix.decode() for suffix in SUFFIXES))
 
 
@@ -279,6 +282,6 @@ def _show(name: bytes) -> str:
     return printable(name.rstrip(b"/"))
 
 
-def _list(names: Iterable[bytes]) -> str:
+def _list(names: Iterable[bytes], *, shown: int = 20) -> str:
     words = [_show(name) for name in names]
-    return ", ".join(words[:20]) + (f" and {len(words) - 20} more" if len(words) > 20 else "")
+    return ", ".join(words[:shown]) + (f" and {len(words) - shown:,} more" if len(words) > shown else "")

@@ -13,12 +13,12 @@ from typing import Any, final
 
 import numpy as np
 
+from vitlet.data.bad_image import BadImage
 from vitlet.data.columns import Writer, cache_folder, map_bytes, read_column, read_meta, release_pages, source_folder
-from vitlet.data.decode import BadImage
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
 from vitlet.data.downstream import open_public
-from vitlet.data.folders import add_folder
+from vitlet.data.folders import add_folder, image_suffixes
 from vitlet.data.manifest import add_manifest
 from vitlet.data.names import PublicData
 from vitlet.data.rows import add_rows, find_row_files
@@ -60,6 +60,8 @@ class Index:
     num_skipped: int
     notes: tuple[str, ...]
     """Sentences for the user on how the data was understood."""
+    vanished: tuple[tuple[str, str], ...]
+    """Classes whose folder holds no training image, with the places in it that were not read, if any."""
     folder: Path
     """Folder of the columns, in the cache."""
     _path_ends: np.ndarray = field(repr=False)
@@ -83,6 +85,7 @@ class Index:
             skipped=tuple((place, reason) for place, reason in meta["skipped"]),
             num_skipped=meta["num_skipped"],
             notes=tuple(meta["notes"]),
+            vanished=tuple((name, why) for name, why in meta["vanished"]),
             folder=folder,
             _path_ends=read_column(folder, "path_ends"),
             _paths=paths,
@@ -101,6 +104,23 @@ class Index:
     def facts(self) -> dict[str, str]:
         """Return what identifies the data in the record of a result."""
         return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def require_every_class(self) -> None:
+        """Refuse data of which a class vanished, before its labels are learned, counted or written.
+
+        Raises:
+            DataError: if a folder beside those of the classes holds no image.
+        """
+        if not self.vanished:
+            return
+        names = ", ".join(printable(name) for name, _ in self.vanished[:_SHOWN_CLASSES])
+        reasons = [why for _, why in self.vanished if why][:_SHOWN_SKIPPED]
+        raise DataError(
+            f"{plural(len(self.vanished), 'class', 'classes')} without an image: {names}",
+            where=self.name,
+            why="; ".join(reasons) or f"Files need one of these suffixes: {image_suffixes()}",
+            fix="make it readable, add images or remove it; if folders are no classes, put an image beside them",
+        )
 
     def rows(self, split: Split, among: np.ndarray | None = None) -> np.ndarray:
         """Return the positions of the images of one split, sorted; of those for which `among`, bool [n], is true."""

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitlet.data.stores import is_remote, remote_address
 from vitlet.disk import existing
 from vitlet.errors import UsageError
 from vitlet.run import spelled_out
@@ -70,8 +71,6 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
     Raises:
         UsageError: if nothing is there.
     """
-    from vitlet.data.stores import remote_address  # imports torch, which names do not need
-
     if (address := remote_address(data)) is not None:
         return address
     named = PublicData.parse(data)
@@ -81,8 +80,6 @@ def absolute_data(data: str | os.PathLike[str]) -> str:
 
 def relative_data(data: str) -> str:
     """Return `data` relative to the working directory; an address as it is."""
-    from vitlet.data.stores import is_remote
-
     if is_remote(data):
         return data
     named = PublicData.parse(data)

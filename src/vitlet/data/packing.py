@@ -10,6 +10,7 @@ in the format of `wids`, and how the shards were made.
 Packing is deterministic for given images and libraries: no time, user or host name is written.
 """
 
+import contextlib
 import io
 import os
 import tarfile
@@ -27,15 +28,15 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitlet.data.decode import decode, file_suffix
+from vitlet.data.decode import BadImage, decode, file_suffix
 from vitlet.data.index import Index
 from vitlet.data.pixels import to_npy
 from vitlet.data.shards import INDEX_FILE, INDEX_VERSION, SCHEMA
 from vitlet.data.splits import SPLITS
 from vitlet.data.views import resize
 from vitlet.disk import new_folder, sweep_abandoned, to_json_bytes
-from vitlet.errors import UsageError
-from vitlet.text import printable
+from vitlet.errors import DataError, UsageError
+from vitlet.text import plural, printable
 
 SHARDS_FILE = "shards.json"
 JPEG_QUALITY = 90
@@ -70,9 +71,12 @@ def pack(
     form: Form,
     threads: int = 1,
     left_out: Iterable[tuple[str, str]] = (),
+    max_bad: float = 0.01,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the rows `ids` of `index` as shards to the new folder `out`, atomically.
+
+    An image that has become unreadable since the check is left out as well, with its reason.
 
     Args:
         index: The images.
@@ -81,13 +85,14 @@ def pack(
         form: Storage format.
         threads: Number of threads for decoding and encoding.
         left_out: (path, reason) of images not in `ids`, for the record.
-        progress: Called with the number of images written.
+        max_bad: The largest share of all these images that may be left out.
+        progress: Called with the number of images done.
 
     Returns:
         The content of `shards.json`: `num_images`, `num_bytes`, `splits`, `classes`, `shardlist`, `left_out` …
 
     Raises:
-        BadImage: if an image can no longer be read.
+        DataError: if more images are left out than accepted; as soon as they are.
         UsageError: if `out` is not empty.
         ResourceError: if the disk is full.
     """
@@ -96,28 +101,53 @@ def pack(
             f"{printable(out)} is not empty", why="Packing replaces nothing", fix="give --out a new folder"
         )
     sweep_abandoned(out.parent)
+    left = list(left_out)
+    total = len(left) + len(ids)
     with new_folder(out, num_bytes=int(index.sizes[ids].sum()) if not form.raw else 0) as folder:
-        shards = _Shards(folder, form.shard_bytes)
-        for done, (row, file) in enumerate(_files(index, ids, form, threads), start=1):
-            shards.add(row, file, label=int(index.labels[row]), split=int(index.splits[row]))
-            if progress is not None:
-                progress(done)
-        shards.close()
-        facts = _facts(index, shards, form, list(left_out))
+        with contextlib.closing(_Shards(folder, form.shard_bytes)) as shards:
+            for done, (row, file) in enumerate(_files(index, ids, form, threads), start=1):
+                if isinstance(file, BadImage):
+                    left.append((index.path(row), file.reason))
+                    _require_enough(index, left, total=total, max_bad=max_bad)
+                else:
+                    shards.add(row, file, label=int(index.labels[row]), split=int(index.splits[row]))
+                if progress is not None:
+                    progress(done)
+        facts = _facts(index, shards, form, left)
         _write_index(folder / INDEX_FILE, index, shards)
         (folder / SHARDS_FILE).write_bytes(to_json_bytes(facts))
     return facts
 
 
-def _files(index: Index, ids: np.ndarray, form: Form, threads: int) -> Iterator[tuple[int, _File]]:
-    """Yield the file for each row, in order; decoding, resizing and encoding release the GIL."""
+def _require_enough(index: Index, left: list[tuple[str, str]], *, total: int, max_bad: float) -> None:
+    if len(left) / total <= max_bad and len(left) < total:
+        return
+    path, reason = left[-1]
+    raise DataError(
+        f"{len(left):,} of {plural(total, 'image')} cannot be packed",
+        where=index.name,
+        why=f"More than the accepted {max_bad:.1%}; the last became unreadable after the check. "
+        f"{printable(path)}: {reason}. Nothing was written",
+        fix="bring them back (vitlet check lists them), or go on without them: a larger --max-bad",
+    )
+
+
+def _files(index: Index, ids: np.ndarray, form: Form, threads: int) -> Iterator[tuple[int, _File | BadImage]]:
+    """Yield the file for each row, or why there is none, in order; decoding, resizing and encoding release the GIL."""
     work = iter(map(int, ids))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        pending = [(row, pool.submit(_packed, index, row, form)) for row in islice(work, _WINDOW)]
+        pending = [(row, pool.submit(_attempt, index, row, form)) for row in islice(work, _WINDOW)]
         while pending:
             row, future = pending.pop(0)
             yield row, future.result()
-            pending += [(row, pool.submit(_packed, index, row, form)) for row in islice(work, 1)]
+            pending += [(row, pool.submit(_attempt, index, row, form)) for row in islice(work, 1)]
+
+
+def _attempt(index: Index, row: int, form: Form) -> _File | BadImage:
+    try:
+        return _packed(index, row, form)
+    except BadImage as error:
+        return error
 
 
 def _packed(index: Index, row: int, form: Form) -> _File:

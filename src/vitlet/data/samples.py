@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from vitlet.augmentation import View
-from vitlet.data.decode import BadImage, decode
+from vitlet.data.bad_image import BadImage
+from vitlet.data.decode import decode
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index
 from vitlet.data.stores import AT_ONCE

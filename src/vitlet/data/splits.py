@@ -20,7 +20,8 @@ WORDS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validatio
 HELD_OUT = "held-out train"
 """Name of the images to evaluate on if the data has no split for it: a part of the training images."""
 
-_FILE_START = re.compile("|".join(SPLITS), re.IGNORECASE)
+# The longest word first, and no letter after it: `valley.tar` is no validation split.
+_FILE_START = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![^\W\d_])", re.IGNORECASE)
 
 
 def code_of(word: str) -> int | None:
@@ -29,7 +30,7 @@ def code_of(word: str) -> int | None:
 
 
 def code_of_file(name: str) -> int | None:
-    """Return the code of the split that a file name starts with, as in `train-00001.tar` and `val2017.json`."""
+    """Return the code of the split whose word a file name starts with, as in `train-00001.tar` and `val2017.json`."""
     start = _FILE_START.match(name)
     return code_of(start[0]) if start else None
 

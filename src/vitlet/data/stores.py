@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, final
 
-from vitlet.data.decode import BadImage
+from vitlet.data.bad_image import BadImage
 from vitlet.errors import DataError, UsageError
 from vitlet.text import printable
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -65,6 +65,13 @@ class Remarks:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return ((self._index.path(i), self._texts[code]) for i, code in zip(self._rows, self._codes, strict=True))
 
+    def joined(self, rows: np.ndarray, text: str) -> "Remarks":
+        """Return these and `text` about `rows`, in the order of the index."""
+        codes = np.concatenate([self._codes, np.full(len(rows), len(self._texts), dtype=self._codes.dtype)])
+        every = np.concatenate([self._rows, rows])
+        order = np.argsort(every, kind="stable")
+        return Remarks(self._index, every[order], codes[order], [*self._texts, text])
+
     def first(self, count: int) -> list[tuple[str, str]]:
         """Return at most `count` of them."""
         return list(islice(self, count))
@@ -105,6 +112,12 @@ class Verdicts:
     def pairs(self) -> dict[str, Pairs]:
         """The pairs by kind; leaks are among the duplicates as well."""
         return {kind: getattr(self, kind) for kind in ("duplicates", "near_duplicates", "leaks", "near_leaks")}
+
+    def without(self, index: Index, rows: np.ndarray, *, reason: str) -> "Verdicts":
+        """Return the verdicts with the good images of `rows` counted as bad; pairs and sizes stay as they are."""
+        good = self.good.copy()
+        good[rows] = False
+        return replace(self, good=good, bad=self.bad.joined(rows, reason), balance=_balance(index, good))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with printable names and lists cut after 20."""

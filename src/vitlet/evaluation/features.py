@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitlet.augmentation import View
+from vitlet.augmentation import Fit, View
 from vitlet.choices import InferencePrecision, Pool
 from vitlet.data.batch import Batch
 from vitlet.data.decode import decoder_version
@@ -135,6 +135,7 @@ def cached_features(
     view, pool, precision = reading.view, reading.pool, reading.precision
     name = f"{encoder_digest(encoder, view=view)[:16]}-{images_digest(index, ids)[:16]}-{pool}-{precision}"
     name += "-blocks" * reading.every_block
+    name += "-padded" * isinstance(view.crop, Fit)  # earlier files were padded with ImageNet's mean for every encoder
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
     world = world or World()
@@ -142,7 +143,15 @@ def cached_features(
     if not world.max(int(cached is None)) and cached is not None:
         return cached, labels
     shared = world if len(ids) >= world.size else World()  # so few that some ranks would have none
-    loader = evaluation_batches(index, ids, view=view, workers=workers, rank=shared.rank, num_ranks=shared.size)
+    loader = evaluation_batches(
+        index,
+        ids,
+        view=view,
+        workers=workers,
+        rank=shared.rank,
+        num_ranks=shared.size,
+        normalisation=encoder.normalisation,
+    )
     if reading.every_block:
         plain = require_patches(encoder, purpose="a probe of every block")
         features, _ = extract_blocks(plain, loader, pool=pool, precision=precision)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlet.data.classes import class_name, single_class
 from vitlet.data.splits import HELD_OUT
 from vitlet.errors import DataError
-from vitlet.text import plural, printable
+from vitlet.text import plural
 
 _SHOWN = 5
 
@@ -27,26 +28,6 @@ def usable(
     """
     require(train_labels, test_labels, classes=classes)
     return *_labelled(train, train_labels), *_labelled(test, test_labels)
-
-
-def require_classes(classes: Sequence[str], *, where: str) -> None:
-    """Reject data without at least two classes, before any image is opened.
-
-    Args:
-        classes: All class names in the data.
-        where: Name of the data.
-
-    Raises:
-        DataError: if there are no labels, or a single class.
-    """
-    if not classes:
-        raise DataError(
-            f"{where} has no labels",
-            why="Fine-tuning and probes learn classes",
-            fix="give class folders or a manifest with a label column; pre-training needs neither",
-        )
-    if len(classes) == 1:
-        raise _single(f"all labelled images are of a single class, {_name(0, classes)}", where)
 
 
 def require(
@@ -74,7 +55,7 @@ def require(
     present = set(train[train >= 0].tolist())
     if len(present) == 1:
         images = plural(int((train >= 0).sum()), "labelled training image")
-        raise _single(f"{images} of a single class, {_names(present, classes)}", where)
+        raise single_class(f"{images} of a single class, {_names(present, classes)}", where)
     unseen = set(test[test >= 0].tolist()) - present
     if unseen:
         raise DataError(
@@ -105,19 +86,6 @@ def _require_some(labels: Int[Tensor, "n"], split: str, where: str) -> None:
         )
 
 
-def _single(what: str, where: str) -> DataError:
-    return DataError(
-        what,
-        where=where,
-        why="With one class there is nothing to tell apart, so accuracy would say nothing",
-        fix="give images of at least two classes; pre-training itself works as it is",
-    )
-
-
 def _names(numbers: set[int], classes: Sequence[str]) -> str:
     rest = ", …" if len(numbers) > _SHOWN else ""
-    return ", ".join(_name(number, classes) for number in sorted(numbers)[:_SHOWN]) + rest
-
-
-def _name(number: int, classes: Sequence[str]) -> str:
-    return f"'{printable(classes[number])}'" if number < len(classes) else str(number)
+    return ", ".join(class_name(number, classes) for number in sorted(numbers)[:_SHOWN]) + rest

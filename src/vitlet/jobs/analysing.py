@@ -31,6 +31,7 @@ from vitlet.augmentation import View
 from vitlet.choices import LayerProbe
 from vitlet.console import Teller, Ticker
 from vitlet.data.batch import Batch
+from vitlet.data.classes import require_classes
 from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.subsets import balanced, divide
@@ -43,6 +44,7 @@ from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
+from vitlet.normalisation import Normalisation
 from vitlet.run import Run, environment
 from vitlet.text import plural, printable
 
@@ -90,11 +92,20 @@ class Sample:
     """Number of labelled training images, after the limit of `Look.num_labels`."""
     split: str
     view: View
+    normalisation: Normalisation
+    """The first encoder's, as the view is."""
     workers: int
 
     def batches(self, ids: np.ndarray, *, size: int) -> Iterator[Batch]:
         """Return batches of the rows `ids`, in order."""
-        return evaluation_batches(self.index, ids, view=self.view, batch_size=size, workers=self.workers)
+        return evaluation_batches(
+            self.index,
+            ids,
+            view=self.view,
+            batch_size=size,
+            workers=self.workers,
+            normalisation=self.normalisation,
+        )
 
 
 def analyse(
@@ -137,7 +148,8 @@ def analyse(
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
         index = opened(data, options, world)
-        sample = _sample(index, judged(index, options, teller, world), view, look, options)
+        seen = view, subjects[0].encoder.normalisation
+        sample = _sample(index, judged(index, options, teller, world), *seen, look=look, options=options)
         with run.lock() if world.is_first else contextlib.nullcontext():
             survey = _survey(subjects, sample, look, world, teller)
             if world.is_first:
@@ -187,7 +199,9 @@ def _write(run: Run, survey: Survey, sample: Sample, look: Look, teller: Teller,
     record.write_diagnosis(run.analysis, diagnose(_measured(survey, curves, moved), place))
 
 
-def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: Options) -> Sample:
+def _sample(
+    index: Index, verdicts: Verdicts, view: View, normalisation: Normalisation, *, look: Look, options: Options
+) -> Sample:
     """Choose the images to analyse: held-out labelled ones if they fill a batch, else all usable ones."""
     train, test, split = divide(index, verdicts.good)
     if len(test) < look.batch_size:
@@ -206,6 +220,7 @@ def _sample(index: Index, verdicts: Verdicts, view: View, look: Look, options: O
         num_labels=len(train),
         split=split,
         view=view,
+        normalisation=normalisation,
         workers=options.num_workers(image_size=view.size),
     )
 
@@ -238,7 +253,7 @@ def _probe(survey: Survey, sample: Sample, *, seed: int, teller: Teller) -> list
     known = torch.isin(counted, learned.unique())  # with many classes, the training images may lack some
     counted = counted[known]
     try:
-        labels.require_classes(classes, where=sample.index.name)
+        require_classes(sample.index)
         labels.require(learned, counted, classes=classes, split=sample.split, where=sample.index.name)
     except DataError as error:
         teller.say(f"note: layers are not probed: {error}")

@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitlet.console import Teller
+from vitlet.data.classes import classes_of
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import TrainingBatches
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.distributed.world import World, is_restart
 from vitlet.errors import CheckpointError, DataError
+from vitlet.jobs.attempts import remember, require_begun_here
 from vitlet.jobs.detecting import finish_detection
 from vitlet.jobs.launch import Launch
+from vitlet.jobs.left_out import known_left_out, record_left_out
 from vitlet.jobs.material import (
     Material,
-    classes_of,
     describe,
     gather_material,
     pick_device,
@@ -44,6 +46,7 @@ from vitlet.train.optim import build_optimizer, schedule_of
 from vitlet.train.trackers import require_installed
 from vitlet.weights.content import require_same_teacher
 from vitlet.weights.source import facts_of
+from vitlet.weights.teacher import require_same_classes
 
 
 def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh: bool = False) -> Run:
@@ -61,6 +64,7 @@ def execute(recipe: Recipe, launch: Launch, run: Run, options: Options, *, fresh
     """
     with World.joined(pick_device(options)) as world:
         require_uncut(recipe, options, num_ranks=world.size)
+        require_begun_here(run, world)
         if fresh and world.is_first and run.recipe_file.is_file() and not is_restart():
             with run.lock():
                 pass  # no other process is writing to it
@@ -84,11 +88,13 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     encoder, recipe, note = start_encoder(recipe, launch)
     seed = recipe.budget.seed
     # Before any image is read, so that whatever the method refuses (a teacher, a layer, a ratio) is refused at once.
-    num_classes = len(classes_of(index, recipe))
+    classes = classes_of(index, recipe)
     require_same_teacher(recipe.objective, launch.teacher)
-    objective = recipe.objective.build(encoder, num_classes=num_classes, seed=seed).to(pick_device(options))
+    objective = recipe.objective.build(encoder, num_classes=len(classes), seed=seed).to(pick_device(options))
+    notes = [note, _same_classes(recipe, objective, classes)]
+    left_out = known_left_out(run, index, options, world)
     with world.first_per_host():
-        material = gather_material(index, recipe, launch, options, teller)
+        material = gather_material(index, recipe, launch, options, teller, left_out=left_out)
     told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(
@@ -112,9 +118,10 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         checkpoint.restore(found, objective=objective, optimizer=optimizer)
         teller.say(f"resuming {printable(run.path)} after step {start}")
     if world.is_first:
-        _describe(run, recipe, launch, options)
+        _describe(run, recipe, launch, material, options)
         write_json(run.path / "data_check.json", material.check())
         sweep(run.checkpoints)
+    remember(run, world)
     facts = {"recipe": recipe.fingerprint(), "data": material.index.fingerprint, "images": _rows_of(material)}
     known = model_facts(run, recipe, material) if world.is_first else None
     probes = looks(run, recipe, material, every=probe_every, facts=known)
@@ -124,8 +131,8 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    if note and not found:
-        teller.say(f"note: {note}")
+    for sentence in filter(None, notes if not found else ()):
+        teller.say(f"note: {sentence}")
     if not budget.total_steps:
         teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")
     schedule = schedule_of(
@@ -149,6 +156,14 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         # Last, so that a run marked as finished has its model and its results.
         now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
         write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | clock.spent())
+
+
+def _same_classes(recipe: Recipe, objective: Objective, classes: tuple[str, ...]) -> str:
+    """Return a note if the classes of a teacher's predictions cannot be compared with the data's; refuse others."""
+    tutor = objective.tutor if isinstance(objective, Supervised) else None
+    if tutor is None:
+        return ""
+    return require_same_classes(tutor.classes, classes, source=recipe.objective.teacher_source or "")
 
 
 def _is_finished(run: Run, index: Index, options: Options) -> bool:
@@ -202,7 +217,7 @@ def _rows_of(material: Material) -> dict[str, Any]:
 
 
 def _require_same_rows(material: Material, before: Mapping[str, Any], options: Options, teller: Teller) -> None:
-    """Refuse to go on with other images: of the same files other ones may be readable now, or for another decoder.
+    """Refuse to go on with other images: of the same files, some that were used may be unreadable now.
 
     Raises:
         DataError: with the numbers before and now.
@@ -234,17 +249,19 @@ def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: Worl
         yield log
 
 
-def _describe(run: Run, recipe: Recipe, launch: Launch, options: Options) -> None:
+def _describe(run: Run, recipe: Recipe, launch: Launch, material: Material, options: Options) -> None:
     """Write down what the run is, once, and with which options it was last started."""
     file, new, now = run.path / "environment.json", {"id": secrets.token_hex(8)}, {"options": options.kept()}
     if run.recipe_file.is_file():
         known = read_json(file)
         if known != (told := new | known | now):
             write_json(file, told)
+        record_left_out(run, material.index, material.verdicts.good)
         return
     init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
     begun = environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)}
     write_json(file, begun | init | new | now)
+    record_left_out(run, material.index, material.verdicts.good)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 
 

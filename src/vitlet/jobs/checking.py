@@ -10,13 +10,15 @@ from rich.table import Table
 from vitlet.augmentation import Resample, View
 from vitlet.console import Teller
 from vitlet.data.detection.annotations import Annotations, annotations_of
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
 from vitlet.data.splits import SPLITS
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
-from vitlet.jobs.material import judge
+from vitlet.distributed.world import World
+from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import among_ranks
 from vitlet.text import plural, printable
 
 _COPIES = {
@@ -29,10 +31,13 @@ _SPEED_IMAGES = 64
 _FIRST = 3
 
 
+@among_ranks
 def check(
     data: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, options: Options = Options()
 ) -> Verdicts:
     """Decode every image once and report problems: unreadable, odd, tiny, duplicate, leaking, unbalanced, slow.
+
+    Of several ranks one of each host checks the images, into the host's cache, and the first reports.
 
     Args:
         data: Folder, manifest or Parquet.
@@ -43,27 +48,33 @@ def check(
     Raises:
         DataError: if more images or annotations are bad than accepted, once everything is printed and written.
     """
-    teller = Teller(quiet=options.quiet)
-    index = open_index(data, follow_outside=options.follow_outside)
-    verdicts = judge(index, options.changed(max_bad=1.0), teller)
-    speed = _images_per_second(index, verdicts)
-    _show(verdicts, teller, speed)
-    _show_copies(verdicts, teller, is_written=out is not None)
+    world, teller = World.here(), Teller(quiet=options.quiet)
+    index = opened(data, options, world)
+    verdicts = judged(index, options.changed(max_bad=1.0), teller, world)
     annotations = annotations_of(index)
-    if annotations is not None:
-        _show_annotations(annotations, teller)
-    if out is not None:
-        more = {} if annotations is None else {"annotations": annotations.to_json()}
-        write_json(Path(out) / "data_check.json", verdicts.to_json() | {"images_per_second": speed} | more)
-        verdicts.write_bad_files(Path(out) / "bad_files.csv")
-        verdicts.write_copies(Path(out) / "copies.csv")
+    if world.is_first:
+        speed = _images_per_second(index, verdicts)
+        _show(verdicts, teller, speed)
+        _show_copies(verdicts, teller, is_written=out is not None)
         if annotations is not None:
-            annotations.write_faults(Path(out) / "bad_annotations.csv")
-        teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv, copies.csv")
+            _show_annotations(annotations, teller)
+        if out is not None:
+            _write(Path(out), verdicts, annotations, speed)
+            teller.say(f"written: {printable(Path(out) / 'data_check.json')}, bad_files.csv, copies.csv")
+    world.barrier(patient=True)  # until the files are there
     verdicts.require(max_bad=options.max_bad)
     if annotations is not None:
         annotations.require(masks=False, max_bad=options.max_bad, where=verdicts.name)
     return verdicts
+
+
+def _write(out: Path, verdicts: Verdicts, annotations: Annotations | None, speed: float) -> None:
+    more = {} if annotations is None else {"annotations": annotations.to_json()}
+    write_json(out / "data_check.json", verdicts.to_json() | {"images_per_second": speed} | more)
+    verdicts.write_bad_files(out / "bad_files.csv")
+    verdicts.write_copies(out / "copies.csv")
+    if annotations is not None:
+        annotations.write_faults(out / "bad_annotations.csv")
 
 
 def _images_per_second(index: Index, verdicts: Verdicts) -> float:

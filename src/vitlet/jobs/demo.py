@@ -7,6 +7,7 @@ but the reported numbers.
 """
 
 import os
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,8 @@ def demo(
         source = write_digits(out / "digits") if data is None else data
         teller.say(f"1. Checking the data in {printable(source)}")
         index = open_index(source, follow_outside=options.follow_outside)
+        if len(index.classes) > 1:  # they are compared
+            index.require_every_class()
         verdicts = judge(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
     train, test, split = divide(index, verdicts.good)
@@ -115,7 +118,7 @@ def demo(
         run = pretrain(pretraining, data=source, out=place, options=options, set=long)
     if not can_compare:
         found_out = "Without labels of two classes nobody can say whether it helped; the page shows the health."
-        return _page([run], out, teller, began, found_out)
+        return _page([run], out, teller, began, found_out, None)
 
     teller.say(
         f"3. Fine-tuning with {num_labels} labels, {plural(seeds, 'seed')}, from there, without it and from scratch"
@@ -140,10 +143,10 @@ def demo(
         "num_test": len(test),
         "classes": [printable(name) for name in index.classes],
     }
-    given = "" if data is None else f" --data {printable(data)}"
-    command = f"vitlet demo{given} --seeds {seeds} --num-labels {num_labels}"
+    command = _command(data, seeds=seeds, num_labels=num_labels, options=options)
     found = comparison("Did pre-training help?", data=facts, protocols=protocols, commands=[command])
-    found |= {"note": _ARMS, "machine": environment(), "wall_seconds": time.monotonic() - began}
+    found |= {"pretrained": run.path.name, "note": _ARMS, "machine": environment()}
+    found |= {"wall_seconds": time.monotonic() - began}
     write_document(found, out / "comparison.json", teller=teller)
     runs = [run, *(Run(out / name) for arm in tuned for name in arm.runs)]
     return _page(runs, out, teller, began, found["verdict"]["sentence"], found)
@@ -190,8 +193,15 @@ def _place(out: Path, recipe: Recipe, index: Index, *, data: Path) -> Path:
     return out / f"pretrained-{address_of(decides)[:12]}"
 
 
+def _command(data: Path | None, *, seeds: int, num_labels: int, options: Options) -> str:
+    """Return the command line that gives the same numbers."""
+    given = [] if data is None else ["--data", str(data)]
+    words = ["vitlet", "demo", *given, "--seeds", str(seeds), "--num-labels", str(num_labels)]
+    return shlex.join([*words, *options.words()])
+
+
 def _page(
-    runs: list[Run], out: Path, teller: Teller, began: float, sentence: str, found: dict[str, Any] | None = None
+    runs: list[Run], out: Path, teller: Teller, began: float, sentence: str, found: dict[str, Any] | None
 ) -> Path:
     page = out / "report.html"
     if World.here().is_first:

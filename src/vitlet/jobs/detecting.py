@@ -19,7 +19,6 @@ from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.disk import to_json_bytes, write_file, write_json
 from vitlet.distributed.world import World
-from vitlet.errors import UsageError
 from vitlet.evaluation.detection.find import Found, find_objects
 from vitlet.evaluation.detection.gallery import Drawn, draw, drawable, quality, squares
 from vitlet.evaluation.detection.scores import Kind, Scores, score
@@ -27,7 +26,7 @@ from vitlet.evaluation.detection.truth import ground_truth
 from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.evaluation import judged, opened
 from vitlet.jobs.material import Material, pick_device
-from vitlet.jobs.options import Options
+from vitlet.jobs.options import Options, require_detector
 from vitlet.methods.detection import Detection
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json
@@ -131,11 +130,7 @@ class _Model:
 
 def _load(run: Run) -> _Model:
     recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))
-    if recipe.objective.learns_objects() is None:
-        raise UsageError(
-            f"{printable(run.path)} is a run of {recipe.name}, which finds no objects",
-            fix="vitlet finetune detection_micro --init RUN --data COCO --out NEW, then detect with NEW",
-        )
+    require_detector(recipe, run)
     labels = read_labels(run.detector)
     encoder = read_model(run.encoder).encoder
     objective = recipe.objective.build(encoder, num_classes=len(labels.classes), seed=recipe.budget.seed)

@@ -16,7 +16,7 @@ from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
-from vitlet.errors import DataError, UsageError
+from vitlet.errors import DataError
 from vitlet.evaluation.features import encoder_digest
 from vitlet.evaluation.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluation.result import Result, with_machine, write_result
@@ -27,6 +27,7 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
+from vitlet.weights.files import no_classifier
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -89,10 +90,7 @@ def _score(
     clock = Clock()
     saved = load_encoder(run)
     if saved.classifier is None:
-        raise UsageError(
-            f"{printable(run)} is an encoder without a classifier",
-            fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then evaluate NEW; or vitlet probe",
-        )
+        raise no_classifier(run, then="evaluate NEW; or vitlet probe")
     index = opened(data, options, world)
     outputs = _outputs(index, saved, protocol)
     verdicts = judged(index, options, teller, world, training=False)
@@ -107,6 +105,7 @@ def _score(
         workers=options.num_workers(image_size=saved.evaluation.size),
         rank=shared.rank,
         num_ranks=shared.size,
+        normalisation=encoder.normalisation,
     )
     mine = count_right(lambda x: classifier(head_input(encoder, x)), loader, asked.right, device=device)
     n, first, fifth = (round(shared.sum(count)) for count in mine)
@@ -153,12 +152,13 @@ def _outputs(index: Index, saved: Saved, protocol: EvaluationName) -> tuple[np.n
     Opens no image.
 
     Raises:
-        DataError: without labels, or if classes do not fit the head or the protocol.
+        DataError: without labels, if a class has no image, or if classes do not fit the head or the protocol.
     """
     if protocol == "real":
         return None
     if not index.classes:
         raise _nothing(index, "labelled")
+    index.require_every_class()
     if protocol == "v2" and not all(name.isdigit() or name[:1] == "n" for name in index.classes):
         raise DataError(
             f"{index.name} is not ImageNet-V2",

@@ -14,6 +14,7 @@ from torch import Tensor
 from vitlet.augmentation import View
 from vitlet.choices import Layers, Pool, ProbeName
 from vitlet.console import Teller
+from vitlet.data.classes import require_classes
 from vitlet.data.columns import cache_folder
 from vitlet.data.index import Index, open_index
 from vitlet.data.loader import evaluation_batches
@@ -22,8 +23,6 @@ from vitlet.data.subsets import divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
-from vitlet.errors import UsageError
-from vitlet.evaluation import labels
 from vitlet.evaluation.features import Reading, cached_features, encoder_digest
 from vitlet.evaluation.images import each_once
 from vitlet.evaluation.linear import linear_probe, published_probe
@@ -36,6 +35,7 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
+from vitlet.weights.files import no_classifier
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder
@@ -80,7 +80,7 @@ def _probe(
     clock = Clock()
     saved = load_encoder(run)
     index = opened(data, options, world)
-    labels.require_classes(index.classes, where=index.name)
+    require_classes(index)
     verdicts = judged(index, options, teller, world)
     train_ids, test_ids, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train_ids, test_ids, split)
@@ -209,10 +209,7 @@ def predict(
     """
     saved = load_encoder(run)
     if saved.classifier is None:
-        raise UsageError(
-            f"{printable(run)} is an encoder without a classifier",
-            fix="vitlet finetune RECIPE --init RUN --data LABELLED --out NEW, then predict with NEW",
-        )
+        raise no_classifier(run, then="predict with NEW")
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
         index = opened(data, options, world)
@@ -241,7 +238,13 @@ def _predicted(
     workers = options.num_workers(image_size=saved.evaluation.size)
     shared = world if len(ids) >= world.size else World()  # too few for every rank to have one
     batches = evaluation_batches(
-        index, ids, view=saved.evaluation, workers=workers, rank=shared.rank, num_ranks=shared.size
+        index,
+        ids,
+        view=saved.evaluation,
+        workers=workers,
+        rank=shared.rank,
+        num_ranks=shared.size,
+        normalisation=encoder.normalisation,
     )
     found: list[Tensor] = []
     with torch.inference_mode():

@@ -28,9 +28,10 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run, environment, hardware
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
-from vitlet.weights.folder import CARD, PREPROCESSING, PROOF, Saved, card_of, require_replaceable, write_model
+from vitlet.weights.files import CARD, EXPORTED, PREPROCESSING, PROOF, require_replaceable
+from vitlet.weights.folder import Saved, card_of, write_model
 from vitlet.weights.form import Form, require_no_detector
-from vitlet.weights.formats import FILES, Runner, open_graph, require_packages, write_graph
+from vitlet.weights.formats import Runner, open_graph, require_packages, write_graph
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
 from vitlet.weights.portable import Portable, described
@@ -75,7 +76,7 @@ def export(
     require_no_detector(run)
     require_packages(form)
     folder = Path(out)
-    require_replaceable(folder, files=FILES)
+    require_replaceable(folder, files=EXPORTED)
     teller = Teller(quiet=options.quiet)
     clock = Clock()
     saved = load_encoder(run)
@@ -84,7 +85,15 @@ def export(
         stage = Path(scratch) / "model"
         proof = proved(saved, stage, form, witnesses, where=printable(folder), teller=teller)
         results = _results(run)
-        card = card_of(saved.encoder, saved.classes, saved.facts, target=to, results=results, proof=proof)
+        card = card_of(
+            saved.encoder,
+            saved.classes,
+            saved.facts,
+            evaluation=saved.evaluation,
+            target=to,
+            results=results,
+            proof=proof,
+        )
         texts = {PROOF: to_json_bytes(proof), CARD: card.encode()}
         write_folder(folder, {p.name: p.read_bytes() for p in sorted(stage.iterdir())} | texts)
     try:
@@ -154,16 +163,37 @@ def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Wi
 
 
 def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses) -> Agreement:
-    """Compare our outputs, computed from bytes as in evaluation, with those of the exported model."""
+    """Compare our outputs, computed from bytes as in evaluation, with those of the exported model.
+
+    Raises:
+        CheckpointError: if the exported model does not take a batch.
+    """
     original: list[Mapping[str, NDArray[np.float32]]] = []
     exported: list[Mapping[str, NDArray[np.float32]]] = []
     with torch.inference_mode(), one_thread():
-        for part in witnesses.images.split(_BATCH):
+        for part in witnesses.images.split(_sizes(len(witnesses.images))):
             original.append(_outputs(saved, model, part))
-            exported.append(runner(model.input_of(part)))
+            exported.append(_taken(runner, model.input_of(part)))
     joined = [{name: np.concatenate([row[name] for row in rows]) for name in model.outputs} for rows in
               (original, exported)]  # fmt: skip
     return agreement(joined[0], joined[1], labels=witnesses.labels)
+
+
+def _sizes(count: int) -> list[int]:
+    """Return the sizes of the batches: the last is divided, so that a graph for one size alone does not pass."""
+    whole, rest = divmod(count - 1, _BATCH)
+    return [*[_BATCH] * whole, *([rest] if rest else []), 1]
+
+
+def _taken(runner: Runner, batch: Tensor) -> Mapping[str, NDArray[np.float32]]:
+    try:
+        return runner(batch)
+    except Exception as error:  # the runtimes' own exceptions have no common base
+        raise CheckpointError(
+            f"the exported model does not take a batch of {plural(len(batch), 'image')}",
+            why=f"{printable(' '.join(str(error).split())[:200]).rstrip('.')}. Nothing was written",
+            fix="report this with the run's recipe.json",
+        ) from error
 
 
 def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray[np.float32]]:

@@ -8,12 +8,11 @@ from rich.table import Table
 
 from vitlet.choices import KnownPixels
 from vitlet.console import Teller
-from vitlet.errors import UsageError
 from vitlet.normalisation import HALF, IMAGENET
 from vitlet.text import plural, printable
-from vitlet.weights.folder import require_replaceable, write_model
+from vitlet.weights.files import importable, require_replaceable
+from vitlet.weights.folder import write_model
 from vitlet.weights.foreign import Imported, import_file
-from vitlet.weights.names import Source
 from vitlet.weights.source import evaluation_view, numbered_classes
 
 
@@ -47,13 +46,7 @@ def import_weights(
         CheckpointError: if the file is unsafe, damaged, not a plain ViT, or not whole.
         UsageError: for a folder, if an argument is needed to decide, or `out` contains other files.
     """
-    source, folder, teller = Source.parse(file).path, Path(out), Teller()
-    if source.is_dir():
-        raise UsageError(
-            f"{printable(source)} is a folder",
-            why="A file of weights is imported; a run or a model of vitlet needs no import",
-            fix=f"--init {printable(source)} as it is, or the file in it",
-        )
+    source, folder, teller = importable(file), Path(out), Teller()
     require_replaceable(folder)
     found = import_file(
         source,

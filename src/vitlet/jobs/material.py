@@ -12,15 +12,17 @@ import torch
 from vitlet.console import Teller
 from vitlet.data.check import check
 from vitlet.data.choice import Subset
+from vitlet.data.classes import require_classes
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
 from vitlet.data.index import Index, open_index
 from vitlet.data.subsets import balanced, divide, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
-from vitlet.errors import CheckpointError, DataError, UsageError
+from vitlet.errors import CheckpointError, UsageError
 from vitlet.evaluation import labels
 from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.launch import RANDOM_START, Launch
+from vitlet.jobs.left_out import leave_out_again
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches
 from vitlet.recipe import AnyEncoderConfig, ConvNetConfig, Recipe
@@ -94,28 +96,24 @@ def pick_device(options: Options) -> torch.device:
     return torch.device("cuda", int(local_rank))
 
 
-def classes_of(index: Index, recipe: Recipe) -> tuple[str, ...]:
-    """Return the classes in this data: of images or, for a detection method, of the objects in them.
-
-    Raises:
-        DataError: if the method learns labels and there are not two classes, or objects and they are not annotated.
-    """
-    if recipe.objective.learns_objects() is None:
-        if recipe.objective.learns_labels:
-            labels.require_classes(index.classes, where=index.name)
-        return index.classes
-    annotations = annotations_of(index)
-    if annotations is None:
-        raise DataError(
-            f"{index.name} has no boxes",
-            why=f"Recipe {recipe.name} learns the objects on the images",
-            fix="give a folder with annotations/instances_train.json in COCO's format, or one in Roboflow's",
-        )
-    return annotations.classes
-
-
-def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Options, teller: Teller) -> Material:
+def gather_material(
+    index: Index,
+    recipe: Recipe,
+    launch: Launch,
+    options: Options,
+    teller: Teller,
+    *,
+    left_out: np.ndarray | None = None,
+) -> Material:
     """Check the images and choose those to train on.
+
+    Args:
+        index: The images.
+        recipe: What is learned.
+        launch: Which of the images.
+        options: Workers, the accepted share of bad images.
+        teller: For progress and notes.
+        left_out: Rows that the run has left out since it began, even if they can be used now.
 
     Raises:
         DataError: if too many images are bad, none is left, or labels are needed and missing.
@@ -126,6 +124,8 @@ def gather_material(index: Index, recipe: Recipe, launch: Launch, options: Optio
             "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
         )
     verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
+    if left_out is not None:
+        verdicts = leave_out_again(index, verdicts, left_out, teller)
     if launch.verb == "pretrain":
         whole = training_ids(index, verdicts.good)
         ids = chosen_ids(index, whole, seed=recipe.budget.seed, subset=launch.subset)
@@ -167,10 +167,10 @@ def open_labelled(
     """Open, check and divide labelled images, and require that they can be learned and evaluated.
 
     Raises:
-        DataError: as `judge` and the two rules of `evaluate.labels`, the first of them before an image is opened.
+        DataError: as `require_classes`, `judge` and `require_labels`.
     """
     index = open_index(data, follow_outside=options.follow_outside)
-    labels.require_classes(index.classes, where=index.name)
+    require_classes(index)
     verdicts = judge(index, options, teller)
     train, test, split = divide(index, verdicts.good)
     require_labels(index, verdicts, train, test, split)

@@ -11,6 +11,7 @@ from vitlet.config import Config, explain, parse_value
 from vitlet.errors import UsageError
 from vitlet.host import available_cores, ranks_here
 from vitlet.recipe import BudgetConfig, Recipe
+from vitlet.run import Run
 from vitlet.text import did_you_mean, printable
 from vitlet.units import Epochs
 
@@ -27,7 +28,7 @@ class Options(Config):
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images per forward and backward pass, if the batch does not fit into memory."""
     compile: bool = False
-    """torch.compile: about a minute at the start, then a third faster."""
+    """torch.compile: about a minute at the start, then faster: by 4 % (fp32) or 15 % (bf16) for MAE on a CPU."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Accepted share of unreadable images."""
     follow_outside: bool = False
@@ -161,6 +162,19 @@ def require_verb(recipe: Recipe, verb: Literal["pretrain", "finetune"]) -> None:
             f"{recipe.name} is not a recipe to {verb} with",
             why="It learns from labels" if recipe.objective.learns_labels else "It learns without labels",
             fix=f"vitlet {right} {recipe.name}{start} --data DATA --out RUN, or another recipe of vitlet recipes",
+        )
+
+
+def require_detector(recipe: Recipe, run: Run) -> None:
+    """Refuse a run of a recipe that learns no objects.
+
+    Raises:
+        UsageError: naming the command that trains a detector.
+    """
+    if recipe.objective.learns_objects() is None:
+        raise UsageError(
+            f"{printable(run.path)} is a run of {recipe.name}, which finds no objects",
+            fix="vitlet finetune detection_micro --init RUN --data COCO --out NEW, then detect with NEW",
         )
 
 

@@ -74,7 +74,11 @@ def _write_accuracy(
     split = material.held_out_split
     device = next(objective.parameters()).device
     batches = evaluation_batches(
-        material.index, material.held_out, view=recipe.data.evaluation, workers=material.workers
+        material.index,
+        material.held_out,
+        view=recipe.data.evaluation,
+        workers=material.workers,
+        normalisation=recipe.data.normalisation,
     )
     with torch.inference_mode():
         forward = objective.logits if name == "top1" else objective.first_head
@@ -142,7 +146,8 @@ def _write_reconstructions(run: Run, recipe: Recipe, material: Material, objecti
     held_out = len(material.held_out) > 0
     source = material.held_out if held_out else material.ids
     chosen = source[np.linspace(0, len(source) - 1, min(_PICTURES, len(source))).astype(int)]
-    batch = next(evaluation_batches(material.index, chosen, view=recipe.data.evaluation))
+    data = recipe.data
+    batch = next(evaluation_batches(material.index, chosen, view=data.evaluation, normalisation=data.normalisation))
     key = derive(recipe.budget.seed, "pictures")
     noise = torch.from_numpy(uniform(key, batch.slots.numpy(), objective.encoder.num_patches))
     device = next(objective.parameters()).device

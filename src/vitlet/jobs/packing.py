@@ -41,12 +41,14 @@ def pack(
         The content of `shards.json`: exact counts, how the data was packed, and what was left out.
 
     Raises:
-        DataError: if more images are unreadable than accepted, or objects are annotated on them: shards hold none.
+        DataError: if more images are unreadable than accepted, a class has no image, or objects are annotated on them:
+            shards hold none.
         UsageError: if `out` is not empty.
         ResourceError: if the disk is full; nothing is left behind.
     """
     teller = Teller(quiet=options.quiet)
     index = open_index(data, follow_outside=options.follow_outside)
+    index.require_every_class()  # nobody would miss it in the shards
     if annotations_of(index) is not None:
         raise DataError(
             f"{index.name} has annotated objects, which shards cannot hold",
@@ -59,9 +61,16 @@ def pack(
     threads = options.num_decoders()
     with teller.progress("packing images", total=len(ids)) as tick:
         facts = write_shards(
-            index, ids, out=Path(out), form=form, threads=threads, left_out=verdicts.bad, progress=tick
+            index,
+            ids,
+            out=Path(out),
+            form=form,
+            threads=threads,
+            left_out=verdicts.bad,
+            max_bad=options.max_bad,
+            progress=tick,
         )
-    bad = f", {plural(len(verdicts.bad), 'unreadable image')} left out" if verdicts.bad else ""
+    bad = f", {plural(facts['num_left_out'], 'unreadable image')} left out" if facts["num_left_out"] else ""
     teller.say(
         f"{plural(facts['num_images'], 'image')} in {plural(len(facts['shardlist']), 'shard')}, "
         f"{facts['num_bytes'] / 1e6:,.1f} MB{bad}: {printable(Path(out) / SHARDS_FILE)}"

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from vitlet.data.loader import evaluation_batches
 from vitlet.evaluation.classify import evaluate_classifier
 from vitlet.evaluation.features import extract
@@ -62,7 +60,11 @@ def finetuning_probe(
     def look(objective: Objective, step: int) -> dict[str, Any]:
         assert isinstance(objective, Supervised)
         batches = evaluation_batches(
-            material.index, material.held_out, view=recipe.data.evaluation, workers=material.workers
+            material.index,
+            material.held_out,
+            view=recipe.data.evaluation,
+            workers=material.workers,
+            normalisation=recipe.data.normalisation,
         )
         device = next(objective.parameters()).device
         found = evaluate_classifier(objective.logits, batches, device=device)["top1"]
@@ -88,13 +90,20 @@ def finetuning_probe(
 def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: int) -> Probe:
     """Probe a fixed sample of the *training* images: held-out images decide nothing during training.
 
-    `knn_top1` classifies 500 of them by the nearest of 1,500 others (fewer in a small set).
+    `knn_top1` classifies 500 of them by the nearest of 1,500 others (fewer in a small set). Images without
+    a label are left out; where fewer than 50 have one, there is no `knn_top1`.
     """
     order = permutation(derive(recipe.budget.seed, "probe"), len(material.ids))[: _BANK + _QUERIES]
     sample = material.ids[order]
 
     def look(objective: Objective, step: int) -> dict[str, Any]:
-        batches = evaluation_batches(material.index, sample, view=recipe.data.evaluation, workers=material.workers)
+        batches = evaluation_batches(
+            material.index,
+            sample,
+            view=recipe.data.evaluation,
+            workers=material.workers,
+            normalisation=recipe.data.normalisation,
+        )
         features, labels = extract(objective.encoder, batches, pool="mean")
         rows = run.metrics()
         # The first step is logged between the others, and its loss far above the rest would hide the trend.
@@ -110,8 +119,10 @@ def pretraining_probe(run: Run, recipe: Recipe, material: Material, *, every: in
             "verdict": verdict(losses, healths),
             "advice": explain(losses, healths),
         }
-        if np.all(labels.numpy() >= 0) and material.num_classes > 1 and len(sample) >= _FEWEST:
-            cut = len(sample) * _QUERIES // (_BANK + _QUERIES)
+        known = labels >= 0
+        features, labels = features[known], labels[known]
+        if material.num_classes > 1 and len(labels) >= _FEWEST:
+            cut = len(labels) * _QUERIES // (_BANK + _QUERIES)
             guess = knn_predict(features[cut:], labels[cut:], features[:cut], num_classes=material.num_classes)
             found["knn_top1"] = top1(guess, labels[:cut])
         return found

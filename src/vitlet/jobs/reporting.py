@@ -9,11 +9,14 @@ from vitlet.console import Teller
 from vitlet.disk import existing, read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
+from vitlet.run import Run
 from vitlet.text import printable
 
 
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
     """Write one self-contained page about one or several runs, side by side, or about a replication.
+
+    Where all runs belong to one demo, its comparison comes first.
 
     Args:
         runs: Run directories, or one `replication.json`.
@@ -28,6 +31,7 @@ def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str
         ResourceError: if `out` cannot be written.
     """
     # Late, as matplotlib takes a second.
+    from vitlet.reports.contents import find_comparison
     from vitlet.reports.page import write_page
     from vitlet.reports.replication import write_replication_page
 
@@ -35,7 +39,7 @@ def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str
         case [single] if Path(single).suffix == ".json":
             page = write_replication_page(_replication(Path(single)), out=Path(out))
         case _:
-            page = write_page(runs, out=out)
+            page = write_page(runs, out=out, comparison=find_comparison([Run.open(run) for run in runs]))
     Teller().say(f"page: {printable(page)}")
     return page
 

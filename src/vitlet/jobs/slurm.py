@@ -4,7 +4,8 @@ Besides starting its command, a script handles interruptions:
 
   * Some minutes before the time limit SLURM sends SIGUSR1 to the script, which forwards it. Every rank finishes its
     step, rank 0 saves, all stop, and the script requeues the job, where the same command resumes.
-  * A pre-empted job gets SIGTERM: it saves and stops, and SLURM itself requeues it (`--requeue`).
+  * If the script gets SIGTERM, as before pre-emption, it forwards SIGUSR1 as well: srun would answer SIGTERM by killing
+    the ranks. SLURM itself requeues a pre-empted job (`--requeue`).
   * If a rank of a training run dies, the others stop too; torchrun restarts all of them from the last checkpoint.
 
 No user input is interpolated into the shell unquoted: words go through `shlex.quote`, and values in `#SBATCH` lines,
@@ -22,7 +23,10 @@ from vitlet.errors import UsageError
 from vitlet.text import printable
 
 GRACE_SECONDS = 300
-"""Time before the limit: the longest step and checkpoint must fit into it."""
+"""Time from SLURM's signal to the limit. SLURM may send it up to a minute early, never late."""
+SHUTDOWN_SECONDS = GRACE_SECONDS - 30
+"""Of it for the ranks: the longest step and checkpoint must fit, as torchrun then kills them. The rest is for the end
+of the step and the requeue."""
 MAX_RESTARTS = 3
 MAX_REQUEUES = 100
 """Without a limit, a job that never reaches its first checkpoint would be requeued for ever."""
@@ -89,7 +93,7 @@ def batch_script(command: Sequence[str], *, name: str, out: str, cluster: Cluste
         python=shlex.quote(sys.executable),
         ranks=cluster.ranks_per_node,
         max_restarts=MAX_RESTARTS,
-        shutdown=GRACE_SECONDS // 2,
+        shutdown=SHUTDOWN_SECONDS,
         words=words,
         target=target,
     )
@@ -177,15 +181,19 @@ _TORCHRUN = """
 """
 
 _RUN = """\
-step="" early="" time_is_up=0
-pass_on() {{ if [[ $step ]]; then kill -"$1" "$step" 2>/dev/null || true; else early=$1; fi; }}
-trap 'time_is_up=1; pass_on USR1' USR1
-trap 'pass_on TERM' TERM
+step="" early="" passed="" time_is_up=0
+# srun forwards SIGUSR1 to the step, and answers SIGTERM by killing it. Only once: after a second signal torchrun does
+# not wait for its ranks.
+pass_on() {{
+  if [[ ! $step ]]; then early=1; elif [[ ! $passed ]]; then passed=1; kill -USR1 "$step" 2>/dev/null || true; fi
+}}
+trap 'time_is_up=1; pass_on' USR1
+trap 'pass_on' TERM
 
 # Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch: without it the step has one core.
 srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}} "${{command[@]}}" &
 step=$!
-[[ ! $early ]] || pass_on "$early"
+[[ ! $early ]] || pass_on
 # Each wait is short: bash can miss a signal in the moment before one, and sees it after.
 while kill -0 "$step" 2>/dev/null; do sleep 1 & wait "$!" || true; done
 status=0

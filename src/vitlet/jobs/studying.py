@@ -176,9 +176,7 @@ def _diagnosed(
     decides = [list(contents.items()), str(data), index.fingerprint, num_images, num_labels]
     folder = out / f"{name}-{num_labels}-{address_of(decides)[:12]}"
     if not World.here().broadcast_json((folder / "analysis/about.json").is_file()):
-        analyse(
-            [*contents, RANDOM], data=data, out=folder, images=num_images, num_labels=num_labels, options=options
-        )
+        analyse([*contents, RANDOM], data=data, out=folder, images=num_images, num_labels=num_labels, options=options)
     return [_read(values) for values in read_json(folder / "analysis/diagnosis.json")["suggestions"]]
 
 

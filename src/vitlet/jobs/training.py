@@ -20,7 +20,7 @@ from vitlet.nn.kernels import has_bf16
 from vitlet.recipe import Recipe
 from vitlet.recipes import by_name, from_json, with_overrides
 from vitlet.run import Run
-from vitlet.text import printable
+from vitlet.text import printable, quoted
 from vitlet.train import checkpoint
 from vitlet.weights.content import teacher_content
 from vitlet.weights.names import Source
@@ -192,7 +192,7 @@ def _require_repeated(run: Run, launch: Launch, given: str | None) -> Launch:
         raise UsageError(
             f"{printable(run.path)} would connect to {printable(there)}",
             why="The address stands in a file of the run, which may come from others",
-            fix=f"vitlet resume {printable(run.path)} --data {printable(there)}, if you trust it",
+            fix=f"vitlet resume {quoted(run.path)} --data {quoted(there)}, if you trust it",
         )
     return launch
 

@@ -102,5 +102,7 @@ def _decoded(saved: Saved, index: Index, rows: NDArray[np.int64], options: Optio
     if not len(rows):
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
     workers = options.num_workers(image_size=size)
-    batches = evaluation_batches(index, rows, view=saved.evaluation, workers=workers)
+    batches = evaluation_batches(
+        index, rows, view=saved.evaluation, workers=workers, normalisation=saved.encoder.normalisation
+    )
     return torch.cat([batch.images for batch in each_once(batches)]).contiguous()

@@ -34,6 +34,7 @@ class Tutor(nn.Module):
         super().__init__()
         self.teacher, self.alpha = Frozen(teacher.network), alpha
         self.facts: dict[str, Any] = teacher.facts
+        self.classes = teacher.classes
         with seeded(derive(seed, "tutor")):
             self.dist_norm = nn.LayerNorm(width, eps=1e-6)
             self.head_dist = nn.Linear(width, teacher.num_classes)

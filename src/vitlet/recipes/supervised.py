@@ -100,7 +100,7 @@ class SupervisedObjective(ObjectiveConfig):
         from vitlet.methods.tutor import Tutor
         from vitlet.weights.teacher import load_classifier_teacher
 
-        teacher = load_classifier_teacher(source, num_classes=num_classes)
+        teacher = load_classifier_teacher(source, num_classes=num_classes, image_size=encoder.config.image_size)
         return Tutor(teacher, width=encoder.config.width, alpha=self.alpha, seed=seed)
 
 

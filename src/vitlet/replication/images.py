@@ -45,8 +45,9 @@ def in_half(index: Index, half: Half) -> np.ndarray:
     """Bool [n]: which images, of all splits, belong to the half; images without a label belong to neither.
 
     Raises:
-        DataError: if a half would have a single class.
+        DataError: if a half would have a single class, or a class has no image.
     """
+    index.require_every_class()
     if len(index.classes) < 4:
         raise DataError(
             f"{index.name} has {len(index.classes)} classes",

@@ -217,6 +217,7 @@ class _Planner:
             raise _AbsentError(f"needs {printable(subset)}, which is not there")
         try:
             index = self._open(folder)
+            index.require_every_class()
         except DataError as error:
             raise _AbsentError(f"needs {asked.title} ({error.what})") from None
         sizes = counts(index, labelled=annotations_of(index) is None)  # boxes are labels enough

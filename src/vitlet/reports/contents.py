@@ -114,10 +114,17 @@ def _arms(comparison: Mapping[str, Any] | None) -> dict[str, tuple[int, str]]:
 
 
 def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The `comparison.json` in a run's folder or its parent folder; None if there is none."""
-    folders = [folder for run in runs for folder in (run.path, run.path.resolve().parent)]
-    file = next((f / "comparison.json" for f in folders if (f / "comparison.json").is_file()), None)
-    return read_json(file) if file else None
+    """The `comparison.json` beside the runs, if it names every one of them; else None.
+
+    A folder may hold runs on several data sets, of which a verdict holds for those that it came from.
+    """
+    paths = [run.path.resolve() for run in runs]
+    folders = {path.parent for path in paths}
+    if len(folders) != 1 or not (file := folders.pop() / "comparison.json").is_file():
+        return None
+    found = read_json(file)
+    named = {*_arms(found), found.get("pretrained")}
+    return found if named.issuperset(path.name for path in paths) else None
 
 
 def _read(run: Run, name: str, style: int, key: str) -> Contents:

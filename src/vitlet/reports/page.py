@@ -12,7 +12,7 @@ from typing import Any
 from vitlet.disk import write_file
 from vitlet.errors import UsageError
 from vitlet.reports import evidence, provenance
-from vitlet.reports.contents import Contents, find_comparison, read
+from vitlet.reports.contents import Contents, read
 from vitlet.reports.elements import template
 from vitlet.reports.numbers import duration
 from vitlet.reports.objects import objects
@@ -32,7 +32,7 @@ def write_page(
     Args:
         runs: Run directories, at least one; only files in them are read, and a missing file drops its section.
         out: The HTML file; replaced atomically.
-        comparison: What the runs were made to decide; by default the `comparison.json` next to them, if any.
+        comparison: What the runs were made to decide, see `find_comparison`; None: nothing together.
 
     Returns:
         `out`.
@@ -45,8 +45,6 @@ def write_page(
     if not runs:
         raise UsageError("no run given", fix="vitlet report RUN --out FILE.html")
     opened = [Run.open(run) for run in runs]
-    if comparison is None:
-        comparison = find_comparison(opened)
     page = template("report.html.j2").render(_page(read(opened, comparison), comparison))
     write_file(Path(out), page.encode())
     return Path(out)

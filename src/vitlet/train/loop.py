@@ -163,7 +163,8 @@ def train(
                 row = meter.row(done, done / batches.steps_per_epoch, loss, rates.lr, grad_norm)
                 writer.log(row | _scalars(losses))
                 tick(done, f"loss {loss:.4f} · {row['images_per_second']:.0f} images/s")
-            job.look_and_save(done)
+            with meter.paused():
+                job.look_and_save(done)
             job.stop_if_asked(stop, done)
     job.stop_if_asked(stop, budget.total_steps)  # a signal may have come since the last step
 

@@ -1,4 +1,4 @@
-"""Training throughput, and the share of time spent waiting for images."""
+"""Training throughput, and the share of the training time spent waiting for images."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from typing import Any, final
 
 @final
 class Meter:
-    """Images per second and the share of time spent waiting for data, since the last row."""
+    """Images per second and the share of time spent waiting for data, since the last row and without pauses."""
 
     def __init__(self) -> None:
         """Start counting now."""
@@ -20,6 +20,13 @@ class Meter:
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside this block out."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def add(self, images: int) -> None:
         """Count `images` more, over all ranks."""

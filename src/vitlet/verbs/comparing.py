@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from vitlet.arguments import AtLeastOne, Looking, Tuning, existing_data, existing_source, layer_lists, numbers
 from vitlet.errors import UsageError
+from vitlet.verbs.images import require_images
 
 Settings = Annotated[tuple[str, ...], Parameter(negative="")]
 
@@ -36,6 +37,7 @@ def compare(
     existing_data(data)
     fractions = numbers("--label-fractions", label_fractions, low=1e-9, high=1)
     flags, options = (tuning or Tuning()).flags(), (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.comparing import compare as job
 
     job(sources, data=data, out=out, label_fractions=fractions, supervised=taught, options=options, **flags)
@@ -69,6 +71,7 @@ def keep_blocks(
     existing_data(data)
     counts = None if blocks is None else [int(n) for n in numbers("--blocks", blocks, low=0, high=64, whole=True)]
     flags, options = (tuning or Tuning()).flags(), (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.sweeping import sweep_keep_blocks as job
 
     job(sources, data=data, out=out, blocks=counts, num_labels=num_labels, options=options, **flags)
@@ -115,6 +118,8 @@ def distill_layers(
 
     changes = parse_settings(set)
     with_overrides(by_name(recipe), changes)
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.sweeping import sweep_distill_layers as job
 
     job(
@@ -128,5 +133,5 @@ def distill_layers(
         seeds=seeds,
         finetune=finetune,
         finetune_set=judged["set"],
-        options=(looking or Looking()).options(),
+        options=options,
     )

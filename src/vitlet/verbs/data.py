@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from vitlet.arguments import AtLeastOne, Share, Shared, Whole, chosen_recipe, existing_data
 from vitlet.console import Terminal
+from vitlet.verbs.images import require_images
 
 
 def check(
@@ -27,7 +28,7 @@ def check(
         max_bad: Accepted share of unreadable images.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
-    existing_data(data)
+    require_images(existing_data(data), follow_outside=follow_outside)
     from vitlet.jobs.checking import check as job
     from vitlet.jobs.options import Options
 
@@ -57,7 +58,7 @@ def pack(
         max_bad: Share of unreadable images that may be left out.
         follow_outside: Also read files outside the folder that links and tables in it lead to.
     """
-    existing_data(data)
+    require_images(existing_data(data), follow_outside=follow_outside)
     from vitlet.jobs.options import Options
     from vitlet.jobs.packing import pack as job
 

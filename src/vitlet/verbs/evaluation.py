@@ -10,6 +10,7 @@ from vitlet.choices import Device, EvaluationName, InferencePrecision, Layers, P
 from vitlet.disk import existing
 from vitlet.errors import UsageError
 from vitlet.verbs.files import require_free
+from vitlet.verbs.images import require_images
 
 
 def probe(
@@ -33,11 +34,13 @@ def probe(
     """
     start = existing_source(run)
     existing_data(data)
-    from vitlet.jobs.evaluation import probe as job
     from vitlet.jobs.options import require_layers
 
     require_layers(protocol, layers)
     options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
+    from vitlet.jobs.evaluation import probe as job
+
     job(start, data=data, protocol=protocol, pool=pool, layers=layers, options=options)
 
 
@@ -61,9 +64,14 @@ def evaluate(
     start = existing_source(run)
     existing_data(data)
     require_free("figures", json, option="--json")
+    from vitlet.weights.files import require_classifier
+
+    require_classifier(start, then="evaluate NEW; or vitlet probe")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.evaluating import evaluate as job
 
-    job(start, data=data, protocol=protocol, json=json, options=(looking or Looking()).options())
+    job(start, data=data, protocol=protocol, json=json, options=options)
 
 
 def analyse(
@@ -91,9 +99,10 @@ def analyse(
     for encoder in encoders:
         if encoder != "random":
             existing_source(encoder.removeprefix("random:"))
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.analysing import analyse as job
 
-    options = (looking or Looking()).options()
     job(encoders, data=data, out=out, images=images, seed=seed, published=published, options=options)
 
 
@@ -121,10 +130,11 @@ def study(
     sources = [existing_source(encoder) for encoder in encoders]
     existing_data(data)
     require_free("figures", json, option="--json")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.studying import LABELS
     from vitlet.jobs.studying import study as job
 
-    options = (looking or Looking()).options()
     job(sources, data=data, out=out, labels=labels or LABELS, seeds=seeds, json=json, options=options)
 
 

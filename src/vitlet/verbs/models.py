@@ -9,7 +9,9 @@ from vitlet.arguments import AtLeastOne, Looking, Reading, existing_data, existi
 from vitlet.choices import ExportTarget, KnownPixels, Pool
 from vitlet.disk import existing
 from vitlet.errors import UsageError
+from vitlet.text import printable
 from vitlet.verbs.files import require_free
+from vitlet.verbs.images import require_images
 
 
 def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Looking | None = None) -> None:
@@ -24,9 +26,11 @@ def embed(run: str, *, data: Path, out: Path, pool: Pool = "mean", looking: Look
     start = existing_source(run)
     existing_data(data)
     require_free("features", out)
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.evaluation import embed as job
 
-    job(start, data=data, out=out, pool=pool, options=(looking or Looking()).options())
+    job(start, data=data, out=out, pool=pool, options=options)
 
 
 def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None) -> None:
@@ -40,9 +44,14 @@ def predict(run: Path, *, data: Path, out: Path, looking: Looking | None = None)
     existing_source(str(run))
     existing_data(data)
     require_free("predictions", out)
+    from vitlet.weights.files import require_classifier
+
+    require_classifier(run, then="predict with NEW")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.evaluation import predict as job
 
-    job(run, data=data, out=out, options=(looking or Looking()).options())
+    job(run, data=data, out=out, options=options)
 
 
 def export(
@@ -68,13 +77,17 @@ def export(
     start = existing_source(run)
     if images is not None:
         existing_data(images)
+    from vitlet.weights.files import EXPORTED, require_replaceable
     from vitlet.weights.form import Form, require_no_detector
 
     Form(to, int8, embed_preprocessing).require_possible()
     require_no_detector(start)
+    require_replaceable(out, files=EXPORTED)
+    options = (reading or Reading()).options()
+    if images is not None:
+        require_images(images, follow_outside=options.follow_outside)
     from vitlet.jobs.exporting import export as job
 
-    options = (reading or Reading()).options()
     job(start, out=out, to=to, images=images, int8=int8, embed_preprocessing=embed_preprocessing, options=options)
 
 
@@ -102,9 +115,12 @@ def push(
 
     HubName.parse(to)
     require_no_detector(start)
+    options = (reading or Reading()).options()
+    if images is not None:
+        require_images(images, follow_outside=options.follow_outside)
     from vitlet.jobs.pushing import push as job
 
-    job(start, to=to, images=images, private=private, options=(reading or Reading()).options())
+    job(start, to=to, images=images, private=private, options=options)
 
 
 def import_(
@@ -131,6 +147,10 @@ def import_(
         entry: Which weights to import, if the file has several for one network, such as model_ema.
     """
     existing(file)
+    from vitlet.weights.files import importable, require_replaceable
+
+    importable(file)
+    require_replaceable(out)
     from vitlet.jobs.importing import import_weights as job
 
     job(
@@ -176,11 +196,16 @@ def detect(run: Path, *, data: Path, out: Path, pictures: Path | None = None, lo
         out: The JSON file.
         pictures: A folder for copies of the images with boxes and masks drawn on them.
     """
+    from vitlet.jobs.options import require_detector
+    from vitlet.recipes import from_json
     from vitlet.run import Run
 
-    Run.open(run)
+    opened = Run.open(run)
     existing_data(data)
     require_free("objects", out)
+    require_detector(from_json(opened.recipe_json(), where=printable(opened.recipe_file)), opened)
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.detecting import detect as job
 
-    job(run, data=data, out=out, pictures=pictures, options=(looking or Looking()).options())
+    job(run, data=data, out=out, pictures=pictures, options=options)

@@ -19,8 +19,9 @@ from vitlet.arguments import (
     subset_words,
 )
 from vitlet.console import Terminal
-from vitlet.text import printable
+from vitlet.text import printable, quoted
 from vitlet.verbs.files import require_free
+from vitlet.verbs.images import require_images, require_learnable
 
 
 def demo(
@@ -39,10 +40,12 @@ def demo(
         seeds: Repetitions of the comparison.
         num_labels: Training labels of the comparison; by default twenty per class.
     """
-    source = None if data is None else existing_data(data)
+    options = (looking or Looking()).options()
+    if data is not None:
+        require_images(existing_data(data), follow_outside=options.follow_outside)
     from vitlet.jobs.demo import demo as job
 
-    job(data=source, out=out, seeds=seeds, num_labels=num_labels, options=(looking or Looking()).options())
+    job(data=data, out=out, seeds=seeds, num_labels=num_labels, options=options)
 
 
 def pretrain(
@@ -69,10 +72,11 @@ def pretrain(
     start = None if init is None else existing_source(init)
     part = subset_words(subset)
     _require_place(out, shared, chosen, subset=part)
+    require_learnable(data, chosen, follow_outside=shared.follow_outside)
     from vitlet.jobs.training import pretrain as job
 
     run = job(chosen, data=data, out=out, init=start, subset=part, options=shared.options())
-    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+    _done(run.path)
 
 
 def finetune(
@@ -110,6 +114,7 @@ def finetune(
     require_start(start, keep_blocks)
     labels = {"num_labels": num_labels, "subset": part, "hold_out": hold_out}
     _require_place(out, shared, chosen, keep_blocks=keep_blocks, **labels)
+    require_learnable(data, chosen, follow_outside=shared.follow_outside)
     from vitlet.jobs.training import finetune as job
 
     run = job(
@@ -123,7 +128,7 @@ def finetune(
         hold_out=hold_out,
         options=shared.options(),
     )
-    _done(run.path, f"vitlet report {run.path} --out {run.path}/report.html")
+    _done(run.path)
 
 
 def resume(
@@ -146,7 +151,7 @@ def resume(
         workers: Loader processes.
         device: Where to compute.
         micro_batch: Images per forward pass, if the batch does not fit into memory.
-        compile: Use torch.compile: a minute at the start, faster afterwards.
+        compile: Use torch.compile: a minute at the start, then faster: by 4 % (fp32) or 15 % (bf16) for MAE on a CPU.
         log: Copy the metrics there too; may be repeated.
         max_bad: Accepted share of unreadable images, if larger than when the run was started.
         accept_data_change: Resume even if images were added, removed or changed.
@@ -162,7 +167,7 @@ def resume(
     given = {"workers": workers, "device": device, "micro_batch": micro_batch, "compile": compile, "log": log}
     options = Options(**given, max_bad=max_bad, accept_data_change=accept_data_change)
     finished = job(run, data=data, options=options)
-    _done(finished.path, f"vitlet report {run} --out {run}/report.html")
+    _done(finished.path)
 
 
 def learn(
@@ -195,6 +200,8 @@ def learn(
     for name in methods:
         by_name(name)
     require_free("figures", json, option="--json")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside, labelled=True)
     from vitlet.jobs.learning import METHODS, VIEWS
     from vitlet.jobs.learning import learn as job
 
@@ -206,7 +213,7 @@ def learn(
         seeds=seeds,
         seed=seed,
         methods=methods or METHODS,
-        options=(looking or Looking()).options(),
+        options=options,
         json=json,
     )
 
@@ -236,6 +243,8 @@ def overfit(
     existing_data(data)
     start = None if init is None else existing_source(init)
     require_free("figures", json, option="--json")
+    options = (looking or Looking()).options()
+    require_images(data, follow_outside=options.follow_outside)
     from vitlet.jobs.overfitting import STEPS
     from vitlet.jobs.overfitting import overfit as job
 
@@ -247,7 +256,7 @@ def overfit(
         init=start,
         seeds=seeds,
         json=json,
-        options=(looking or Looking()).options(),
+        options=options,
     )
 
 
@@ -265,5 +274,6 @@ def _require_place(out: Path, shared: Shared, recipe: Any, **launch: Any) -> Non
         Run(out).require_same(asked, there=Run(out).launch_json(), recipe=recipe.to_json())
 
 
-def _done(path: Path, then: str) -> None:
-    Terminal().print(f"finished: {printable(path)}   next: {printable(then)}", markup=False)
+def _done(path: Path) -> None:
+    then = f"vitlet report {quoted(path)} --out {quoted(path / 'report.html')}"
+    Terminal().print(f"finished: {printable(path)}   next: {then}", markup=False)

@@ -10,7 +10,7 @@ from vitlet.recipe import ObjectiveConfig
 from vitlet.text import printable
 from vitlet.weights.names import CONFIG, Source, model_folder, untrained_architecture
 
-_TENSORS = (".safetensors", ".bin")
+TENSORS = (".safetensors", ".bin", ".pth")
 """Weights in timm's folders, which vitlet need not have written."""
 
 
@@ -33,7 +33,7 @@ def folder_content(path: Path) -> str:
     if isinstance(ours := config.get("vitlet"), dict):
         config["vitlet"] = {name: value for name, value in ours.items() if name != "facts"}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for file in sorted(f for f in folder.iterdir() if f.suffix in _TENSORS):
+    for file in sorted(f for f in folder.iterdir() if f.suffix in TENSORS):
         digest.update(f" {file.name} {file_content(file)}".encode())
     return digest.hexdigest()
 

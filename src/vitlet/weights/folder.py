@@ -7,7 +7,7 @@ ignores the `vitlet` section, which holds what further training needs.
     timm.create_model("local-dir:RUN/encoder", pretrained=True)
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vitlet.augmentation import Centre, View
+from vitlet.augmentation import View
 from vitlet.choices import Pool
-from vitlet.disk import read_json, to_json_bytes, write_folder
+from vitlet.disk import to_json_bytes, write_folder
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder
 from vitlet.nn.encoder import Encoder
@@ -29,12 +29,10 @@ from vitlet.text import plural, printable
 from vitlet.weights.beit import ARCHITECTURE as BEIT
 from vitlet.weights.beit import beit_arguments, from_beit, to_beit, with_relative_positions
 from vitlet.weights.card import card, published
+from vitlet.weights.files import CARD, own_config
 from vitlet.weights.names import CONFIG, WEIGHTS
+from vitlet.weights.preprocessing import remark, timm_resizing
 from vitlet.weights.tensors import require_same, sealed, unsealed
-
-CARD = "README.md"
-PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
-"""Files next to an exported model."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,9 @@ def write_model(
         facts: Provenance for the card: recipe, data, command, numbers.
         classifier: Adds `fc_norm` and `head`, or the ConvNet's last layer under timm's name.
         classes: Names of the head's outputs.
+
+    Raises:
+        UsageError: if the view crops in a way that timm's config cannot tell.
     """
     tensors, facts = _named(_parts(encoder, classifier)), published(facts)
     if isinstance(encoder, Encoder) and encoder.config.relative_position:
@@ -82,9 +83,8 @@ def write_model(
         "sha256": sha256,
         "facts": facts,
     }
-    write_folder(
-        path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: card_of(encoder, classes, facts).encode()}
-    )
+    told = card_of(encoder, classes, facts, evaluation=evaluation)
+    write_folder(path, {WEIGHTS: weights, CONFIG: to_json_bytes(config), CARD: told.encode()})
 
 
 def _parts(encoder: AnyEncoder, classifier: AnyClassifier | None) -> list[tuple[str, nn.Module]]:
@@ -102,7 +102,6 @@ def _timm_config(
     encoder: AnyEncoder, evaluation: View, classifier: AnyClassifier | None, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     num_classes, size = len(classes), encoder.config.image_size
-    share = evaluation.crop.share if isinstance(evaluation.crop, Centre) else 1.0
     if isinstance(encoder, ConvEncoder):
         named = {"architecture": encoder.config.architecture, "num_features": encoder.width, "global_pool": "avg"}
         stride = encoder.config.output_stride
@@ -116,9 +115,7 @@ def _timm_config(
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "fixed_input_size": isinstance(encoder, Encoder),
-            "interpolation": evaluation.crop.interpolation if isinstance(evaluation.crop, Centre) else "bicubic",
-            "crop_pct": share,
-            "crop_mode": "center",
+            **timm_resizing(evaluation),
             "mean": list(encoder.normalisation.mean),
             "std": list(encoder.normalisation.std),
             "num_classes": num_classes,
@@ -160,6 +157,7 @@ def card_of(
     classes: tuple[str, ...],
     facts: dict[str, Any],
     *,
+    evaluation: View,
     target: str = "timm",
     results: Mapping[str, Any] | None = None,
     proof: Mapping[str, Any] | None = None,
@@ -169,7 +167,7 @@ def card_of(
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
     return card(
         title=f"{family}, {kind}",
-        description=f"{_described(encoder)}.",
+        description=f"{_described(encoder)}. {remark(evaluation, encoder.normalisation, target=target)}".rstrip(),
         tags=("image-classification", family.lower().replace(" ", "-"), "vitlet"),
         facts=facts,
         target=target,
@@ -188,37 +186,13 @@ def _described(encoder: AnyEncoder) -> str:
     )
 
 
-def require_replaceable(folder: Path, *, files: Set[str] = frozenset()) -> None:
-    """Refuse to replace a folder that is not a model folder: writing a model replaces the whole folder.
-
-    Args:
-        folder: Where the model will be written.
-        files: Further file names, besides those of timm's format, that a model folder may hold.
-
-    Raises:
-        UsageError: if anything but an empty folder or a model folder is there.
-    """
-    ours = {CONFIG, WEIGHTS, CARD, PROOF, PREPROCESSING} | files
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
-        raise UsageError(
-            f"{printable(folder)} is there and not a model folder",
-            why="Nothing in it was changed",
-            fix="give --out a new folder",
-        )
-
-
 def read_model(path: Path) -> Saved:
     """Read and verify a folder that `write_model` wrote.
 
     Raises:
         CheckpointError: if a file is missing or altered, or the tensors are not exactly the network's.
     """
-    config = read_json(path / CONFIG)
-    ours = config.get("vitlet") if isinstance(config, dict) else None
-    if not isinstance(ours, dict):
-        raise CheckpointError(
-            f"{printable(path / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR"
-        )
+    config = own_config(path)
     try:
         saved = _described_in(config)
     except (KeyError, TypeError, UsageError) as error:

@@ -26,7 +26,7 @@ from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.text import plural, printable
 from vitlet.weights.beside import Beside, read_beside
-from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN, Kind, Named, as_it_is, kind_of, num_heads, sincos_order
+from vitlet.weights.kinds import NON_COMMERCIAL, OWN, UNKNOWN, Kind, Named, as_it_is, kind_of, num_heads, sincos_order
 from vitlet.weights.layouts import STRANGER, Layout, arrange, fill_biases
 from vitlet.weights.reading import WeightsFile, read_weights
 from vitlet.weights.tensors import require_same
@@ -287,8 +287,17 @@ def _notes(
             f"LICENCE: the {kind.name} weights that facebookresearch released are {NON_COMMERCIAL}: not for "
             "commercial use, and neither is what is trained from them"
         )
+    elif kind is OWN:
+        notes.append(
+            "this is a checkpoint of a run of vitlet, whose other files tell its heads, its pixels and the licences "
+            "behind it; the run itself needs no import"
+        )
     elif kind.licence == UNKNOWN:
-        notes.append("the file does not say under which licence it may be used; ask where it came from")
+        note = "the file does not say under which licence it may be used; ask where it came from"
+        if kind.authors is not None:
+            project, licence = kind.authors
+            note += f". The files of {project}'s authors are {licence}; this one does not say whether it is one of them"
+        notes.append(note)
     if not is_normalisation_asked and beside.normalisation is None and (beside.remarks or not kind.is_project):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vitlet.choices import ExportTarget
 from vitlet.errors import UsageError
 from vitlet.run import Run
-from vitlet.text import printable
+from vitlet.text import printable, quoted
 from vitlet.weights.names import Source
 
 
@@ -50,5 +50,5 @@ def require_no_detector(run: str | os.PathLike[str]) -> None:
         raise UsageError(
             f"{printable(found.path)} is a detector",
             why="The number of its regions depends on the image, which neither torch.export nor timm supports",
-            fix=f"vitlet export {printable(found.encoder)} exports its encoder; vitlet detect finds objects",
+            fix=f"vitlet export {quoted(found.encoder)} exports its encoder; vitlet detect finds objects",
         )

@@ -24,11 +24,10 @@ from torch import Tensor
 
 from vitlet.errors import UsageError
 from vitlet.nn.convnet import ConvEncoder
+from vitlet.weights.files import ONNX, OPENVINO, TORCH
 from vitlet.weights.form import Form
 from vitlet.weights.portable import INPUT, Portable
 
-ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH = "model.onnx", "model.xml", "model.bin", "model.pt2"
-FILES = frozenset({ONNX, OPENVINO, OPENVINO_WEIGHTS, TORCH})
 OPSET = 20
 """Readable by ONNX Runtime 1.17 and OpenVINO 2024."""
 Runner = Callable[[Tensor], dict[str, NDArray[np.float32]]]

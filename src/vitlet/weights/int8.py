@@ -15,8 +15,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from vitlet.weights.files import ONNX, OPENVINO, OPENVINO_WEIGHTS
 from vitlet.weights.form import Form
-from vitlet.weights.formats import ONNX, OPENVINO, OPENVINO_WEIGHTS, openvino_core, optional, quiet
+from vitlet.weights.formats import openvino_core, optional, quiet
 from vitlet.weights.portable import INPUT
 
 _BATCH = 16

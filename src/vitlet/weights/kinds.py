@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlet.errors import UsageError
 from vitlet.nn.posembed import sincos_2d
 from vitlet.normalisation import Normalisation
-from vitlet.text import plural, printable
+from vitlet.text import plural, printable, quoted
 from vitlet.weights.beside import Beside
 from vitlet.weights.layouts import Layout
 from vitlet.weights.reading import WeightsFile
@@ -28,7 +28,9 @@ class Kind:
     heads: dict[int, int]
     """Number of heads by width, where it is unambiguous."""
     licence: str = UNKNOWN
-    """Licence of the authors' released weights; others in the same format may differ."""
+    """Licence of every file of this kind: of the authors' released weights, where the form of a file proves them."""
+    authors: tuple[str, str] | None = None
+    """A project whose released weights have this form as others' have, and their licence."""
     is_project: bool = True
     """Whether the project is known, not only the form of the names. Then pixels are normalised by ImageNet's mean and
     deviation, and a network has biases of queries, keys and values, and a norm behind its blocks or its pooling."""
@@ -55,15 +57,21 @@ class Named:
 _COMMON_HEADS = {768: 12, 1024: 16, 1280: 16}
 MAE_LITE = Kind("MAE-Lite", {192: 12, 384: 12, 768: 12})
 MAE = Kind("MAE", _COMMON_HEADS, NON_COMMERCIAL)
-LIKE_MAE = Kind("ViT with MAE's positions", _COMMON_HEADS)
-"""Trained by anybody: the authors' files have their tensors below `model`, or a decoder."""
+LIKE_MAE = Kind("ViT with MAE's positions or decoder", _COMMON_HEADS, authors=("MAE", NON_COMMERCIAL), is_project=False)
+"""Trained by anybody: the authors' files have their tensors at the top of `model`."""
 MOCO_V3 = Kind("MoCo-v3", {384: 12, 768: 12}, NON_COMMERCIAL)
-DINO = Kind("DINO", {384: 6, 768: 12}, "Apache-2.0")
-DINO_V2 = Kind("DINOv2", {384: 6, 768: 12, 1024: 16}, "Apache-2.0")
+LIKE_MOCO = Kind("ViT with MoCo-v3's positions", _COMMON_HEADS, authors=("MoCo-v3", NON_COMMERCIAL), is_project=False)
+"""Trained by anybody: the authors' files have their tensors below `base_encoder`."""
+DINO = Kind("DINO", {384: 6, 768: 12}, authors=("DINO", "Apache-2.0"))
+DINO_V2 = Kind("DINOv2", {384: 6, 768: 12, 1024: 16}, authors=("DINOv2", "Apache-2.0"))
 HUGGING_FACE_MAE = Kind("Hugging Face ViTMAE", _COMMON_HEADS)
 HUGGING_FACE = Kind("Hugging Face ViT", _COMMON_HEADS, is_project=False)
 RELATIVE = Kind("ViT with relative positions", _COMMON_HEADS, is_project=False)
 TIMM = Kind("ViT with timm's names", _COMMON_HEADS, is_project=False)
+OWN = Kind("checkpoint of vitlet", {}, is_project=False)
+"""Of a run, whose own files tell its heads, its pixels and the licences behind it."""
+
+_OWN_PREFIX = re.compile(r"model\.(\w+\.)*(\w+_)?encoder\.vit\.")
 
 
 def kind_of(file: WeightsFile, layout: Layout) -> Kind:
@@ -79,18 +87,21 @@ def kind_of(file: WeightsFile, layout: Layout) -> Kind:
     own_decoder = decoder is not None and 2 * decoder.shape[0] == width
     if layout.hugging_face:
         return HUGGING_FACE_MAE if decoder is not None else HUGGING_FACE
+    if not file.wrapper and _OWN_PREFIX.fullmatch(layout.prefix):
+        return OWN
     if prefix in ("model.", "base_encoder.") and (by_authors or own_decoder):
         return MAE_LITE
-    if prefix == "base_encoder." or sincos_order(table) == "row-column":
-        return MOCO_V3
+    order = sincos_order(table)
+    if prefix == "base_encoder." or order == "row-column":
+        return MOCO_V3 if prefix == "base_encoder." else LIKE_MOCO
     if layout.relative:
         return RELATIVE
     if any("LayerScale" in sentence for sentence in layout.rewritten) and any(n.endswith("mask_token") for n in names):
         return DINO_V2
     if file.wrapper in ("teacher", "student") or any(".last_layer." in f".{name}" for name in names):
         return DINO
-    if decoder is not None or sincos_order(table) == "column-row":
-        return MAE if decoder is not None or file.wrapper == "model" else LIKE_MAE
+    if decoder is not None or order == "column-row":
+        return MAE if file.wrapper == "model" and not prefix else LIKE_MAE
     return TIMM
 
 
@@ -135,7 +146,7 @@ def num_heads(layout: Layout, kind: Kind, beside: Beside, path: Path, asked: int
 
 def as_it_is(path: Path) -> str:
     """Return the remedy for a file that is not what it is called."""
-    return f"vitlet import {printable(path)} --out DIR and give DIR"
+    return f"vitlet import {quoted(path)} --out DIR and give DIR"
 
 
 def _ask_for_heads(width: int, kind: Kind, path: Path) -> int:

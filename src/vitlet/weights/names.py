@@ -11,7 +11,7 @@ from pathlib import Path
 from vitlet.disk import existing
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.run import spelled_out
-from vitlet.text import printable
+from vitlet.text import printable, quoted
 
 _SCHEME, _UNTRAINED = "timm:", "untrained:"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -59,7 +59,7 @@ class Source:
             raise UsageError(
                 f"{shown} is a file",
                 why="Tensors alone do not show the number of heads and the normalisation of pixels",
-                fix=f"vitlet import {shown} --out DIR and give DIR; or timm:NAME@{shown}",
+                fix=f"vitlet import {quoted(self.path)} --out DIR and give DIR; or {quoted(f'timm:NAME@{self.path}')}",
             )
         if self.architecture is None:
             model_folder(self.path)

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitlet.augmentation import Centre, View
+from vitlet.augmentation import View
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.weights.folder import Saved
+from vitlet.weights.preprocessing import resizing_steps
 
 INPUT = "images"
 _LEVELS = 255
-_LARGEST_BATCH = 4096
 
 
 class Portable(nn.Module):
@@ -80,8 +80,8 @@ class Portable(nn.Module):
         return encoded.tokens, encoded.pooled("mean")
 
     def program(self) -> torch.export.ExportedProgram:
-        """Return the graph, with a dynamic batch size."""
-        batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+        """Return the graph, for batches of any size."""
+        batch = torch.export.Dim("batch", min=1)
         with torch.no_grad():
             return torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
 
@@ -91,15 +91,16 @@ class Portable(nn.Module):
 
 
 def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Describe preprocessing, input and outputs as plain values for `preprocessing.json`."""
-    size, crop = model.image_size, evaluation.crop
-    share, interpolation = (crop.share, crop.interpolation) if isinstance(crop, Centre) else (1.0, "bicubic")
+    """Describe preprocessing, input and outputs as plain values for `preprocessing.json`.
+
+    Raises:
+        UsageError: as `resizing_steps`.
+    """
+    size, embedded, normalisation = model.image_size, model.embed_preprocessing, model.encoder.normalisation
     steps: list[dict[str, Any]] = [
         {"do": "rgb", "alpha": "over white", "exif_orientation": "applied"},
-        {"do": "resize", "short_side": round(size / share), "interpolation": interpolation, "antialias": True},
-        {"do": "centre_crop", "size": size},
+        *resizing_steps(evaluation, normalisation),
     ]
-    embedded, normalisation = model.embed_preprocessing, model.encoder.normalisation
     if not embedded:
         steps += [
             {"do": "divide", "by": _LEVELS},

@@ -1,15 +1,13 @@
 """Reads third-party weights files without executing anything in them.
 
-The first bytes decide the format, not the file name. From a pickle only tensors, plain Python containers and
-`argparse.Namespace` (which MAE's and timm's training scripts save next to their weights) are loaded; anything else is
-named and refused, and no option changes this.
+From a pickle only tensors, plain Python containers and `argparse.Namespace` (which MAE's and timm's training scripts
+save next to their weights) are loaded; anything else is named and refused, and no option changes this.
 """
 
 import argparse
 import hashlib
 import pickle
 import re
-import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,8 @@ from torch import Tensor
 
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import plural, printable
+from vitlet.weights.files import container_of, unreadable
 
-_LARGEST_HEADER = 100_000_000
 _PLAIN: list[Any] = [argparse.Namespace]
 _WRAPPERS = ("model", "state_dict", "teacher", "student", "model_ema", "state_dict_ema")
 """Entries in which training scripts save weights, in order of preference: DINO's teacher, which its authors use, before
@@ -60,41 +58,18 @@ def read_weights(path: Path, *, entry: str | None = None) -> WeightsFile:
         UsageError: if there is no such entry.
         CheckpointError: if the file is missing, truncated, of another format, without tensors, or would run code.
     """
+    container = container_of(path)
     try:
         with path.open("rb") as stream:
-            start = stream.read(16)
-            stream.seek(0)
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {printable(path)}", why=error.strerror or str(error), fix="give a file that may be read"
-        ) from None
-    if _is_safetensors(start):
+        raise unreadable(path, error) from None
+    if container == "safetensors":
         if entry is not None:
             raise UsageError(f"{printable(path)} has no entries", why="safetensors hold one table", fix="no --entry")
         return WeightsFile(_load_safetensors(path), "", (), sha256)
-    is_zip = start.startswith(b"PK\x03\x04")
-    if not is_zip and not start.startswith(b"\x80"):
-        raise CheckpointError(
-            f"{printable(path)} is not a weights file",
-            why="Its first bytes are neither those of safetensors nor of torch.save, whatever its name says",
-            fix="give a .safetensors, .pth, .pt or .bin file",
-        )
-    if path.suffix == ".safetensors":
-        raise CheckpointError(
-            f"{printable(path)} is a pickle and not safetensors",
-            why="Its name promises a file that cannot hold code, and its content is one that can",
-            fix="if you expected a pickle, give it a name that ends in .pth",
-        )
-    content = _load_pickle(path, is_zip=is_zip)
+    content = _load_pickle(path, is_zip=container == "zip")
     return _unwrapped(content, path, sha256, entry=entry)
-
-
-def _is_safetensors(start: bytes) -> bool:
-    if len(start) < 9:
-        return False
-    (length,) = struct.unpack("<Q", start[:8])
-    return 2 <= length <= _LARGEST_HEADER and start[8:9] == b"{"
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

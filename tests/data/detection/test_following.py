@@ -8,8 +8,9 @@ from pycocotools import mask as reference
 from torch import Tensor
 
 from vitlet.augmentation import Fit, LargeScaleJitter, View
+from vitlet.data.bad_image import BadImage
 from vitlet.data.batch import Targets
-from vitlet.data.decode import BadImage, decode
+from vitlet.data.decode import decode
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects, look_with_objects
 from vitlet.data.detection.outlines import from_masks, to_mask

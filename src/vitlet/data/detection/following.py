@@ -15,8 +15,8 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as v2
 
 from vitlet.augmentation import View
+from vitlet.data.bad_image import BadImage
 from vitlet.data.batch import Targets
-from vitlet.data.decode import BadImage
 from vitlet.data.detection.annotations import Annotations
 from vitlet.data.detection.outlines import to_mask
 from vitlet.data.views import Placement, look
