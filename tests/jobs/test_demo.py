@@ -221,7 +221,7 @@ def test_unlabelled_images_in_the_folder_of_a_comparison_do_not_get_its_verdict(
 def test_the_command_of_the_document_is_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a shell and then the command line read it."""
     data = tmp_path / "my $(images)"
-    data.mkdir()
+    write_images(data, train=1)
     options = Options(workers=0, device="cpu", max_bad=0.25, follow_outside=True, quiet=True)
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(module, "demo", lambda **words: calls.append(words))

@@ -1,9 +1,14 @@
 """What the commands that train say at their end."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "jobs"))
+
+from small_runs import write_images
 
 from vitlet.cli import main
 from vitlet.jobs import training
@@ -17,7 +22,7 @@ def test_the_command_proposed_next_is_one_about_the_run(
     """Read by a shell, though its name has a blank; nothing is trained."""
     run = Run(tmp_path / "My run")
     monkeypatch.setattr(training, verb, lambda *_, **__: run)
-    (tmp_path / "images").mkdir()
+    write_images(tmp_path / "images", train=1)
     there = ["--data", str(tmp_path / "images"), "--out", str(run.path)]
     words = {"pretrain": ["debug", *there], "finetune": ["debug_supervised", "--init", "none", *there]}
     if verb == "resume":

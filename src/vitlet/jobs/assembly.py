@@ -91,7 +91,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     classes = classes_of(index, recipe)
     require_same_teacher(recipe.objective, launch.teacher)
     objective = recipe.objective.build(encoder, num_classes=len(classes), seed=seed).to(pick_device(options))
-    notes = [note, _same_classes(recipe, objective, classes)]
+    notes = [*index.notes, note, _same_classes(recipe, objective, classes)]
     left_out = known_left_out(run, index, options, world)
     with world.first_per_host():
         material = gather_material(index, recipe, launch, options, teller, left_out=left_out)
@@ -131,8 +131,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
             f"{plural(budget.total_steps - start, 'step')} of {recipe.budget.batch_size}, seed {seed}, "
             f"{sum(p.numel() for p in objective.parameters()):,} parameters"
         )
-    for sentence in filter(None, notes if not found else ()):
-        teller.say(f"note: {sentence}")
+    if not found:
+        for sentence in filter(None, notes):
+            teller.say(f"note: {sentence}")
     if not budget.total_steps:
         teller.say(f"note: {launch.verb} of 0 steps: nothing is trained, and the encoder is as it began")
     schedule = schedule_of(

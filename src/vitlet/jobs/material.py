@@ -199,7 +199,7 @@ def judge(index: Index, options: Options, teller: Teller, *, training: bool = Tr
     with teller.progress("checking images", total=len(index)) as tick:
         verdicts = check(index, workers=options.num_decoders(), progress=lambda done, _: tick(done))
     verdicts.require(max_bad=options.max_bad, training=training)
-    for note in index.notes:  # into the log of a run, of which nothing is left where its images are refused
+    for note in index.notes if teller.run is None else ():  # a run says them once nothing more can be refused
         teller.say(f"note: {note}")
     return verdicts
 
