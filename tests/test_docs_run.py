@@ -313,7 +313,7 @@ def test_a_line_with_torchrun_runs_over_two_processes(
         for agent in agents:
             agent.kill()
     assert [agent.returncode for agent in agents] == [0] * hosts, said
-    assert [text.count("finished: ") for text in said] == [2 // hosts] * hosts, "each process ends well"
+    assert sum(text.count("finished: ") for text in said) == 1, "each process ends well, and the first rank says so"
 
 
 def test_lines_with_torchrun_are_there() -> None:
