@@ -292,6 +292,7 @@ def late(world: World, name: str) -> None:
     EXCHANGES[name](world)
 
 
+@pytest.mark.long
 def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +308,7 @@ def test_ranks_that_work_longer_than_the_timeout_are_waited_for(
         assert [wait(pid) for pid in pair] == [0, 0], errors(tmp_path / begin)
 
 
+@pytest.mark.long
 def test_control_nobody_waits_for_those_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, FEW_SECONDS)
     monkeypatch.setattr(Heartbeat, "meet", lambda _: None)

@@ -44,13 +44,20 @@ def last_save(*words: object, **named: object) -> None:
     raise WorkerError("another rank died")
 
 
-@pytest.fixture
-def begun(data: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def first_attempt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the hosts `a` and `b`, of which the first has a run with one checkpoint; one of both is lost."""
-    assert attempt(data, tmp_path, "ab", number=0, is_lost=True) == [7, 7], errors(tmp_path)
-    assert [p.name for p in checkpoint.folders(Run(tmp_path / "a/run"))] == ["step-00000003"]
-    assert not (tmp_path / "b/run").exists()
-    return tmp_path
+    root = tmp_path_factory.mktemp("begun")
+    assert attempt(data, root, "ab", number=0, is_lost=True) == [7, 7], errors(root)
+    assert [p.name for p in checkpoint.folders(Run(root / "a/run"))] == ["step-00000003"]
+    assert not (root / "b/run").exists()
+    return root
+
+
+@pytest.fixture
+def begun(first_attempt: Path, tmp_path: Path) -> Path:
+    """A copy to go on with."""
+    return shutil.copytree(first_attempt, tmp_path / "begun")
 
 
 @pytest.mark.parametrize("hosts", ["ba", "b", "cb"])
