@@ -15,7 +15,7 @@ import pydantic
 
 from vitlet.bounds import OutOfBounds
 from vitlet.errors import UsageError
-from vitlet.text import did_you_mean
+from vitlet.text import did_you_mean, uncapitalised
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -146,7 +146,7 @@ def explain(error: pydantic.ValidationError, config: type[Config], *, where: str
             lines.append(f"key {key!r} is missing")
         else:
             shown = repr(item["input"])
-            lines.append(f"{key} = {shown[:60]}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            lines.append(f"{key} = {shown[:60]}: {uncapitalised(item['msg'])}")
         fixes.append(key)
     return UsageError("; ".join(lines).rstrip(".?"), where=where, fix=f"give {', '.join(fixes)} a valid value")
 

@@ -82,6 +82,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def uncapitalised(title: str) -> str:
+    """Return a title as it stands within a sentence."""
+    return title[:1].lower() + title[1:]
+
+
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

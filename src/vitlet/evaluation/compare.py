@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from vitlet.text import counted, percent, points
+from vitlet.text import counted, percent, points, uncapitalised
 
 Answer = Literal["yes", "no", "undecided"]
 
@@ -185,7 +185,7 @@ def verdict(protocol: Protocol) -> dict[str, str]:
     gain = protocol.difference().interval
     answer = decide(gain)
     with_it, without = (percent(float(np.mean(arm.values))) for arm in protocol.arms)
-    title = protocol.title[:1].lower() + protocol.title[1:]
+    title = uncapitalised(protocol.title)
     sample = counted(gain.n, protocol.n, split=protocol.split)
     gained = f"{points(gain.mean)} points"
     if answer == "yes":

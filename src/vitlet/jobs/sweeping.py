@@ -37,7 +37,7 @@ from vitlet.nn.convnet import require_patches
 from vitlet.recipes import by_name
 from vitlet.recipes.distill import DistillObjective
 from vitlet.run import address_of
-from vitlet.text import plural
+from vitlet.text import plural, uncapitalised
 from vitlet.weights.names import Source, untrained_architecture
 from vitlet.weights.source import load_encoder
 
@@ -163,7 +163,7 @@ def _block_questions(points: Sequence[Point], counterpart: Mapping[str, str], cu
              replace(point.arms[place], title=f"{point.arms[place].title} with {point.label}"))
             for point in lower if point.x
         ]  # fmt: skip
-        where = curve.title[:1].lower() + curve.title[1:]
+        where = uncapitalised(curve.title)
         questions += [Question(f"{text}?", where, most, other, curve.n, curve.split) for text, other in pairs]
     return questions
 
@@ -283,7 +283,7 @@ def _layer_questions(arms: Sequence[Arm], curve: Curve) -> list[Question]:
     _, none, *students = arms
     pairs = [(f"Does distilling {arm.title} help", arm, none) for arm in students]
     pairs += [(f"Is {students[0].title} better than {arm.title}", students[0], arm) for arm in students[1:]]
-    where = curve.title[:1].lower() + curve.title[1:]
+    where = uncapitalised(curve.title)
     return [Question(f"{text}?", where, a, b, curve.n, curve.split) for text, a, b in pairs]
 
 

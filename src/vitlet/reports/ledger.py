@@ -18,7 +18,7 @@ from vitlet.errors import UsageError
 from vitlet.reports.claims import effect, sample
 from vitlet.reports.replication import items_markdown
 from vitlet.reports.tables import interval_of_arm, without_interval
-from vitlet.text import counted, decimal, percent, plural, points
+from vitlet.text import counted, decimal, percent, plural, points, uncapitalised
 
 _MARKS = r"(?P<begin><!-- (?P<name>{}):begin(?: of (?P<files>[^:>]+))?[^>]*-->).*?(?P<end><!-- (?P=name):end -->)"
 
@@ -63,7 +63,7 @@ def _compared(entry: dict[str, Any], protocol: dict[str, Any]) -> tuple[str, str
     interval = ""
     if difference["low"] is not None:
         interval = f" ({points(difference['low'])} to {points(difference['high'])})"
-    what = f"{entry['data']['name']}: {protocol['title'][:1].lower()}{protocol['title'][1:]}"
+    what = f"{entry['data']['name']}: {uncapitalised(protocol['title'])}"
     measured = f"{percent(second)} → {percent(first)}, {points(difference['mean'])} points{interval}"
     return what, measured, counted(difference["pairs"], protocol["n"], split=protocol["split"])
 
@@ -73,7 +73,7 @@ def _varied(entry: dict[str, Any], curve: dict[str, Any], point: dict[str, Any])
     for arm in (*point["arms"], *curve["references"]):
         interval = _between(arm) if interval_of_arm(arm) else without_interval(arm)
         arms.append(f"{arm['title']} {percent(arm['mean'])} ({interval})")
-    what = f"{entry['data']['name']}: {curve['title'][:1].lower()}{curve['title'][1:]}, {point['label']}"
+    what = f"{entry['data']['name']}: {uncapitalised(curve['title'])}, {point['label']}"
     return what, ", ".join(arms), counted(len(point["arms"][0]["values"]), curve["n"], split=curve["split"])
 
 
