@@ -25,7 +25,7 @@ from vitlet.data.loader import TrainingBatches, evaluation_batches
 from vitlet.data.samples import Samples
 from vitlet.data.subsets import training_ids
 from vitlet.errors import DataError, UsageError, WorkerError
-from vitlet.normalisation import Normalisation
+from vitlet.normalisation import IMAGENET, Normalisation
 
 # Three workers on two cores are slow, not wrong.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -199,14 +199,17 @@ def test_a_batch_larger_than_the_data_is_refused(index: Index) -> None:
 
 def test_evaluation_sees_every_image_once_and_in_order(index: Index) -> None:
     ids = np.array([3, 1, 4, 15, 9, 2, 6])
-    whole = list(evaluation_batches(index, ids, view=STILL, batch_size=3))
+    whole = list(evaluation_batches(index, ids, view=STILL, normalisation=IMAGENET, batch_size=3))
     assert [len(b) for b in whole] == [3, 3, 1]
     assert torch.cat([b.positions for b in whole]).tolist() == list(range(7))
-    shares = [list(evaluation_batches(index, ids, view=STILL, batch_size=3, rank=r, num_ranks=2)) for r in (0, 1)]
+    shares = [
+        list(evaluation_batches(index, ids, view=STILL, normalisation=IMAGENET, batch_size=3, rank=r, num_ranks=2))
+        for r in (0, 1)
+    ]
     images = {int(p): image for share in shares for b in share for p, image in zip(b.positions, b.images, strict=True)}
     assert sorted(images) == list(range(7))
     assert all(torch.equal(images[int(p)], i) for b in whole for p, i in zip(b.positions, b.images, strict=True))
-    assert len(list(evaluation_batches(index, ids, view=STILL, workers=2, batch_size=2))) == 4
+    assert len(list(evaluation_batches(index, ids, view=STILL, normalisation=IMAGENET, workers=2, batch_size=2))) == 4
 
 
 def test_file_names_are_printable(tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_the_death_of_a_worker_is_heard_at_once_while_another_stream_is_open(
     monkeypatch.setattr(Samples, "_decode", harm(COUNT - 1, ACCIDENTS["killed"]))
     began = time.monotonic()
     with pytest.raises(WorkerError):
-        take(evaluation_batches(index, np.arange(COUNT), view=STILL, workers=1), COUNT)
+        take(evaluation_batches(index, np.arange(COUNT), view=STILL, normalisation=IMAGENET, workers=1), COUNT)
     assert time.monotonic() - began < 30
     assert signal.getsignal(signal.SIGCHLD) is handler
     training.close()

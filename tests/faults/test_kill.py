@@ -29,6 +29,7 @@ from vitlet.disk import temporary_place
 from vitlet.distributed.members import Member
 from vitlet.host import end_with_parent
 from vitlet.methods.objective import Objective
+from vitlet.normalisation import IMAGENET
 from vitlet.run import Run
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
@@ -297,7 +298,9 @@ def test_loader_workers_end_with_their_parent_at_once(
 
     def body() -> None:
         view = View(size=8, crop=Centre(share=1.0))
-        batches = loader.evaluation_batches(index, np.arange(8), view=view, batch_size=1, workers=1)
+        batches = loader.evaluation_batches(
+            index, np.arange(8), view=view, normalisation=IMAGENET, batch_size=1, workers=1
+        )
         next(batches)
         page["reached"] = fork(asks, error_file=tmp_path / "asks.txt")
         signal.pause()

@@ -130,15 +130,16 @@ def evaluation_batches(
     ids: np.ndarray,
     *,
     view: View,
+    normalisation: Normalisation,
     batch_size: int | None = None,
     workers: int = 0,
     rank: int = 0,
     num_ranks: int = 1,
-    normalisation: Normalisation = IMAGENET,
 ) -> Iterator[Batch]:
     """Return batches of every image once, in order; the last may be shorter. Each of `num_ranks` gets its share.
 
-    `normalisation` matters only if `view` leaves a part of the square empty, as `Fit` does.
+    `normalisation` is the encoder's; it matters only if `view` leaves a part of the square empty, as `Fit` does, and
+    has no default, so that nobody pads with another's mean.
     """
     batch_size = batch_size or (256 if torch.cuda.is_available() else 64)  # 256 exceed a CPU's caches: a fifth slower
     samples = Samples(index, ids, views=(view,), seed=0, workers=workers, normalisation=normalisation)

@@ -128,8 +128,10 @@ def analyse(
         out: The folder.
         images: How many to analyse, equally many of each class.
         seed: Decides which images, and the weights of `random`.
-        num_labels: As of `Look`.
-        published: As of `Look`.
+        num_labels: Probe on only this many training labels, balanced over classes: those that fine-tuning with this
+            seed uses.
+        published: Reproduce quirks of the paper's code: images in folder order, a batch more of them, distances in
+            units of 14 pixels, MAE's encoders without their final norm.
         options: Workers, device, tolerance.
 
     Returns:
