@@ -21,8 +21,8 @@ from vitlet.errors import UsageError
 from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs import arms as arms_module
 from vitlet.jobs import side_by_side
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_arms, frozen_arms, untrained
-from vitlet.jobs.material import judge
+from vitlet.jobs.arms import Start, Terms, finetune_arms, frozen_arms, untrained
+from vitlet.jobs.images import Labelled, judged
 from vitlet.jobs.outcome import write_model
 from vitlet.jobs.training import pretrain
 from vitlet.nn.convnet import ConvEncoder
@@ -40,7 +40,8 @@ SILENT = Teller(quiet=True)
 @pytest.fixture
 def images(data: Path) -> Labelled:
     index = open_index(data)
-    return Labelled(index, *divide(index, judge(index, QUIET, SILENT).good))
+    verdicts = judged(index, QUIET, SILENT)
+    return Labelled(index, verdicts, *divide(index, verdicts.good))
 
 
 @pytest.fixture
@@ -54,10 +55,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(side_by_side, "processes", in_place)
     real, calls = arms_module.probe_encoder, []
 
-    def noted(encoder: Any, index: Any, train: np.ndarray, test: np.ndarray, **options: Any) -> Any:
-        digest = encoder_digest(encoder, view=options["view"])
-        calls.append({"encoder": digest, "train": train.tolist(), "test": test.tolist(), "view": options["view"]})
-        return real(encoder, index, train, test, **options)
+    def noted(encoder: Any, images: Labelled, learned: np.ndarray, **options: Any) -> Any:
+        digest, test = encoder_digest(encoder, view=options["view"]), images.test.tolist()
+        calls.append({"encoder": digest, "train": learned.tolist(), "test": test, "view": options["view"]})
+        return real(encoder, images, learned, **options)
 
     monkeypatch.setattr(arms_module, "probe_encoder", noted)
     return calls

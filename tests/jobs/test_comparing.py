@@ -15,8 +15,8 @@ from vitlet.console import Teller
 from vitlet.disk import read_json
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side
-from vitlet.jobs.arms import Labelled
 from vitlet.jobs.comparing import compare, label_count
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.judging import arm_names
 from vitlet.run import Run
 from vitlet.weights.folder import read_model, write_model

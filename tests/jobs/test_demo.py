@@ -21,6 +21,7 @@ from vitlet.disk import write_json
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import Arm, Protocol, verdict
 from vitlet.jobs import demo as module
+from vitlet.jobs import images as images_module
 from vitlet.jobs import side_by_side
 from vitlet.jobs.demo import demo, few_labels
 from vitlet.jobs.options import Options
@@ -270,16 +271,16 @@ class TestRanks:
     ) -> None:
         """Each decodes on all cores; the second finds the verdicts in the cache."""
         write_images(tmp_path / "out/digits", train=12, test=6)
-        judge = module.judge
+        check = images_module.check
 
-        def noted(*words: Any) -> Any:
+        def noted(*words: Any, **named: Any) -> Any:
             began = time.monotonic()
             time.sleep(0.5)
-            found = judge(*words)
+            found = check(*words, **named)
             (tmp_path / f"judged-{os.environ['RANK']}").write_text(json.dumps([began, time.monotonic()]))
             return found
 
-        monkeypatch.setattr(module, "judge", noted)
+        monkeypatch.setattr(images_module, "check", noted)
 
         def body() -> None:
             with pytest.raises(_Stopped):

@@ -14,8 +14,9 @@ from vitlet.data.index import Index, open_index
 from vitlet.data.splits import SPLITS
 from vitlet.data.subsets import divide
 from vitlet.errors import DataError, UsageError
+from vitlet.jobs.images import judged
 from vitlet.jobs.launch import Launch
-from vitlet.jobs.material import gather_material, judge, pick_device, start_content, start_encoder
+from vitlet.jobs.material import gather_material, pick_device, start_content, start_encoder
 from vitlet.jobs.options import Options
 from vitlet.jobs.training import resolved
 from vitlet.nn.convnet import ConvEncoder
@@ -28,9 +29,9 @@ from vitlet.weights.folder import write_model
 from vitlet.weights.source import evaluation_view, load_encoder
 
 
-def judged(data: Path) -> tuple[Index, np.ndarray, np.ndarray, str]:
+def divided(data: Path) -> tuple[Index, np.ndarray, np.ndarray, str]:
     index = open_index(data)
-    train, held, split = divide(index, judge(index, QUIET, Teller(quiet=True)).good)
+    train, held, split = divide(index, judged(index, QUIET, Teller(quiet=True)).good)
     assert not set(train) & set(held)
     return index, train, held, split
 
@@ -43,17 +44,17 @@ class TestDivide:
         for split in ("train", *there):
             for code, name in enumerate(CLASSES):
                 write_image(tmp_path / split / name / "1.png", code, light=bool(code))
-        index, train, held, split = judged(tmp_path)
+        index, train, held, split = divided(tmp_path)
         assert split == counted
         assert [SPLITS[s] for s in index.splits[train]] == ["train"] * 2
         assert [SPLITS[s] for s in index.splits[held]] == [counted] * 2
 
     def test_without_either_the_same_fifth_of_each_class_is_held_out(self, data: Path) -> None:
-        index, train, held, split = judged(data / "train")
+        index, train, held, split = divided(data / "train")
         assert split == "held-out train"
         assert np.bincount(index.labels[held]).tolist() == [3, 3]
         assert len(train) + len(held) == 32
-        assert judged(data / "train")[2].tolist() == held.tolist()
+        assert divided(data / "train")[2].tolist() == held.tolist()
         for seed in (0, 1):
             recipe = resolved("debug_supervised", {"seed": seed})
             launch = Launch("finetune", recipe.fingerprint(), str(data / "train"))
@@ -68,7 +69,7 @@ class TestDivide:
         labels = ["a", "b", "", "a", "b", ""]
         rows = [f"{i}.png,{label}" for i, label in enumerate(labels)]
         (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
-        index, train, held, _ = judged(tmp_path / "table.csv")
+        index, train, held, _ = divided(tmp_path / "table.csv")
         assert sorted([*train, *held]) == [0, 1, 3, 4]
         recipe = by_name("debug")
         launch = Launch("pretrain", recipe.fingerprint(), str(tmp_path))
@@ -81,8 +82,8 @@ def test_bad_images_are_refused_by_name(tmp_path: Path) -> None:
     root = write_images(tmp_path, train=4)
     (root / "train/dark/broken.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 9 images cannot be used.*broken\.png"):
-        judge(open_index(root), QUIET, Teller(quiet=True))
-    assert judge(open_index(root), QUIET.changed(max_bad=0.2), Teller(quiet=True)).good.sum() == 8
+        judged(open_index(root), QUIET, Teller(quiet=True))
+    assert judged(open_index(root), QUIET.changed(max_bad=0.2), Teller(quiet=True)).good.sum() == 8
 
 
 def test_the_device_that_is_asked_for_or_none() -> None:
@@ -110,7 +111,7 @@ def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatc
 def test_how_the_data_was_understood_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("bus", "train"):
         write_image(tmp_path / name / "1.png", len(name), light=True)
-    judge(open_index(tmp_path), Options(), Teller())
+    judged(open_index(tmp_path), Options(), Teller())
     assert "note: train is read as a class like bus" in " ".join(capsys.readouterr().out.split())
 
 

@@ -26,8 +26,8 @@ from vitlet.data.subsets import divide
 from vitlet.errors import UsageError, WorkerError
 from vitlet.jobs import arms as arms_module
 from vitlet.jobs import side_by_side
-from vitlet.jobs.arms import Labelled, Start, Terms, frozen_grid
-from vitlet.jobs.material import judge
+from vitlet.jobs.arms import Start, Terms, frozen_grid
+from vitlet.jobs.images import Labelled, judged
 from vitlet.jobs.pool import processes
 from vitlet.run import Run
 
@@ -59,7 +59,8 @@ def test_processes_probe_as_this_one_does(
 ) -> None:
     """A real process, then here; the control is the count of probes, which hears of those here alone."""
     index, silent = open_index(data), Teller(quiet=True)
-    images = Labelled(index, *divide(index, judge(index, QUIET, silent).good))
+    verdicts = judged(index, QUIET, silent)
+    images = Labelled(index, verdicts, *divide(index, verdicts.good))
     terms = [Terms(data=data, out=tmp_path, seeds=(0, 1, 2), num_labels=count, settings={}) for count in (8, 4)]
     starts = [Start("a", "A", pretrained.path), Start("random", "random weights", None)]
     probe, made_here = arms_module.probe_encoder, []

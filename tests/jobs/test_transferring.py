@@ -15,7 +15,7 @@ from vitlet.data.index import open_index
 from vitlet.data.subsets import divide
 from vitlet.errors import DataError, UsageError
 from vitlet.jobs import side_by_side, transferring, trying
-from vitlet.jobs.material import judge
+from vitlet.jobs.images import judged
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.transferring import transfer
 from vitlet.run import Run
@@ -75,7 +75,7 @@ def test_settings_are_judged_on_training_images_and_the_best_is_trained_on_all(
 def test_the_held_out_part_is_never_the_test_split(tmp_path: Path) -> None:
     """And the control: without `hold_out` it is."""
     index = open_index(write_images(tmp_path / "d", train=5, test=3))
-    verdicts = judge(index, QUIET, Teller(quiet=True))
+    verdicts = judged(index, QUIET, Teller(quiet=True))
     train, held, split = divide(index, verdicts.good, hold_out=True)
     assert split == "held-out train"
     assert not (index.splits[held] > 0).any()
@@ -84,10 +84,10 @@ def test_the_held_out_part_is_never_the_test_split(tmp_path: Path) -> None:
     assert divide(index, verdicts.good)[2] == "test"
     (tmp_path / "d" / "test").rename(tmp_path / "d" / "val")
     index = open_index(tmp_path / "d")
-    assert divide(index, judge(index, QUIET, Teller(quiet=True)).good, hold_out=True)[2] == "held-out train"
+    assert divide(index, judged(index, QUIET, Teller(quiet=True)).good, hold_out=True)[2] == "held-out train"
     shutil.copytree(tmp_path / "d" / "val", tmp_path / "d" / "test")
     index = open_index(tmp_path / "d")
-    assert divide(index, judge(index, QUIET, Teller(quiet=True)).good, hold_out=True)[2] == "val"
+    assert divide(index, judged(index, QUIET, Teller(quiet=True)).good, hold_out=True)[2] == "val"
 
 
 def test_selection_on_the_test_split_is_labelled_wherever_the_number_stands(

@@ -40,7 +40,7 @@ from vitlet.disk import write_json
 from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluation import labels
-from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
@@ -149,9 +149,9 @@ def analyse(
     with World.joined(pick_device(options)) as world:
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
-        index = opened(data, options, world)
+        index = opened(data, options)
         seen = view, subjects[0].encoder.normalisation
-        sample = _sample(index, judged(index, options, teller, world), *seen, look=look, options=options)
+        sample = _sample(index, judged(index, options, teller), *seen, look=look, options=options)
         with run.lock() if world.is_first else contextlib.nullcontext():
             survey = _survey(subjects, sample, look, world, teller)
             if world.is_first:

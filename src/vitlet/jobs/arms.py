@@ -5,7 +5,6 @@ encoder and the teacher (by content, not by path), what is kept of that encoder,
 therefore reused exactly when a new one would give the same result.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,14 +16,13 @@ import numpy as np
 
 from vitlet.choices import ProbeName
 from vitlet.console import Teller
-from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json
-from vitlet.distributed.world import World
 from vitlet.evaluation.compare import Arm
 from vitlet.jobs.evaluation import Probing, probe_encoder
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.launch import RANDOM_START
-from vitlet.jobs.material import chosen_ids, open_labelled, pick_device, start_content
+from vitlet.jobs.material import chosen_ids, pick_device, start_content
 from vitlet.jobs.options import Options
 from vitlet.jobs.side_by_side import Training, results_side_by_side, train_side_by_side
 from vitlet.jobs.training import finetune, resolved
@@ -106,11 +104,11 @@ class Terms:
         """Return the recipe of one repetition."""
         return resolved(self.recipe, {"set": self.settings, "seed": seed})
 
-    def chosen(self, images: "Labelled", seed: int) -> np.ndarray:
+    def chosen(self, images: Labelled, seed: int) -> np.ndarray:
         """Return the training images of one repetition."""
         return chosen_ids(images.index, images.train, seed=seed, subset=self.subset, num_labels=self.num_labels)
 
-    def steps(self, images: "Labelled", seed: int) -> int:
+    def steps(self, images: Labelled, seed: int) -> int:
         """Return the optimizer steps of one repetition.
 
         Raises:
@@ -120,30 +118,6 @@ class Terms:
         budget, num_chosen = self.resolved(seed).budget, len(self.chosen(images, seed))
         steps_per_epoch(num_images=num_chosen, batch_size=budget.batch_size)
         return budget.steps(num_chosen, num_whole=len(images.train))
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The images of a comparison."""
-
-    index: Index
-    train: np.ndarray
-    test: np.ndarray
-    split: str
-    """Name of the split of the test images."""
-
-    @classmethod
-    def open(cls, data: str | os.PathLike[str], options: Options, teller: Teller) -> "Labelled":
-        """Open, check and divide the images.
-
-        Raises:
-            DataError: as `open_labelled`.
-        """
-        world = World.here()
-        with world.first_per_host():
-            found = cls(*open_labelled(data, options, teller))
-        world.require_same(found.index.fingerprint, of="images")
-        return found
 
 
 def finetune_arms(starts: Sequence[Start], terms: Terms, teller: Teller) -> list[Arm]:
@@ -287,7 +261,7 @@ def _probe_one(
     few, found = terms.chosen(images, seed), {}
     for protocol in protocols:
         began, seen = time.process_time(), {"view": model.evaluation, "how": Probing(protocol)}
-        result = probe_encoder(encoder, images.index, few, images.test, **seen, options=terms.options)
+        result = probe_encoder(encoder, images, few, **seen, options=terms.options)
         found[protocol] = (result.top1, time.process_time() - began)
     return found
 

@@ -10,18 +10,18 @@ from typing import Any
 
 from vitlet.console import Teller
 from vitlet.data.classes import classes_of
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
 from vitlet.disk import read_json, remove_folder, sweep, write_json
 from vitlet.distributed.world import World, is_restart
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.attempts import remember, require_begun_here
 from vitlet.jobs.detecting import finish_detection
+from vitlet.jobs.images import described, opened
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.left_out import known_left_out, record_left_out
 from vitlet.jobs.material import (
     Material,
-    describe,
     gather_material,
     pick_device,
     start_encoder,
@@ -80,8 +80,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     require_installed(options.log)
     clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet)
-    with world.first_per_host():
-        index = open_index(launch.data, follow_outside=options.follow_outside)
+    index = opened(launch.data, options)
     if world.max(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
@@ -93,9 +92,9 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     objective = recipe.objective.build(encoder, num_classes=len(classes), seed=seed).to(pick_device(options))
     notes = [*index.notes, note, _same_classes(recipe, objective, classes)]
     left_out = known_left_out(run, index, options, world)
-    with world.first_per_host():
-        material = gather_material(index, recipe, launch, options, teller, left_out=left_out)
-    told = f"{describe(index, material.verdicts)}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
+    material = gather_material(index, recipe, launch, options, teller, left_out=left_out)
+    seen = described(index, material.verdicts)
+    told = f"{seen}, recipe {recipe.fingerprint()}, start {launch.start} {launch.teacher}"
     world.require_same(told, of="images or weights")
     batches = TrainingBatches(
         index=material.index,

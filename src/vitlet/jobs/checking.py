@@ -16,7 +16,7 @@ from vitlet.data.splits import SPLITS
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
-from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.options import Options
 from vitlet.jobs.spread import among_ranks
 from vitlet.text import plural, printable
@@ -49,8 +49,8 @@ def check(
         DataError: if more images or annotations are bad than accepted, once everything is printed and written.
     """
     world, teller = World.here(), Teller(quiet=options.quiet)
-    index = opened(data, options, world)
-    verdicts = judged(index, options.changed(max_bad=1.0), teller, world)
+    index = opened(data, options)
+    verdicts = judged(index, options.changed(max_bad=1.0), teller)
     annotations = annotations_of(index)
     if world.is_first:
         speed = _images_per_second(index, verdicts)

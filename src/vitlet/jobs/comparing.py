@@ -12,7 +12,8 @@ from vitlet.console import Teller
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import Arm
 from vitlet.evaluation.curves import Curve, Point, Question, document
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_grid, untrained
+from vitlet.jobs.arms import Start, Terms, finetune_grid, frozen_grid, untrained
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.judging import (
     Judging,
     Tuning,

@@ -18,14 +18,14 @@ import numpy as np
 from vitlet.choices import ProbeName
 from vitlet.console import Teller
 from vitlet.data.digits import write_digits
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import divide, training_ids
 from vitlet.distributed.world import World
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import Protocol, comparison
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
-from vitlet.jobs.material import judge, require_labels
+from vitlet.jobs.arms import Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
+from vitlet.jobs.images import Labelled, judged, opened, require_labels
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.side_by_side import meanwhile
@@ -88,20 +88,20 @@ def demo(
     began, teller = time.monotonic(), Teller(quiet=options.quiet)
     with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
-        teller.say(f"1. Checking the data in {printable(source)}")
-        index = open_index(source, follow_outside=options.follow_outside)
-        if len(index.classes) > 1:  # they are compared
-            index.require_every_class()
-        verdicts = judge(index, options, teller)
+    teller.say(f"1. Checking the data in {printable(source)}")
+    index = opened(source, options)
+    if len(index.classes) > 1:  # they are compared
+        index.require_every_class()
+    verdicts = judged(index, options, teller)
     num_images = _enough(index, len(training_ids(index, verdicts.good)))
-    train, test, split = divide(index, verdicts.good)
-    labels, images = few_labels(np.asarray(index.labels[train])), Labelled(index, train, test, split)
+    images = Labelled(index, verdicts, *divide(index, verdicts.good))
+    labels = few_labels(np.asarray(index.labels[images.train]))
     num_labels = num_labels if labels and num_labels is not None else labels
     long, short = (_DIGITS | _LONG, _DIGITS | _SHORT) if data is None else (_OWN, {})
     terms = Terms(source, out, tuple(range(seeds)), num_labels=num_labels, settings=short, options=options)
-    can_compare = bool(num_labels and len(test))
+    can_compare = bool(num_labels and len(images.test))
     if can_compare:  # what cannot be fine-tuned is refused before minutes of pre-training
-        require_labels(index, verdicts, train, test, split)
+        require_labels(index, verdicts, images.train, images.test, images.split)
         terms = replace(terms, settings=_filled(terms.recipe, short, num_labels, teller))
         terms.steps(images, seed=0)
     pretraining = "mae_micro" if data is None or verdicts.widths[1] <= _SMALL_PIXELS else "mae_micro_crops"
@@ -127,7 +127,7 @@ def demo(
     before = replace(untrained([trained])[trained.name], name="untrained", title="not pre-trained")
     tuned = finetune_arms((trained, before, scratch), terms, teller)
     teller.say("4. Nearest neighbours and logistic regression on the frozen features of both")
-    title, what = f"Fine-tuning with {num_labels} labels", {"n": len(test), "split": split}
+    title, what = f"Fine-tuning with {num_labels} labels", {"n": len(images.test), "split": images.split}
     protocols = [
         Protocol("finetune", title, (tuned[0], tuned[1]), **what),
         Protocol("scratch", f"{title}, beside the usual start from scratch", (tuned[0], tuned[2]), **what),
@@ -140,7 +140,7 @@ def demo(
         **index.facts(),
         "num_train": num_images,
         "num_labelled": num_labels,
-        "num_test": len(test),
+        "num_test": len(images.test),
         "classes": [printable(name) for name in index.classes],
     }
     command = _command(data, seeds=seeds, num_labels=num_labels, options=options)

@@ -24,7 +24,7 @@ from vitlet.evaluation.detection.gallery import Drawn, draw, drawable, quality, 
 from vitlet.evaluation.detection.scores import Kind, Scores, score
 from vitlet.evaluation.detection.truth import ground_truth
 from vitlet.evaluation.result import Result, write_result
-from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.material import Material, pick_device
 from vitlet.jobs.options import Options, require_detector
 from vitlet.methods.detection import Detection
@@ -98,9 +98,9 @@ def detect(
     model = _load(Run.open(run))
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options, world)
+        index = opened(data, options)
         annotations = annotations_of(index)
-        ids = np.flatnonzero(judged(index, options, teller, world, training=False).good)
+        ids = np.flatnonzero(judged(index, options, teller, training=False).good)
         objective = model.objective.to(pick_device(options)).eval()
         mine = []
         for found in _found(objective, index, ids, model.recipe, teller, world):

@@ -20,7 +20,7 @@ from vitlet.errors import DataError
 from vitlet.evaluation.features import encoder_digest
 from vitlet.evaluation.imagenet import count_right, head_positions, real_answers, validation_number
 from vitlet.evaluation.result import Result, with_machine, write_result
-from vitlet.jobs.evaluation import judged, opened
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.nn.heads import head_input
@@ -91,9 +91,9 @@ def _score(
     saved = load_encoder(run)
     if saved.classifier is None:
         raise no_classifier(run, then="evaluate NEW; or vitlet probe")
-    index = opened(data, options, world)
+    index = opened(data, options)
     outputs = _outputs(index, saved, protocol)
-    verdicts = judged(index, options, teller, world, training=False)
+    verdicts = judged(index, options, teller, training=False)
     asked = _questions(index, verdicts, saved, outputs)
     shared = world if len(asked.ids) >= world.size else World()  # so few that a rank would have none
     device = pick_device(options)

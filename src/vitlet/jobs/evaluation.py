@@ -14,13 +14,10 @@ from torch import Tensor
 from vitlet.augmentation import View
 from vitlet.choices import Layers, Pool, ProbeName
 from vitlet.console import Teller
-from vitlet.data.classes import require_classes
 from vitlet.data.columns import cache_folder
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.loader import evaluation_batches
 from vitlet.data.splits import SPLITS
-from vitlet.data.subsets import divide
-from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_csv, write_file
 from vitlet.distributed.world import World
 from vitlet.evaluation.features import Reading, cached_features, encoder_digest
@@ -28,7 +25,8 @@ from vitlet.evaluation.images import each_once
 from vitlet.evaluation.linear import linear_probe, published_probe
 from vitlet.evaluation.probe import ProbeResult, knn_probe
 from vitlet.evaluation.result import Result, write_result
-from vitlet.jobs.material import describe, judge, pick_device, require_labels
+from vitlet.jobs.images import Labelled, judged, opened
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options, require_layers
 from vitlet.nn.convnet import AnyEncoder
 from vitlet.nn.heads import head_input
@@ -68,42 +66,34 @@ def probe(
         The result, which is also written to `results/` of the run.
     """
     require_layers(protocol, layers)
-    with World.joined(pick_device(options)) as world:
-        return _probe(run, data, Probing(protocol, pool, layers), options, world)
+    with World.joined(pick_device(options)):
+        return _probe(run, data, Probing(protocol, pool, layers), options)
 
 
-def _probe(
-    run: str | os.PathLike[str], data: str | os.PathLike[str], how: "Probing", options: Options, world: World
-) -> Result:
+def _probe(run: str | os.PathLike[str], data: str | os.PathLike[str], how: "Probing", options: Options) -> Result:
     protocol, pool, layers = how.protocol, how.pool, how.layers
     teller = Teller(quiet=options.quiet)
     clock = Clock()
     saved = load_encoder(run)
-    index = opened(data, options, world)
-    require_classes(index)
-    verdicts = judged(index, options, teller, world)
-    train_ids, test_ids, split = divide(index, verdicts.good)
-    require_labels(index, verdicts, train_ids, test_ids, split)
+    images = Labelled.open(data, options, teller)
     encoder = saved.encoder.to(pick_device(options))
-    found = probe_encoder(
-        encoder, index, train_ids, test_ids, view=saved.evaluation, how=how, options=options, world=world
-    )
+    found = probe_encoder(encoder, images, images.train, view=saved.evaluation, how=how, options=options)
     seen = f"{pool}, every block" if layers == "all" else pool
     result = Result(
         metric="top1",
         value=found.top1,
         n=found.n,
         seed=PROBE_SEED,
-        split=split,
-        protocol=f"{protocol} on frozen features ({seen}), {plural(len(train_ids), 'label')}",
-        data=index.facts(),
+        split=images.split,
+        protocol=f"{protocol} on frozen features ({seen}), {plural(len(images.train), 'label')}",
+        data=images.index.facts(),
         recipe=saved.facts.get("recipe_fingerprint", ""),
         **clock.spent(),
         details={**found.settings, "encoder": encoder_digest(encoder, view=saved.evaluation)},
     )
-    if world.is_first and Source.parse(run).architecture is None:  # a bare file has no place for results
+    if World.here().is_first and Source.parse(run).architecture is None:  # a bare file has no place for results
         write_result(Run(Path(run)), f"{protocol}-{pool}{'-blocks' * (layers == 'all')}", result)
-    teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{split} image')}")
+    teller.say(f"{protocol} top-1 {100 * result.value:.1f} % on {plural(result.n, f'{images.split} image')}")
     return result
 
 
@@ -118,35 +108,48 @@ class Probing:
 
 def probe_encoder(
     encoder: AnyEncoder,
-    index: Index,
-    train_ids: np.ndarray,
-    test_ids: np.ndarray,
+    images: Labelled,
+    learned: np.ndarray,
     *,
     view: View,
     how: Probing,
     options: Options,
-    world: World | None = None,
 ) -> ProbeResult:
-    """Run one probe on cached features, which the ranks of `world` compute together."""
-    workers, reading = (
-        options.num_workers(image_size=view.size),
-        Reading(view, how.pool, every_block=how.layers == "all"),
-    )
+    """Run one probe on cached features, which the ranks compute together.
+
+    Args:
+        encoder: On its device.
+        images: The images; their test images are evaluated on.
+        learned: Rows to learn from.
+        view: How the encoder sees an image.
+        how: The protocol.
+        options: Workers.
+    """
+    reading = Reading(view, how.pool, every_block=how.layers == "all")
     (x, y), (x_test, y_test) = (
-        cached_features(encoder, index, ids, reading=reading, cache=cache_folder(), workers=workers, world=world)
-        for ids in (train_ids, test_ids)
+        cached_features(
+            encoder,
+            images.index,
+            ids,
+            reading=reading,
+            cache=cache_folder(),
+            workers=options.num_workers(image_size=view.size),
+            world=World.here(),
+        )
+        for ids in (learned, images.test)
     )
+    classes = images.index.classes
     if how.protocol == "knn":
-        return knn_probe(x, y, x_test, y_test, classes=index.classes)
+        return knn_probe(x, y, x_test, y_test, classes=classes)
     if how.protocol == "logistic":
         from vitlet.evaluation.logistic import logistic_probe
 
-        return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
+        return logistic_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=classes)
     if how.protocol == "linear":
         if not reading.every_block:
             x, x_test = x[:, None], x_test[:, None]
-        return linear_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=index.classes)
-    return published_probe(x, y, x_test, y_test, protocol=how.protocol, seed=PROBE_SEED, classes=index.classes)
+        return linear_probe(x, y, x_test, y_test, seed=PROBE_SEED, classes=classes)
+    return published_probe(x, y, x_test, y_test, protocol=how.protocol, seed=PROBE_SEED, classes=classes)
 
 
 def embed(
@@ -165,8 +168,8 @@ def embed(
     saved = load_encoder(run)
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options, world)
-        verdicts = judged(index, options, teller, world, training=False)
+        index = opened(data, options)
+        verdicts = judged(index, options, teller, training=False)
         ids = np.flatnonzero(verdicts.good)
         encoder = saved.encoder.to(pick_device(options))
         features, numbers = cached_features(
@@ -212,8 +215,8 @@ def predict(
         raise no_classifier(run, then="predict with NEW")
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options, world)
-        verdicts = judged(index, options, teller, world, training=False)
+        index = opened(data, options)
+        verdicts = judged(index, options, teller, training=False)
         ids = np.flatnonzero(verdicts.good)
         likely, chosen = _predicted(saved, index, ids, options, world)
     if not world.is_first:
@@ -254,23 +257,3 @@ def _predicted(
             found.append(torch.stack([likely.double(), chosen.double()], dim=1).cpu())
     rows = shared.gather_rows(torch.cat(found), total=len(ids))
     return rows[:, 0].tolist(), rows[:, 1].long().tolist()
-
-
-def opened(data: str | os.PathLike[str], options: Options, world: World) -> Index:
-    """Open the images; one rank of each host lists them for the others."""
-    with world.first_per_host():
-        return open_index(data, follow_outside=options.follow_outside)
-
-
-def judged(index: Index, options: Options, teller: Teller, world: World, *, training: bool = True) -> Verdicts:
-    """Check the images; one rank of each host does so for the others.
-
-    `training` says whether there must be images to train on.
-
-    Raises:
-        DataError: if more images are bad than the options accept, or the ranks see different ones.
-    """
-    with world.first_per_host():
-        verdicts = judge(index, options, teller, training=training)
-    world.require_same(describe(index, verdicts), of="images")
-    return verdicts

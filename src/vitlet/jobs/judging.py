@@ -15,7 +15,8 @@ from vitlet.disk import read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
 from vitlet.evaluation.features import encoder_digest
-from vitlet.jobs.arms import Labelled, Start, Terms
+from vitlet.jobs.arms import Start, Terms
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.options import Flags, Options, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.reports.curve_page import write_curve_page

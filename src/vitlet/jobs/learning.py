@@ -19,7 +19,8 @@ from rich.table import Table
 from vitlet.console import Teller
 from vitlet.disk import read_json
 from vitlet.evaluation.compare import Arm, difference_of, mean_interval
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.arms import Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.side_by_side import pretrain_side_by_side

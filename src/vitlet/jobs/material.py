@@ -1,6 +1,5 @@
 """The inputs of a job: checked images, the device, the initial encoder."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -10,23 +9,21 @@ import numpy as np
 import torch
 
 from vitlet.console import Teller
-from vitlet.data.check import check
 from vitlet.data.choice import Subset
-from vitlet.data.classes import require_classes
 from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.detection.following import Objects
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.data.subsets import balanced, divide, subset_ids, training_ids
 from vitlet.data.verdicts import Verdicts
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.evaluation import labels
 from vitlet.evaluation.features import encoder_digest
+from vitlet.jobs.images import judged, require_labels
 from vitlet.jobs.launch import RANDOM_START, Launch
 from vitlet.jobs.left_out import leave_out_again
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, ConvEncoder, new_encoder, require_patches
 from vitlet.recipe import AnyEncoderConfig, ConvNetConfig, Recipe
-from vitlet.text import plural, printable
+from vitlet.text import printable
 from vitlet.weights.folder import Saved, initialised_from, load_exactly
 from vitlet.weights.source import load_encoder
 
@@ -123,7 +120,7 @@ def gather_material(
         raise UsageError(
             "--num-labels with a recipe of detection", why="It balances classes of images", fix="leave it out"
         )
-    verdicts, workers = judge(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
+    verdicts, workers = judged(index, options, teller), options.num_workers(image_size=recipe.encoder.image_size)
     if left_out is not None:
         verdicts = leave_out_again(index, verdicts, left_out, teller)
     if launch.verb == "pretrain":
@@ -159,55 +156,6 @@ def chosen_ids(
     if num_labels is not None:
         ids = ids[balanced(np.asarray(index.labels[ids]), num=num_labels, seed=seed)]
     return ids
-
-
-def open_labelled(
-    data: str | os.PathLike[str], options: Options, teller: Teller
-) -> tuple[Index, np.ndarray, np.ndarray, str]:
-    """Open, check and divide labelled images, and require that they can be learned and evaluated.
-
-    Raises:
-        DataError: as `require_classes`, `judge` and `require_labels`.
-    """
-    index = open_index(data, follow_outside=options.follow_outside)
-    require_classes(index)
-    verdicts = judge(index, options, teller)
-    train, test, split = divide(index, verdicts.good)
-    require_labels(index, verdicts, train, test, split)
-    return index, train, test, split
-
-
-def require_labels(index: Index, verdicts: Verdicts, train: np.ndarray, test: np.ndarray, split: str) -> None:
-    """Refuse training and evaluation rows that lack the necessary labels.
-
-    Raises:
-        DataError: as `labels.require`.
-    """
-    learned = train if len(train) else index.rows("train", verdicts.good)  # all of it without a label, or none
-    of = [torch.from_numpy(np.asarray(index.labels[rows], dtype=np.int64)) for rows in (learned, test)]
-    labels.require(*of, classes=index.classes, split=split, where=index.name)
-
-
-def judge(index: Index, options: Options, teller: Teller, *, training: bool = True) -> Verdicts:
-    """Check every image once, with progress; an earlier check is reused.
-
-    `training` says whether there must be images to train on.
-
-    Raises:
-        DataError: if more images are bad than the options accept.
-    """
-    with teller.progress("checking images", total=len(index)) as tick:
-        verdicts = check(index, workers=options.num_decoders(), progress=lambda done, _: tick(done))
-    verdicts.require(max_bad=options.max_bad, training=training)
-    for note in index.notes if teller.run is None else ():  # a run says them once nothing more can be refused
-        teller.say(f"note: {note}")
-    return verdicts
-
-
-def describe(index: Index, verdicts: Verdicts) -> str:
-    """Return a description of the images on which ranks must agree before they work together."""
-    good = hashlib.sha256(np.packbits(verdicts.good).tobytes()).hexdigest()[:8]
-    return f"{plural(int(verdicts.good.sum()), 'usable image')} of {len(index):,}, {index.fingerprint}/{good}"
 
 
 def start_content(source: str | os.PathLike[str] | None, keep_blocks: int | None = None) -> str:

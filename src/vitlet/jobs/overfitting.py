@@ -16,12 +16,13 @@ import numpy as np
 from vitlet.augmentation import Fit
 from vitlet.console import Teller
 from vitlet.data.detection.annotations import Annotations, annotations_of
-from vitlet.data.index import Index, open_index
+from vitlet.data.index import Index
 from vitlet.disk import read_json, write_file
 from vitlet.distributed.world import World
 from vitlet.errors import DataError
 from vitlet.evaluation.compare import paired_difference
 from vitlet.evaluation.detection.truth import ground_truth
+from vitlet.jobs.images import opened
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks, require_sharing
@@ -76,7 +77,7 @@ def overfit(
     began, teller = time.monotonic(), Teller(quiet=options.quiet)
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     require_sharing(resolved(RECIPE, {"set": changes}).budget.batch_size)
-    index = open_index(data, follow_outside=options.follow_outside)
+    index = opened(data, options)
     annotations = annotations_of(index)
     if annotations is None:
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")

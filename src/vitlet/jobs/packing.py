@@ -8,11 +8,10 @@ import numpy as np
 
 from vitlet.console import Teller
 from vitlet.data.detection.annotations import annotations_of
-from vitlet.data.index import open_index
 from vitlet.data.packing import SHARD_BYTES, SHARDS_FILE, Form
 from vitlet.data.packing import pack as write_shards
 from vitlet.errors import DataError
-from vitlet.jobs.material import judge
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.options import Options
 from vitlet.text import plural, printable
 
@@ -47,7 +46,7 @@ def pack(
         ResourceError: if the disk is full; nothing is left behind.
     """
     teller = Teller(quiet=options.quiet)
-    index = open_index(data, follow_outside=options.follow_outside)
+    index = opened(data, options)
     index.require_every_class()  # nobody would miss it in the shards
     if annotations_of(index) is not None:
         raise DataError(
@@ -55,7 +54,7 @@ def pack(
             why="The boxes would be lost",
             fix="train on the folder itself, or pack only its images: give the folder that they are in",
         )
-    verdicts = judge(index, options, teller)
+    verdicts = judged(index, options, teller)
     ids = np.flatnonzero(verdicts.good)
     form = Form(short_side=short_side, raw=raw, shard_bytes=shard_mb * 2**20)
     threads = options.num_decoders()

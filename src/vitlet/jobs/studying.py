@@ -27,7 +27,8 @@ from vitlet.disk import read_json
 from vitlet.distributed.world import World
 from vitlet.evaluation.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import analyse
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid
+from vitlet.jobs.arms import Start, Terms, finetune_grid
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.judging import arm_names, require_startable
 from vitlet.jobs.material import start_content
 from vitlet.jobs.options import Options

@@ -17,7 +17,8 @@ from vitlet.errors import UsageError
 from vitlet.evaluation.compare import Arm
 from vitlet.evaluation.curves import Curve, Point, Question, document
 from vitlet.evaluation.features import encoder_digest
-from vitlet.jobs.arms import Labelled, Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.arms import Start, Terms, finetune_grid, frozen_arms, untrained
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.judging import (
     Judging,
     Tuning,

@@ -27,8 +27,7 @@ from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import mean_interval
 from vitlet.evaluation.features import encoder_digest
 from vitlet.evaluation.result import Result, write_result
-from vitlet.jobs.arms import Labelled
-from vitlet.jobs.material import judge
+from vitlet.jobs.images import Labelled
 from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks
@@ -143,7 +142,7 @@ def _require_size(starts: Sequence[Candidate], entry: Entry, recipe: Recipe) -> 
 def _opened(entry: Entry, options: Options, teller: Teller) -> tuple[Index, dict[bool, int]]:
     """Return the images of a data set, and how many there are to train on, without and with some of them held out."""
     images = Labelled.open(entry.data, options, teller)
-    held_out = divide(images.index, judge(images.index, options, Teller(quiet=True)).good, hold_out=True)
+    held_out = divide(images.index, images.verdicts.good, hold_out=True)
     return images.index, {False: len(images.train), True: len(held_out[0])}
 
 

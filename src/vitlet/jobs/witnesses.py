@@ -18,7 +18,7 @@ from vitlet.data.loader import evaluation_batches
 from vitlet.data.splits import SPLITS, TRAIN
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.images import each_once
-from vitlet.jobs.material import judge
+from vitlet.jobs.images import judged, opened
 from vitlet.jobs.options import Options
 from vitlet.rng import derive, permutation
 from vitlet.text import plural
@@ -82,8 +82,8 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _user_images(images: str | os.PathLike[str], options: Options, teller: Teller) -> tuple[Index, NDArray[np.bool_]]:
-    index = open_index(images, follow_outside=options.follow_outside)
-    return index, judge(index, options, teller, training=False).good
+    index = opened(images, options)
+    return index, judged(index, options, teller, training=False).good
 
 
 def _digits() -> tuple[Index, NDArray[np.bool_]]:
