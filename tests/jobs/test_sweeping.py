@@ -77,7 +77,8 @@ def test_blocks_that_are_not_there_are_refused(data: Path, pretrained: Run, tmp_
 def test_each_list_is_distilled_once_and_judged_beside_none(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = STILL | {"budget.duration": {"unit": "steps", "n": 2}}  # the second step moves the weights
+    # The second step moves the weights. Tokens are compared in every list, but for the one that distils nothing.
+    settings = STILL | {"budget.duration": {"unit": "steps", "n": 2}, "objective.hidden": [[1, 1]]}
     arguments: dict[str, Any] = {
         "data": data, "teacher": TEACHER, "out": tmp_path, "layers": [((3, 2),), ((1, 1), (3, 2))],
         "num_labels": 8, "set": settings, **JUDGED,
@@ -94,6 +95,7 @@ def test_each_list_is_distilled_once_and_judged_beside_none(
         for start in found["pretrained"]
     ]
     assert [o["weight"] for o in objectives] == [0, 1, 1]
+    assert [o["hidden"] for o in objectives] == [[], [[1, 1]], [[1, 1]]]
     assert [o["layers"] for o in objectives[1:]] == [[[3, 2]], [[1, 1], [3, 2]]]
     total = sum(start["pretraining_cpu_seconds"] for start in found["pretrained"])
     assert found["starts"][1]["pretraining_cpu_seconds"] == pytest.approx(total)

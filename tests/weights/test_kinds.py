@@ -84,6 +84,7 @@ def test_apache_is_not_given_away_by_the_form_of_a_file(project: str, tmp_path: 
     found = read(scaled if project == "DINOv2" else {"teacher": network(384, 6)}, tmp_path)
     assert (found.kind.name, found.facts["licence"]) == (project, "not known")
     assert said(found, f"The files of {project}'s authors are Apache-2.0; this one does not say whether it is one")
+    assert said(found, f"pixels are taken to be normalised as {project}'s are")
 
 
 @pytest.mark.parametrize("recipe", ["debug", "debug_mocov3"])

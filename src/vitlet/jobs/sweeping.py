@@ -183,7 +183,8 @@ def sweep_distill_layers(
 ) -> dict[str, Any]:
     """Distil different layers, and evaluate the students by probes and fine-tuning: Wang et al. 2023, Figure 7.
 
-    Each list is pre-trained once. Every list is compared with one more pre-training that distils nothing (weight 0).
+    Each list is pre-trained once. Every list is compared with one more pre-training that distils nothing: neither
+    attention (weight 0) nor tokens.
 
     Args:
         recipe: An attention distillation recipe whose decoder reads the last block.
@@ -289,7 +290,9 @@ def _layer_questions(arms: Sequence[Arm], curve: Curve) -> list[Question]:
 
 
 def _distilled(pairs: LayerPairs) -> dict[str, Any]:
-    return {"objective.layers": [list(pair) for pair in pairs]} if pairs else {"objective.weight": 0.0}
+    if pairs:
+        return {"objective.layers": [list(pair) for pair in pairs]}
+    return {"objective.weight": 0.0, "objective.hidden": []}
 
 
 def _require_layers(recipe: str, teacher: str, lists: Sequence[LayerPairs], settings: Mapping[str, Any]) -> None:

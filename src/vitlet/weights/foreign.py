@@ -298,6 +298,8 @@ def _notes(
             project, licence = kind.authors
             note += f". The files of {project}'s authors are {licence}; this one does not say whether it is one of them"
         notes.append(note)
+    if kind.authors is not None and kind.is_project and not (is_normalisation_asked or beside.normalisation):
+        notes.append(f"its pixels are taken to be normalised as {kind.name}'s are, by ImageNet's mean and deviation")
     if not is_normalisation_asked and beside.normalisation is None and (beside.remarks or not kind.is_project):
         notes.append(
             "the file does not say how its pixels were normalised; ImageNet's mean and deviation are assumed. Give "
