@@ -309,12 +309,24 @@ def refuse_alone(words: list[str], *, together: set[str]) -> None:
         UsageError: under torchrun with more than one process, for a verb that is not in `together`.
     """
     verb = next((word for word in words if not word.startswith("-")), None)
-    is_one_of_many = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if is_one_of_many and verb is not None and verb not in together:
+    if verb is not None and verb not in together:
+        require_alone(verb)
+
+
+def require_alone(command: str) -> None:
+    """Reject torchrun for a command that works in one process.
+
+    Args:
+        command: Its words after `vitlet`.
+
+    Raises:
+        UsageError: under torchrun with more than one process.
+    """
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
-            f"vitlet {printable(verb)} under torchrun",
+            f"vitlet {printable(command)} under torchrun",
             why="It works in one process, or starts its own",
-            fix=f"vitlet {printable(verb)} … without torchrun",
+            fix=f"vitlet {printable(command)} … without torchrun",
         )
 
 

@@ -53,7 +53,7 @@ app.command(comparing.sweep)
 _TOGETHER = {
     "check",
     *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
-    *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit"),
+    *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit", "reproduce"),
 }
 """Verbs whose work is shared among ranks: every batch of the second row, whole trainings and probes of the third. The
 images of a host are checked by one of its ranks."""

@@ -76,7 +76,7 @@ def test_a_call_waits_for_the_one_it_needs(tmp_path: Path, monkeypatch: pytest.M
     """The control does not wait."""
     monkeypatch.setattr(side_by_side, "available_cores", lambda: 2)
     how = {"options": Options(device="cpu"), "watch": lambda _: None}
-    for name, after in (("waits", {0: 1}), ("does not", {})):
+    for name, after in (("waits", {0: [1]}), ("does not", {})):
         file = tmp_path / name
         calls = [(Path.read_text, file), (write_late, file)]
         with contextlib.nullcontext() if after else pytest.raises(FileNotFoundError):

@@ -35,7 +35,9 @@ STUDENT = SMALLER | {"encoder.depth": 3, "objective.mae.decoder_width": 16, "obj
 
 
 @among_ranks
-def results(calls: list[tuple[Any, ...]], *, options: Any = QUIET, after: dict[int, int] | None = None) -> list[Any]:
+def results(
+    calls: list[tuple[Any, ...]], *, options: Any = QUIET, after: dict[int, list[int]] | None = None
+) -> list[Any]:
     return results_side_by_side(calls, options=options, watch=lambda _: None, after=after or {})
 
 
@@ -92,7 +94,7 @@ def test_a_call_waits_for_the_one_it_needs(waits: bool, tmp_path: Path, on_ranks
 
     def body() -> None:
         try:
-            read, written = results(calls, after={0: 1} if waits else {})
+            read, written = results(calls, after={0: [1]} if waits else {})
             assert read == written
         except (FileNotFoundError, WorkerError) as error:
             (tmp_path / type(error).__name__).touch()

@@ -17,7 +17,7 @@ from in_place import in_place
 from vitlet.cli import main
 from vitlet.errors import DataError, NonFiniteError, ResourceError, StoppedError, UsageError, VitletError, WorkerError
 from vitlet.jobs.slurm import Cluster
-from vitlet.replication import replicate, runner
+from vitlet.replication import replicate, runner, schedule
 from vitlet.replication.catalogue import chosen
 from vitlet.replication.chains import DMAE, LOOK, SUPERVISED, transferred
 from vitlet.replication.findings import findings
@@ -69,8 +69,8 @@ def test_one_run_that_diverges_costs_what_needs_it_alone(
     side_by_side: str, copied: Path, images: Path, diverging: Scale, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):  # fmt: skip
-    monkeypatch.setattr(runner, "processes", in_place)
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "processes", in_place)
+    monkeypatch.setattr(schedule, "_POLL_SECONDS", 0.0)
     plan = planned(diverging, images, copied, *WORDS)
     moco, later = moco_in(plan), plan.node(transferred(DMAE, "flowers"), 0)
     assert list(plan.nodes).index(moco.address) < list(plan.nodes).index(later.address)
@@ -95,8 +95,8 @@ def test_a_run_whose_process_is_lost_has_failed_and_the_others_go_on(
     copied: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It leaves nothing itself; the system ends processes where memory is short."""
-    monkeypatch.setattr(runner, "processes", in_place)
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "processes", in_place)
+    monkeypatch.setattr(schedule, "_POLL_SECONDS", 0.0)
     plan = planned(SMOKE, images, copied, *WORDS)
     lost, later = moco_in(plan), plan.node(transferred(DMAE, "flowers"), 0)
     for node in (lost, later):
@@ -108,7 +108,7 @@ def test_a_run_whose_process_is_lost_has_failed_and_the_others_go_on(
         attempt(node, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "attempt", attempted)
+        patch.setattr(schedule, "attempt", attempted)
         words = [*command(images, copied, what=WORDS)[:-1], "2"]
         assert main(words) == WorkerError.exit_code
     assert later.is_finished
@@ -124,7 +124,7 @@ def test_lost_images_end_the_whole(copied: Path, images: Path, monkeypatch: pyte
     with in_place(2, threads=1) as pool:
         pool.begin(half.address, fail_with, WorkerError("a process ended"))
         with pytest.raises(WorkerError, match="a process ended"):
-            runner._ended(pool, plan)
+            schedule._ended(pool, plan)
     assert not (half.folder / FAILED_FILE).exists()
 
 

@@ -23,15 +23,16 @@ from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig, Recipe
 from vitlet.recipes import from_json
 from vitlet.recipes.transfer import Grid
-from vitlet.replication import runner
+from vitlet.replication import runner, schedule
 from vitlet.replication.catalogue import chosen
 from vitlet.replication.chains import MAE, SUPERVISED, transferred
 from vitlet.replication.findings import _Reader
 from vitlet.replication.plan import NODE_FILE, Node, Plan
 from vitlet.replication.planner import make_plan
-from vitlet.replication.runner import make, run_plan
+from vitlet.replication.runner import make
 from vitlet.replication.scale import Chosen
 from vitlet.replication.scales import scale_by_name
+from vitlet.replication.schedule import run_plan
 from vitlet.replication.steps import Evaluate
 from vitlet.run import Run
 from vitlet.weights.folder import write_model
@@ -119,9 +120,9 @@ def test_side_by_side_runs_wait_for_what_they_need(
         order.append(node.kind)
         make(node, **how)
 
-    monkeypatch.setattr(runner, "processes", in_place)
+    monkeypatch.setattr(schedule, "processes", in_place)
     monkeypatch.setattr(runner, "make", noted)
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "_POLL_SECONDS", 0.0)
     saved: list[int] = []
     run_plan(plan, seconds={}, side_by_side=2, teller=Teller(quiet=True), after=lambda: saved.append(len(order)))
     assert order == ["images", "finetune", "finetune", "finetune"]

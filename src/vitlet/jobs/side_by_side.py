@@ -7,7 +7,7 @@ ranks are those processes.
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def train_side_by_side(trainings: Sequence[Training], *, title: str, options: Op
         return
     calls = [(training.train, *training.arguments) for training in left]
     places = {training.run: number for number, training in enumerate(left)}
-    after = {places[training.run]: places[training.after] for training in left if training.after in places}
+    after = {places[training.run]: [places[training.after]] for training in left if training.after in places}
     total = sum(training.steps for training in every)
     with teller.progress(title, total=total) as tick:
 
@@ -81,7 +81,7 @@ def results_side_by_side(
     *,
     options: Options,
     watch: Callable[[int], object],
-    after: Mapping[int, int] = MappingProxyType({}),
+    after: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> list[Any]:
     """Return the results of calls, in their order, each made in another process or by one of the ranks.
 
@@ -91,7 +91,7 @@ def results_side_by_side(
         calls: Functions with their arguments, which travel to another process.
         options: Decide how many at a time; see `num_places`.
         watch: Is told twice a second how many calls are done.
-        after: For the numbers of some calls that of a call which must be done before.
+        after: For the numbers of some calls those of calls which must be done before.
 
     Raises:
         WorkerError: if a process ended without a result.
@@ -103,7 +103,7 @@ def results_side_by_side(
     results: dict[int, Any] = {}
     with processes(workers, threads=available_cores() // max(1, workers)) as pool:
         while len(results) < len(calls):
-            ready = [number for number in left if after.get(number, number) in (number, *results)]
+            ready = [number for number in left if results.keys() >= set(after.get(number, ()))]
             for number in ready[: pool.free]:
                 pool.begin(number, *left.pop(number))
             results |= pool.ended(_POLL_SECONDS)

@@ -9,7 +9,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -56,7 +56,9 @@ def require_sharing(batch_size: int) -> None:
         )
 
 
-def spread(calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], after: Mapping[int, int]) -> list[Any]:
+def spread(
+    calls: Sequence[tuple[Any, ...]], *, watch: Callable[[int], object], after: Mapping[int, Collection[int]]
+) -> list[Any]:
     """Return the results of calls, in their order, on every rank; see `results_side_by_side`.
 
     After a failure no more are claimed, those that run finish, and every rank raises.
@@ -101,11 +103,11 @@ def _from_json(told: list[str]) -> VitletError:
     return getattr(errors, name)(what, where=where, why=why, fix=fix)
 
 
-def _claimed(world: World, queue: str, count: int, after: Mapping[int, int]) -> Iterator[int]:
-    """Yield the calls that this rank is the first to claim, each when the one it needs is done."""
+def _claimed(world: World, queue: str, count: int, after: Mapping[int, Collection[int]]) -> Iterator[int]:
+    """Yield the calls that this rank is the first to claim, each when those it needs are done."""
     left = list(range(count))
     while left and not world.count(f"{queue}/failed", 0):
-        ready = [n for n in left if n not in after or world.count(f"{queue}/done/{after[n]}", 0)]
+        ready = [n for n in left if all(world.count(f"{queue}/done/{needed}", 0) for needed in after.get(n, ()))]
         if not ready:
             time.sleep(_POLL_SECONDS)
             continue

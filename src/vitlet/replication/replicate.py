@@ -3,33 +3,33 @@
 import math
 import shlex
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from rich.table import Table as Columns
-
 from vitlet.console import Teller
 from vitlet.data.names import absolute_data
 from vitlet.disk import read_json, write_json
+from vitlet.distributed.world import World
 from vitlet.errors import StoppedError, UsageError, VitletError
+from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.slurm import Cluster
-from vitlet.replication.calibrate import Cost, expected_cost, in_words
+from vitlet.replication.calibrate import Cost, expected_cost
 from vitlet.replication.catalogue import Choice, chosen
-from vitlet.replication.findings import UNASKED, findings, spent
+from vitlet.replication.findings import findings, spent
 from vitlet.replication.merge import earlier_findings, merged
 from vitlet.replication.plan import Node, Plan
 from vitlet.replication.planner import make_plan
-from vitlet.replication.runner import OF_ONE_RUN, attempt, forget_failures, num_side_by_side, run_plan
+from vitlet.replication.runner import OF_ONE_RUN, attempt, forget_failures
 from vitlet.replication.scale import Scale
 from vitlet.replication.scales import scale_by_name
+from vitlet.replication.schedule import num_side_by_side, run_plan
 from vitlet.replication.slurm import write_arrays
-from vitlet.reports.claims import effect, headline, runs_behind, sample
+from vitlet.replication.telling import print_plan, say_absent, say_claims, say_plan
 from vitlet.reports.numbers import duration
 from vitlet.reports.replication import write_replication_page
+from vitlet.run import address_of
 from vitlet.signals import stopping_at_once
 from vitlet.text import plural, printable
 
@@ -72,7 +72,7 @@ class Request:
 
 
 def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
-    """Make every missing run, and write the findings as JSON and as a page.
+    """Make every missing run, and write the findings as JSON and as a page; every rank of torchrun makes whole runs.
 
     Args:
         request: What to run, on which images, at which scale, and where.
@@ -86,28 +86,42 @@ def reproduce(request: Request, *, file: Path | None = None) -> dict[str, Any]:
         VitletError: of the kinds listed in `vitlet.errors`; if runs failed, of the first one's kind, after everything
             is written.
     """
+    with World.joined(pick_device(request.options)) as world:
+        if world.size > 1 and request.side_by_side is not None:
+            raise UsageError(
+                "--side-by-side under torchrun",
+                why="Every rank makes one run at a time",
+                fix=f"leave it out, or torchrun --nproc-per-node {request.side_by_side}",
+            )
+        return _reproduce(request, world, file)
+
+
+def _reproduce(request: Request, world: World, file: Path | None) -> dict[str, Any]:
     teller = Teller(quiet=request.options.quiet)
     choice, plan = _planned(request, teller)
     saver = _Saver(plan, choice, request, file)
-    forget_failures(plan.failed, even_diverged=request.retry_failed)
-    cost = expected_cost(plan, teller=teller, options=request.options)
-    _say_plan(plan, cost, teller)
+    if world.is_first:
+        forget_failures(plan.failed, even_diverged=request.retry_failed)
+    cost = _cost(plan, request, teller)
+    say_plan(plan, cost, teller)
 
     try:
         with stopping_at_once(printable(plan.out)) as raise_if_stopped:
 
             def after() -> None:
                 raise_if_stopped()
-                saver.save()
+                if world.is_first:
+                    saver.save()
 
             run_plan(
                 plan, seconds=cost.seconds, side_by_side=request.side_by_side, options=request.options, teller=teller,
                 after=after,
             )  # fmt: skip
     except (StoppedError, KeyboardInterrupt):
-        saver.save_all()
+        if world.is_first:
+            saver.save_all()
         raise
-    document = _conclude(saver, teller)
+    document = world.broadcast_json(_conclude(saver, teller) if world.is_first else None)
     if plan.failed:
         raise _failed(plan)
     return document
@@ -178,7 +192,7 @@ def _conclude(saver: _Saver, teller: Teller) -> dict[str, Any]:
     """Write everything and print the findings."""
     plan, document = saver.plan, saver.save_all()
     teller.say(f"written: {printable(saver.file or plan.out / DOCUMENT)}")
-    _say_claims(document["claims"], teller)
+    say_claims(document["claims"], teller)
     if plan.waiting:
         teller.say(f"{plural(len(plan.waiting), 'run')} not made yet")
     for node in plan.failed:
@@ -187,34 +201,14 @@ def _conclude(saver: _Saver, teller: Teller) -> dict[str, Any]:
     return document
 
 
-def _say_claims(claims: Sequence[Mapping[str, Any]], teller: Teller) -> None:
-    """Print each claim's answer, effect, interval and n of every part, and the runs behind them."""
-    for claim in claims:
-        if claim["why"] == UNASKED:
-            continue
-        why = f" ({claim['why']})" if claim["why"] else ""
-        teller.say(f"{claim['number']:2}  {claim['statement']}: {claim['answer']}{why}")
-        for mark, part in [
-            *(("", part) for part in claim["parts"]),
-            *(("beside it, ", part) for part in claim["beside"]),
-        ]:
-            found, interval = effect(part)
-            seen = f" ({interval}), {sample(part)}" if interval else ""
-            teller.say(f"      {mark}{part['title']}: {found}{seen}")
-        if runs := runs_behind(claim):
-            teller.say(f"      runs: {', '.join(runs)}")
-    if claims:
-        teller.say(headline(claims))
-
-
 def show_plan(request: Request) -> Plan:
     """Print what would be run, what is finished, and the expected cost."""
     teller = Teller(quiet=request.options.quiet)
     choice, plan = _planned(request, teller)
-    cost = expected_cost(plan, teller=teller, options=request.options)
-    _print_plan(plan, cost, teller)
-    _say_absent(plan, choice, teller)
-    _say_plan(plan, cost, teller)
+    cost = _cost(plan, request, teller)
+    print_plan(plan, cost, teller)
+    say_absent(plan, choice, teller)
+    say_plan(plan, cost, teller)
     return plan
 
 
@@ -269,9 +263,22 @@ def _planned(request: Request, teller: Teller) -> tuple[Choice, Plan]:
 
 def _plan(request: Request, choice: Choice, scale: Scale) -> Plan:
     outside = request.options.follow_outside
-    return make_plan(
-        choice.stages(scale.order), scale, data=request.data, out=request.out, follow_outside=outside
-    )  # fmt: skip
+    world = World.here()
+    with world.first_per_host():
+        plan = make_plan(
+            choice.stages(scale.order), scale, data=request.data, out=request.out, follow_outside=outside
+        )  # fmt: skip
+    world.require_same(
+        f"{plural(len(plan.nodes), 'run')} ({address_of(list(plan.nodes))[:12]})", of="images or weights"
+    )
+    return plan
+
+
+def _cost(plan: Plan, request: Request, teller: Teller) -> Cost:
+    """`expected_cost`; what the first rank of a host tried, the others find."""
+    world = World.here()
+    with world.first_per_host(), world.apart():
+        return expected_cost(plan, teller=teller, options=request.options)
 
 
 def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> Scale:
@@ -279,11 +286,13 @@ def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> S
     assert request.budget_seconds is not None
     file = request.out / _BUDGET
     asked = {"seconds": request.budget_seconds, "words": list(request.words), "seeds": list(scale.seeds)}
-    if file.is_file() and (kept := read_json(file))["asked"] == asked:
+    world = World.here()
+    kept = world.broadcast_json(read_json(file) if file.is_file() else None)
+    if kept is not None and kept["asked"] == asked:
         return scale.within(kept["factor"])
     plan = _plan(request, choice, scale)
-    cost = expected_cost(plan, teller=teller, options=request.options)
-    total = cost.wall_seconds(plan, side_by_side=num_side_by_side(request.side_by_side, request.options))
+    parallel = num_side_by_side(request.side_by_side, request.options)
+    total = world.broadcast_json(_cost(plan, request, teller).wall_seconds(plan, side_by_side=parallel))
     factor = float(f"{min(10.0, request.budget_seconds / total):.2g}") if total else 1.0
     if factor < 0.02:
         raise UsageError(
@@ -291,40 +300,6 @@ def _within(scale: Scale, request: Request, choice: Choice, teller: Teller) -> S
             why="Runs of less than a fiftieth of that would learn nothing",
             fix="a larger --budget, fewer --seeds, or one table instead of all",
         )
-    write_json(file, {"asked": asked, "factor": factor})
+    if world.is_first:
+        write_json(file, {"asked": asked, "factor": factor})
     return scale.within(factor)
-
-
-def _print_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
-    table = Columns(title=f"scale {plan.scale.name}: {plan.scale.about}")
-    for column in ("run", "seeds", "finished", "time", "disk", ""):
-        table.add_column(column)
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for node in plan.nodes.values():
-        groups.setdefault((node.kind, node.title), []).append(node)
-    for (kind, title), nodes in groups.items():
-        seconds, size, remark = in_words(cost, nodes)
-        table.add_row(
-            f"{kind}: {printable(title.removeprefix('images: '))}",
-            str(len(nodes)),
-            str(sum(n.is_finished for n in nodes)),
-            duration(seconds) if seconds else "",
-            f"{size / 1e6:,.0f} MB" if size else "",
-            remark,
-        )
-    teller.console.print(table)
-
-
-def _say_absent(plan: Plan, choice: Choice, teller: Teller) -> None:
-    for why, count in Counter([*plan.absent.values(), *choice.needs()]).items():
-        teller.say(f"{plural(count, 'cell')} not run: {why}")
-
-
-def _say_plan(plan: Plan, cost: Cost, teller: Teller) -> None:
-    seconds, size, remark = in_words(cost, plan.waiting)
-    finished = len(plan.nodes) - len(plan.waiting)
-    failed = f", {len(plan.failed)} failed" if plan.failed else ""
-    teller.say(
-        f"{plural(len(plan.nodes), 'run')}, {finished} finished{failed}; about {duration(seconds)} of {cost.processor} "
-        f"and {size / 1e6:,.0f} MB for the rest{f', and {remark}' if remark else ''}"
-    )

@@ -1,42 +1,35 @@
-"""Making the runs of a plan: finished ones are skipped, interrupted ones continue from their checkpoint.
+"""Making one run of a plan: a finished one is skipped, an interrupted one continues from its checkpoint.
 
 A run is finished when its folder holds node.json, which is written last. So a kill at any moment costs at most the
-steps since the last checkpoint of the runs in progress. If there are enough cores, several runs are made in parallel,
-one thread each, since small networks gain little from a second thread.
+steps since the last checkpoint of the runs in progress.
 
 A run that diverges, or fails for another reason of its own, leaves failed.json in its folder, and so does one whose
-process is lost. Runs that need it are not made; all others are.
+process is lost.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitlet.console import Teller
 from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
 from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
 from vitlet.evaluation.result import write_result
-from vitlet.host import available_cores
 from vitlet.jobs.analysing import analyse
 from vitlet.jobs.evaluating import evaluate
 from vitlet.jobs.evaluation import probe
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
-from vitlet.jobs.pool import Pool, processes
-from vitlet.jobs.side_by_side import num_places
 from vitlet.jobs.suites import best_setting
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.recipe import Recipe
 from vitlet.recipes import from_json, with_overrides
 from vitlet.replication.images import write_half
-from vitlet.replication.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, Plan, recipe_of
-from vitlet.reports.numbers import duration
+from vitlet.replication.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, recipe_of
 from vitlet.run import Run, environment, hardware
 from vitlet.train.clock import Clock
 
 QUIET = Options(quiet=True)
-_POLL_SECONDS = 0.5
 OF_ONE_RUN: tuple[type[VitletError], ...] = (NonFiniteError, DataError, CheckpointError, WorkerError)
 """Errors that concern only the run they come from. A full disk, a stop and wrong usage concern all runs."""
 
@@ -90,10 +83,11 @@ def attempt(node: Node, *, options: Options = QUIET) -> None:
     except OF_ONE_RUN as error:
         if node.kind == "images":
             raise
-        _record_failure(node, error)
+        record_failure(node, error)
 
 
-def _record_failure(node: Node, error: VitletError) -> None:
+def record_failure(node: Node, error: VitletError) -> None:
+    """Write failed.json."""
     found = {"error": type(error).__name__, "exit_code": error.exit_code, "what": error.what, "message": str(error)}
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(node.folder / FAILED_FILE, found | {"address": node.address, "when": when})
@@ -159,139 +153,9 @@ def _was_moved(node: Node) -> bool:
     return read_json(node.folder / "environment.json")["launch"]["data"] != str(node.data)
 
 
-def run_plan(
-    plan: Plan,
-    *,
-    seconds: Mapping[str, float],
-    side_by_side: int | None = None,
-    options: Options = QUIET,
-    teller: Teller | None = None,
-    after: Callable[[], None] = lambda: None,
-) -> None:
-    """Make every unfinished run of the plan that needs no failed one.
-
-    Args:
-        plan: The runs.
-        seconds: Expected cost by address, for the estimate of the time left.
-        side_by_side: Number of parallel runs; None: the number of cores, or one on a GPU.
-        options: Settings that change no number; `quiet` and `fresh` are decided here.
-        teller: Receives progress messages.
-        after: Called after each run, for example to show the results so far.
-    """
-    teller = teller or Teller()
-    workers = min(num_side_by_side(side_by_side, options), len(plan.possible))
-    if workers <= 1:
-        _one_by_one(plan, seconds, options=options, teller=teller, after=after)
-        return
-    with processes(workers, threads=available_cores() // workers) as pool:
-        _side_by_side(pool, plan, seconds, options=options, teller=teller, after=after)
-
-
-def num_side_by_side(asked: int | None, options: Options) -> int:
-    """Number of parallel runs: as requested, or else the number of cores, or one on a GPU."""
-    return asked or num_places(options)
-
-
 def is_on_cpu(options: Options) -> bool:
     """Whether the device resolves to the CPU here."""
     return pick_device(options).type == "cpu"
-
-
-def _one_by_one(
-    plan: Plan, seconds: Mapping[str, float], *, options: Options, teller: Teller, after: Callable[[], None]
-) -> None:
-    waiting = plan.possible
-    clock = _Clock(waiting, seconds)
-    for number, node in enumerate(waiting, 1):
-        if plan.obstacle(node) is None:
-            teller.say(f"[{number}/{len(waiting)}] {node.title}, seed {node.seed}; {clock.left()} left in all")
-            attempt(node, options=options.changed(quiet=teller.console.quiet))
-            _say_failure(node, teller)
-            after()
-        clock.finished(node)
-
-
-def _say_failure(node: Node, teller: Teller) -> None:
-    if node.failure is not None:
-        teller.say(f"{node.why_failed}; going on with what does not need it")
-
-
-def _side_by_side(
-    pool: Pool,
-    plan: Plan,
-    seconds: Mapping[str, float],
-    *,
-    options: Options,
-    teller: Teller,
-    after: Callable[[], None],
-) -> None:
-    waiting = {node.address: node for node in plan.possible}
-    total = sum(seconds.get(address, 0.0) for address in waiting)
-    finished = 0.0
-    with teller.progress("making runs", total=max(1, round(total))) as tick:
-        while waiting or pool.running:
-            ready = [n for n in waiting.values() if not any(i in waiting or i in pool.running for i in n.inputs)]
-            for node in ready[: pool.free]:
-                pool.begin(node.address, attempt, node, options=options.changed(quiet=True))
-                del waiting[node.address]
-            for node in _ended(pool, plan):
-                _say_failure(node, teller)
-                waiting = {a: n for a, n in waiting.items() if plan.obstacle(n) is None}
-                finished += seconds.get(node.address, 0.0)
-                after()
-            running = _of(plan, pool.running)
-            under_way = sum(seconds.get(node.address, 0.0) * _share_done(node) for node in running)
-            names = ", ".join(f"{node.title} s{node.seed}" for node in running)
-            tick(round(finished + under_way), f"{len(waiting) + len(running)} runs left: {names}")
-
-
-def _ended(pool: Pool, plan: Plan) -> list[Node]:
-    """The runs that ended meanwhile. One whose process was lost, such as for want of memory, has failed like others.
-
-    Raises:
-        VitletError: as `attempt`; also for lost images, which all others need.
-    """
-    before = pool.running
-    try:
-        pool.ended(_POLL_SECONDS)
-    except WorkerError as error:
-        for node in _of(plan, before - pool.running):
-            if not node.is_finished and node.failure is None:
-                if node.kind == "images":
-                    raise
-                _record_failure(node, error)
-    return _of(plan, before - pool.running)
-
-
-def _of(plan: Plan, addresses: Iterable[str]) -> list[Node]:
-    return [plan.nodes[address] for address in sorted(addresses)]
-
-
-def _share_done(node: Node) -> float:
-    """Completed share of a training, from its metrics; 0 for anything else."""
-    if node.kind not in ("pretrain", "finetune") or not node.folder.is_dir():
-        return 0.0
-    rows = Run(node.folder).metrics()
-    batch = node.recipe["budget"]["batch_size"]
-    return min(1.0, rows[-1]["step"] * batch / max(1, node.images_seen)) if rows else 0.0
-
-
-class _Clock:
-    """Estimates the time left from expected seconds, corrected by how long the finished runs took."""
-
-    def __init__(self, waiting: Sequence[Node], seconds: Mapping[str, float]) -> None:
-        self._left = {node.address: seconds.get(node.address, 0.0) for node in waiting}
-        self._expected, self._began = 0.0, time.monotonic()
-
-    def finished(self, node: Node) -> None:
-        """Remove a run from the estimate."""
-        self._expected += self._left.pop(node.address)
-
-    def left(self) -> str:
-        """The time left, in words."""
-        slower = (time.monotonic() - self._began) / self._expected if self._expected > 0 else 1.0
-        total = sum(self._left.values())
-        return f"about {duration(slower * total)}" if total else "an unknown time"
 
 
 def _facts(node: Node) -> dict[str, Any]:

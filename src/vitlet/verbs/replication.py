@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vitlet.arguments import AtLeastOne, Looking, existing_data
+from vitlet.arguments import AtLeastOne, Looking, existing_data, require_alone
 from vitlet.errors import UsageError
 from vitlet.text import printable
 from vitlet.verbs.files import require_free
@@ -45,7 +45,8 @@ def reproduce(
         slurm: Write job arrays for a cluster to this folder, then stop.
         node: Execute only the run with this address, as a task of such an array does.
         collect: Write the page and the JSON from finished runs, without running anything.
-        side_by_side: Number of parallel runs; by default one per core, and one on a GPU.
+        side_by_side: Number of parallel runs; by default one per core, and one on a GPU. Not under torchrun, whose
+            ranks make one each.
         retry_failed: Repeat runs that diverged, from the beginning.
         json: Also write the findings to this file; those that it has already stay where these runs have none.
     """
@@ -53,8 +54,12 @@ def reproduce(
 
     chosen(what)
     existing_data(data)
-    if sum((plan, slurm is not None, node is not None, collect)) > 1:
+    instead = {"--plan": plan, "--slurm": slurm is not None, "--node": node is not None, "--collect": collect}
+    asked = [option for option, is_given in instead.items() if is_given]
+    if len(asked) > 1:
         raise UsageError("more than one of --plan, --slurm, --node and --collect", fix="give one of them")
+    for option in asked:
+        require_alone(f"reproduce {option}")
     seconds = None if budget is None else _seconds(budget)
     if seconds is not None and scale != "own":
         raise UsageError(
