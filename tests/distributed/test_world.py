@@ -36,12 +36,18 @@ FEW_SECONDS = "4"
 """A timeout that two ranks on a busy machine do not miss for want of a turn."""
 
 
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (2, 1), (3, 3), (4, 3)])
+def test_images_are_shared_where_every_rank_has_one(count: int, size: int) -> None:
+    assert World(rank=2, size=3).among(count) == (World(rank=2, size=3) if size == 3 else World())
+
+
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     world = World.join()
     assert world == World(rank=0, size=1)
     assert world.is_first
     assert not torch.distributed.is_initialized()
+    assert world.among(0) == world
     assert (world.max(5), float(world.mean(torch.tensor(2.0)))) == (5, 2.0)
     world.barrier(patient=True), world.leave()
 

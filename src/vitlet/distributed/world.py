@@ -107,6 +107,10 @@ class World:
         finally:
             _joined.pop()
 
+    def among(self, count: int) -> "World":
+        """Return who shares `count` images: the ranks or, of so few that some would have none, each rank all of them."""
+        return self if count >= self.size else World()
+
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and prints to the terminal."""

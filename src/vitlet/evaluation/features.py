@@ -142,7 +142,7 @@ def cached_features(
     cached = _read(path)
     if not world.max(int(cached is None)) and cached is not None:
         return cached, labels
-    shared = world if len(ids) >= world.size else World()  # so few that some ranks would have none
+    shared = world.among(len(ids))
     loader = evaluation_batches(
         index,
         ids,

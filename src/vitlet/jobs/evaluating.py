@@ -95,7 +95,7 @@ def _score(
     outputs = _outputs(index, saved, protocol)
     verdicts = judged(index, options, teller, training=False)
     asked = _questions(index, verdicts, saved, outputs)
-    shared = world if len(asked.ids) >= world.size else World()  # so few that a rank would have none
+    shared = world.among(len(asked.ids))
     device = pick_device(options)
     encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
     loader = evaluation_batches(

@@ -239,7 +239,7 @@ def _predicted(
     device = pick_device(options)
     encoder, classifier = saved.encoder.to(device).eval(), saved.classifier.to(device).eval()
     workers = options.num_workers(image_size=saved.evaluation.size)
-    shared = world if len(ids) >= world.size else World()  # too few for every rank to have one
+    shared = world.among(len(ids))
     batches = evaluation_batches(
         index,
         ids,
