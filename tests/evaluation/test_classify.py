@@ -9,7 +9,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError, NonFiniteError
-from vitlet.evaluation.classify import evaluate_classifier, topk
+from vitlet.evaluation.classify import any_right, evaluate_classifier, topk
 
 
 def _batches(labels: torch.Tensor, *, size: int = 4) -> Iterator[Batch]:
@@ -32,6 +32,14 @@ def test_topk_by_hand() -> None:
     assert topk(logits, labels, 1).tolist() == [False, False, True]
     assert topk(logits, labels, 2).tolist() == [True, False, True]
     assert topk(logits, labels, 3).tolist() == [True, True, True]
+
+
+def test_any_right_by_hand() -> None:
+    logits = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.1, 0.9, 0.5, 0.2], [0.7, 0.7, 0.7, 0.7], [0.1, 0.9, 0.5, 0.2]])
+    right = [(1,), (0, 2), (1, 2), (0, 3)]
+    assert any_right(logits, right, 1).tolist() == [True, False, False, False]
+    assert any_right(logits, right, 2).tolist() == [True, True, True, False]
+    assert any_right(logits, right, 3).tolist() == [True, True, True, True]
 
 
 def test_topk_agrees_with_scikit_learn_and_argmax() -> None:

@@ -11,7 +11,6 @@ from timm.data.real_labels import RealLabelsImagenet
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError, NonFiniteError
 from vitlet.evaluation.imagenet import (
-    any_right,
     count_right,
     head_positions,
     real_answers,
@@ -82,14 +81,6 @@ def test_numbers_are_places_in_the_sorted_synsets_on_either_side() -> None:
 def test_a_class_that_the_head_does_not_know_is_refused(data: list[str], head: list[str], answer: str) -> None:
     with pytest.raises(DataError, match=answer):
         head_positions(data, head)
-
-
-def test_any_right_by_hand() -> None:
-    logits = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.1, 0.9, 0.5, 0.2], [0.7, 0.7, 0.7, 0.7], [0.1, 0.9, 0.5, 0.2]])
-    right = [(1,), (0, 2), (1, 2), (0, 3)]
-    assert any_right(logits, right, 1).tolist() == [True, False, False, False]
-    assert any_right(logits, right, 2).tolist() == [True, True, True, False]
-    assert any_right(logits, right, 3).tolist() == [True, True, True, True]
 
 
 def test_images_without_a_label_are_left_out_and_others_count_once() -> None:

@@ -108,7 +108,7 @@ class World:
             _joined.pop()
 
     def among(self, count: int) -> "World":
-        """Return who shares `count` images: the ranks or, of so few that some would have none, each rank all of them."""
+        """Return who shares `count` images: the ranks or, where some would have none, each rank by itself."""
         return self if count >= self.size else World()
 
     @property

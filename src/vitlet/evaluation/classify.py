@@ -1,6 +1,6 @@
 """Accuracy of a classifier over every labelled image of a split."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,48 @@ def topk(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], k: int) -> Bool
     return ahead.sum(dim=1) < k
 
 
+def any_right(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]], k: int) -> Bool[Tensor, "B"]:
+    """Whether any of the right classes of an image, of which there is one or more, is among its k largest logits."""
+    images = torch.tensor([image for image, classes in enumerate(right) for _ in classes], dtype=torch.long)
+    classes = torch.tensor([number for numbers in right for number in numbers], dtype=torch.long)
+    found = torch.zeros(len(right), dtype=torch.bool)
+    found[images[topk(logits[images], classes, k)]] = True
+    return found
+
+
+def hits(
+    forward: Callable[[Tensor], Tensor],
+    loader: Iterable[Batch],
+    right: Callable[[Batch], Sequence[Sequence[int]]],
+    *,
+    device: torch.device | str = "cpu",
+) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"], int]:
+    """Return which images have a right class first, and which among the first five; and the number of classes.
+
+    Args:
+        forward: Maps images (uint8, B 3 H W) to logits (B C); already in evaluation mode.
+        loader: Batches of one split, each image once; with several ranks, this rank's share.
+        right: For each image of a batch the classes that are right; those without any are left out of the result.
+        device: Device on which `forward` expects its images.
+
+    Raises:
+        DataError: as `each_once`; if a right class exceeds those of the head.
+        NonFiniteError: if a logit is NaN or infinite.
+    """
+    first, fifth = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.bool)]
+    num_classes = 0
+    with torch.inference_mode():
+        for batch in each_once(loader):
+            logits, answers = forward(batch.images.to(device)).float().cpu(), right(batch)
+            num_classes = logits.shape[1]
+            _require_usable(logits, answers)
+            answered = [image for image, classes in enumerate(answers) if classes]
+            answers = [answers[image] for image in answered]
+            first.append(any_right(logits[answered], answers, 1))
+            fifth.append(any_right(logits[answered], answers, 5))
+    return torch.cat(first), torch.cat(fifth), num_classes
+
+
 def evaluate_classifier(
     forward: Callable[[Tensor], Tensor], loader: Iterable[Batch], *, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
@@ -43,17 +85,8 @@ def evaluate_classifier(
         DataError: as `each_once`; if no image has a label, or a label exceeds the classes of the head.
         NonFiniteError: if a logit is NaN or infinite.
     """
-    first, fifth = [], []
-    num_classes = 0
-    with torch.inference_mode():
-        for batch in each_once(loader):
-            logits = forward(batch.images.to(device)).float().cpu()
-            num_classes = logits.shape[1]
-            _require_usable(logits, batch.labels, num_classes=num_classes)
-            has_label = batch.labels >= 0
-            first.append(topk(logits[has_label], batch.labels[has_label], 1))
-            fifth.append(topk(logits[has_label], batch.labels[has_label], 5))
-    correct = torch.cat(first).numpy()
+    first, fifth, num_classes = hits(forward, loader, _labels, device=device)
+    correct = first.numpy()
     if not len(correct):
         raise DataError(
             "none of the images to evaluate has a label",
@@ -61,29 +94,24 @@ def evaluate_classifier(
         )
     return {
         "top1": float(correct.mean()),
-        "top5": float(torch.cat(fifth).double().mean()) if num_classes > 5 else None,
+        "top5": float(fifth.double().mean()) if num_classes > 5 else None,
         "n": len(correct),
         "correct": correct,
     }
 
 
-def require_finite(logits: Float[Tensor, "B C"]) -> None:
-    """Reject scores that cannot be ranked.
+def _labels(batch: Batch) -> list[tuple[int, ...]]:
+    return [(label,) if label >= 0 else () for label in batch.labels.tolist()]
 
-    Raises:
-        NonFiniteError: if one is NaN or infinite.
-    """
+
+def _require_usable(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]]) -> None:
     if not logits.isfinite().all():
         raise NonFiniteError(
             "the classifier gives NaN or infinite scores",
             why="The weights are damaged, or the training that made them diverged",
             fix="evaluate an earlier checkpoint, or train again with a lower optimizer.base_lr",
         )
-
-
-def _require_usable(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], *, num_classes: int) -> None:
-    require_finite(logits)
-    largest = int(labels.max()) if len(labels) else -1
+    largest, num_classes = max((max(classes) for classes in right if classes), default=-1), logits.shape[1]
     if largest >= num_classes:
         raise DataError(
             f"the data has a class number {largest}, the head knows {plural(num_classes, 'class', 'classes')}",

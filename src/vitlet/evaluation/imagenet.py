@@ -18,13 +18,12 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from vitlet.data.batch import Batch
 from vitlet.errors import DataError
-from vitlet.evaluation.classify import require_finite
-from vitlet.evaluation.images import each_once
+from vitlet.evaluation.classify import hits
 from vitlet.text import did_you_mean, plural, printable
 
 NUM_CLASSES = 1000
@@ -115,16 +114,6 @@ def real_answers(numbers: Sequence[int], head_classes: Sequence[str]) -> tuple[l
     return [tuple(int(outputs[place]) for place in labels[number - 1]) for number in numbers], order
 
 
-def any_right(logits: Float[Tensor, "B C"], right: Sequence[Sequence[int]], k: int) -> Bool[Tensor, "B"]:
-    """Whether any of the top k outputs is among the right ones of an image.
-
-    Ties go to the smaller output, as in `classify.topk`.
-    """
-    best = torch.argsort(logits, dim=1, descending=True, stable=True)[:, :k].tolist()
-    found = [not set(answers).isdisjoint(known) for answers, known in zip(best, right, strict=True)]
-    return torch.tensor(found, dtype=torch.bool)
-
-
 def count_right(
     forward: Callable[[Tensor], Tensor],
     loader: Iterable[Batch],
@@ -141,17 +130,9 @@ def count_right(
         device: Device on which `forward` expects its images.
 
     Raises:
-        DataError: as `each_once`.
-        NonFiniteError: if a logit is NaN or infinite.
+        VitletError: as `classify.hits`.
     """
-    count = first = fifth = 0
-    with torch.inference_mode():
-        for batch in each_once(loader):
-            logits = forward(batch.images.to(device)).float().cpu()
-            require_finite(logits)
-            answered = [i for i, position in enumerate(batch.positions.tolist()) if right[position]]
-            answers = [right[int(batch.positions[i])] for i in answered]
-            count += len(answered)
-            first += int(any_right(logits[answered], answers, 1).sum())
-            fifth += int(any_right(logits[answered], answers, 5).sum())
-    return count, first, fifth
+    first, fifth, _ = hits(
+        forward, loader, lambda batch: [right[position] for position in batch.positions.tolist()], device=device
+    )
+    return len(first), int(first.sum()), int(fifth.sum())
