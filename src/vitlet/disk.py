@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlet.errors import CheckpointError, ResourceError, UsageError
+from vitlet.json_objects import JsonObject, parse_json
 from vitlet.text import csv_cell, did_you_mean, printable
 
 _LISTED = 10_000
@@ -59,17 +60,27 @@ def nearest(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file written by vitlet.
+    """Parse a JSON file written by vitlet; see `parse_json`.
 
     Raises:
         CheckpointError: if it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise CheckpointError(f"missing file {printable(path)}", fix="check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{printable(path)} is not JSON", why=str(error), fix="restore it from a copy") from None
+
+
+def read_object(path: Path) -> JsonObject:
+    """`read_json` of a file that holds an object.
+
+    Raises:
+        CheckpointError: also if it holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, JsonObject):
+        raise CheckpointError(f"{printable(path)} holds no JSON object", fix="restore it from a copy, or move it away")
+    return found
 
 
 def to_json_bytes(value: Any) -> bytes:

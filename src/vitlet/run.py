@@ -29,6 +29,7 @@ from vitlet.config import flatten
 from vitlet.disk import read_json, sweep
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.host import available_cores
+from vitlet.json_objects import parse_json
 from vitlet.text import did_you_mean, printable, quoted
 
 _SHOWN = 3
@@ -186,7 +187,7 @@ class Run:
         if not self.metrics_file.is_file():
             return []
         rows = self.metrics_file.read_bytes().split(b"\n")[:-1]
-        return [json.loads(row) for row in rows]
+        return [parse_json(row, self.metrics_file) for row in rows]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from vitlet.console import Teller
 from vitlet.disk import existing, read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
+from vitlet.json_objects import JsonObject
 from vitlet.run import Run
 from vitlet.text import printable
 
@@ -44,9 +45,9 @@ def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str
     return page
 
 
-def _replication(file: Path) -> dict[str, Any]:
+def _replication(file: Path) -> JsonObject:
     document = read_json(existing(file))
-    if not isinstance(document, dict) or document.get("kind") != "replication":
+    if not isinstance(document, JsonObject) or document.get("kind") != "replication":
         raise UsageError(
             f"{printable(file)} is not about a replication",
             fix="give a replication.json of vitlet reproduce, or run directories",

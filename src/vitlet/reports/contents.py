@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from vitlet.arrays import read_arrays
 from vitlet.config import fingerprint
-from vitlet.disk import read_json
+from vitlet.disk import read_object
 from vitlet.errors import CheckpointError
 from vitlet.run import Run
 from vitlet.text import printable, told_apart
@@ -122,7 +122,7 @@ def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
     folders = {path.parent for path in paths}
     if len(folders) != 1 or not (file := folders.pop() / "comparison.json").is_file():
         return None
-    found = read_json(file)
+    found = read_object(file)
     named = {*_arms(found), found.get("pretrained")}
     return found if named.issuperset(path.name for path in paths) else None
 
@@ -132,12 +132,12 @@ def _read(run: Run, name: str, style: int, key: str) -> Contents:
     check = run.path / "data_check.json"
     return Contents(
         name=name,
-        recipe=run.recipe_json(),
-        environment=read_json(environment) if environment.is_file() else {},
+        recipe=read_object(run.recipe_file),
+        environment=read_object(environment) if environment.is_file() else {},
         metrics=run.metrics(),
-        results=[read_json(path) for path in sorted(run.results.glob("[!.]*.json"))],  # .tmp-… is half a file
+        results=[read_object(path) for path in sorted(run.results.glob("[!.]*.json"))],  # .tmp-… is half a file
         reconstructions=_reconstructions(run.analysis),
-        check=read_json(check) if check.is_file() else None,
+        check=read_object(check) if check.is_file() else None,
         detections=_detections(run.analysis),
         style=style,
         key=key,
@@ -148,14 +148,14 @@ def _detections(folder: Path) -> Detections | None:
     path = folder / "detections.npz"
     if not path.is_file():
         return None
-    about = read_json(path.with_suffix(".json"))
+    about = read_object(path.with_suffix(".json"))
     arrays = read_arrays(path, needed=("truth", "found"), fix=_FIX)
     truth, found = arrays["truth"], arrays["found"]
     try:
         files, f1 = (tuple(image[key] for image in about["images"]) for key in ("file", "f1"))
         assert truth.shape == found.shape == (len(files), truth.shape[1], truth.shape[1], 3), "shapes differ"
         return Detections(truth, found, files, f1, about["num_best"], about["num_judged"], about["split"])
-    except (KeyError, TypeError, IndexError, AssertionError) as error:
+    except (TypeError, IndexError, AssertionError) as error:
         raise CheckpointError(f"{printable(path)} does not fit its JSON file", why=str(error), fix=_FIX) from None
 
 
@@ -164,7 +164,7 @@ def _reconstructions(folder: Path) -> Reconstructions | None:
     if not path.is_file():
         return None
     file = path.with_suffix(".json")
-    about = read_json(file) if file.is_file() else {}
+    about = read_object(file) if file.is_file() else {}
     names = ("input", "masked", "reconstruction")
     arrays = read_arrays(path, needed=names, fix=_FIX)
     images = {name: arrays[name] for name in names}

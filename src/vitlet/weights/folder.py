@@ -195,8 +195,8 @@ def read_model(path: Path) -> Saved:
     config = own_config(path)
     try:
         saved = _described_in(config)
-    except (KeyError, TypeError, UsageError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except (CheckpointError, TypeError, UsageError) as error:
+        why = error.what if isinstance(error, CheckpointError) else str(error)
         raise CheckpointError(
             f"{printable(path / CONFIG)} describes no model that this vitlet knows",
             why=f"It was written by another version, or changed: {why}",
@@ -211,7 +211,7 @@ def _described_in(config: dict[str, Any]) -> Saved:
     """Build the model that `config` describes, with untrained weights.
 
     Raises:
-        KeyError, TypeError, UsageError: if something is missing or malformed.
+        CheckpointError, TypeError, UsageError: if something is missing or malformed.
     """
     ours, preprocessing = config["vitlet"], config["pretrained_cfg"]
     kind = ConvNetConfig if ours["encoder"]["kind"] == "convnet" else EncoderConfig
