@@ -42,6 +42,4 @@ def parse_json(content: bytes, file: Path) -> Any:
     try:
         return json.loads(content, object_hook=lambda values: JsonObject(values, file))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{printable(file)} is not JSON", why=str(error), fix="restore it from a copy, or move it away"
-        ) from None
+        raise CheckpointError(f"{printable(file)} is not JSON", why=str(error), fix=_FIX) from None

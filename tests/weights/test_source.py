@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vitlet.errors import CheckpointError, UsageError
@@ -14,10 +15,11 @@ from vitlet.nn.heads import Classifier
 from vitlet.nn.posembed import sincos_2d
 from vitlet.normalisation import HALF, IMAGENET
 from vitlet.recipe import ConvNetConfig, EncoderConfig
+from vitlet.weights.files import own_config
 from vitlet.weights.folder import write_model
-from vitlet.weights.names import Source
+from vitlet.weights.names import CONFIG, WEIGHTS, Source
 from vitlet.weights.source import blank_network, evaluation_view, load_encoder
-from vitlet.weights.teacher import load_feature_teacher
+from vitlet.weights.teacher import load_classifier_teacher, load_feature_teacher
 
 SHAPE = EncoderConfig(image_size=32, patch_size=8, width=24, depth=2, heads=3)
 
@@ -186,6 +188,26 @@ def test_what_a_file_is_must_be_said_and_be_true(tmp_path: Path) -> None:
         load_encoder(f"timm:resnet18@{file}")
     with pytest.raises(CheckpointError, match="no finished encoder"):
         load_encoder(tmp_path)
+
+
+def test_whose_a_config_is_has_one_answer_for_every_reader(tmp_path: Path) -> None:
+    """Nobody can tell whose a damaged one is: a model of ours must not pass for one of others, without its licence."""
+    save_file({"x": torch.ones(1)}, tmp_path / WEIGHTS)
+    readers = (
+        lambda: Source.parse(tmp_path / WEIGHTS),
+        lambda: load_classifier_teacher(str(tmp_path), num_classes=3, image_size=32),
+        lambda: own_config(tmp_path),
+    )
+    (tmp_path / CONFIG).write_text('{"vitlet": ')
+    for read in readers:
+        with pytest.raises(CheckpointError, match=r"config\.json is not JSON.*or move it away"):
+            read()
+    for theirs in ("[]", "{}", '["vitlet"]', '{"vitlet": 1}'):
+        (tmp_path / CONFIG).write_text(theirs)
+        assert Source.parse(tmp_path / WEIGHTS).path == tmp_path / WEIGHTS, "a file of others, not a folder of ours"
+        for read, said in zip(readers[1:], ("is no model that timm opens", "was not written by vitlet"), strict=True):
+            with pytest.raises(CheckpointError, match=said):
+                read()
 
 
 def test_names_are_kept_whole_when_they_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vitlet.disk import read_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.text import printable, quoted
-from vitlet.weights.names import CONFIG, WEIGHTS, Source, model_folder
+from vitlet.weights.names import CONFIG, WEIGHTS, Source, is_own, model_folder
 
 CARD = "README.md"
 PROOF, PREPROCESSING = "proof.json", "preprocessing.json"
@@ -111,7 +111,7 @@ def own_config(folder: Path) -> dict[str, Any]:
         CheckpointError: if it is missing, or was not written by vitlet.
     """
     config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or not isinstance(config.get("vitlet"), dict):
+    if not is_own(config):
         raise CheckpointError(
             f"{printable(folder / CONFIG)} was not written by vitlet", fix="vitlet import FILE --out DIR"
         )

@@ -3,12 +3,12 @@
 A teacher may also be `untrained:NAME`, timm's architecture with random weights, as a control.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vitlet.disk import existing
+from vitlet.disk import existing, read_json
 from vitlet.errors import CheckpointError, UsageError
 from vitlet.run import spelled_out
 from vitlet.text import printable, quoted
@@ -31,6 +31,7 @@ class Source:
 
         Raises:
             UsageError: if nothing is there, or timm's weights are named without a file.
+            CheckpointError: for a `model.safetensors` beside which `config.json` is damaged.
         """
         word = os.fspath(text)
         architecture, path = None, word
@@ -43,7 +44,8 @@ class Source:
                     fix="timm:NAME@FILE, for example timm:vit_tiny_patch16_224@model.safetensors",
                 )
         found = existing(Path(path).expanduser())
-        if architecture is None and found.name == WEIGHTS and _is_own(found.parent / CONFIG):
+        config = found.parent / CONFIG
+        if architecture is None and found.name == WEIGHTS and config.is_file() and is_own(read_json(config)):
             found = found.parent
         return cls(found, architecture)
 
@@ -83,12 +85,9 @@ def untrained_architecture(teacher: str) -> str | None:
     return teacher.removeprefix(_UNTRAINED) if teacher.startswith(_UNTRAINED) else None
 
 
-def _is_own(config: Path) -> bool:
-    """Return whether a model's `config.json` was written by vitlet."""
-    try:
-        return "vitlet" in json.loads(config.read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+def is_own(config: Any) -> bool:
+    """Return whether vitlet wrote a model's `config.json`, of which this is the content."""
+    return isinstance(config, dict) and isinstance(config.get("vitlet"), dict)
 
 
 def model_folder(path: str | os.PathLike[str]) -> Path:

@@ -27,7 +27,7 @@ from vitlet.text import printable
 from vitlet.weights.content import TENSORS
 from vitlet.weights.folder import read_model
 from vitlet.weights.kinds import UNKNOWN
-from vitlet.weights.names import CONFIG, WEIGHTS, Source, model_folder, untrained_architecture
+from vitlet.weights.names import CONFIG, WEIGHTS, Source, is_own, model_folder, untrained_architecture
 from vitlet.weights.reading import read_weights
 from vitlet.weights.source import (
     blank_network,
@@ -226,8 +226,7 @@ def _classifier_in(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a model folder of vitlet's, verified, or anybody's in timm's format, whose weights are hashed."""
     facts: dict[str, Any]
     config, file = read_json(folder / CONFIG), folder / WEIGHTS
-    is_own = isinstance(config, dict) and "vitlet" in config
-    if is_own:
+    if is_own(config):
         saved = read_model(folder)
         facts = {**saved.facts, "sha256": saved.sha256}
     else:
@@ -244,7 +243,7 @@ def _classifier_in(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             why=printable(str(error).strip().split("\n")[0] or type(error).__name__)[:200],
             fix="give a folder in timm's format, whole, or timm:NAME@FILE",
         ) from None
-    if not is_own:
+    if not is_own(config):
         facts["licence"] = cast(dict[str, Any], model.pretrained_cfg).get("license")
     return model, facts
 
