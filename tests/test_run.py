@@ -1,15 +1,13 @@
 """The run directory; how its writing fails stands in `tests/faults`."""
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from vitlet import run as module
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.run import Run, environment
+from vitlet.run import Run
 
 
 def test_opening_what_is_no_run_names_a_near_one(tmp_path: Path) -> None:
@@ -64,19 +62,6 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(tmp_path: Path) -> Non
     run.require_place()
 
 
-def test_a_run_says_what_it_was_started_on_or_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    assert run.launch_json() == {}
-    for written, said in (
-        ("[]", {}),
-        ("{}", {}),
-        ('{"launch": 3}', {}),
-        ('{"launch": {"recipe": "aa"}}', {"recipe": "aa"}),
-    ):
-        (tmp_path / "environment.json").write_text(written)
-        assert run.launch_json() == said
-
-
 def test_a_run_that_was_started_on_other_values_is_not_gone_on_with(tmp_path: Path) -> None:
     run, there = Run(tmp_path), {"recipe": "aa", "num_labels": None}
     run.require_same({"recipe": "aa"}, there={}, recipe={})
@@ -126,13 +111,3 @@ def test_a_second_writer_in_one_process_is_refused_and_the_first_keeps_its_lock(
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the lock is gone"
     with run.lock():
         pass
-
-
-def test_the_environment_tells_of_the_machine_and_not_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/vitlet", "pretrain", "a b"])
-    found = environment()
-    assert found["command"] == "vitlet pretrain 'a b'"
-    assert found["packages"]["torch"].startswith("2.")
-    assert found["cores"] >= 1
-    assert "somebody" not in json.dumps(found)
-    assert module._version("no-such-package") == "not installed"

@@ -10,25 +10,19 @@ process ends, keeps a second writer out.
 import contextlib
 import errno
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vitlet.config import flatten
 from vitlet.disk import read_json, sweep
+from vitlet.environment import Environment
 from vitlet.errors import CheckpointError, UsageError
-from vitlet.host import available_cores
 from vitlet.json_objects import parse_json
 from vitlet.text import did_you_mean, printable, quoted
 
@@ -68,6 +62,11 @@ class Run:
     def recipe_file(self) -> Path:
         """The resolved recipe; `vitlet pretrain` and `finetune` take it in place of a name."""
         return self.path / "recipe.json"
+
+    @property
+    def environment(self) -> Environment:
+        """What the run was started on and with, and what it took, as its file says now."""
+        return Environment.of(self.path)
 
     @property
     def left_out_file(self) -> Path:
@@ -117,31 +116,11 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether training is complete, with the model and its results."""
-        facts = self.path / "environment.json"
-        return self.recipe_file.is_file() and facts.is_file() and "finished" in read_json(facts)
+        return self.recipe_file.is_file() and self.environment.is_finished
 
     def recipe_json(self) -> dict[str, Any]:
         """The plain values of the recipe; `vitlet.recipes.from_json` turns them into a Recipe."""
         return read_json(self.recipe_file)
-
-    @property
-    def identity(self) -> str:
-        """Random text that tells the run from every other, even one that replaces it or has its path elsewhere."""
-        return read_json(self.path / "environment.json")["id"]
-
-    def launch_json(self) -> dict[str, Any]:
-        """The plain values of what the run was started on (`vitlet.jobs.launch`); empty if it does not say."""
-        return self._started_with("launch")
-
-    def options_json(self) -> dict[str, Any]:
-        """The plain values of the options of its last start (`vitlet.jobs.options`); empty if it does not say."""
-        return self._started_with("options")
-
-    def _started_with(self, what: str) -> dict[str, Any]:
-        facts = self.path / "environment.json"
-        recorded = read_json(facts) if facts.is_file() else {}
-        found = recorded.get(what) if isinstance(recorded, dict) else None
-        return found if isinstance(found, dict) else {}
 
     def require_place(self) -> None:
         """Refuse a path at which no run can be: a file, or a folder of something else.
@@ -275,55 +254,3 @@ def spelled_out(path: str | os.PathLike[str]) -> Path:
 def address_of(decides: Any) -> str:
     """SHA-256 (hex) of plain values: an address for a result that these values fully determine."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def hardware() -> dict[str, Any]:
-    """What of `environment` says where a number was computed; no command, which may name paths."""
-    facts = environment()
-    return {name: facts[name] for name in ("processor", "cores", "platform", "packages")}
-
-
-def environment(*, command: list[str] | None = None) -> dict[str, Any]:
-    """The machine and software behind a number, without user names or home folders."""
-    packages = ("vitlet", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
-    arguments = command if command is not None else ["vitlet", *sys.argv[1:]]
-    return {
-        "command": shlex.join(arguments),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "commit": _commit(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": available_cores(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-@functools.cache
-def _commit() -> str:
-    """Commit of the checkout that tracks this file, with a `+` if files have changed since; else empty."""
-    here = Path(__file__).resolve()
-    try:
-        for words in (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+", "--exclude=*"]):
-            done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10)
-            if done.returncode:
-                return ""
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-@functools.cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

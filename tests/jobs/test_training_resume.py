@@ -117,7 +117,7 @@ class TestAnInterruptedRun:
         begun = interrupted(short, tmp_path / "begun")
         shutil.copytree(short.checkpoints / LAST, begun.checkpoints / LAST)
         assert same_outcome(resume(begun.path, options=QUIET), short)
-        assert begun.identity == short.identity
+        assert begun.environment.id == short.environment.id
         assert "finished" in json.loads((begun.path / "environment.json").read_text())
 
     def test_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(self, short: Run, tmp_path: Path) -> None:
@@ -558,9 +558,9 @@ class TestAnotherRunInTheSameFolder:
         run = shortly(data, tmp_path / "run", seed=1)
         (run.path / "results").mkdir()
         (run.path / "results/old.json").write_text("{}")
-        former = run.identity
+        former = run.environment.id
         shortly(data, run.path, options=QUIET.changed(fresh=True))
-        assert run.identity != former
+        assert run.environment.id != former
         assert same_outcome(run, short)
         assert not (run.path / "results/old.json").exists()
 

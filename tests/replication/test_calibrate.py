@@ -11,6 +11,7 @@ import torch
 from vitlet.cli import main
 from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
+from vitlet.environment import environment
 from vitlet.replication import calibrate
 from vitlet.replication.calibrate import Cost, expected_cost
 from vitlet.replication.catalogue import chosen
@@ -19,7 +20,7 @@ from vitlet.replication.plan import Plan
 from vitlet.replication.planner import make_plan
 from vitlet.replication.scales import scale_by_name
 from vitlet.replication.steps import Evaluate
-from vitlet.run import Run, environment
+from vitlet.run import Run
 
 SMOKE = scale_by_name("smoke")
 TRIED = dataclasses.replace(SMOKE, is_tried=True)

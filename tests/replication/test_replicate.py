@@ -14,9 +14,9 @@ from small_images import HOSTILE, command
 from test_page import opened, texts
 
 from vitlet.cli import main
+from vitlet.environment import environment
 from vitlet.replication.catalogue import ITEMS
 from vitlet.replication.plan import NODE_FILE
-from vitlet.run import environment
 
 
 def document_in(out: Path) -> dict:

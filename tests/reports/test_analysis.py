@@ -14,11 +14,11 @@ from vitlet.analysis.layers import ProbeCurve
 from vitlet.analysis.survey import Subject, Survey
 from vitlet.data.batch import Batch
 from vitlet.disk import write_json
+from vitlet.environment import environment
 from vitlet.errors import CheckpointError
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.reports.analysis import write_analysis_page
-from vitlet.run import environment
 
 CONFIG = EncoderConfig(image_size=16, patch_size=4, width=24, depth=2, heads=3)
 HOSTILE = "<script>alert(1)</script>&'\""

@@ -12,7 +12,7 @@ from vitlet.run import Run
 
 def test_only_the_recipe_is_needed(tmp_path, run_maker):
     (bare,) = read([run_maker(tmp_path / "bare", full=False)])
-    assert (bare.metrics, bare.results, bare.environment) == ([], [], {})
+    assert (bare.metrics, bare.results, bare.environment.is_there) == ([], [], False)
     assert bare.reconstructions is None
     assert bare.check is None
     with pytest.raises(CheckpointError, match=r"recipe\.json"):

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 import pytest
 
 from vitlet.disk import write_json
+from vitlet.environment import environment
 from vitlet.evaluation.compare import Arm
 from vitlet.evaluation.curves import Curve, Point, Question, document
 from vitlet.reports.curve_page import _styles, write_curve_page
 from vitlet.reports.ledger import rows
-from vitlet.run import environment
 
 HOSTILE = "<script>alert(1)</script>\u202e"
 

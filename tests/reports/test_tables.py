@@ -3,12 +3,13 @@
 import pytest
 from scipy.stats import binomtest, t
 
+from vitlet.environment import Environment
 from vitlet.reports import tables
 from vitlet.reports.contents import Contents
 
 
 def contents(name: str, results: list[dict]) -> Contents:
-    return Contents(name, {}, {}, [], results, None, None)
+    return Contents(name, {}, Environment.of(name), [], results, None, None)
 
 
 def measured(value: float, **changes: object) -> dict:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from vitlet.disk import write_json
+from vitlet.environment import environment
 from vitlet.errors import CheckpointError
 from vitlet.reports.ledger import rows as ledger_rows
 from vitlet.reports.transfer import write_transfer_page
-from vitlet.run import environment
 
 
 def setting(lr: float, value: float | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vitlet.run import environment
+from vitlet.environment import environment
 
 _T = TypeVar("_T")
 

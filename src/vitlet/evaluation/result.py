@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vitlet.disk import write_json
-from vitlet.run import Run, environment, hardware
+from vitlet.environment import environment, hardware
+from vitlet.run import Run
 
 
 @dataclass(frozen=True)

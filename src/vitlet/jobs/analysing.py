@@ -38,6 +38,7 @@ from vitlet.data.subsets import balanced, divide
 from vitlet.data.verdicts import Verdicts
 from vitlet.disk import write_json
 from vitlet.distributed.world import World
+from vitlet.environment import environment
 from vitlet.errors import DataError
 from vitlet.evaluation import labels
 from vitlet.jobs.images import judged, opened
@@ -45,7 +46,7 @@ from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.jobs.subjects import open_subjects, trained_from_first
 from vitlet.normalisation import Normalisation
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.text import plural, printable
 
 PROBE_IMAGES = 1000

@@ -189,16 +189,17 @@ def _arm(start: Start, terms: Terms, trials: Sequence[Training]) -> Arm:
         title=start.title,
         values=tuple(read_json(run.results / "top1.json")["value"] for run in runs),
         seeds=terms.seeds,
-        cpu_seconds=tuple(read_json(run.path / "environment.json")["cpu_seconds"] for run in runs),
+        cpu_seconds=tuple(run.environment.cpu_seconds for run in runs),
         runs=tuple(run.path.name for run in runs),
     )
 
 
 def _finetune_one(start: Start, terms: Terms, seed: int, out: Path) -> None:
-    begun = read_json(out / "environment.json").get("launch") if (out / "recipe.json").is_file() else None
+    run = Run(out)
+    begun = run.environment.launch if run.recipe_file.is_file() else {}
     init = None if start.source is None else str(Source.parse(start.source).absolute())
     # Same content at another path: the original path may be gone, so the run cannot be resumed.
-    moved = begun is not None and (begun["data"], begun["init"]) != (absolute_data(terms.data), init)
+    moved = bool(begun) and (begun["data"], begun["init"]) != (absolute_data(terms.data), init)
     finetune(
         terms.recipe,
         init=start.source,

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import secrets
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,8 +10,9 @@ from vitlet.console import Teller
 from vitlet.data.classes import classes_of
 from vitlet.data.index import Index
 from vitlet.data.loader import TrainingBatches
-from vitlet.disk import read_json, remove_folder, sweep, write_json
+from vitlet.disk import remove_folder, sweep, write_json
 from vitlet.distributed.world import World, is_restart
+from vitlet.environment import write_begun, write_finished, write_started_again
 from vitlet.errors import CheckpointError, DataError
 from vitlet.jobs.attempts import remember, require_begun_here
 from vitlet.jobs.detecting import finish_detection
@@ -35,7 +34,7 @@ from vitlet.methods.objective import Objective
 from vitlet.methods.supervised import Supervised
 from vitlet.nn.kernels import onednn_is_exact, routed_to_onednn
 from vitlet.recipe import Recipe
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train import checkpoint
 from vitlet.train.checkpoint import Checkpoint
@@ -154,8 +153,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     if world.is_first:
         _finish(run, recipe, launch, material, objective, teller)
         # Last, so that a run marked as finished has its model and its results.
-        now = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "data": material.index.fingerprint}
-        write_json(run.path / "environment.json", read_json(run.path / "environment.json") | now | clock.spent())
+        write_finished(run.path, data=material.index.fingerprint, spent=clock.spent())
 
 
 def _same_classes(recipe: Recipe, objective: Objective, classes: tuple[str, ...]) -> str:
@@ -172,10 +170,9 @@ def _is_finished(run: Run, index: Index, options: Options) -> bool:
     Raises:
         DataError: if the data has changed since it was trained.
     """
-    started = read_json(run.path / "environment.json") if run.recipe_file.is_file() else {}
-    if not {"finished", "data"} <= started.keys():
+    if not run.is_finished:
         return False
-    _require_same_data(index, started["data"], options)
+    _require_same_data(index, run.environment.data, options)
     return True
 
 
@@ -251,16 +248,17 @@ def _metrics(run: Run, resumed: Checkpoint | None, options: Options, world: Worl
 
 def _describe(run: Run, recipe: Recipe, launch: Launch, material: Material, options: Options) -> None:
     """Write down what the run is, once, and with which options it was last started."""
-    file, new, now = run.path / "environment.json", {"id": secrets.token_hex(8)}, {"options": options.kept()}
     if run.recipe_file.is_file():
-        known = read_json(file)
-        if known != (told := new | known | now):
-            write_json(file, told)
+        write_started_again(run.path, options=options.kept())
         record_left_out(run, material.index, material.verdicts.good)
         return
-    init = {"init": facts_of(launch.init)} if launch.init else {}  # read now, as it may be gone at the end
-    begun = environment(command=launch.command(run.path)) | {"launch": dataclasses.asdict(launch)}
-    write_json(file, begun | init | new | now)
+    write_begun(
+        run.path,
+        command=launch.command(run.path),
+        launch=dataclasses.asdict(launch),
+        options=options.kept(),
+        init=facts_of(launch.init) if launch.init else None,  # read now, as it may be gone at the end
+    )
     record_left_out(run, material.index, material.verdicts.good)
     write_json(run.recipe_file, recipe.to_json())  # last: a folder with a recipe is a run
 

@@ -47,7 +47,7 @@ def remember(run: Run, world: World) -> None:
 
 
 def _id_of(run: Run) -> str:
-    return read_json(run.path / "environment.json").get("id", "") if run.recipe_file.is_file() else ""
+    return run.environment.id if run.recipe_file.is_file() else ""
 
 
 def _recall(run: Run) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vitlet.console import Teller
 from vitlet.disk import write_json
-from vitlet.run import environment
+from vitlet.environment import environment
 from vitlet.text import printable
 
 Benchmark = Literal["step", "input", "features", "probe", "attention", "analyse", "detection", "export", "budget"]

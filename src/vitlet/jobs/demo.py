@@ -22,6 +22,7 @@ from vitlet.data.index import Index
 from vitlet.data.names import absolute_data
 from vitlet.data.subsets import divide, training_ids
 from vitlet.distributed.world import World
+from vitlet.environment import environment
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import Protocol, comparison
 from vitlet.jobs.arms import Start, Terms, finetune_arms, finetunings, frozen_arms, untrained
@@ -33,7 +34,7 @@ from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import pretrain, resolved
 from vitlet.recipe import Recipe
 from vitlet.reports.page import write_page
-from vitlet.run import Run, address_of, environment
+from vitlet.run import Run, address_of
 from vitlet.text import plural, printable
 from vitlet.units import Images
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from vitlet.choices import ExportTarget
 from vitlet.console import Teller
 from vitlet.disk import read_json, to_json_bytes, write_folder
+from vitlet.environment import environment, hardware
 from vitlet.errors import CheckpointError, ResourceError
 from vitlet.evaluation.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
 from vitlet.evaluation.pace import one_thread, take_turns
@@ -25,7 +26,7 @@ from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.options import Options
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.heads import head_input
-from vitlet.run import Run, environment, hardware
+from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
 from vitlet.weights.files import CARD, EXPORTED, PREPROCESSING, PROOF, require_replaceable

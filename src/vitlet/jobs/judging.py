@@ -11,8 +11,9 @@ import numpy as np
 from rich.table import Table
 
 from vitlet.console import Teller
-from vitlet.disk import read_json, write_json
+from vitlet.disk import write_json
 from vitlet.distributed.world import World
+from vitlet.environment import Environment, environment
 from vitlet.errors import UsageError
 from vitlet.evaluation.features import encoder_digest
 from vitlet.jobs.arms import Start, Terms
@@ -20,7 +21,6 @@ from vitlet.jobs.images import Labelled
 from vitlet.jobs.options import Flags, Options, overrides, require_known, require_verb
 from vitlet.recipe import ConvNetConfig, Recipe
 from vitlet.reports.curve_page import write_curve_page
-from vitlet.run import environment
 from vitlet.text import printable, slug
 from vitlet.weights.folder import Saved
 from vitlet.weights.names import Source
@@ -140,13 +140,12 @@ def start_facts(start: Start) -> dict[str, Any]:
     if start.source is None or start.is_random:
         return known | {"source": None, "encoder": None, "recipe": None, "pretraining_cpu_seconds": None}
     source, saved = Source.parse(start.source), load_encoder(start.source)
-    made = source.path / "environment.json"
-    cost = read_json(made).get("cpu_seconds") if source.architecture is None and made.is_file() else None
+    made = Environment.of(source.path)
     return known | {
         "source": printable(str(source.relative())),
         "encoder": encoder_digest(saved.encoder, view=saved.evaluation),
         "recipe": saved.facts.get("recipe"),
-        "pretraining_cpu_seconds": cost,
+        "pretraining_cpu_seconds": made.cpu_seconds if made.is_finished else None,
     }
 
 

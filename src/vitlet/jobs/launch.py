@@ -50,13 +50,13 @@ class Launch:
         Raises:
             CheckpointError: if the run does not say it, or says something else than this version would.
         """
-        recorded = run.launch_json()
+        recorded = run.environment.launch
         try:
             return cls(**recorded)
         except pydantic.ValidationError as error:
             wrong = "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())
             raise CheckpointError(
-                f"{printable(run.path / 'environment.json')} does not say how the run was started",
+                f"{printable(run.environment.file)} does not say how the run was started",
                 why=wrong if recorded else "It has no values for `launch`",
                 fix="restore it from a copy, or give the command that began the run again, with --fresh",
             ) from None

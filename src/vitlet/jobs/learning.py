@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from vitlet.console import Teller
-from vitlet.disk import read_json
+from vitlet.environment import environment
 from vitlet.evaluation.compare import Arm, difference_of, mean_interval
 from vitlet.jobs.arms import Start, Terms, finetune_grid, frozen_arms, untrained
 from vitlet.jobs.images import Labelled
@@ -27,7 +27,7 @@ from vitlet.jobs.side_by_side import pretrain_side_by_side
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
 from vitlet.recipes.mae import TEACHING
-from vitlet.run import environment
+from vitlet.run import Run
 from vitlet.units import Images, Share
 
 VIEWS = 64_000
@@ -101,7 +101,7 @@ def learn(
     randoms = {name: random.name for name, random in like.items()}
     protocols = {name: _rows(arms, randoms) for name, arms in _judged(families, images, teller).items()}
     index, n = images.index, len(images.test)
-    cost = {name: read_json(out / name / "environment.json")["cpu_seconds"] for name in names}
+    cost = {name: Run(out / name).environment.cpu_seconds for name in names}
     found = {
         "kind": "learning",
         "title": f"{index.name}: {views:,} image views, {num_labels:,} labels, {n:,} {images.split} images",

@@ -14,13 +14,14 @@ from vitlet.benchmarks.published import ACCURACY_TAG, OURS, PAPER, SPEED_TAG
 from vitlet.choices import InferencePrecision
 from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
+from vitlet.environment import environment
 from vitlet.errors import UsageError
 from vitlet.jobs.material import pick_device
 from vitlet.jobs.options import Options
 from vitlet.nn.convnet import AnyEncoder, new_encoder
 from vitlet.nn.heads import AnyClassifier, head_input, new_classifier
 from vitlet.recipes import all_recipes, by_name
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.text import did_you_mean, printable
 from vitlet.weights.source import load_encoder
 

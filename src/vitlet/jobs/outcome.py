@@ -126,7 +126,7 @@ def _write_best(run: Run, recipe: Recipe, material: Material, *, teller: Teller)
 
 def model_facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
     """Return the provenance for a model card."""
-    started = read_json(run.path / "environment.json")
+    made = run.environment
     results = sorted(run.results.glob("*.json")) if run.results.is_dir() else []
     return {
         "recipe": recipe.name,
@@ -135,10 +135,10 @@ def model_facts(run: Run, recipe: Recipe, material: Material) -> dict[str, Any]:
         "data": material.index.name,
         "data_fingerprint": material.index.fingerprint,
         "training_images": len(material.ids),
-        "command": started["command"],
-        "packages": started["packages"],
+        "command": made.command,
+        "packages": made.packages,
         "results": {p.stem: read_json(p)["value"] for p in results},
-        **({"init": started["init"]} if "init" in started else {}),
+        **({} if made.init is None else {"init": made.init}),
     }
 
 

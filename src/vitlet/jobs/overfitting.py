@@ -19,6 +19,7 @@ from vitlet.data.detection.annotations import Annotations, annotations_of
 from vitlet.data.index import Index
 from vitlet.disk import read_json, write_file
 from vitlet.distributed.world import World
+from vitlet.environment import environment
 from vitlet.errors import DataError
 from vitlet.evaluation.compare import paired_difference
 from vitlet.evaluation.detection.truth import ground_truth
@@ -27,7 +28,7 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks, require_sharing
 from vitlet.jobs.training import finetune, resolved
-from vitlet.run import Run, address_of, environment
+from vitlet.run import Run, address_of
 from vitlet.text import printable
 from vitlet.units import Steps
 
@@ -102,7 +103,6 @@ def overfit(
         for name, kept in starts.items()
     }
     scores = {name: _ap50(run) for name, run in runs.items()}
-    first = read_json(runs["random-0"].path / "environment.json")
     found: dict[str, Any] = {
         "kind": "overfit",
         "title": f"{index.name}: {images} images learned by heart by {RECIPE}, {steps} steps",
@@ -113,7 +113,7 @@ def overfit(
         "scores": scores,
         "goals": GOALS,
         "learned": all((scores["random-0"].get(kind) or 0.0) >= goal for kind, goal in GOALS.items()),
-        "wall_seconds_of_first_run": first["wall_seconds"],
+        "wall_seconds_of_first_run": runs["random-0"].environment.wall_seconds,
         "wall_seconds": time.monotonic() - began,
         "machine": environment(),
     }
@@ -122,9 +122,8 @@ def overfit(
         found["steps_to_loss"] = _race(runs, seeds=seeds)
     write_document(found, out / "overfit.json", json, teller=teller)
     shown = ", ".join(f"{kind} AP50 {100 * (value or 0):.1f}" for kind, value in scores["random-0"].items())
-    teller.say(
-        f"{shown} after {first['wall_seconds'] / 60:.1f} min: {'learned' if found['learned'] else 'not learned'}"
-    )
+    minutes = found["wall_seconds_of_first_run"] / 60
+    teller.say(f"{shown} after {minutes:.1f} min: {'learned' if found['learned'] else 'not learned'}")
     return found
 
 

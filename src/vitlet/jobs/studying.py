@@ -25,6 +25,7 @@ from vitlet.console import Teller
 from vitlet.data.index import Index
 from vitlet.disk import read_json
 from vitlet.distributed.world import World
+from vitlet.environment import environment
 from vitlet.evaluation.compare import Answer, Arm, Difference, decide, paired_difference
 from vitlet.jobs.analysing import analyse
 from vitlet.jobs.arms import Start, Terms, finetune_grid
@@ -35,7 +36,7 @@ from vitlet.jobs.options import Options
 from vitlet.jobs.reporting import write_document
 from vitlet.jobs.spread import among_ranks
 from vitlet.recipes import by_name
-from vitlet.run import address_of, environment
+from vitlet.run import address_of
 from vitlet.text import plural
 from vitlet.weights.source import load_encoder
 

@@ -1,7 +1,6 @@
 """The encoders of an analysis, and which of them were trained from the first."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from vitlet.analysis.diagnosis import RANDOM, is_random
 from vitlet.analysis.survey import Subject
 from vitlet.augmentation import View
-from vitlet.disk import read_json
+from vitlet.environment import Environment
 from vitlet.errors import UsageError
 from vitlet.jobs.material import pick_device, start_content
 from vitlet.jobs.options import Options
@@ -66,8 +65,8 @@ def trained_from_first(subjects: Sequence[Subject]) -> set[str]:
     """Return the names of those trained from the first: runs record their start, other sources are assumed to be."""
     first, starts = subjects[0], dict[str, str | None]()
     for other in subjects[1:]:
-        facts = Path(other.source) / "environment.json"
-        starts[other.name] = (read_json(facts).get("launch", {}).get("start") or "") if facts.is_file() else None
+        made = Environment.of(other.source)
+        starts[other.name] = (made.launch.get("start") or "") if made.is_there else None
     is_asked = not is_random(first.source) and any(starts.values())  # the content needs a read from the disk
     content = start_content(first.source).split()[0] if is_asked else None
     return {name for name, start in starts.items() if start is None or start.split()[:1] == [content]}

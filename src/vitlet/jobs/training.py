@@ -10,7 +10,6 @@ from vitlet.data.choice import Subset
 from vitlet.data.index import open_index
 from vitlet.data.names import absolute_data
 from vitlet.data.stores import is_remote
-from vitlet.disk import read_json
 from vitlet.errors import UsageError
 from vitlet.jobs.assembly import execute
 from vitlet.jobs.launch import Launch
@@ -122,7 +121,7 @@ def resume(
     found = Run.open(run)
     recipe = from_json(found.recipe_json(), where=printable(found.recipe_file))
     launch = _require_repeated(found, Launch.of(found), None if data is None else absolute_data(data))
-    options = options.over(found.options_json(), where=printable(found.path / "environment.json"))
+    options = options.over(found.environment.options, where=printable(found.environment.file))
     max_bad = max(options.max_bad, launch.max_bad)
     return execute(recipe, launch, found, options.changed(max_bad=max_bad, follow_outside=launch.follow_outside))
 
@@ -199,7 +198,8 @@ def _require_repeated(run: Run, launch: Launch, given: str | None) -> Launch:
 
 def _is_same_data(run: Run, moved: Launch) -> bool:
     """Whether the data of `moved` has the fingerprint of what the run was trained on, such as shards of its folder."""
-    recorded = read_json(run.path / "environment.json").get("data")  # of a finished run
+    made = run.environment
+    recorded = made.data if made.is_finished else None
     if recorded is None and (found := checkpoint.latest(run)[0]) is not None:
         recorded = found.manifest["data"]
     return recorded is not None and open_index(moved.data, follow_outside=moved.follow_outside).fingerprint == recorded

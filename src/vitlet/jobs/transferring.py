@@ -23,6 +23,7 @@ from vitlet.data.index import Index
 from vitlet.data.names import PublicData
 from vitlet.data.subsets import divide
 from vitlet.distributed.world import World
+from vitlet.environment import environment
 from vitlet.errors import DataError, UsageError
 from vitlet.evaluation.compare import mean_interval
 from vitlet.evaluation.features import encoder_digest
@@ -36,7 +37,7 @@ from vitlet.jobs.trying import Candidate, Case, Trainings, scores, words
 from vitlet.recipe import Recipe
 from vitlet.reports.numbers import duration, percent
 from vitlet.reports.transfer import interval_of, write_transfer_page
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.text import plural, printable, slug
 from vitlet.weights.names import Source
 from vitlet.weights.source import load_encoder

@@ -17,6 +17,7 @@ from PIL import Image
 
 from vitlet.console import Teller
 from vitlet.disk import read_json, write_json
+from vitlet.environment import environment
 from vitlet.errors import VitletError
 from vitlet.evaluation.pace import one_thread
 from vitlet.jobs.options import Options
@@ -25,7 +26,7 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import with_overrides
 from vitlet.replication.plan import NODE_FILE, Node, Plan, recipe_of
 from vitlet.replication.runner import folder_bytes, is_on_cpu
-from vitlet.run import Run, environment
+from vitlet.run import Run
 from vitlet.text import plural
 
 _STEPS, _BATCH, _IMAGES = 5, 64, 64
@@ -204,8 +205,8 @@ def _busy(run: Run, options: Options) -> float:
     """Share of wall-clock time spent computing: below 1 if other processes use the CPU too."""
     if not is_on_cpu(options):
         return 1.0
-    spent = read_json(run.path / "environment.json")
-    return min(1.0, spent["cpu_seconds"] / spent["wall_seconds"])
+    made = run.environment
+    return min(1.0, made.cpu_seconds / made.wall_seconds)
 
 
 def _teacher(node: Node, folder: Path, plan: Plan, options: Options) -> Path:

@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from vitlet.disk import read_json
+from vitlet.environment import environment
 from vitlet.evaluation.compare import mean_interval
 from vitlet.replication.catalogue import Choice
 from vitlet.replication.claim import Claim, Measure, Part, decide, decide_part
@@ -37,7 +38,6 @@ from vitlet.replication.steps import (
 )
 from vitlet.reports.numbers import duration
 from vitlet.reports.replication import label
-from vitlet.run import environment
 from vitlet.text import plural
 
 UNASKED, NOT_YET = "not asked for", "not run yet"

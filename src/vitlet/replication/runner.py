@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlet.disk import read_json, remove_folder, storage_error, to_json_bytes, write_json
+from vitlet.environment import environment, hardware
 from vitlet.errors import CheckpointError, DataError, NonFiniteError, VitletError, WorkerError
 from vitlet.evaluation.result import write_result
 from vitlet.jobs.analysing import analyse
@@ -26,7 +27,7 @@ from vitlet.recipe import Recipe
 from vitlet.recipes import from_json, with_overrides
 from vitlet.replication.images import write_half
 from vitlet.replication.plan import DIVERGED, FAILED_FILE, NODE_FILE, Node, recipe_of
-from vitlet.run import Run, environment, hardware
+from vitlet.run import Run
 from vitlet.train.clock import Clock
 
 QUIET = Options(quiet=True)
@@ -150,7 +151,7 @@ def _was_moved(node: Node) -> bool:
     """Whether an unfinished run recorded another data path, to which its checkpoints are tied."""
     if not Run(node.folder).recipe_file.is_file():
         return False
-    return read_json(node.folder / "environment.json")["launch"]["data"] != str(node.data)
+    return Run(node.folder).environment.launch["data"] != str(node.data)
 
 
 def is_on_cpu(options: Options) -> bool:

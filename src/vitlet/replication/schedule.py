@@ -120,6 +120,7 @@ def _ended(pool: Pool, plan: Plan) -> list[Node]:
 def _over_ranks(
     plan: Plan, seconds: Mapping[str, float], *, options: Options, teller: Teller, after: Callable[[], None]
 ) -> None:
+    """Each rank makes whole runs; the first one shows what all have made."""
     found = World.here().broadcast_json([node.address for node in plan.possible])  # it changes while they work
     waiting = [plan.nodes[address] for address in found]
     numbers = {node.address: number for number, node in enumerate(waiting)}

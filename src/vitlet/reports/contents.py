@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from vitlet.arrays import read_arrays
 from vitlet.config import fingerprint
 from vitlet.disk import read_object
+from vitlet.environment import Environment
 from vitlet.errors import CheckpointError
 from vitlet.run import Run
 from vitlet.text import printable, told_apart
@@ -53,7 +54,7 @@ class Contents:
 
     name: str
     recipe: dict[str, Any]
-    environment: dict[str, Any]
+    environment: Environment
     metrics: list[dict[str, Any]]
     results: list[dict[str, Any]]
     reconstructions: Reconstructions | None
@@ -128,12 +129,11 @@ def find_comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _read(run: Run, name: str, style: int, key: str) -> Contents:
-    environment = run.path / "environment.json"
     check = run.path / "data_check.json"
     return Contents(
         name=name,
         recipe=read_object(run.recipe_file),
-        environment=read_object(environment) if environment.is_file() else {},
+        environment=run.environment,
         metrics=run.metrics(),
         results=[read_object(path) for path in sorted(run.results.glob("[!.]*.json"))],  # .tmp-… is half a file
         reconstructions=_reconstructions(run.analysis),

@@ -56,7 +56,7 @@ def _page(runs: list[Contents], comparison: dict[str, Any] | None) -> dict[str, 
     content = {
         "title": title,
         "data_name": ((comparison or {}).get("data") or {}).get("name", ""),
-        "date": min((run.environment.get("started", "")[:10] for run in runs if run.environment), default=""),
+        "date": min((run.environment.started[:10] for run in runs if run.environment.is_there), default=""),
         "verdict": verdict,
         "names": [run.name for run in runs],
         "summaries": [(run.name, _summary(run)) for run in runs],
@@ -82,8 +82,8 @@ def _summary(run: Contents) -> str:
     words = [f"Recipe {run.recipe.get('name', 'without a name')}"]
     if run.metrics:
         words.append(plural(run.metrics[-1]["step"], "step"))
-    if "wall_seconds" in run.environment:
-        words.append(f"finished in {duration(run.environment['wall_seconds'])}")
+    if run.environment.is_finished:
+        words.append(f"finished in {duration(run.environment.wall_seconds)}")
     losses = [row["loss"] for row in run.metrics if row.get("loss") is not None]
     if losses:
         words.append(f"training loss from {losses[0]:.3g} to {losses[-1]:.3g}")

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from vitlet.config import flatten
+from vitlet.environment import Environment
 from vitlet.reports import tables
 from vitlet.reports.contents import Contents
 from vitlet.reports.elements import Table
@@ -162,10 +163,10 @@ def results(runs: Sequence[Contents]) -> Table | None:
 def made(runs: Sequence[Contents], comparison: dict[str, Any] | None) -> Made:
     """Commands, runs, recipes and machines; the recipe is the only file that every run has."""
     commands = [*(comparison or {}).get("commands", ())]
-    commands += [run.environment["command"] for run in runs if run.environment.get("command")]
+    commands += [run.environment.command for run in runs if run.environment.command]
     machines: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
-        if run.environment:
+        if run.environment.is_there:
             machines.setdefault(_machine(run.environment), []).append(run.name)
     named = tuple(
         (*facts, ("runs", ", ".join(names))) if len(machines) > 1 else facts for facts, names in machines.items()
@@ -184,7 +185,7 @@ def _runs_table(runs: Sequence[Contents]) -> Table:
     for run in runs:
         last = run.metrics[-1] if run.metrics else {}
         speeds = [row["images_per_second"] for row in run.metrics if row.get("images_per_second") is not None]
-        wall, cpu = (run.environment.get(f"{kind}_seconds") for kind in ("wall", "cpu"))
+        made = run.environment
         rows.append(
             (
                 run.name,
@@ -194,8 +195,8 @@ def _runs_table(runs: Sequence[Contents]) -> Table:
                 _text(last.get("step")),
                 _text(last.get("epoch")),
                 f"{median(speeds):,.0f}" if speeds else _NONE,
-                duration(wall) if wall is not None else _NONE,
-                duration(cpu) if cpu is not None else _NONE,
+                duration(made.wall_seconds) if made.is_finished else _NONE,
+                duration(made.cpu_seconds) if made.is_finished else _NONE,
             )
         )
     caption = "Runs; images/s is the median over the logged steps"
@@ -222,9 +223,9 @@ def _recipe_head(runs: Sequence[Contents]) -> str:
     return f"{runs[0].recipe.get('name', '')} ({runs[0].name}{others})"
 
 
-def _machine(environment: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    packages = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
-    facts = [(key, _text(environment.get(key))) for key in ("processor", "cores", "platform", "python")]
+def _machine(environment: Environment) -> tuple[tuple[str, str], ...]:
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
+    facts = [(key, _text(value)) for key, value in environment.machine.items()]
     return (*facts, ("packages", packages or _NONE))
 
 

@@ -103,7 +103,7 @@ def of_runs(runs: Sequence[Contents]) -> Verdict | None:
 
 
 def _scores(run: Contents) -> Iterator[_Score]:
-    launch = run.environment.get("launch") or {}
+    launch = run.environment.launch
     if launch.get("verb") != "finetune" or not {"recipe", "start"} <= launch.keys():
         return
     recipe = {key: text for key, text in flatten(run.recipe).items() if not _OF_THE_START.fullmatch(key)}

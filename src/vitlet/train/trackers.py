@@ -102,7 +102,7 @@ class Wandb(Tracker):
         self._log = wandb.init(
             project=_PROJECT,
             name=run.path.name,
-            id=run.identity,
+            id=run.environment.id,
             resume="allow",
             dir=run.path,
             config=run.recipe_json(),
@@ -138,7 +138,7 @@ class MLflow(Tracker):
         self._client = MlflowClient(place)
         found = self._client.get_experiment_by_name(_PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(_PROJECT)
-        tag, identity = "vitlet.run", run.identity
+        tag, identity = "vitlet.run", run.environment.id
         known = self._client.search_runs([experiment], f"tags.`{tag}` = '{identity}'")
         if known:
             self._id = known[0].info.run_id

@@ -271,7 +271,7 @@ def _require_place(out: Path, shared: Shared, recipe: Any, **launch: Any) -> Non
     Run(out).require_place()
     if not shared.fresh:
         asked = {"recipe": recipe.fingerprint(), **launch}
-        Run(out).require_same(asked, there=Run(out).launch_json(), recipe=recipe.to_json())
+        Run(out).require_same(asked, there=Run(out).environment.launch, recipe=recipe.to_json())
 
 
 def _done(path: Path) -> None:
