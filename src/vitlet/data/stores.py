@@ -183,7 +183,8 @@ class Store:
                 content = read_regular(self.place(name), offset=offset, length=length)
             else:
                 system, root = client
-                content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length))
+                exactly = {} if system.async_impl else {"cache_type": "none"}  # `hf://` would read 5 MiB ahead
+                content = cast(bytes, system.cat_file(f"{root}/{name}", start=offset, end=offset + length, **exactly))
         except Exception as error:  # clients' own exceptions have no common base
             raise BadImage(_place(name, offset), f"cannot read the shard: {_reason(error)}") from error
         if len(content) != length:
