@@ -45,7 +45,7 @@ def tree(png):
 def parquet():
     """A function that writes a Parquet file of images as Hugging Face's `datasets` does."""
 
-    def write(file, contents, *, labels=None, names=None, paths=None, image="image", label="label"):
+    def write(file, contents, *, labels=None, names=None, paths=None, image="image", label="label", **options):
         rows = [
             None if content is None else {"bytes": content, "path": path}
             for content, path in zip(contents, paths or [None] * len(contents), strict=True)
@@ -58,7 +58,7 @@ def parquet():
                 features[label] = {"names": names, "_type": "ClassLabel"}
         table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, file, row_group_size=2)
+        pq.write_table(table, file, row_group_size=2, **options)
 
     return write
 

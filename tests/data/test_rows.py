@@ -1,8 +1,14 @@
+import re
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from vitlet.cli import main
+from vitlet.data import columns
 from vitlet.data.decode import decode
 from vitlet.data.index import open_index
 from vitlet.data.splits import SPLITS
@@ -37,6 +43,31 @@ def test_bytes_are_copied_once(tmp_path, png, monkeypatch, parquet):
     monkeypatch.undo()
     parquet(file, [png(), png(1)])
     assert len(open_index(tmp_path / "d", cache=tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+def test_a_cache_without_room_is_refused_before_anything_is_copied(tmp_path, parquet, monkeypatch, capsys, compression):
+    """The control: with room for the images and the few bytes that Parquet adds, the same command passes."""
+    images = [tmp_path / f"{i}.bmp" for i in range(4)]
+    for i, image in enumerate(images):
+        Image.new("RGB", (40, 40), (i, i, i)).save(image)  # equal pixels: compressed, it is far smaller
+    contents = [image.read_bytes() for image in images]
+    for name in ("train", "test"):
+        parquet(tmp_path / "d" / f"{name}.parquet", contents, compression=compression)
+    needed = 2 * sum(map(len, contents))
+    monkeypatch.setenv("VITLET_CACHE", str(tmp_path / "cache"))
+    free = needed - 1
+    monkeypatch.setattr(columns.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "iter_batches", None)
+        assert main(["check", str(tmp_path / "d"), "--workers", "1"]) == 5
+    said = capsys.readouterr().err
+    assert int(re.search(r"([\d,]+) bytes needed, ", said)[1].replace(",", "")) == pytest.approx(needed, rel=0.02)
+    assert f"{free:,} free" in said
+    assert "Fix: free some space, or: export VITLET_CACHE=" in said
+    assert list((tmp_path / "cache").iterdir()) == []
+    free = needed + 1000
+    assert main(["check", str(tmp_path / "d"), "--workers", "1"]) == 0
 
 
 @pytest.mark.parametrize("place", ["", "data"])

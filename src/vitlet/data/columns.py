@@ -17,6 +17,7 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,20 @@ class Writer:
         columns["splits"].append(split)
         columns["sizes"].append(size)
         columns["mtimes"].append(mtime)
+
+    def require_room(self, num_bytes: int) -> None:
+        """Refuse content that will not fit, before it is copied.
+
+        Raises:
+            ResourceError: if the disk of the cache has less room.
+        """
+        free = shutil.disk_usage(self._folder).free
+        if num_bytes > free:
+            raise ResourceError(
+                f"no room for the images in the cache ({printable(self._cache)})",
+                why=f"{num_bytes:,} bytes needed, {free:,} free; nothing was copied",
+                fix="free some space, or: export VITLET_CACHE=/a/folder/with/room",
+            )
 
     def add_content(self, content: bytes) -> None:
         """Add the bytes of the next image, for sources whose images are not files."""

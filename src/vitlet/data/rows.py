@@ -1,8 +1,8 @@
 """Images inside Parquet files, as Hugging Face stores them: `image: struct<bytes, path>`, `label`.
 
 Class names come from the `huggingface` entry of the schema's metadata. The image bytes are copied once, unchanged,
-into the cache and mapped from there, because Parquet has no random access. From an object store, too, files are read
-once from start to end, and not again for training.
+into the cache and mapped from there, because Parquet has no random access; a cache without room for them is refused
+before. From an object store, too, files are read once from start to end, and not again for training.
 """
 
 import json
@@ -42,8 +42,10 @@ def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
 
     Raises:
         DataError: if splits or label columns are not clear, a label has no class name, or a file is damaged.
+        ResourceError: if the cache has no room for the images; nothing is copied then.
     """
     splits = codes_of_files([entry.name for entry in entries], where=printable(store.root))
+    writer.require_room(sum(_image_bytes(store, entry) for entry in entries))
     for entry in sorted(entries, key=lambda entry: splits[entry.name]):
         try:
             _add_file(store, entry, split=splits[entry.name], writer=writer)
@@ -93,6 +95,17 @@ def _schema(store: Store, entry: Entry) -> pa.Schema:
             return pq.read_schema(stream)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(store, entry, " as Parquet", error) from error
+
+
+def _image_bytes(store: Store, entry: Entry) -> int:
+    """Return the size in bytes of all images in a file, uncompressed, as its footer says."""
+    try:
+        with store.open(entry.name) as stream, pq.ParquetFile(stream) as table:
+            facts, column = table.metadata, f"{_image_column(table.schema_arrow)}.bytes"
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(store, entry, " as Parquet", error) from error
+    chunks = (facts.row_group(g).column(c) for g in range(facts.num_row_groups) for c in range(facts.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _unreadable(store: Store, entry: Entry, as_what: str, error: Exception) -> DataError:
