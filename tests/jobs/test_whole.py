@@ -145,6 +145,11 @@ def commands(annotated: Path, tmp_path: Path) -> list[list[str]]:
         ["report", f"{out}/mae", f"{out}/fine", "--out", f"{out}/report.html"],
         ["export", f"{out}/fine", "--out", f"{out}/model", "--images", data],
         ["export", f"{out}/fine", "--out", f"{out}/openvino", "--images", data, "--to", "openvino"],
+        ["export", f"{out}/fine", "--out", f"{out}/int8", "--images", data, "--to", "openvino", "--int8"],
+        ["export", f"{out}/fine", "--out", f"{out}/onnx", "--images", data, "--to", "onnx"],
+        ["export", f"{out}/fine", "--out", f"{out}/traced", "--images", data, "--to", "torch-export"],
+        ["pretrain", "debug", "--data", data, "--out", f"{out}/logged", "--log", "mlflow", "--log", "wandb",
+         *changes(SHORT)],
         ["import", f"{out}/foreign.safetensors", "--out", f"{out}/imported", "--heads", "2", "--pixels", "half"],
         ["finetune", "debug_detection", "--init", "none", "--data", f"{annotated}", "--out", f"{out}/detector",
          *changes(DETECTING)],
@@ -165,20 +170,63 @@ def test_every_verb_is_among_them(commands: list[list[str]]) -> None:
     assert {words[0] for words in commands} == {name for name in app if not name.startswith("-")}
 
 
+WATCHED = Path(__file__).with_name("watched")
+SWALLOWS = """
+import contextlib, multiprocessing, socket, subprocess, sys
+
+def attempt(host):
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.settimeout(0.1)
+        probe.connect((host, 9))
+
+if __name__ == "__main__":
+    attempt("127.0.0.1")
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect("/nowhere")
+    for number, method in enumerate(("fork", "spawn")):
+        child = multiprocessing.get_context(method).Process(target=attempt, args=(f"192.0.2.{number}",))
+        child.start()
+        child.join()
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo("name.invalid", 80)
+"""
+
+
+def watched(record: Path) -> dict[str, str]:
+    """The environment in which every attempt to connect is written to `record`."""
+    places = [str(WATCHED), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"CONNECTIONS": str(record), "PYTHONPATH": os.pathsep.join(places)}
+
+
+def test_a_connection_that_someone_swallows_is_seen(tmp_path: Path) -> None:
+    """Also of a child; not those to this machine. The control is the exit code, which tells nothing."""
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
+    done = subprocess.run([sys.executable, tmp_path / "swallows.py"], env=watched(tmp_path / "record"), timeout=60)
+    assert done.returncode == 0
+    assert (tmp_path / "record").read_text().splitlines() == [
+        "socket.connect 192.0.2.0", "socket.connect 192.0.2.1", "socket.getaddrinfo name.invalid",
+    ]  # fmt: skip
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)  # a minute by itself; another matter beside busy neighbours
 def test_the_command_line_needs_no_network(commands: list[list[str]], tmp_path: Path) -> None:
-    """All of it but `push`, which says that it needs one."""
+    """All of it but `push`, which says that it needs one. Nothing else tries: no failure is swallowed."""
     done = subprocess.run(
         [*without_network(), sys.executable, Path(__file__).with_name("offline.py")],
-        input=json.dumps(commands), env=os.environ | {"VITLET_CACHE": f"{tmp_path}/cache"},
+        input=json.dumps(commands), env=watched(tmp_path / "connections") | {"VITLET_CACHE": f"{tmp_path}/cache"},
         capture_output=True, text=True, timeout=290,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [0] * (len(commands) - 2) + [2, 2], done.stdout + done.stderr
+    before, _, pushing = (tmp_path / "connections").read_text().rpartition("push:\n")
+    assert before.splitlines() == [f"{words[0]}:" for words in commands[:-1]], "nobody tries to connect"
+    assert pushing.startswith("socket."), "the control: it is seen when someone does"
     nothing, refused = done.stderr.splitlines()[-2:]
     assert nothing.startswith("error: no file or folder"), nothing
     assert re.match(r"error: hf://someone/digits was not uploaded\. .* Fix: check the network", refused), refused
     for name in ("check/data_check.json", "mae/results/knn-mean.json", "fine/results/top1.json", "model/config.json",
                  "demo/report.html", "learned/learning.json", "found.json", "imported/config.json"):  # fmt: skip
         assert (tmp_path / name).is_file(), name
+    for tracker in ("mlflow", "wandb"):  # one that fails costs no more than a warning
+        assert any((tmp_path / "logged" / tracker).iterdir()), tracker
