@@ -6,7 +6,7 @@ import traceback
 from cyclopts import App, CycloptsError
 
 from vitlet.arguments import refuse_alone, refuse_empty, usage_message
-from vitlet.console import Terminal
+from vitlet.console import say_error
 from vitlet.errors import StoppedError, VitletError
 from vitlet.text import printable
 from vitlet.verbs import cluster, comparing, data, evaluation, models, replication, training, transfer
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, code = _answer(error)
-        Terminal(stderr=True).print(f"error: {message}", markup=False)
+        say_error(message)
         return code
     return 0
 

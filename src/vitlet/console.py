@@ -35,6 +35,11 @@ class Terminal(Console):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+def say_error(message: str) -> None:
+    """Print why a command fails, on stderr of any rank."""
+    Terminal(stderr=True).print(f"error: {message}", markup=False)
+
+
 class Teller:
     """Lines for the terminal and log.txt; a progress bar on a terminal, occasional lines elsewhere."""
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 
 _PR_SET_PDEATHSIG = 1
 _share: int | None = None
@@ -47,6 +48,12 @@ def end_with_parent(number: signal.Signals) -> None:
     """On Linux, let the kernel signal this process when its parent ends, since nothing else would stop it then."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def outlive_termination() -> None:
+    """Ignore SIGTERM from now on: this process is about to end by itself, and still has to say why."""
+    if threading.current_thread() is threading.main_thread():  # no other may change that
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def cause_of_end(exit_code: int | None) -> str:

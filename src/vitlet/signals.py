@@ -39,7 +39,8 @@ def listening() -> Iterator[StopFlag]:
         yield flag
     finally:
         for number, handler in former.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is flag:  # nobody has decided otherwise; see `outlive_termination`
+                signal.signal(number, handler)
 
 
 class _Stop(BaseException):
@@ -75,6 +76,7 @@ def stopping_at_once(place: str) -> Iterator[Callable[[], None]]:
             yield raise_if_stopped
         finally:
             for number in mine:
-                signal.signal(number, signal.SIG_DFL)
+                if signal.getsignal(number) is stop:
+                    signal.signal(number, signal.SIG_DFL)
     except _Stop:
         raise StoppedError(stopped[0], step=None, run=place) from None

@@ -1,27 +1,57 @@
 """The heartbeat of a rank: it tells the others that its process runs, however long its work takes."""
 
+import contextlib
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
+from vitlet.distributed.watchdog import Watchdog
+
 _SECONDS = 0.5
+_GRACE_SECONDS = 5.0
+"""For an exchange to fail by itself after a loss, and for others to see that a rank is frozen before it is killed."""
 
 
 class Heartbeat:
     """Tells the other ranks twice a second that this process runs, and how many meetings it has come to.
 
-    A process that works keeps this up however long it takes; one that is frozen or cut off is missed after the timeout.
+    A process that works keeps this up however long it takes; one that is frozen or cut off is missed after the timeout,
+    and if it is frozen, its kernel kills it soon after that.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, *, timeout: timedelta) -> None:
         self._group, self._came, self._all_came, self._leaves = group, 0, 0, False
         self._lost: RuntimeError | None = None
         self._news = threading.Event()
+        self._exchange: tuple[threading.Event, Callable[[RuntimeError], NoReturn]] | None = None
+        self._watchdog = Watchdog(timeout.total_seconds() + _GRACE_SECONDS)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+
+    @contextlib.contextmanager
+    def exchange(self, give_up: Callable[[RuntimeError], NoReturn]) -> Iterator[None]:
+        """Let the ranks exchange something in the block, which one that cannot be interrupted may never leave.
+
+        Args:
+            give_up: Called in another thread, to end this process, if a rank is lost during the block and the block
+                does not end by itself after that. NCCL waits for a lost rank without noticing.
+
+        Raises:
+            RuntimeError: if a rank is known to be lost.
+        """
+        is_over = threading.Event()
+        self._exchange = is_over, give_up
+        try:
+            if self._lost:
+                raise self._lost
+            yield
+        finally:
+            is_over.set()
 
     def meet(self) -> None:
         """Wait until every rank has come, for as long as all of them have a heartbeat."""
@@ -32,16 +62,12 @@ class Heartbeat:
         if self._all_came < self._came and self._lost:
             raise self._lost
 
-    def require(self) -> None:
-        """Raise if a rank is known to be lost; wait for none."""
-        if self._lost:
-            raise self._lost
-
     def leave(self) -> None:
         """End the heartbeats of all ranks."""
         self._leaves = True
         self._news.set()
         self._thread.join()
+        self._watchdog.end()
 
     def _beat(self) -> None:
         try:
@@ -58,3 +84,7 @@ class Heartbeat:
                     self._lost = RuntimeError("A rank has left")
         except RuntimeError as error:
             self._lost = error
+        if self._lost and self._exchange:  # the exchange of that moment, if any; a later one does not begin
+            is_over, give_up = self._exchange
+            if not is_over.wait(_GRACE_SECONDS):
+                give_up(self._lost)

@@ -1,10 +1,7 @@
 """The ranks as processes of their hosts: which of them is lost, and what the library said."""
 
-import atexit
-import contextlib
 import os
 import re
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -20,23 +17,13 @@ class Member:
 
     def state(self) -> str:
         """`is gone` or `is stopped`, as far as this host can tell; empty for a rank that is alive or elsewhere."""
-        letter = self._told()[0]
-        return "is gone" if letter in "ZX" else "is stopped" if letter in "Tt" else ""
-
-    def end(self) -> None:
-        """Kill it if it is stopped: it was given up and hears nothing gentler. Only if it has this process's parent."""
-        if self.state() == "is stopped" and self._told()[1] == str(os.getppid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGKILL)
-
-    def _told(self) -> list[str]:
-        """State and parent, as the kernel tells them; of another host it tells nothing."""
         if self.host != os.uname().nodename or not sys.platform.startswith("linux"):
-            return ["-", ""]
+            return ""
         try:
-            return Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+            letter = Path(f"/proc/{self.process}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except (OSError, IndexError):
-            return ["X", ""]
+            return "is gone"
+        return "is gone" if letter in "ZX" else "is stopped" if letter in "Tt" else ""
 
 
 def reason(error: RuntimeError) -> str:
@@ -55,8 +42,6 @@ def blame(members: tuple[Member, ...], rank: int) -> tuple[str, str]:
             break
         time.sleep(0.05)
     if ill:
-        for _, member, _ in ill:
-            atexit.register(member.end)  # after this rank has said why: torchrun, once it sees a loss, ends them all
         return " and ".join(f"rank {r} {state} (process {member.process})" for r, member, state in ill), here
     far: dict[str, list[str]] = {}
     for r, member in enumerate(members):

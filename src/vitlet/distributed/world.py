@@ -7,18 +7,19 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from vitlet.console import say_error
 from vitlet.distributed.heartbeat import Heartbeat
 from vitlet.distributed.meeting import meet
 from vitlet.distributed.members import Member, blame, reason
 from vitlet.errors import DataError, UsageError, VitletError, WorkerError
-from vitlet.host import end_with_parent
+from vitlet.host import end_with_parent, outlive_termination
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""
@@ -66,6 +67,7 @@ class World:
             if not dist.is_initialized():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
+                    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # what fails, fails within its exchange
                 store, rank, size = next(rendezvous("env://", timeout=timeout))
                 name = meet(store, rank=rank, size=size, seconds=timeout.total_seconds())
                 if rank == 0 and not _attempts:
@@ -78,7 +80,7 @@ class World:
                     timeout=timeout,
                 )
             side, beating = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
-            heartbeat = Heartbeat(beating) if dist.get_world_size() > 1 else None
+            heartbeat = Heartbeat(beating, timeout=timeout) if dist.get_world_size() > 1 else None
             world = cls(dist.get_rank(), dist.get_world_size(), _side=side, _heartbeat=heartbeat)
             here = json.dumps([os.uname().nodename, os.getpid()])
             return replace(world, members=tuple(Member(*json.loads(text)) for text in world.gather(here)))
@@ -219,10 +221,9 @@ class World:
         """Add to a number that all ranks share, 0 at first, and return it; none waits for another.
 
         Raises:
-            WorkerError: if a rank is known to be lost, so that none asks for ever for what that one would do.
+            WorkerError: if a rank is lost, so that none asks for ever for what that one would do.
         """
         with self.exchange():
-            self._heartbeat.require()
             return dist.distributed_c10d._get_default_store().add(f"vitlet/{name}", more)
 
     def gather(self, text: str) -> list[str]:
@@ -268,6 +269,8 @@ class World:
     def exchange(self, *, patient: bool = False) -> Iterator[None]:
         """Let the ranks exchange something in the block, and name the rank that is gone if that fails.
 
+        A block that waits for a lost rank without noticing, as NCCL's do, ends the process with that error instead.
+
         Args:
             patient: Wait for ranks that come from work of unequal length.
 
@@ -275,13 +278,24 @@ class World:
             WorkerError: when the connection to a rank breaks or it does not answer in time.
         """
         try:
-            if patient:
-                self._heartbeat.meet()
-            yield
+            with self._heartbeat.exchange(self._give_up) if self._heartbeat else contextlib.nullcontext():
+                if patient:
+                    self._heartbeat.meet()
+                yield
         except RuntimeError as error:
-            who, where = blame(self.members, self.rank)
-            fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
-            raise WorkerError(who, where=where, why=reason(error), fix=fix) from error
+            outlive_termination()  # torchrun, which misses the rank too, is not to be faster than the message
+            raise self._loss(error) from error
+
+    def _give_up(self, error: RuntimeError) -> NoReturn:
+        """End a process whose main thread hears nothing."""
+        loss = self._loss(error)
+        say_error(str(loss))
+        os._exit(loss.exit_code)
+
+    def _loss(self, error: RuntimeError) -> WorkerError:
+        who, where = blame(self.members, self.rank)
+        fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
+        return WorkerError(who, where=where, why=reason(error), fix=fix)
 
 
 def _as_tensor(content: bytes) -> Tensor:
