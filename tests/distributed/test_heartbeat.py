@@ -105,6 +105,35 @@ def test_torchruns_signal_does_not_come_before_the_message(
     assert ("rank 1 is gone" in errors(tmp_path)) is is_patient
 
 
+@pytest.mark.parametrize("is_closed", [True, False], ids=["as it is", "control: connections stay open"])
+def test_a_loss_is_known_to_all_before_anyone_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    """Else it would go from neighbour to neighbour, as fast as processes end."""
+    if not is_closed:
+        monkeypatch.setattr(heartbeat.dist, "destroy_process_group", lambda _: None)
+
+    def body(world: World) -> None:
+        if world.rank == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        known_loss(world)
+        (tmp_path / f"known-{world.rank}").touch()
+        threading.Event().wait()
+
+    pids = start_world(body, tmp_path, size=4)
+    try:
+        if is_closed:
+            wait_until(lambda: len(list(tmp_path.glob("known-*"))) == 3)
+        else:
+            wait_until(lambda: list(tmp_path.glob("known-*")))
+            time.sleep(2)
+            assert len(list(tmp_path.glob("known-*"))) < 3
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            wait(pid)
+
+
 def test_what_is_frozen_is_killed_after_the_others_could_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gone within ten seconds after the timeout, by the figures."""
     asked = []

@@ -1,16 +1,19 @@
 """The heartbeat of a rank: it tells the others that its process runs, however long its work takes."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from vitlet.console import say_error
 from vitlet.distributed.watchdog import Watchdog
+from vitlet.errors import WorkerError
 
 _SECONDS = 0.5
 _GRACE_SECONDS = 5.0
@@ -27,30 +30,35 @@ class Heartbeat:
     def __init__(self, group: Any, *, timeout: timedelta) -> None:
         self._group, self._came, self._all_came, self._leaves = group, 0, 0, False
         self._lost: RuntimeError | None = None
+        self.loss: WorkerError | None = None
+        """Who was missing when a rank was lost during an exchange; later others are gone too, because of it."""
         self._news = threading.Event()
-        self._exchange: tuple[threading.Event, Callable[[RuntimeError], NoReturn]] | None = None
+        self._exchange: tuple[threading.Event, Callable[[RuntimeError], WorkerError]] | None = None
         self._watchdog = Watchdog(timeout.total_seconds() + _GRACE_SECONDS)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
     @contextlib.contextmanager
-    def exchange(self, give_up: Callable[[RuntimeError], NoReturn]) -> Iterator[None]:
-        """Let the ranks exchange something in the block, which one that cannot be interrupted may never leave.
+    def exchange(self, explain: Callable[[RuntimeError], WorkerError]) -> Iterator[None]:
+        """Let the ranks exchange something in the block.
+
+        If a rank is lost during the block, and the block does not end by itself soon after that, this process ends as
+        by an error that nobody catches: NCCL waits for a lost rank without noticing, and cannot be interrupted.
 
         Args:
-            give_up: Called in another thread, to end this process, if a rank is lost during the block and the block
-                does not end by itself after that. NCCL waits for a lost rank without noticing.
+            explain: The error, by what the library said.
 
         Raises:
             RuntimeError: if a rank is known to be lost.
         """
         is_over = threading.Event()
-        self._exchange = is_over, give_up
+        self._exchange = is_over, explain
         try:
             if self._lost:
                 raise self._lost
             yield
         finally:
+            self._exchange = None
             is_over.set()
 
     def meet(self) -> None:
@@ -83,8 +91,12 @@ class Heartbeat:
                 if not all_stay:
                     self._lost = RuntimeError("A rank has left")
         except RuntimeError as error:
-            self._lost = error
-        if self._lost and self._exchange:  # the exchange of that moment, if any; a later one does not begin
-            is_over, give_up = self._exchange
+            self._lost = error.with_traceback(None)  # whose frames hold the group
+            dist.destroy_process_group(self._group)
+            self._group = None  # closes its connections: the others miss a beat now, not when this process has ended
+        if self._lost and (stuck := self._exchange):  # which none enters any more
+            is_over, explain = stuck
+            self.loss = explain(self._lost)
             if not is_over.wait(_GRACE_SECONDS):
-                give_up(self._lost)
+                say_error(str(self.loss))
+                os._exit(self.loss.exit_code)

@@ -19,7 +19,7 @@ class _SignalEvent(ctypes.Structure):
         ("value", ctypes.c_void_p),
         ("signal", ctypes.c_int),
         ("notify", ctypes.c_int),
-        ("_", ctypes.c_int * 12),
+        ("padding", ctypes.c_int * 12),
     )
 
 
@@ -50,6 +50,7 @@ class Watchdog:
                 raise ResourceError(
                     "no timer for the watchdog", why=os.strerror(ctypes.get_errno()), fix="a higher ulimit -i"
                 )
+            self._put_off()
             self._thread.start()
 
     def end(self) -> None:
@@ -59,9 +60,11 @@ class Watchdog:
             self._thread.join()
             self._kernel.timer_delete(self._timer)
 
-    def _kick(self) -> None:
+    def _put_off(self) -> None:
         seconds, rest = divmod(self._seconds, 1)
         left = _TimerSetting(after=int(seconds), after_ns=int(rest * 1e9))
-        while not self._ended.is_set():
-            self._kernel.timer_settime(self._timer, 0, ctypes.byref(left), None)
-            self._ended.wait(_KICK_SECONDS)
+        self._kernel.timer_settime(self._timer, 0, ctypes.byref(left), None)
+
+    def _kick(self) -> None:
+        while not self._ended.wait(_KICK_SECONDS):
+            self._put_off()

@@ -7,14 +7,13 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from vitlet.console import say_error
 from vitlet.distributed.heartbeat import Heartbeat
 from vitlet.distributed.meeting import meet
 from vitlet.distributed.members import Member, blame, reason
@@ -56,6 +55,7 @@ class World:
 
         Raises:
             WorkerError: if the ranks do not find each other in time.
+            ResourceError: if the kernel has no timer for the watchdog of this rank.
             UsageError: for a timeout that is not a number of seconds.
         """
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -278,7 +278,7 @@ class World:
             WorkerError: when the connection to a rank breaks or it does not answer in time.
         """
         try:
-            with self._heartbeat.exchange(self._give_up) if self._heartbeat else contextlib.nullcontext():
+            with self._heartbeat.exchange(self._loss) if self._heartbeat else contextlib.nullcontext():
                 if patient:
                     self._heartbeat.meet()
                 yield
@@ -286,13 +286,9 @@ class World:
             outlive_termination()  # torchrun, which misses the rank too, is not to be faster than the message
             raise self._loss(error) from error
 
-    def _give_up(self, error: RuntimeError) -> NoReturn:
-        """End a process whose main thread hears nothing."""
-        loss = self._loss(error)
-        say_error(str(loss))
-        os._exit(loss.exit_code)
-
     def _loss(self, error: RuntimeError) -> WorkerError:
+        if self._heartbeat and self._heartbeat.loss:
+            return self._heartbeat.loss
         who, where = blame(self.members, self.rank)
         fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
         return WorkerError(who, where=where, why=reason(error), fix=fix)
