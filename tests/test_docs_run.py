@@ -42,7 +42,7 @@ from vitlet import recipes
 from vitlet.cli import main
 from vitlet.errors import UsageError
 from vitlet.evaluation.imagenet import synsets
-from vitlet.jobs import learning, lineup, side_by_side, steps
+from vitlet.jobs import learning, lineup, side_by_side, steps, witnesses
 from vitlet.recipe import Recipe
 
 pytestmark = [
@@ -64,6 +64,7 @@ ELSEWHERE = {
 """Lines of shell that need hours, another machine or its administrator, and the test that runs the same in small."""
 PYTHON_ELSEWHERE = {
     "docs/guides/export.md": "tests/jobs/test_exporting.py",
+    "docs/guides/detection.md": "tests/jobs/test_exporting_detectors.py",
     "CONTRIBUTING.md": "tests/test_docs_run.py",  # excerpts with … in them, which are no programs
 }
 FEW_LABELS = 12
@@ -144,6 +145,7 @@ def _small() -> Iterator[None]:
             )
         patch.setattr(side_by_side, "processes", in_place)
         patch.setattr(learning, "PROBES", 2)
+        patch.setattr(witnesses, "DETECTOR_IMAGES", 15)  # as many as are annotated
         patch.setattr(lineup, "PAPER", {"resnet18": lineup.PAPER["resnet18"]})
         patch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
         patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)

@@ -19,6 +19,8 @@ from vitlet.evaluation.pace import take_turns
 from vitlet.jobs import exporting, witnesses
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.run import Run
+from vitlet.weights import formats
+from vitlet.weights.portable import Portable
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +55,22 @@ def few_witnesses() -> Iterator[None]:
         patch.setattr(witnesses, "PROOF_IMAGES", 48)
         patch.setattr(witnesses, "_FEWEST_CALIBRATION", 16)
         patch.setattr(exporting, "take_turns", partial(take_turns, repeats=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def converted_once() -> Iterator[None]:
+    """One conversion of each model serves all tests of a module: it takes seconds, and gives the same bytes again."""
+    convert, known = formats._onnx_of, dict[tuple[object, ...], bytes]()
+
+    def remembered(model: Portable) -> bytes:
+        key = (str(model.outputs), model.embed_preprocessing)
+        if key not in known:
+            known[key] = convert(model)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "_onnx_of", remembered)
         yield
 
 

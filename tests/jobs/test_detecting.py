@@ -3,14 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import DETECTING, QUIET, losses, on_two_ranks, stands, weights, write_images
 
-from vitlet.choices import ExportTarget
 from vitlet.cli import main
 from vitlet.errors import CheckpointError, DataError, UsageError
 from vitlet.jobs.checking import check
@@ -154,17 +153,6 @@ def test_check_says_what_is_wrong_with_annotations(
     assert "inverted box: 1; the annotation is left out" in capsys.readouterr().out
     assert json.loads((tmp_path / "check/data_check.json").read_text())["annotations"]["num_left_out"] == 1
     assert "inverted box,the annotation is left out" in (tmp_path / "check/bad_annotations.csv").read_text()
-
-
-@pytest.mark.parametrize("to", get_args(ExportTarget))
-def test_no_format_takes_a_detector_and_the_answer_names_its_encoder(
-    run: Run, to: ExportTarget, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", str(run.path), "--out", str(tmp_path / "model"), "--to", to]) == 2
-    said = capsys.readouterr().err
-    assert "is a detector" in said
-    assert f"Fix: vitlet export {run.encoder}" in said
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("few_witnesses")

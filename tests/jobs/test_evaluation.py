@@ -25,7 +25,7 @@ from vitlet.normalisation import IMAGENET, Normalisation
 from vitlet.recipe import EncoderConfig
 from vitlet.run import Run
 from vitlet.weights.folder import write_model
-from vitlet.weights.portable import Portable, described
+from vitlet.weights.portable import PortableEncoder, described
 from vitlet.weights.source import load_encoder
 
 DOCUMENTED = {
@@ -234,8 +234,7 @@ class TestWholeImagesPaddedToASquare:
         saved = load_encoder(model)
         saved.encoder.normalisation = own
         steps = {
-            step["do"]: step
-            for step in described(Portable(saved), evaluation=view or saved.evaluation, classes=CLASSES)["steps"]
+            step["do"]: step for step in described(PortableEncoder(saved), evaluation=view or saved.evaluation)["steps"]
         }
         photo, resize = Image.open(wide / "a.png"), steps["resize"]
         by = resize["long_side"] / max(photo.size) if "pad" in steps else resize["short_side"] / min(photo.size)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,12 @@ from vitlet.jobs.importing import import_weights
 from vitlet.jobs.options import Options
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
-from vitlet.weights import formats
 from vitlet.weights.files import CARD, ONNX, OPENVINO, OPENVINO_WEIGHTS, PREPROCESSING, PROOF, TORCH
 from vitlet.weights.names import CONFIG, WEIGHTS
 from vitlet.weights.portable import Portable
 from vitlet.weights.source import load_encoder
 
-pytestmark = pytest.mark.usefixtures("few_witnesses")
+pytestmark = pytest.mark.usefixtures("few_witnesses", "converted_once")
 BESIDE = {CARD, PREPROCESSING, PROOF}
 FILES = {
     "timm": {CONFIG, WEIGHTS},
@@ -58,22 +56,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(tuned: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy, since an export leaves its numbers in the run."""
     return Run(shutil.copytree(tuned.path, tmp_path_factory.mktemp("exported") / "tuned"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _converted_once() -> Iterator[None]:
-    """One conversion of each model serves all tests: it takes seconds, and gives the same bytes again."""
-    convert, known = formats._onnx_of, dict[tuple[object, ...], bytes]()
-
-    def remembered(model: Portable) -> bytes:
-        key = (model.outputs, model.embed_preprocessing)
-        if key not in known:
-            known[key] = convert(model)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "_onnx_of", remembered)
-        yield
 
 
 def small_export(run: Run, out: Path, images: Path, **how: Any) -> Path:

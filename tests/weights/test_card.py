@@ -45,6 +45,7 @@ def test_the_numbers_stand_in_it() -> None:
             "max_relative_error": 2e-6,
             "top1_of": "class",
             "top1_agreement": 1.0,
+            "num_detections": None,
             "accuracy": {"exported": 0.9, "difference": -0.01, "n": 250},
         },
         "tolerance": {"top1_agreement": 0.999},

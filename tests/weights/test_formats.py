@@ -20,18 +20,18 @@ from vitlet.weights.files import TORCH
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
 from vitlet.weights.formats import open_graph, optional, quiet, require_packages, write_graph
-from vitlet.weights.portable import Portable
+from vitlet.weights.portable import PortableEncoder
 
 SMALL = EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)
 
 
 @pytest.fixture(scope="module")
-def model() -> Portable:
+def model() -> PortableEncoder:
     view = View(size=16, crop=Centre(), flip=0)
-    return Portable(Saved(Encoder(SMALL).eval(), None, (), view, "", {}))
+    return PortableEncoder(Saved(Encoder(SMALL).eval(), None, (), view, "", {}))
 
 
-def test_the_archive_of_torch_export_holds_no_pickle(model: Portable, tmp_path: Path) -> None:
+def test_the_archive_of_torch_export_holds_no_pickle(model: PortableEncoder, tmp_path: Path) -> None:
     write_graph(model, tmp_path, Form("torch-export"))
     with zipfile.ZipFile(tmp_path / TORCH) as archive:
         for name in archive.namelist():
@@ -43,7 +43,7 @@ def test_the_archive_of_torch_export_holds_no_pickle(model: Portable, tmp_path: 
     assert run(images)["tokens"].shape == (3, 5, 24)
 
 
-def test_torch_would_have_pickled_the_sample_inputs(model: Portable, tmp_path: Path) -> None:
+def test_torch_would_have_pickled_the_sample_inputs(model: PortableEncoder, tmp_path: Path) -> None:
     """The control: saved as it comes from the tracer, the archive holds one."""
     with quiet():
         torch.export.save(model.program(), tmp_path / TORCH)
@@ -71,7 +71,7 @@ np.save("found.npy", model(np.load("images.npy"))["features"])
 """
 
 
-def test_the_card_s_lines_for_openvino_compute_what_the_proof_is_of(model: Portable, tmp_path: Path) -> None:
+def test_the_card_s_lines_for_openvino_compute_what_the_proof_is_of(model: PortableEncoder, tmp_path: Path) -> None:
     """In a process of its own, as it makes a core. On CPUs with bf16 the lines without the hint would not."""
     write_graph(model, tmp_path, Form("openvino"))
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -94,14 +94,14 @@ from vitlet.recipe import EncoderConfig
 from vitlet.weights import formats, int8
 from vitlet.weights.folder import Saved
 from vitlet.weights.form import Form
-from vitlet.weights.portable import Portable
+from vitlet.weights.portable import PortableEncoder
 
 is_control = sys.argv[1] == "a core for each graph"
 if is_control:
     formats.openvino_core = formats.openvino_core.__wrapped__
 folder, form = Path(sys.argv[2]), Form("openvino")
 encoder = Encoder(EncoderConfig(image_size=16, patch_size=8, width=24, depth=1, heads=4)).eval()
-model = Portable(Saved(encoder, None, (), View(size=16, crop=Centre(), flip=0), "", {}))
+model = PortableEncoder(Saved(encoder, None, (), View(size=16, crop=Centre(), flip=0), "", {}))
 formats.write_graph(model, folder, form)
 graphs = [formats.open_graph(model, folder, form) for _ in range(2)]
 while graphs:

@@ -10,7 +10,7 @@ from vitlet.nn.heads import head_input, new_classifier
 from vitlet.normalisation import Normalisation
 from vitlet.recipe import ConvNetConfig, EncoderConfig
 from vitlet.weights.folder import Saved
-from vitlet.weights.portable import INPUT, Portable, described
+from vitlet.weights.portable import INPUT, PortableEncoder, described
 
 SMALL = EncoderConfig(image_size=32, patch_size=8, width=24, depth=1, heads=4)
 VIEW = View(size=32, crop=Centre(share=0.8, interpolation="bilinear"), flip=0)
@@ -34,7 +34,7 @@ def saved(*, relative: bool = False, convnet: bool = False, classes: tuple[str, 
 @torch.no_grad()
 def test_it_computes_what_evaluation_computes(kind: dict, embedded: bool) -> None:
     model = saved(**kind)
-    portable = Portable(model, embed_preprocessing=embedded)
+    portable = PortableEncoder(model, embed_preprocessing=embedded)
     seen = head_input(model.encoder, IMAGES)
     if model.classifier is not None:
         expected = (model.classifier(seen),)
@@ -48,7 +48,7 @@ def test_it_computes_what_evaluation_computes(kind: dict, embedded: bool) -> Non
 
 @pytest.mark.parametrize("kind", [{}, {"relative": True}, {"convnet": True}])
 def test_the_graph_takes_any_batch(kind: dict) -> None:
-    portable = Portable(saved(**kind))
+    portable = PortableEncoder(saved(**kind))
     graph = portable.program().module()
     for size in (1, 3, 4097):
         images = portable.input_of(IMAGES[:1].expand(size, -1, -1, -1) if size > len(IMAGES) else IMAGES[:size])
@@ -58,7 +58,7 @@ def test_the_graph_takes_any_batch(kind: dict) -> None:
 
 def test_the_description_tells_how_to_come_to_the_input() -> None:
     model = saved(classes=("a", "b"))
-    told = described(Portable(model), evaluation=VIEW, classes=model.classes)
+    told = described(PortableEncoder(model), evaluation=VIEW)
     assert told["input"] == {"name": INPUT, "dtype": "float32", "shape": ["batch", 3, 32, 32]}
     assert [step["do"] for step in told["steps"]] == [
         "rgb", "resize", "centre_crop", "divide", "standardise", "channels_first",
@@ -69,7 +69,7 @@ def test_the_description_tells_how_to_come_to_the_input() -> None:
 
 
 def test_embedded_preprocessing_leaves_resizing_and_cropping_to_do() -> None:
-    told = described(Portable(saved(), embed_preprocessing=True), evaluation=VIEW, classes=())
+    told = described(PortableEncoder(saved(), embed_preprocessing=True), evaluation=VIEW)
     assert told["input"]["shape"] == ["batch", 32, 32, 3]
     assert [step["do"] for step in told["steps"]] == ["rgb", "resize", "centre_crop"]
     assert told["outputs"]["tokens"]["shape"] == ["batch", 17, 24]

@@ -25,7 +25,7 @@ from vitlet.rng import derive
 from vitlet.weights.folder import Saved, write_model
 from vitlet.weights.form import Form
 from vitlet.weights.formats import Precision, open_graph, write_graph
-from vitlet.weights.portable import Portable
+from vitlet.weights.portable import Portable, PortableEncoder
 
 TINY = EncoderConfig()
 TIMM = "timm eager fp32"
@@ -43,7 +43,7 @@ def bench(*, repeats: int = 5, batch_sizes: tuple[int, ...] = (1, 32), shape: En
         that rate. `repeats`, `threads`, `processor`, `vector_extensions`.
     """
     saved = Saved(Encoder(shape).eval(), None, (), View(size=shape.image_size, crop=Centre(), flip=0), "", {})
-    model, notes = Portable(saved), []
+    model, notes = PortableEncoder(saved), []
     draw = torch.Generator().manual_seed(derive(0, "bench", "export") % 2**63)
     images = torch.randn(max(batch_sizes), 3, shape.image_size, shape.image_size, generator=draw)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), one_thread():

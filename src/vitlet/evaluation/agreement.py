@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from vitlet.evaluation.detection.matching import Matched, match
+
 _TIE = 1e-5
 """Cosines closer than this count as the same neighbour, since similar images lie at the same distance."""
 
@@ -19,7 +21,7 @@ class Tolerance:
     max_relative_error: float | None
     """Of any output on any image; None: unlimited, for exports that reduce precision on purpose."""
     top1_agreement: float
-    """Share of the images on which both give the same top answer."""
+    """Share of the images on which both give the same top answer; of the detections that are the same."""
     accuracy_loss: float | None = None
     """In shares of 1; None: limited by the agreement alone."""
 
@@ -54,9 +56,11 @@ class Agreement:
     """By output."""
     top1_agreement: float
     top1_of: str
-    """`class`, or `nearest neighbour` if the model has no classes."""
+    """`class`, or `nearest neighbour` if the model has no classes; `class, box and score` of a detector."""
     n: int
     accuracy: Accuracy | None
+    num_detections: int | None = None
+    """Detections of both that were judged; None if the model finds no objects."""
 
     def shortcomings(self, allowed: Tolerance) -> list[str]:
         """Describe each violated tolerance by a clause; empty if there is none. A NaN violates every tolerance."""
@@ -66,13 +70,17 @@ class Agreement:
             clauses.append(f"a relative error of {self.max_relative_error:.1e}, of {limit or np.inf:.0e} allowed")
         if not self.top1_agreement >= allowed.top1_agreement:
             clauses.append(
-                f"the same {self.top1_of} for {100 * self.top1_agreement:.1f} % of {self.n} images, "
+                f"the same {self.top1_of} for {100 * self.top1_agreement:.1f} % of {self._judged}, "
                 f"{100 * allowed.top1_agreement:.1f} % needed"
             )
         lost = 0.0 if self.accuracy is None else -self.accuracy.difference
         if allowed.accuracy_loss is not None and lost > allowed.accuracy_loss:
             clauses.append(f"{100 * lost:.1f} points of accuracy lost, {100 * allowed.accuracy_loss:.1f} allowed")
         return clauses
+
+    @property
+    def _judged(self) -> str:
+        return f"{self.n} images" if self.num_detections is None else f"{self.num_detections} detections"
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values; a NaN or infinite error becomes null."""
@@ -91,14 +99,18 @@ def agreement(
     """Compare outputs by name, image by image.
 
     Args:
-        original: `logits` (n C), or `features` (n D) and optionally `tokens` (n T D).
+        original: `logits` (n C), or `features` (n D) and optionally `tokens` (n T D), or the outputs of a detector as
+            `match` takes them.
         exported: Outputs with the same names and shapes.
         labels: The model's class numbers; −1 for an image without one.
 
     Returns:
-        The agreement. The relative error of an image is its largest difference over the original's largest magnitude.
+        The agreement. The relative error of an image is its largest difference over the original's largest magnitude;
+        of a detector, its largest difference within a pair of detections that `match` finds.
     """
     assert original.keys() == exported.keys()
+    if "scores" in original:
+        return _of_detections(match(original, exported), n=len(labels))
     errors = {name: relative_error(original[name], exported[name]) for name in original}
     accuracy = None
     if "logits" in original:
@@ -113,6 +125,18 @@ def agreement(
         top1_of="class" if "logits" in original else "nearest neighbour",
         n=len(same),
         accuracy=accuracy,
+    )
+
+
+def _of_detections(found: Matched, *, n: int) -> Agreement:
+    return Agreement(
+        max_relative_error=float(np.max(list(found.relative_errors.values()))),
+        relative_errors=found.relative_errors,
+        top1_agreement=found.share,
+        top1_of="class, box and score",
+        n=n,
+        accuracy=None,
+        num_detections=found.num_judged,
     )
 
 

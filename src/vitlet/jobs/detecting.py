@@ -35,6 +35,7 @@ from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
 from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
+from vitlet.weights.portable_detector import SavedDetector
 
 _BATCH = 4
 _SHOWN, _SHOWN_PIXELS = 4, 320
@@ -106,10 +107,10 @@ def detect(
         for found in _found(objective, index, ids, model.recipe, teller, world):
             row = int(ids[found.position])
             number = row if annotations is None else int(annotations.columns["image_ids"][row])
-            objects = found.to_coco(image_id=number, category_ids=model.labels.category_ids)
+            objects = found.to_coco(image_id=number, category_ids=model.saved.category_ids)
             mine.append((found.position, [one | {"file_name": printable(index.path(row))} for one in objects]))
             if pictures is not None:
-                _write_picture(Path(pictures), index, row, drawable(found, model.labels.classes))
+                _write_picture(Path(pictures), index, row, drawable(found, model.saved.classes))
         images = sorted(image for part in world.gather(json.dumps(mine)) for image in json.loads(part))
     if not world.is_first:
         return Path(out)
@@ -125,18 +126,38 @@ def detect(
 class _Model:
     objective: Detection
     recipe: Recipe
-    labels: Labels
+    saved: SavedDetector
+
+
+def load_detection(run: Run) -> SavedDetector:
+    """Load the encoder and the detector of a finished run.
+
+    Raises:
+        UsageError: if it is not a detection run.
+        CheckpointError: if it is not finished.
+    """
+    return _load(run).saved
 
 
 def _load(run: Run) -> _Model:
     recipe = from_json(run.recipe_json(), where=printable(run.recipe_file))
     require_detector(recipe, run)
     labels = read_labels(run.detector)
-    encoder = read_model(run.encoder).encoder
-    objective = recipe.objective.build(encoder, num_classes=len(labels.classes), seed=recipe.budget.seed)
+    found = read_model(run.encoder)
+    objective = recipe.objective.build(found.encoder, num_classes=len(labels.classes), seed=recipe.budget.seed)
     assert isinstance(objective, Detection)
     load_detector(run.detector, objective.detector)
-    return _Model(objective, recipe, labels)
+    saved = SavedDetector(
+        encoder=found.encoder,
+        classifier=None,
+        classes=labels.classes,
+        evaluation=found.evaluation,
+        sha256=found.sha256,
+        facts=found.facts,
+        detector=objective.detector,
+        category_ids=labels.category_ids,
+    )
+    return _Model(objective, recipe, saved)
 
 
 def _found(

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,23 +19,26 @@ from vitlet.choices import ExportTarget
 from vitlet.console import Teller
 from vitlet.disk import read_json, to_json_bytes, write_folder
 from vitlet.environment import environment, hardware
-from vitlet.errors import CheckpointError, ResourceError
+from vitlet.errors import CheckpointError, DataError, ResourceError
 from vitlet.evaluation.agreement import FP32, INT8, INT8_ENCODER, Agreement, agreement
 from vitlet.evaluation.pace import one_thread, take_turns
 from vitlet.evaluation.result import Result, write_result
+from vitlet.jobs.detecting import load_detection
 from vitlet.jobs.options import Options
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
+from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
 from vitlet.weights.files import CARD, EXPORTED, PREPROCESSING, PROOF, require_replaceable
 from vitlet.weights.folder import Saved, card_of, write_model
-from vitlet.weights.form import Form, require_no_detector
+from vitlet.weights.form import Form, detection_run
 from vitlet.weights.formats import Runner, open_graph, require_packages, write_graph
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
-from vitlet.weights.portable import Portable, described
+from vitlet.weights.portable import Portable, PortableEncoder, described
+from vitlet.weights.portable_detector import PortableDetector, SavedDetector, detector_card
 from vitlet.weights.source import load_encoder
 
 _BATCH = 32
@@ -54,11 +57,12 @@ def export(
     """Write a finished model for another library, run it there on real images, and compare the outputs.
 
     Args:
-        run: A finished run, a model folder or `timm:NAME@FILE`.
+        run: A finished run, a model folder or `timm:NAME@FILE`. A detector is exported whole, and its encoder alone if
+            the folder of that is given.
         out: The folder; replaced if it is a model folder.
         to: `timm` (config.json, model.safetensors), `onnx`, `openvino` (model.xml, model.bin) or `torch-export`
             (model.pt2); beside it `preprocessing.json`, `proof.json` and a card.
-        images: At least 256 images, held-out ones first; None uses the embedded digits.
+        images: At least 256 images, 64 for a detector, held-out ones first; None uses the embedded digits.
         int8: Quantise, calibrated on other images of the set.
         embed_preprocessing: The model takes bytes (B S S 3) instead of standardised floats (B 3 S S).
         options: Workers, tolerance for unreadable images.
@@ -68,33 +72,25 @@ def export(
 
     Raises:
         CheckpointError: if there is no finished model, or the exported one is beyond the tolerance.
-        DataError: if there are too few images.
-        UsageError: if `out` contains other files, the format does not support the options, `run` is a detector, or a
-            package is missing.
+        DataError: if there are too few images, or a detector finds nothing on them.
+        UsageError: if `out` contains other files, the format does not support the options or detectors, or a package is
+            missing.
     """
     form = Form(to, int8, embed_preprocessing)
     form.require_possible()
-    require_no_detector(run)
+    form.require_fit(run)
     require_packages(form)
     folder = Path(out)
     require_replaceable(folder, files=EXPORTED)
     teller = Teller(quiet=options.quiet)
     clock = Clock()
-    saved = load_encoder(run)
+    detector = detection_run(run)
+    saved = load_encoder(run) if detector is None else load_detection(detector)
     witnesses = gather_witnesses(saved, images, calibrate=int8, options=options, teller=teller)
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch) / "model"
         proof = proved(saved, stage, form, witnesses, where=printable(folder), teller=teller)
-        results = _results(run)
-        card = card_of(
-            saved.encoder,
-            saved.classes,
-            saved.facts,
-            evaluation=saved.evaluation,
-            target=to,
-            results=results,
-            proof=proof,
-        )
+        card = _card(saved, to, results=_results(run), proof=proof)
         texts = {PROOF: to_json_bytes(proof), CARD: card.encode()}
         write_folder(folder, {p.name: p.read_bytes() for p in sorted(stage.iterdir())} | texts)
     try:
@@ -115,13 +111,20 @@ def proved(
 
     Raises:
         CheckpointError: if it is beyond the tolerance.
+        DataError: if a detector finds nothing on the images.
     """
-    model = Portable(saved, embed_preprocessing=form.embed_preprocessing)
+    model = _portable(saved, form)
     teller.say(f"writing for {form.target}{', 8 bits' if form.int8 else ''}")
     _write(saved, model, stage, form, witnesses)
     teller.say(f"comparing on {plural(len(witnesses.images), 'image')} of {printable(witnesses.facts['name'])}")
     runner = open_graph(model, stage, form)
     found = compare(saved, model, runner, witnesses)
+    if found.num_detections == 0:
+        raise DataError(
+            f"the detector finds nothing on the images of {printable(witnesses.facts['name'])}",
+            why="An export is judged by what is found. Nothing was written",
+            fix="give --images with objects that it knows",
+        )
     allowed = FP32 if not form.int8 else INT8 if saved.classifier is not None else INT8_ENCODER
     shortcomings = found.shortcomings(allowed)
     if shortcomings:
@@ -144,6 +147,26 @@ def proved(
     }
 
 
+def _portable(saved: Saved, form: Form) -> Portable:
+    if isinstance(saved, SavedDetector):
+        return PortableDetector(saved, embed_preprocessing=form.embed_preprocessing)
+    return PortableEncoder(saved, embed_preprocessing=form.embed_preprocessing)
+
+
+def _card(saved: Saved, target: ExportTarget, *, results: dict[str, Any], proof: dict[str, Any]) -> str:
+    if isinstance(saved, SavedDetector):
+        return detector_card(saved, target=target, results=results, proof=proof)
+    return card_of(
+        saved.encoder,
+        saved.classes,
+        saved.facts,
+        evaluation=saved.evaluation,
+        target=target,
+        results=results,
+        proof=proof,
+    )
+
+
 def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Witnesses) -> None:
     if form.target == "timm":
         write_model(
@@ -159,7 +182,7 @@ def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Wi
         write_graph(model, stage, form)
         if form.int8:
             quantise(stage, form, model.input_of(witnesses.calibration).numpy())
-    told = described(model, evaluation=saved.evaluation, classes=saved.classes)
+    told = described(model, evaluation=saved.evaluation)
     (stage / PREPROCESSING).write_bytes(to_json_bytes(told))
 
 
@@ -172,7 +195,7 @@ def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses)
     original: list[Mapping[str, NDArray[np.float32]]] = []
     exported: list[Mapping[str, NDArray[np.float32]]] = []
     with torch.inference_mode(), one_thread():
-        for part in witnesses.images.split(_sizes(len(witnesses.images))):
+        for part in witnesses.images.split(_sizes(len(witnesses.images)) if model.any_batch else 1):
             original.append(_outputs(saved, model, part))
             exported.append(_taken(runner, model.input_of(part)))
     joined = [{name: np.concatenate([row[name] for row in rows]) for name in model.outputs} for rows in
@@ -198,8 +221,11 @@ def _taken(runner: Runner, batch: Tensor) -> Mapping[str, NDArray[np.float32]]:
 
 
 def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray[np.float32]]:
-    """Compute our outputs with the encoder itself, not with `Portable`, so that errors in `Portable` show too."""
+    """Compute our outputs with the network itself, not with `Portable`, so that errors in `Portable` show too."""
     encoder = saved.encoder.eval()
+    if isinstance(saved, SavedDetector):
+        (found,) = saved.detector.eval().detect(cast(Encoder, encoder), images)
+        return model.named([_filled(found[name], told["shape"]) for name, told in model.outputs.items()])
     seen = head_input(encoder, images)
     if saved.classifier is not None:
         return model.named((saved.classifier.eval()(seen).numpy(),))
@@ -208,9 +234,14 @@ def _outputs(saved: Saved, model: Portable, images: Tensor) -> dict[str, NDArray
     return model.named((seen.tokens.numpy(), seen.pooled("mean").numpy()))
 
 
+def _filled(found: Tensor, shape: list[int]) -> Tensor:
+    """Fill the detections of one image up to a fixed number."""
+    return torch.cat([found, found.new_zeros(shape[1] - len(found), *shape[2:])])[None]
+
+
 def _throughput(model: Portable, runner: Runner, witnesses: Witnesses) -> dict[str, Any]:
     """Measure images per CPU second of the exported model and eager PyTorch, alternating on one thread, same inputs."""
-    batch = model.input_of(witnesses.images[:_BATCH])
+    batch = model.input_of(witnesses.images[: _BATCH if model.any_batch else 1])
     with torch.inference_mode():
         paces = take_turns({"eager": lambda: model(batch), "exported": lambda: runner(batch)})
     machine = environment()
@@ -258,9 +289,11 @@ def _record(
 
 def _sentence(proof: dict[str, Any], target: str) -> str:
     found, accuracy = proof["agreement"], proof["agreement"]["accuracy"]
+    num = found["num_detections"]
+    judged = "" if num is None else f" of {plural(num, 'detection')}"
     changed = "" if accuracy is None else f", accuracy {100 * accuracy['difference']:+.1f} points"
     return (
         f"opened by {target}; on {found['n']} images the largest relative error is {found['max_relative_error']:.1e}, "
-        f"the {found['top1_of']} the same for {100 * found['top1_agreement']:.1f} %{changed}; "
+        f"the {found['top1_of']} the same for {100 * found['top1_agreement']:.1f} %{judged}{changed}; "
         f"{proof['throughput']['ratio']:.2f} times the images a second of eager PyTorch on one thread"
     )

@@ -23,8 +23,11 @@ from vitlet.jobs.options import Options
 from vitlet.rng import derive, permutation
 from vitlet.text import plural
 from vitlet.weights.folder import Saved
+from vitlet.weights.portable_detector import SavedDetector
 
 PROOF_IMAGES = 256
+DETECTOR_IMAGES = 64
+"""Fewer, as each has many detections, and a detector takes seconds for it."""
 DRAW = 8
 """Seed of the choice: the same images for every export of the same data."""
 _FEWEST_CALIBRATION, _MOST_CALIBRATION = 64, 256
@@ -49,19 +52,20 @@ def gather_witnesses(
     """Choose and decode the images.
 
     Raises:
-        DataError: if there are fewer than 256, or 64 more if calibration needs its own.
+        DataError: if there are fewer than 256 (64 for a detector), or 64 more if calibration needs its own.
     """
     index, good = _user_images(images, options, teller) if images is not None else _digits()
-    needed = PROOF_IMAGES + (_FEWEST_CALIBRATION if calibrate else 0)
+    judging = DETECTOR_IMAGES if isinstance(saved, SavedDetector) else PROOF_IMAGES
+    needed = judging + (_FEWEST_CALIBRATION if calibrate else 0)
     if good.sum() < needed:
         raise DataError(
             f"{index.name} has {plural(int(good.sum()), 'usable image')}",
-            why=f"An export is judged on {PROOF_IMAGES}"
+            why=f"An export is judged on {judging}"
             + (f" and calibrated on {_FEWEST_CALIBRATION} others" if calibrate else ""),
             fix="give --images with more, or leave it out: the embedded digits are taken",
         )
     order = _held_out_first(index, good)
-    chosen, rest = order[:PROOF_IMAGES], order[PROOF_IMAGES:][-_MOST_CALIBRATION:] if calibrate else order[:0]
+    chosen, rest = order[:judging], order[judging:][-_MOST_CALIBRATION:] if calibrate else order[:0]
     numbers = {name: i for i, name in enumerate(saved.classes)}
     ours = np.array([numbers.get(name, -1) for name in index.classes] + [-1])  # the last for images without a label
     names = [SPLITS[s] for s in np.unique(index.splits[chosen])]

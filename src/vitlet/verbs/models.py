@@ -70,7 +70,8 @@ def export(
         run: A finished run, a model folder or timm:NAME@FILE.
         out: The folder. Nothing is written to it if the verification fails.
         to: The library to export for.
-        images: 256 or more images to compare on, held-out ones first; by default the embedded digits.
+        images: 256 or more images to compare on (64 for a detector), held-out ones first; by default the embedded
+            digits.
         int8: Quantise products to 8 bits, calibrated on other images of the set; for onnx and openvino.
         embed_preprocessing: Make the model take bytes and standardise them itself; not for timm.
     """
@@ -78,10 +79,11 @@ def export(
     if images is not None:
         existing_data(images)
     from vitlet.weights.files import EXPORTED, require_replaceable
-    from vitlet.weights.form import Form, require_no_detector
+    from vitlet.weights.form import Form
 
-    Form(to, int8, embed_preprocessing).require_possible()
-    require_no_detector(start)
+    form = Form(to, int8, embed_preprocessing)
+    form.require_possible()
+    form.require_fit(start)
     require_replaceable(out, files=EXPORTED)
     options = (reading or Reading()).options()
     if images is not None:
@@ -110,11 +112,11 @@ def push(
     start = existing_source(run)
     if images is not None:
         existing_data(images)
-    from vitlet.weights.form import require_no_detector
+    from vitlet.weights.form import Form
     from vitlet.weights.hub import HubName
 
     HubName.parse(to)
-    require_no_detector(start)
+    Form().require_fit(start)
     options = (reading or Reading()).options()
     if images is not None:
         require_images(images, follow_outside=options.follow_outside)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitlet.text import printable, shareable, shareable_word
+from vitlet.text import plural, printable, shareable, shareable_word
 from vitlet.weights.kinds import NON_COMMERCIAL, UNKNOWN
 
 OPENING = {
@@ -128,13 +128,15 @@ def _proof(proof: Mapping[str, Any]) -> list[str]:
     found, speed = proof["agreement"], proof["throughput"]
     needed, of_fp32 = (f"{100 * proof[key]['top1_agreement']:g} %" for key in ("tolerance", "tolerance_fp32"))
     bar = f"{needed} needed" if needed == of_fp32 else f"{needed} needed with 8 bits, {of_fp32} without"
+    num = found["num_detections"]
+    judged = "the images" if num is None else plural(num, "detection")
     lines = [
         "## This file beside the network it was made from",
         "",
         f"On {found['n']} images of {_cell(proof['images']['name'])} ({proof['images']['split']}):",
         "",
         f"* largest relative error {found['max_relative_error']:.1e}",
-        f"* the same {found['top1_of']} for {100 * found['top1_agreement']:.1f} % of the images ({bar})",
+        f"* the same {found['top1_of']} for {100 * found['top1_agreement']:.1f} % of {judged} ({bar})",
     ]
     accuracy = found["accuracy"]
     if accuracy is not None:

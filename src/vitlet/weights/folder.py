@@ -167,7 +167,7 @@ def card_of(
     kind = f"classifier of {plural(len(classes), 'class', 'classes')}" if classes else "encoder without a head"
     return card(
         title=f"{family}, {kind}",
-        description=f"{_described(encoder)}. {remark(evaluation, encoder.normalisation, target=target)}".rstrip(),
+        description=f"{shape_of(encoder)}. {remark(evaluation, encoder.normalisation, target=target)}".rstrip(),
         tags=("image-classification", family.lower().replace(" ", "-"), "vitlet"),
         facts=facts,
         target=target,
@@ -176,7 +176,8 @@ def card_of(
     )
 
 
-def _described(encoder: AnyEncoder) -> str:
+def shape_of(encoder: AnyEncoder) -> str:
+    """Describe the sizes of an encoder in words."""
     if isinstance(encoder, ConvEncoder):
         return f"{encoder.config.architecture} with {encoder.width} features, {encoder.config.image_size} px"
     shape = encoder.config

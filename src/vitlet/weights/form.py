@@ -37,18 +37,30 @@ class Form:
                 fix="leave it out, or --to onnx, openvino or torch-export",
             )
 
+    def require_fit(self, run: str | os.PathLike[str]) -> None:
+        """Refuse a detection run if the format has no detectors.
 
-def require_no_detector(run: str | os.PathLike[str]) -> None:
-    """Refuse a detection run: no export format supports its variable number of regions.
+        Raises:
+            UsageError: naming a format that has them, or the part that can be exported.
+        """
+        found = detection_run(run)
+        if found is not None and self.target == "timm":
+            raise UsageError(
+                f"{printable(found.path)} is a detector",
+                why="timm has no detectors",
+                fix="vitlet export --to onnx, openvino or torch-export; "
+                f"vitlet export {quoted(found.encoder)} exports its encoder",
+            )
+        if found is not None and self.int8:
+            raise UsageError(
+                f"--int8 with {printable(found.path)}, a detector",
+                why="What 8 bits do to the places of objects was not measured, so there is no limit to hold them to",
+                fix="leave --int8 out",
+            )
 
-    Raises:
-        UsageError: naming the part that can be exported.
-    """
+
+def detection_run(run: str | os.PathLike[str]) -> Run | None:
+    """Return the detection run at `run`, a path as `Source.parse` takes it; None if something else is there."""
     source = Source.parse(run)
     found = Run(source.path)
-    if source.architecture is None and found.detector.is_dir():
-        raise UsageError(
-            f"{printable(found.path)} is a detector",
-            why="The number of its regions depends on the image, which neither torch.export nor timm supports",
-            fix=f"vitlet export {quoted(found.encoder)} exports its encoder; vitlet detect finds objects",
-        )
+    return found if source.architecture is None and found.detector.is_dir() else None

@@ -26,7 +26,7 @@ from vitlet.errors import UsageError
 from vitlet.nn.convnet import ConvEncoder
 from vitlet.weights.files import ONNX, OPENVINO, TORCH
 from vitlet.weights.form import Form
-from vitlet.weights.portable import INPUT, Portable
+from vitlet.weights.portable import INPUT, Portable, PortableEncoder
 
 OPSET = 20
 """Readable by ONNX Runtime 1.17 and OpenVINO 2024."""
@@ -161,6 +161,7 @@ def open_graph(model: Portable, folder: Path, form: Form, *, precision: Precisio
 
 
 def _open_timm(model: Portable, folder: Path) -> Runner:
+    assert isinstance(model, PortableEncoder)
     network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
     def run(images: Tensor) -> dict[str, NDArray[np.float32]]:

@@ -6,10 +6,12 @@ uint8, channels last. Resizing and cropping stay outside, since runtimes resize 
     classifier        logits (B C)
     vision encoder    tokens (B T D) after the last norm, features (B D): the mean of the patch tokens
     ConvNet encoder   features (B D)
+    detector          boxes, labels, scores and perhaps masks of one image; see `portable_detector`
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -25,18 +27,19 @@ INPUT = "images"
 _LEVELS = 255
 
 
-class Portable(nn.Module):
-    """Encoder and head in one exportable module, in evaluation mode."""
+class Portable(nn.Module, ABC):
+    """A model in one exportable module, in evaluation mode."""
+
+    any_batch: bool = True
+    """Whether the model takes batches of any size; else it takes one image."""
 
     def __init__(self, saved: Saved, *, embed_preprocessing: bool = False) -> None:
         """Share the tensors of `saved`."""
         super().__init__()
-        self.encoder, self.classifier = saved.encoder, saved.classifier
+        self.encoder, self.classes = saved.encoder, saved.classes
         self.embed_preprocessing = embed_preprocessing
         self.register_buffer("mean", torch.tensor(saved.encoder.normalisation.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(saved.encoder.normalisation.std)[:, None, None], persistent=False)
-        self.eval()
-        self.requires_grad_(False)
 
     @property
     def image_size(self) -> int:
@@ -44,11 +47,17 @@ class Portable(nn.Module):
         return self.encoder.config.image_size
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the tensors that `forward` returns."""
-        if self.classifier is not None:
-            return ("logits",)
-        return ("features",) if isinstance(self.encoder, ConvEncoder) else ("tokens", "features")
+    @abstractmethod
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """What `preprocessing.json` says of the tensors that `forward` returns, by name and in order."""
+
+    @abstractmethod
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the tensors named in `outputs` from standardised images (B 3 S S)."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the tensors named in `outputs`; the module docstring describes the input."""
+        return self.computed(self.standardised(images.permute(0, 3, 1, 2)) if self.embed_preprocessing else images)
 
     def standardised(self, images: Tensor) -> Tensor:
         """Standardise uint8 pixels (B 3 S S) with the mean and deviation that the encoder was trained with."""
@@ -61,16 +70,44 @@ class Portable(nn.Module):
         return self.standardised(images)
 
     def example(self) -> Tensor:
-        """Return an input of two images for tracing."""
-        size = self.image_size
-        if self.embed_preprocessing:
-            return torch.zeros(2, size, size, 3, dtype=torch.uint8)
-        return torch.zeros(2, 3, size, size)
+        """Return an input of two images for tracing, of one if the model takes no other batch."""
+        images = torch.zeros(2 if self.any_batch else 1, 3, self.image_size, self.image_size)
+        return self.input_of(images.to(torch.uint8)) if self.embed_preprocessing else images
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the tensors named in `outputs`; the module docstring describes the input."""
-        if self.embed_preprocessing:
-            images = self.standardised(images.permute(0, 3, 1, 2))
+    def program(self) -> torch.export.ExportedProgram:
+        """Return the graph, for batches of any size if the model takes them."""
+        shapes = {INPUT: {0: torch.export.Dim("batch", min=1)}} if self.any_batch else None
+        with torch.no_grad():
+            return torch.export.export(self, (self.example(),), dynamic_shapes=shapes)
+
+    def named(self, values: Mapping[Any, Any] | Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs, given in order, by name."""
+        return {name: np.asarray(values[i], dtype=np.float32) for i, name in enumerate(self.outputs)}
+
+
+@final
+class PortableEncoder(Portable):
+    """An encoder, with its classifier if it has one."""
+
+    def __init__(self, saved: Saved, *, embed_preprocessing: bool = False) -> None:
+        """Share the tensors of `saved`."""
+        super().__init__(saved, embed_preprocessing=embed_preprocessing)
+        self.classifier = saved.classifier
+        self.eval().requires_grad_(False)
+
+    @property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """`logits`, or `features` and, from a vision transformer, `tokens`."""
+        width = self.encoder.width
+        if self.classifier is not None:
+            return {"logits": {"shape": ["batch", len(self.classes)]}}
+        features = {"features": {"shape": ["batch", width]}}
+        if isinstance(self.encoder, ConvEncoder):
+            return features
+        return {"tokens": {"shape": ["batch", cast(int, self.encoder.num_patches) + 1, width]}} | features
+
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As `Portable.computed`."""
         if isinstance(self.encoder, ConvEncoder):
             features = self.encoder.net(images)
             return (features if self.classifier is None else self.classifier(features),)
@@ -79,24 +116,15 @@ class Portable(nn.Module):
             return (self.classifier(encoded),)
         return encoded.tokens, encoded.pooled("mean")
 
-    def program(self) -> torch.export.ExportedProgram:
-        """Return the graph, for batches of any size."""
-        batch = torch.export.Dim("batch", min=1)
-        with torch.no_grad():
-            return torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
 
-    def named(self, values: Mapping[Any, Any] | Sequence[Any]) -> dict[str, NDArray[np.float32]]:
-        """Return the outputs, given in order, by name."""
-        return {name: np.asarray(values[i], dtype=np.float32) for i, name in enumerate(self.outputs)}
-
-
-def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) -> dict[str, Any]:
+def described(model: Portable, *, evaluation: View) -> dict[str, Any]:
     """Describe preprocessing, input and outputs as plain values for `preprocessing.json`.
 
     Raises:
         UsageError: as `resizing_steps`.
     """
     size, embedded, normalisation = model.image_size, model.embed_preprocessing, model.encoder.normalisation
+    batch = "batch" if model.any_batch else 1
     steps: list[dict[str, Any]] = [
         {"do": "rgb", "alpha": "over white", "exif_orientation": "applied"},
         *resizing_steps(evaluation, normalisation),
@@ -107,23 +135,14 @@ def described(model: Portable, *, evaluation: View, classes: tuple[str, ...]) ->
             {"do": "standardise", "mean": list(normalisation.mean), "std": list(normalisation.std)},
             {"do": "channels_first"},
         ]
-    shapes = {
-        "logits": ["batch", len(classes)],
-        "features": ["batch", model.encoder.width],
-        "tokens": ["batch", _tokens(model), model.encoder.width],
-    }
     return {
         "input": {
             "name": INPUT,
             "dtype": "uint8" if embedded else "float32",
-            "shape": ["batch", size, size, 3] if embedded else ["batch", 3, size, size],
+            "shape": [batch, size, size, 3] if embedded else [batch, 3, size, size],
         },
         "steps": steps,
         "embedded": embedded,
-        "outputs": {name: {"shape": shapes[name]} for name in model.outputs},
-        "classes": list(classes),
+        "outputs": model.outputs,
+        "classes": list(model.classes),
     }
-
-
-def _tokens(model: Portable) -> int:
-    return 0 if isinstance(model.encoder, ConvEncoder) else cast(int, model.encoder.num_patches) + 1

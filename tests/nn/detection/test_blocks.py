@@ -47,8 +47,8 @@ def test_global_blocks_with_zero_tables_are_the_plain_vit() -> None:
     mean, std = (torch.tensor(v)[:, None, None] for v in encoder.normalisation)
     with torch.no_grad():
         expected = without_class_token(encoder).forward_features((images() / 255 - mean) / std)
-        found = blocks(everywhere=True)(encoder, images())
-        windowed = blocks()(encoder, images())
+        found = blocks(everywhere=True)(encoder, encoder.embed(images()))
+        windowed = blocks()(encoder, encoder.embed(images()))
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(windowed, found, atol=1e-3), "the control: windows change the result"
 
@@ -56,7 +56,8 @@ def test_global_blocks_with_zero_tables_are_the_plain_vit() -> None:
 def test_one_window_as_large_as_the_image_is_global() -> None:
     encoder = Encoder(SHAPE, seed=3)
     with torch.no_grad():
-        torch.testing.assert_close(blocks(window=9)(encoder, images()), blocks(everywhere=True)(encoder, images()))
+        patches = encoder.embed(images())
+        torch.testing.assert_close(blocks(window=9)(encoder, patches), blocks(everywhere=True)(encoder, patches))
 
 
 def naive(relative: RelativePositions, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def test_recomputing_changes_no_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         encoder.zero_grad()
-        blocks(recompute=recompute)(encoder, images()).square().mean().backward()
+        blocks(recompute=recompute)(encoder, encoder.embed(images())).square().mean().backward()
         gradients.append({n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])

@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -57,7 +57,7 @@ class RelativePositions(nn.Module):
 
 
 class WindowedBlocks(nn.Module):
-    """Images to one feature map; the encoder is passed with each call, since it is not a submodule."""
+    """Patches to one feature map; the encoder is passed with each call, since it is not a submodule."""
 
     def __init__(
         self, *, grid: int, depth: int, head_width: int, window: int, global_blocks: Sequence[int], recompute: bool
@@ -82,14 +82,16 @@ class WindowedBlocks(nn.Module):
     def forward(
         self,
         encoder: Encoder,
-        images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"],
+        patches: Float[Tensor, "B N D"],
         *,
         survival: Float[Tensor, "P B"] | None = None,
     ) -> Float[Tensor, "B D G G"]:
-        """Apply positions, blocks and the final norm, if the encoder has one; `survival` as for `Encoder.encode`."""
+        """Apply positions, blocks and the final norm, if the encoder has one, to all patches of images, embedded as by
+        `Encoder.embed`; `survival` as for `Encoder.encode`.
+        """
         position = encoder.vit.pos_embed
         assert position is not None
-        x = encoder.embed(images) + position[:, 1:]
+        x = patches + position[:, 1:]
         assert x.shape[1] == self.grid**2, f"{x.shape[1]} patches for tables of {self.grid}²"
         for i, block in enumerate(encoder.blocks):
             factors = None if survival is None else survival[2 * i : 2 * i + 2, :, None, None]

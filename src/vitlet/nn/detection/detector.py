@@ -9,7 +9,7 @@ without the half-pixel shift; box offsets are trained with smooth L1 instead of 
 from dataclasses import dataclass
 from typing import cast
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -96,7 +96,7 @@ class Detector(nn.Module):
         """
         for sampler in (self.proposals.fg_bg_sampler, self.regions.fg_bg_sampler):
             cast(KeyedSampler, sampler).begin(key, slots)
-        features, whole = self._features(encoder, images, survival)
+        features, whole = self.features(encoder, encoder.embed(images), survival=survival), whole_images(images)
         proposals, found = self.proposals(whole, features, targets)
         first = {"objectness": found["loss_objectness"], "proposal": found["loss_rpn_box_reg"]}
         return first | self.regions.losses(features, proposals, whole, targets)
@@ -106,7 +106,7 @@ class Detector(nn.Module):
         `masks` (M 28 28, relative to the box, in 0 … 1). Only in evaluation mode.
         """
         assert not self.training
-        features, whole = self._features(encoder, images, None)
+        features, whole = self.features(encoder, encoder.embed(images)), whole_images(images)
         proposals, _ = self.proposals(whole, features)
         found, _ = self.regions(features, proposals, whole.image_sizes)
         for image in found:
@@ -115,11 +115,16 @@ class Detector(nn.Module):
                 image["masks"] = image["masks"][:, 0]
         return found
 
-    def _features(
-        self, encoder: Encoder, images: Tensor, survival: Tensor | None
-    ) -> tuple[dict[str, Tensor], ImageList]:
-        features = self.pyramid(self.blocks(encoder, images, survival=survival))
-        return features, ImageList(images, [(images.shape[-2], images.shape[-1])] * len(images))
+    def features(
+        self, encoder: Encoder, patches: Float[Tensor, "B N D"], *, survival: Float[Tensor, "P B"] | None = None
+    ) -> dict[str, Float[Tensor, "B _ _ _"]]:
+        """The levels of the pyramid by name, for all patches of images, embedded as by `Encoder.embed`."""
+        return self.pyramid(self.blocks(encoder, patches, survival=survival))
+
+
+def whole_images(images: Shaped[Tensor, "B 3 H W"]) -> ImageList:
+    """Return images as torchvision's parts take them, each as large as the batch."""
+    return ImageList(images, [(images.shape[-2], images.shape[-1])] * len(images))
 
 
 def _proposals(shape: DetectorShape) -> Proposals:
