@@ -54,9 +54,10 @@ _TOGETHER = {
     "check",
     *("pretrain", "finetune", "resume", "probe", "embed", "predict", "evaluate", "detect", "analyse"),
     *("demo", "compare", "sweep", "transfer", "learn", "study", "overfit", "reproduce"),
+    *("export", "import", "push", "pack", "report"),
 }
-"""Verbs whose work is shared among ranks: every batch of the second row, whole trainings and probes of the third. The
-images of a host are checked by one of its ranks."""
+"""Verbs that run under torchrun: ranks share every batch of the second row and whole trainings and probes of the third,
+and the first rank does the work of the fourth alone. The images of a host are checked by one of its ranks."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from small_runs import QUIET, pixels, stands, write_image, write_images
+from small_runs import QUIET, on_two_ranks, pixels, stands, write_image, write_images
 
 from vitlet.data.decode import decode
 from vitlet.data.views import apply_view
@@ -144,6 +144,12 @@ def test_a_graph_for_one_size_of_batch_is_not_handed_out(
         return
     monkeypatch.setattr(exporting, "_sizes", lambda count: [32] * (count // 32))
     small_export(pretrained, tmp_path / "model", many, to="torch-export")
+
+
+def test_under_torchrun_one_rank_exports(tuned: Run, many: Path, tmp_path: Path) -> None:
+    on_two_ranks("export", tuned.path, "--out", tmp_path / "model", "--images", many, folder=tmp_path)
+    assert {p.name for p in (tmp_path / "model").iterdir()} == BESIDE | FILES["timm"]
+    assert read_json(tmp_path / "model" / PROOF)["agreement"]["n"] == 48
 
 
 def test_what_stood_there_stays_when_the_proof_fails(

@@ -14,13 +14,13 @@ from forked import wait_until
 from in_place import in_place
 from vitlet.distributed import across
 from vitlet.distributed.world import World
-from vitlet.errors import UsageError, WorkerError
+from vitlet.errors import DataError, UsageError, WorkerError
 from vitlet.jobs import learning, side_by_side
 from vitlet.jobs.comparing import compare
 from vitlet.jobs.learning import learn
 from vitlet.jobs.overfitting import overfit
 from vitlet.jobs.side_by_side import results_side_by_side
-from vitlet.jobs.spread import among_ranks
+from vitlet.jobs.spread import among_ranks, by_first_rank
 from vitlet.jobs.studying import study
 from vitlet.jobs.suites import Suite
 from vitlet.jobs.sweeping import sweep_distill_layers
@@ -85,6 +85,39 @@ def test_what_a_rank_makes_it_makes_apart(on_ranks: Callable[..., None]) -> None
         assert sizes() == [2, 2]
 
     on_ranks(job, size=2)
+
+
+def test_the_first_rank_works_alone_and_each_has_its_result(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    """The control is the same work without the decorator."""
+
+    def work(file: Path) -> Path:
+        with World.joined() as world:
+            (tmp_path / f"{file.name}-{world.size}").touch()
+        return Path(f"{file}-{note(file)}")
+
+    alone = by_first_rank(work)
+
+    def body() -> None:
+        assert alone(tmp_path / "alone") == tmp_path / "alone-0"
+        assert work(tmp_path / "each") == tmp_path / f"each-{rank()}"
+        assert by_first_rank(lambda: {"images": 3})() == {"images": 3}
+
+    on_ranks(body, size=2)
+    assert (tmp_path / "alone").read_text() == "0"
+    assert sorted((tmp_path / "each").read_text()) == ["0", "1"]
+    assert [path.name for path in tmp_path.glob("*-[12]")] == ["alone-1", "each-2"]
+
+
+def test_every_rank_raises_what_the_first_did(on_ranks: Callable[..., None]) -> None:
+    @by_first_rank
+    def fail() -> None:
+        raise DataError("planted", fix=f"on rank {rank()}")
+
+    def body() -> None:
+        with pytest.raises(DataError, match=r"planted. Fix: on rank 0$"):
+            fail()
+
+    on_ranks(body, size=2)
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -25,6 +25,7 @@ from vitlet.evaluation.pace import one_thread, take_turns
 from vitlet.evaluation.result import Result, write_result
 from vitlet.jobs.detecting import load_detection
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import by_first_rank
 from vitlet.jobs.witnesses import DRAW, Witnesses, gather_witnesses
 from vitlet.nn.encoder import Encoder
 from vitlet.nn.heads import head_input
@@ -44,6 +45,7 @@ from vitlet.weights.source import load_encoder
 _BATCH = 32
 
 
+@by_first_rank
 def export(
     run: str | os.PathLike[str],
     *,

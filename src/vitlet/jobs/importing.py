@@ -8,6 +8,7 @@ from rich.table import Table
 
 from vitlet.choices import KnownPixels
 from vitlet.console import Teller
+from vitlet.jobs.spread import by_first_rank
 from vitlet.normalisation import HALF, IMAGENET
 from vitlet.text import plural, printable
 from vitlet.weights.files import importable, require_replaceable
@@ -16,6 +17,7 @@ from vitlet.weights.foreign import Imported, import_file
 from vitlet.weights.source import evaluation_view, numbered_classes
 
 
+@by_first_rank
 def import_weights(
     file: str | os.PathLike[str],
     *,

@@ -13,9 +13,11 @@ from vitlet.data.packing import pack as write_shards
 from vitlet.errors import DataError
 from vitlet.jobs.images import judged, opened
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import by_first_rank
 from vitlet.text import plural, printable
 
 
+@by_first_rank
 def pack(
     data: str | os.PathLike[str],
     *,

@@ -14,12 +14,14 @@ from vitlet.console import Teller
 from vitlet.errors import UsageError
 from vitlet.jobs.exporting import export
 from vitlet.jobs.options import Options
+from vitlet.jobs.spread import by_first_rank
 from vitlet.text import plural, printable
 from vitlet.weights.card import licence_chain
 from vitlet.weights.hub import HubName
 from vitlet.weights.source import facts_of
 
 
+@by_first_rank
 def push(
     run: str | os.PathLike[str],
     *,

@@ -9,11 +9,13 @@ from vitlet.console import Teller
 from vitlet.disk import existing, read_json, write_json
 from vitlet.distributed.world import World
 from vitlet.errors import UsageError
+from vitlet.jobs.spread import by_first_rank
 from vitlet.json_objects import JsonObject
 from vitlet.run import Run
 from vitlet.text import printable
 
 
+@by_first_rank
 def report(runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str]) -> Path:
     """Write one self-contained page about one or several runs, side by side, or about a replication.
 

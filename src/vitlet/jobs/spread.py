@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from vitlet import errors
@@ -36,6 +37,37 @@ def among_ranks(job: Callable[_P, _R]) -> Callable[_P, _R]:
         assert isinstance(options, Options)
         with World.joined(pick_device(options)):
             return job(*arguments, **named)
+
+    return run
+
+
+def by_first_rank(job: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a job on rank 0 of torchrun alone; the others wait, and return or raise what it does.
+
+    The job returns a path, or a value that travels as JSON.
+    """
+
+    @functools.wraps(job)
+    def run(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        with World.joined() as world:
+            if world.size == 1:
+                return job(*arguments, **named)
+            result: Any = None
+            failure = None
+            if world.is_first:
+                try:
+                    with world.apart():
+                        result = job(*arguments, **named)
+                except StoppedError:
+                    raise
+                except VitletError as error:
+                    failure = error
+            is_path = isinstance(result, Path)
+            told = [str(result) if is_path else result, is_path, failure and _as_json(failure)]
+            value, is_path, failed = world.broadcast_json(told)
+        if failed is not None:
+            raise _from_json(failed)
+        return Path(value) if is_path else value
 
     return run
 
