@@ -12,8 +12,9 @@ from vitlet.nn.detection.detector import Detector, DetectorShape
 from vitlet.nn.encoder import Encoder
 from vitlet.recipe import EncoderConfig
 from vitlet.weights import portable_detector
+from vitlet.weights.detector import SavedDetector, detector_card
 from vitlet.weights.portable import described
-from vitlet.weights.portable_detector import PortableDetector, SavedDetector, detector_card
+from vitlet.weights.portable_detector import PortableDetector
 
 CLASSES = ("a", "b", "c", "d")
 SHAPE = DetectorShape(

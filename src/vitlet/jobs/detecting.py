@@ -33,9 +33,8 @@ from vitlet.recipes import from_json
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
-from vitlet.weights.detector import Labels, load_detector, read_labels, write_detector
+from vitlet.weights.detector import Labels, SavedDetector, load_detector, read_labels, write_detector
 from vitlet.weights.folder import read_model
-from vitlet.weights.portable_detector import SavedDetector
 
 _BATCH = 4
 _SHOWN, _SHOWN_PIXELS = 4, 320

@@ -32,6 +32,7 @@ from vitlet.nn.heads import head_input
 from vitlet.run import Run
 from vitlet.text import plural, printable
 from vitlet.train.clock import Clock
+from vitlet.weights.detector import SavedDetector, detector_card
 from vitlet.weights.files import CARD, EXPORTED, PREPROCESSING, PROOF, require_replaceable
 from vitlet.weights.folder import Saved, card_of, write_model
 from vitlet.weights.form import Form, detection_run
@@ -39,7 +40,7 @@ from vitlet.weights.formats import Runner, open_graph, require_packages, write_g
 from vitlet.weights.int8 import quantise
 from vitlet.weights.names import Source
 from vitlet.weights.portable import Portable, PortableEncoder, described
-from vitlet.weights.portable_detector import PortableDetector, SavedDetector, detector_card
+from vitlet.weights.portable_detector import PortableDetector
 from vitlet.weights.source import load_encoder
 
 _BATCH = 32

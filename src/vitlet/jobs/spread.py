@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from vitlet import errors
 from vitlet.distributed.world import World
@@ -67,7 +67,7 @@ def by_first_rank(job: Callable[_P, _R]) -> Callable[_P, _R]:
             value, is_path, failed = world.broadcast_json(told)
         if failed is not None:
             raise _from_json(failed)
-        return Path(value) if is_path else value
+        return cast(_R, Path(value) if is_path else value)
 
     return run
 

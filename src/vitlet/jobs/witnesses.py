@@ -22,8 +22,8 @@ from vitlet.jobs.images import judged, opened
 from vitlet.jobs.options import Options
 from vitlet.rng import derive, permutation
 from vitlet.text import plural
+from vitlet.weights.detector import SavedDetector
 from vitlet.weights.folder import Saved
-from vitlet.weights.portable_detector import SavedDetector
 
 PROOF_IMAGES = 256
 DETECTOR_IMAGES = 64

@@ -12,8 +12,6 @@ among proposals and among objects. Runtimes have operators of their own for both
 """
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
@@ -22,45 +20,15 @@ from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import nms
 
-from vitlet.nn.detection.detector import Detector, whole_images
+from vitlet.nn.detection.detector import whole_images
 from vitlet.nn.encoder import Encoder
-from vitlet.text import plural
-from vitlet.weights.card import card
-from vitlet.weights.folder import Saved, shape_of
+from vitlet.weights.detector import SavedDetector
 from vitlet.weights.portable import Portable
-from vitlet.weights.preprocessing import remark
 
 _LEAST_SIDE = 1e-2
 """In pixels: torchvision's heads drop smaller objects."""
 _REJECTED = -1.0
 _FAR = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0))
-
-
-@dataclass(frozen=True)
-class SavedDetector(Saved):
-    """The encoder of a detection run, and the detector on it; `classes` are those of the detector."""
-
-    detector: Detector
-    category_ids: tuple[int, ...]
-    """Identifiers of the classes in the training data."""
-
-
-def detector_card(saved: SavedDetector, *, target: str, results: Mapping[str, Any], proof: Mapping[str, Any]) -> str:
-    """Return the card of an exported detector; see `weights.card`."""
-    shape = saved.detector.shape
-    sizes = f"{shape.proposals} regions, {shape.most_detections} objects at most, scores over {shape.score_threshold:g}"
-    operators = " Import torchvision before opening it, for its operators." if target == "torch-export" else ""
-    seen = remark(saved.evaluation, saved.encoder.normalisation, target=target)
-    family = "Mask" if shape.masks else "Faster"
-    return card(
-        title=f"Vision transformer, detector of {plural(len(saved.classes), 'class', 'classes')}",
-        description=f"{family} R-CNN. {shape_of(saved.encoder)}; {sizes}. It takes one image.{operators} {seen}",
-        tags=("image-segmentation" if shape.masks else "object-detection", "vision-transformer", "vitlet"),
-        facts=saved.facts,
-        target=target,
-        results=results,
-        proof=proof,
-    )
 
 
 @final
@@ -87,7 +55,8 @@ class PortableDetector(Portable):
     def outputs(self) -> dict[str, dict[str, Any]]:
         """`boxes`, `labels`, `scores` and, with a mask head, `masks`."""
         shape = self.detector.shape
-        most = min(shape.most_detections, shape.proposals * shape.num_classes)
+        num_regions = min(shape.proposals, len(cast(Tensor, self.anchors)))
+        most = min(shape.most_detections, num_regions * shape.num_classes)
         told = {
             "boxes": {"shape": [1, most, 4], "unit": "pixels of the padded square", "order": "left top right bottom"},
             "labels": {"shape": [1, most], "dtype": "int64", "category_ids": list(self.category_ids)},
