@@ -17,11 +17,12 @@ from harness import Job, Page, hold_at, kill_when, signal_at, tiny_objective
 from ranked import noting, order, require_same_weights, run_training, start_world
 from torch import nn
 
-from forked import BROKEN, errors, fork, wait, wait_until
+from forked import BROKEN, errors, fork, start_ranks, wait, wait_until
 from vitlet.data import workers
 from vitlet.data.batch import Batch
 from vitlet.data.workers import parallel
 from vitlet.distributed import across
+from vitlet.distributed import world as world_module
 from vitlet.distributed.heartbeat import Heartbeat
 from vitlet.distributed.members import Member
 from vitlet.distributed.world import TIMEOUT_VARIABLE, World
@@ -48,6 +49,31 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.among(0) == world
     assert (world.max(5), float(world.mean(torch.tensor(2.0)))) == (5, 2.0)
     world.barrier(patient=True), world.leave()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_next_job_does_not_meet_the_last_one(keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank begins it while the first still leaves. The control forgets where they met."""
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
+    destroy = torch.distributed.destroy_process_group
+
+    def late() -> None:
+        time.sleep(0.5)
+        destroy()
+
+    def job() -> None:
+        with World.joined() as world:
+            if world.is_first:
+                monkeypatch.setattr(torch.distributed, "destroy_process_group", late)
+        if not keeps:
+            world_module._store.cache_clear()
+
+    def body() -> None:
+        job()
+        job()
+
+    codes = [wait(rank) for rank in start_ranks(body, tmp_path)]
+    assert codes == [0, 0] if keeps else WorkerError.exit_code in codes
 
 
 def test_gradients_and_scalars_are_averaged(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vitlet.cli import main
 from vitlet.console import Teller
 from vitlet.data.index import open_index
 from vitlet.errors import CheckpointError, DataError, UsageError
-from vitlet.jobs import material
+from vitlet.jobs import images
 from vitlet.jobs.launch import Launch
 from vitlet.jobs.material import gather_material, start_encoder
 from vitlet.jobs.options import Options
@@ -154,14 +154,14 @@ class TestBadImages:
     def test_control_kept_in_they_end_the_run(
         self, corrupt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = material.check
+        real = images.check
 
         def blind(*arguments: Any, **options: Any) -> Any:
             found = real(*arguments, **options)
             none = replace(found.bad, _rows=found.bad._rows[:0], _codes=found.bad._codes[:0])
             return replace(found, good=np.ones_like(found.good), bad=none)
 
-        monkeypatch.setattr(material, "check", blind)
+        monkeypatch.setattr(images, "check", blind)
         with pytest.raises(DataError, match="could not be read any more"):
             shortly(corrupt, tmp_path / "run")
 

@@ -1,6 +1,7 @@
 """The processes of one job, as started by torchrun; without it there is one, and no port is opened."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -68,7 +69,8 @@ class World:
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
                     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # what fails, fails within its exchange
-                store, rank, size = next(rendezvous("env://", timeout=timeout))
+                rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+                store = _store(os.getpid(), os.environ.get("MASTER_PORT"))
                 name = meet(store, rank=rank, size=size, seconds=timeout.total_seconds())
                 if rank == 0 and not _attempts:
                     _attempts.append(store.add("vitlet/attempts", 1))
@@ -292,6 +294,15 @@ class World:
         who, where = blame(self.members, self.rank)
         fix = "look at the output of the other ranks; the same command goes on from the last checkpoint"
         return WorkerError(who, where=where, why=reason(error), fix=fix)
+
+
+@functools.lru_cache(maxsize=1)
+def _store(process: int, port: str | None) -> dist.Store:
+    """Return the store in which ranks meet, the same for all jobs of this process.
+
+    Without an agent of torchrun rank 0 serves it. If every job had its own, a rank could meet that of the last one.
+    """
+    return next(rendezvous("env://", timeout=_timeout()))[0]
 
 
 def _as_tensor(content: bytes) -> Tensor:
