@@ -45,6 +45,19 @@ def test_bytes_are_copied_once(tmp_path, png, monkeypatch, parquet):
     assert len(open_index(tmp_path / "d", cache=tmp_path / "cache")) == 2
 
 
+def test_progress_of_the_copy_is_told_and_none_without_one(tmp_path, parquet, monkeypatch):
+    parquet(tmp_path / "some.parquet", [bytes([i]) * 5000 for i in range(9)])
+    monkeypatch.setattr(columns, "_MEGABYTE", 10)
+    told = []
+    for _ in range(2):  # the second time it is there
+        open_index(tmp_path / "some.parquet", cache=tmp_path / "cache", progress=lambda *words: told.append(words))
+    copied, totals = zip(*told, strict=True)
+    assert len(told) == 9
+    assert list(copied) == sorted(copied)
+    (total,) = set(totals)
+    assert copied[-1] <= total == pytest.approx(copied[-1], rel=0.02)
+
+
 @pytest.mark.parametrize("compression", ["none", "snappy"])
 def test_a_cache_without_room_is_refused_before_anything_is_copied(tmp_path, parquet, monkeypatch, capsys, compression):
     """The control: with room for the images and the few bytes that Parquet adds, the same command passes."""

@@ -1,5 +1,6 @@
 """What a training is put together from: that the values of its recipe reach the images."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from vitlet.augmentation import Fit
 from vitlet.data.batch import Batch
+from vitlet.errors import DataError
 from vitlet.jobs import assembly
 from vitlet.jobs.detecting import detect
 from vitlet.jobs.training import finetune, pretrain
 from vitlet.methods.detection import Detection
 from vitlet.normalisation import IMAGENET
+from vitlet.train.log import MetricsLog
+from vitlet.train.trackers import Ending
 
 RED: dict[str, Any] = {"data.mean": (1.0, 0.0, 0.0), "data.std": (1e-9, 1e-9, 1e-9)}
 """Noise around this mean is one colour, which no image of the tests has."""
@@ -99,3 +103,26 @@ def test_a_detector_sees_its_own_mean_beside_an_image(
     for images in (*seen, trained.images):
         assert are(images, fill)[:, -1].all()
         assert not are(images, fill)[:, 0].any()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_trackers_hear_that_an_evaluation_failed(
+    fails: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is over by then; the control is a run that ends well."""
+    heard: list[str] = []
+    close = MetricsLog.close
+
+    def noted(log: MetricsLog, ending: Ending = "finished") -> None:
+        heard.append(ending)
+        close(log, ending)
+
+    def failing(*_: object) -> None:
+        raise DataError("planted")
+
+    monkeypatch.setattr(MetricsLog, "close", noted)
+    if fails:
+        monkeypatch.setattr(assembly, "finish_pretraining", failing)
+    with pytest.raises(DataError, match="planted") if fails else contextlib.nullcontext():
+        pretrain("debug", data=data, out=tmp_path / "run", options=QUIET, set=SHORT)
+    assert heard == ["failed" if fails else "finished"]

@@ -31,6 +31,10 @@ from vitlet.disk import settle_folder, sweep_abandoned, temporary_folder, to_jso
 from vitlet.errors import DataError, ResourceError
 from vitlet.text import printable
 
+Progress = Callable[[int, int], None]
+"""Told how many megabytes are copied, and how many there are."""
+
+_MEGABYTE = 1_000_000
 _FORMAT = 2
 _MAX_SKIPPED = 1000
 _SORTED_ROWS = 16_384
@@ -62,9 +66,15 @@ class Writer:
     A context manager: nothing is left behind after an error.
     """
 
-    def __init__(self, cache: Path) -> None:
-        """Args: cache: The cache; entries are written to a temporary folder in it."""
-        self._cache = cache
+    def __init__(self, cache: Path, *, progress: Progress | None = None) -> None:
+        """Set up an empty index.
+
+        Args:
+            cache: The cache; entries are written to a temporary folder in it.
+            progress: Is told of content that is copied.
+        """
+        self._cache, self._progress = cache, progress
+        self._copied = self._expected = 0
         self._open = contextlib.ExitStack()
         sweep_abandoned(cache)
         self._columns = {name: array.array(code) for name, code in _COLUMNS.items()}
@@ -113,8 +123,8 @@ class Writer:
         columns["sizes"].append(size)
         columns["mtimes"].append(mtime)
 
-    def require_room(self, num_bytes: int) -> None:
-        """Refuse content that will not fit, before it is copied.
+    def expect(self, num_bytes: int) -> None:
+        """Announce how much content will be added, in bytes, and refuse what will not fit.
 
         Raises:
             ResourceError: if the disk of the cache has less room.
@@ -126,12 +136,16 @@ class Writer:
                 why=f"{num_bytes:,} bytes needed, {free:,} free; nothing was copied",
                 fix="free some space, or: export VITLET_CACHE=/a/folder/with/room",
             )
+        self._expected = num_bytes
 
     def add_content(self, content: bytes) -> None:
         """Add the bytes of the next image, for sources whose images are not files."""
         if self._content is None:
             self._content = open(self._folder / "content.bin", "wb")  # noqa: SIM115
         self._write(self._content, content)
+        before, self._copied = self._copied, self._copied + len(content)
+        if self._progress is not None and self._copied // _MEGABYTE > before // _MEGABYTE:
+            self._progress(self._copied // _MEGABYTE, self._expected // _MEGABYTE)
 
     def place_in(self, files: list[str]) -> None:
         """State the files that contain the images added from now on; names are relative to the root."""

@@ -14,7 +14,16 @@ from typing import Any, final
 import numpy as np
 
 from vitlet.data.bad_image import BadImage
-from vitlet.data.columns import Writer, cache_folder, map_bytes, read_column, read_meta, release_pages, source_folder
+from vitlet.data.columns import (
+    Progress,
+    Writer,
+    cache_folder,
+    map_bytes,
+    read_column,
+    read_meta,
+    release_pages,
+    source_folder,
+)
 from vitlet.data.detection.coco import add_coco
 from vitlet.data.detection.layouts import find_annotations
 from vitlet.data.downstream import open_public
@@ -202,7 +211,13 @@ class _Shards:
         return self.files[int(self.codes[i])], int(self.offsets[i])
 
 
-def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follow_outside: bool = False) -> Index:
+def open_index(
+    data: str | os.PathLike[str],
+    *,
+    cache: Path | None = None,
+    follow_outside: bool = False,
+    progress: Progress | None = None,
+) -> Index:
     """Find the images of a folder, a manifest, Parquet files or tar shards.
 
     The layout is detected: COCO's annotation files with their images; `*.parquet` with image bytes; `*.tar` as written
@@ -214,6 +229,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
             one of them, or `torchvision:NAME@ROOT`.
         cache: Folder of caches; see `columns.cache_folder`.
         follow_outside: Also read images outside the folder that links or manifests lead to.
+        progress: Is told how many megabytes are copied into the cache, and of how many; only those of Parquet are.
 
     Raises:
         DataError: if there are no images, or the layout or the labels are ambiguous.
@@ -225,7 +241,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         return Index.load(open_public(named, cache=cache))
     address = remote_address(data)
     if address is not None:
-        packed = _open_packed(address, cache=cache, name=printable(address))
+        packed = _open_packed(address, cache=cache, name=printable(address), progress=progress)
         if packed is None:
             raise _nothing_packed(address)
         return packed
@@ -240,7 +256,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         )
     name = printable(source.name or str(source))
     annotated = find_annotations(source)
-    packed = None if annotated else _open_packed(source, cache=cache, name=name)
+    packed = None if annotated else _open_packed(source, cache=cache, name=name, progress=progress)
     if packed is not None:
         return packed
     root = source if source.is_dir() else source.parent
@@ -254,7 +270,7 @@ def open_index(data: str | os.PathLike[str], *, cache: Path | None = None, follo
         return _published(writer, key="", name=name, root=str(root))
 
 
-def _open_packed(source: str | Path, *, cache: Path, name: str) -> Index | None:
+def _open_packed(source: str | Path, *, cache: Path, name: str, progress: Progress | None) -> Index | None:
     """Return the index of tar shards or of Parquet files; None if `source` is neither."""
     for kind, find, add in (("shards", find_shards, add_shards), ("rows", find_row_files, add_rows)):
         store, entries = find(source)
@@ -263,7 +279,7 @@ def _open_packed(source: str | Path, *, cache: Path, name: str) -> Index | None:
         key = key_of(kind, store, entries)
         if (source_folder(cache, key) / "index.json").is_file():
             return Index.load(source_folder(cache, key))
-        with Writer(cache) as writer:
+        with Writer(cache, progress=progress) as writer:
             add(store, entries, writer=writer)
             return _published(writer, key=key, name=name, root=store.root)
     return None

@@ -45,7 +45,7 @@ def add_rows(store: Store, entries: list[Entry], *, writer: Writer) -> None:
         ResourceError: if the cache has no room for the images; nothing is copied then.
     """
     splits = codes_of_files([entry.name for entry in entries], where=printable(store.root))
-    writer.require_room(sum(_image_bytes(store, entry) for entry in entries))
+    writer.expect(sum(_image_bytes(store, entry) for entry in entries))
     for entry in sorted(entries, key=lambda entry: splits[entry.name]):
         try:
             _add_file(store, entry, split=splits[entry.name], writer=writer)

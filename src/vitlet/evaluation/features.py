@@ -116,9 +116,8 @@ def cached_features(
     reading: Reading,
     cache: Path,
     workers: int = 0,
-    world: World | None = None,
 ) -> tuple[Float[Tensor, "n *L D"], Int[Tensor, "n"]]:
-    """`extract` (or `extract_blocks`) for the rows `ids` of `index`, computed at most once.
+    """`extract` (or `extract_blocks`) for the rows `ids` of `index`, computed at most once; by several ranks together.
 
     Args:
         encoder: Any encoder; identified by its content.
@@ -127,7 +126,6 @@ def cached_features(
         reading: How features are read.
         cache: Cache folder, as from `columns.cache_folder`.
         workers: Loader processes, if features must be computed.
-        world: Ranks that each compute a share; all receive the whole.
 
     Raises:
         UsageError: if every block of a ConvNet is requested.
@@ -138,7 +136,7 @@ def cached_features(
     name += "-padded" * isinstance(view.crop, Fit)  # earlier files were padded with ImageNet's mean for every encoder
     path = cache / "features" / f"{name}.safetensors"
     labels = torch.from_numpy(index.labels[ids].astype(np.int64))
-    world = world or World()
+    world = World.here()
     cached = _read(path)
     if not world.max(int(cached is None)) and cached is not None:
         return cached, labels

@@ -150,7 +150,7 @@ def analyse(
     with World.joined(pick_device(options)) as world:
         subjects, view = open_subjects(encoders, options, seed=look.seed, published=look.published)
         require_same_size({s.name: s.encoder.config.image_size for s in subjects})
-        index = opened(data, options)
+        index = opened(data, options, teller)
         seen = view, subjects[0].encoder.normalisation
         sample = _sample(index, judged(index, options, teller), *seen, look=look, options=options)
         with run.lock() if world.is_first else contextlib.nullcontext():

@@ -79,7 +79,7 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     require_installed(options.log)
     clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet)
-    index = opened(launch.data, options)
+    index = opened(launch.data, options, Teller(quiet=teller.console.quiet))  # a refused run must leave no log
     if world.max(int(world.is_first and _is_finished(run, index, options))):
         Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
         return
@@ -138,22 +138,23 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
         recipe.optimizer, batch_size=recipe.budget.batch_size, warmup=warmup, total=budget.total_steps
     )
     on_cpu = next(objective.parameters()).device.type == "cpu"
-    with routed_to_onednn(on_cpu and onednn_is_exact()), _metrics(run, found, options, world) as metrics:
-        train(
-            objective,
-            batches=batches,
-            optimizer=optimizer,
-            schedule=schedule,
-            budget=budget,
-            writer=Writer(run=run, metrics=metrics, teller=teller, world=world, facts=facts, clock=clock),
-            probes=probes,
-            resumed=found,
-        )
-    clock.meet(world)
-    if world.is_first:
-        _finish(run, recipe, launch, material, objective, teller)
-        # Last, so that a run marked as finished has its model and its results.
-        write_finished(run.path, data=material.index.fingerprint, spent=clock.spent())
+    with _metrics(run, found, options, world) as metrics:  # trackers hear how all of it ended
+        with routed_to_onednn(on_cpu and onednn_is_exact()):
+            train(
+                objective,
+                batches=batches,
+                optimizer=optimizer,
+                schedule=schedule,
+                budget=budget,
+                writer=Writer(run=run, metrics=metrics, teller=teller, world=world, facts=facts, clock=clock),
+                probes=probes,
+                resumed=found,
+            )
+        clock.meet(world)
+        if world.is_first:
+            _finish(run, recipe, launch, material, objective, teller)
+            # Last, so that a run marked as finished has its model and its results.
+            write_finished(run.path, data=material.index.fingerprint, spent=clock.spent())
 
 
 def _same_classes(recipe: Recipe, objective: Objective, classes: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ def check(
         DataError: if more images or annotations are bad than accepted, once everything is printed and written.
     """
     world, teller = World.here(), Teller(quiet=options.quiet)
-    index = opened(data, options)
+    index = opened(data, options, teller)
     verdicts = judged(index, options.changed(max_bad=1.0), teller)
     annotations = annotations_of(index)
     if world.is_first:

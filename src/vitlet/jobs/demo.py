@@ -90,7 +90,7 @@ def demo(
     with World.here().first_per_host():
         source = write_digits(out / "digits") if data is None else data
     teller.say(f"1. Checking the data in {printable(source)}")
-    index = opened(source, options)
+    index = opened(source, options, teller)
     if len(index.classes) > 1:  # they are compared
         index.require_every_class()
     verdicts = judged(index, options, teller)

@@ -98,7 +98,7 @@ def detect(
     model = _load(Run.open(run))
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options)
+        index = opened(data, options, teller)
         annotations = annotations_of(index)
         ids = np.flatnonzero(judged(index, options, teller, training=False).good)
         objective = model.objective.to(pick_device(options)).eval()

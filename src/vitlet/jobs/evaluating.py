@@ -91,7 +91,7 @@ def _score(
     saved = load_encoder(run)
     if saved.classifier is None:
         raise no_classifier(run, then="evaluate NEW; or vitlet probe")
-    index = opened(data, options)
+    index = opened(data, options, teller)
     outputs = _outputs(index, saved, protocol)
     verdicts = judged(index, options, teller, training=False)
     asked = _questions(index, verdicts, saved, outputs)

@@ -134,7 +134,6 @@ def probe_encoder(
             reading=reading,
             cache=cache_folder(),
             workers=options.num_workers(image_size=view.size),
-            world=World.here(),
         )
         for ids in (learned, images.test)
     )
@@ -168,7 +167,7 @@ def embed(
     saved = load_encoder(run)
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options)
+        index = opened(data, options, teller)
         verdicts = judged(index, options, teller, training=False)
         ids = np.flatnonzero(verdicts.good)
         encoder = saved.encoder.to(pick_device(options))
@@ -179,7 +178,6 @@ def embed(
             reading=Reading(saved.evaluation, pool),
             cache=cache_folder(),
             workers=options.num_workers(image_size=saved.evaluation.size),
-            world=world,
         )
     if not world.is_first:
         return Path(out)
@@ -215,7 +213,7 @@ def predict(
         raise no_classifier(run, then="predict with NEW")
     with World.joined(pick_device(options)) as world:
         teller = Teller(quiet=options.quiet)
-        index = opened(data, options)
+        index = opened(data, options, teller)
         verdicts = judged(index, options, teller, training=False)
         ids = np.flatnonzero(verdicts.good)
         likely, chosen = _predicted(saved, index, ids, options, world)

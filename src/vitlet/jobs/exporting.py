@@ -65,7 +65,7 @@ def export(
         out: The folder; replaced if it is a model folder.
         to: `timm` (config.json, model.safetensors), `onnx`, `openvino` (model.xml, model.bin) or `torch-export`
             (model.pt2); beside it `preprocessing.json`, `proof.json` and a card.
-        images: At least 256 images, 64 for a detector, held-out ones first; None uses the embedded digits.
+        images: Of these 256 are used, held-out ones first; for a detector 64 are enough. None: the embedded digits.
         int8: Quantise, calibrated on other images of the set.
         embed_preprocessing: The model takes bytes (B S S 3) instead of standardised floats (B 3 S S).
         options: Workers, tolerance for unreadable images.
@@ -121,7 +121,7 @@ def proved(
     _write(saved, model, stage, form, witnesses)
     teller.say(f"comparing on {plural(len(witnesses.images), 'image')} of {printable(witnesses.facts['name'])}")
     runner = open_graph(model, stage, form)
-    found = compare(saved, model, runner, witnesses)
+    found = compare(saved, model, runner, witnesses, teller)
     if found.num_detections == 0:
         raise DataError(
             f"the detector finds nothing on the images of {printable(witnesses.facts['name'])}",
@@ -189,7 +189,7 @@ def _write(saved: Saved, model: Portable, stage: Path, form: Form, witnesses: Wi
     (stage / PREPROCESSING).write_bytes(to_json_bytes(told))
 
 
-def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses) -> Agreement:
+def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses, teller: Teller) -> Agreement:
     """Compare our outputs, computed from bytes as in evaluation, with those of the exported model.
 
     Raises:
@@ -197,10 +197,12 @@ def compare(saved: Saved, model: Portable, runner: Runner, witnesses: Witnesses)
     """
     original: list[Mapping[str, NDArray[np.float32]]] = []
     exported: list[Mapping[str, NDArray[np.float32]]] = []
-    with torch.inference_mode(), one_thread():
-        for part in witnesses.images.split(_sizes(len(witnesses.images)) if model.any_batch else 1):
+    done, total = 0, len(witnesses.images)
+    with torch.inference_mode(), one_thread(), teller.progress("comparing", total=total) as tick:
+        for part in witnesses.images.split(_sizes(total) if model.any_batch else 1):
             original.append(_outputs(saved, model, part))
             exported.append(_taken(runner, model.input_of(part)))
+            tick(done := done + len(part))
     joined = [{name: np.concatenate([row[name] for row in rows]) for name in model.outputs} for rows in
               (original, exported)]  # fmt: skip
     return agreement(joined[0], joined[1], labels=witnesses.labels)

@@ -3,6 +3,7 @@
 Among ranks, one of each host opens and checks them for the others, into the host's cache.
 """
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vitlet.console import Teller
+from vitlet.console import Teller, Ticker
 from vitlet.data.check import check
 from vitlet.data.classes import require_classes
 from vitlet.data.index import Index, open_index
@@ -22,14 +23,21 @@ from vitlet.jobs.options import Options
 from vitlet.text import plural
 
 
-def opened(data: str | os.PathLike[str], options: Options) -> Index:
-    """Open the images.
+def opened(data: str | os.PathLike[str], options: Options, teller: Teller) -> Index:
+    """Open the images; with progress if they are copied into the cache.
 
     Raises:
         DataError: as `open_index`.
     """
-    with World.here().first_per_host():
-        return open_index(data, follow_outside=options.follow_outside)
+    with World.here().first_per_host(), contextlib.ExitStack() as shown:
+        tick: Ticker | None = None
+
+        def copied(megabytes: int, total: int) -> None:
+            nonlocal tick
+            tick = tick or shown.enter_context(teller.progress("copying images into the cache, MB", total=total))
+            tick(megabytes)
+
+        return open_index(data, follow_outside=options.follow_outside, progress=copied)
 
 
 def judged(index: Index, options: Options, teller: Teller, *, training: bool = True) -> Verdicts:
@@ -77,7 +85,7 @@ class Labelled:
         Raises:
             DataError: as `require_classes`, `judged` and `require_labels`.
         """
-        index = opened(data, options)
+        index = opened(data, options, teller)
         require_classes(index)
         verdicts = judged(index, options, teller)
         images = cls(index, verdicts, *divide(index, verdicts.good))

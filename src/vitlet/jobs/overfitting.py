@@ -78,7 +78,7 @@ def overfit(
     began, teller = time.monotonic(), Teller(quiet=options.quiet)
     changes = _BY_HEART | {"budget.duration": Steps(n=steps)} | dict(settings or {})
     require_sharing(resolved(RECIPE, {"set": changes}).budget.batch_size)
-    index = opened(data, options)
+    index = opened(data, options, teller)
     annotations = annotations_of(index)
     if annotations is None:
         raise DataError(f"{index.name} has no boxes", fix="give a folder in COCO's or Roboflow's format")

@@ -48,7 +48,7 @@ def pack(
         ResourceError: if the disk is full; nothing is left behind.
     """
     teller = Teller(quiet=options.quiet)
-    index = opened(data, options)
+    index = opened(data, options, teller)
     index.require_every_class()  # nobody would miss it in the shards
     if annotations_of(index) is not None:
         raise DataError(

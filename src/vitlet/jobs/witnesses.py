@@ -27,7 +27,7 @@ from vitlet.weights.folder import Saved
 
 PROOF_IMAGES = 256
 DETECTOR_IMAGES = 64
-"""Fewer, as each has many detections, and a detector takes seconds for it."""
+"""At least so many for a detector, as each has many detections, and few images have boxes."""
 DRAW = 8
 """Seed of the choice: the same images for every export of the same data."""
 _FEWEST_CALIBRATION, _MOST_CALIBRATION = 64, 256
@@ -55,17 +55,17 @@ def gather_witnesses(
         DataError: if there are fewer than 256 (64 for a detector), or 64 more if calibration needs its own.
     """
     index, good = _user_images(images, options, teller) if images is not None else _digits()
-    judging = DETECTOR_IMAGES if isinstance(saved, SavedDetector) else PROOF_IMAGES
-    needed = judging + (_FEWEST_CALIBRATION if calibrate else 0)
+    fewest = DETECTOR_IMAGES if isinstance(saved, SavedDetector) else PROOF_IMAGES
+    needed = fewest + (_FEWEST_CALIBRATION if calibrate else 0)
     if good.sum() < needed:
         raise DataError(
             f"{index.name} has {plural(int(good.sum()), 'usable image')}",
-            why=f"An export is judged on {judging}"
+            why=f"An export is judged on {fewest}"
             + (f" and calibrated on {_FEWEST_CALIBRATION} others" if calibrate else ""),
             fix="give --images with more, or leave it out: the embedded digits are taken",
         )
     order = _held_out_first(index, good)
-    chosen, rest = order[:judging], order[judging:][-_MOST_CALIBRATION:] if calibrate else order[:0]
+    chosen, rest = order[:PROOF_IMAGES], order[PROOF_IMAGES:][-_MOST_CALIBRATION:] if calibrate else order[:0]
     numbers = {name: i for i, name in enumerate(saved.classes)}
     ours = np.array([numbers.get(name, -1) for name in index.classes] + [-1])  # the last for images without a label
     names = [SPLITS[s] for s in np.unique(index.splits[chosen])]
@@ -86,7 +86,7 @@ def _held_out_first(index: Index, good: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _user_images(images: str | os.PathLike[str], options: Options, teller: Teller) -> tuple[Index, NDArray[np.bool_]]:
-    index = opened(images, options)
+    index = opened(images, options, teller)
     return index, judged(index, options, teller, training=False).good
 
 

@@ -70,8 +70,8 @@ def export(
         run: A finished run, a model folder or timm:NAME@FILE.
         out: The folder. Nothing is written to it if the verification fails.
         to: The library to export for.
-        images: 256 or more images to compare on (64 for a detector), held-out ones first; by default the embedded
-            digits.
+        images: 256 or more images to compare on (for a detector 64 or more), held-out ones first; by default the
+            embedded digits.
         int8: Quantise products to 8 bits, calibrated on other images of the set; for onnx and openvino.
         embed_preprocessing: Make the model take bytes and standardise them itself; not for timm.
     """
