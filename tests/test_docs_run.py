@@ -57,6 +57,7 @@ ELSEWHERE = {
     r"vitlet reproduce .* --plan": "replication/test_calibrate.py::test_on_a_gpu_the_price_is_in_the_time_of_the_gpu",
     r"vitlet reproduce .* --collect": "replication/test_replicate.py::test_every_number_is_measured_or_says_why_not",
     r"vitlet reproduce (?!.*--(plan|collect|slurm))": "replication/test_replicate.py::test_everything_runs_to_its_end",
+    r"torchrun .* reproduce ": "replication/test_ranks.py::test_two_ranks_find_what_one_process_does",
     r"pip install ": "test_docs_run.py::test_what_pip_is_told_to_install_is_an_extra",
     r"python3 -m venv \.venv ": "test_docs.py::test_make_takes_an_environment_that_is_there",
     r"sysctl ": "distributed/test_hosts.py::test_a_cut_cable_ends_both_hosts_and_the_run_goes_on",
@@ -102,8 +103,10 @@ def python_of(page: Path) -> list[str]:
 
 
 def launched() -> list[tuple[Path, str]]:
-    """Every line with torchrun, and its page."""
-    return [(page, line) for page in PAGES for line in shell(page.read_text()) if line.startswith("torchrun ")]
+    """Every line with torchrun that is run here, and its page."""
+    elsewhere = re.compile("|".join(ELSEWHERE))
+    lines = ((page, line) for page in PAGES for line in shell(page.read_text()))
+    return [(page, line) for page, line in lines if line.startswith("torchrun ") and not elsewhere.match(line)]
 
 
 def smaller(recipe: Recipe) -> dict[str, Any]:

@@ -5,10 +5,12 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pydantic
 import pytest
 
+from forked import fork, wait
 from vitlet.errors import StoppedError
 from vitlet.signals import SIGNALS, listening, stopping_at_once
 
@@ -28,6 +30,22 @@ def test_the_handlers_come_back_after_an_error() -> None:
     with pytest.raises(KeyError), listening():
         raise KeyError
     assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+@pytest.mark.parametrize("is_rank", [True, False])
+def test_a_rank_that_was_asked_to_stop_is_not_ended_by_being_asked_again(
+    is_rank: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still has to say so; the control is a process without an agent of torchrun."""
+    if is_rank:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+
+    def body() -> None:
+        with listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert wait(fork(body, error_file=tmp_path / "error.txt")) == (0 if is_rank else -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("first", SIGNALS)

@@ -35,6 +35,11 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def has_agent() -> bool:
+    """Whether an agent of torchrun started this process, and ends it when another one ends."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def free_shared_memory() -> int | None:
     """Bytes that processes of this host may still hand each other through memory; None where nothing limits them."""
     try:

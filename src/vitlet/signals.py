@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from vitlet.errors import StoppedError
+from vitlet.host import has_agent, outlive_termination
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -28,6 +29,8 @@ class StopFlag:
 def listening() -> Iterator[StopFlag]:
     """Catch SIGTERM, SIGINT and SIGUSR1 in a flag; restore the previous handlers afterwards.
 
+    A rank of torchrun that was asked to stop ends by itself from then on.
+
     Outside the main thread, where Python allows no handlers, the flag is never set.
     """
     flag = StopFlag()
@@ -41,6 +44,8 @@ def listening() -> Iterator[StopFlag]:
         for number, handler in former.items():
             if signal.getsignal(number) is flag:  # nobody has decided otherwise; see `outlive_termination`
                 signal.signal(number, handler)
+        if flag.signal_number and has_agent():  # if the agent dies, the kernel signals once for each of its threads
+            outlive_termination()
 
 
 class _Stop(BaseException):

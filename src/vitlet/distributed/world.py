@@ -19,7 +19,7 @@ from vitlet.distributed.heartbeat import Heartbeat
 from vitlet.distributed.meeting import meet
 from vitlet.distributed.members import Member, blame, reason
 from vitlet.errors import DataError, UsageError, VitletError, WorkerError
-from vitlet.host import end_with_parent, outlive_termination
+from vitlet.host import end_with_parent, has_agent, outlive_termination
 
 TIMEOUT_VARIABLE = "VITLET_RANK_TIMEOUT"
 """Seconds after which a rank that does not respond is given up; 300 by default."""
@@ -62,7 +62,7 @@ class World:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls()
         timeout = _timeout()
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        if has_agent():
             end_with_parent(signal.SIGTERM)  # all hear it at once and finish their step, and rank 0 saves
         with cls(int(os.environ["RANK"])).exchange():
             if not dist.is_initialized():
