@@ -80,9 +80,8 @@ class Heartbeat:
     def _beat(self) -> None:
         try:
             while not self._lost:
-                if (
-                    self._came == self._all_came
-                ):  # otherwise the slower ranks set the pace, and the last one waits for none
+                # Otherwise the slower ranks set the pace, and the last one waits for none.
+                if self._came == self._all_came:
                     self._news.wait(_SECONDS)
                 self._news.clear()
                 told = torch.tensor([self._came, not self._leaves])

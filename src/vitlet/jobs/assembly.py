@@ -79,9 +79,10 @@ def _train(recipe: Recipe, launch: Launch, run: Run, options: Options, world: Wo
     require_installed(options.log)
     clock = Clock()
     teller = Teller(run if world.is_first else None, quiet=options.quiet)
-    index = opened(launch.data, options, Teller(quiet=teller.console.quiet))  # a refused run must leave no log
+    terminal = Teller(quiet=teller.console.quiet)  # a refused run must leave no log, and a finished one's stays
+    index = opened(launch.data, options, terminal)
     if world.max(int(world.is_first and _is_finished(run, index, options))):
-        Teller(quiet=teller.console.quiet).say(f"{printable(run.path)} is finished and stays as it is")
+        terminal.say(f"{printable(run.path)} is finished and stays as it is")
         return
     encoder, recipe, note = start_encoder(recipe, launch)
     seed = recipe.budget.seed

@@ -118,12 +118,12 @@ def _has_diverged(run: Run) -> bool:
 
 
 def _score(run: Run) -> Score:
-    name = run.path.name
+    name, made = run.path.name, run.environment
     if not run.is_finished:
         return Score(None, 0, "", "", wall_seconds=0.0, cpu_seconds=0.0, run=name)
     result = read_json(run.results / "top1.json")
     labels = result["protocol"].removeprefix("fine-tuning, ")
-    cost = {"wall_seconds": run.environment.wall_seconds, "cpu_seconds": run.environment.cpu_seconds}
+    cost = {"wall_seconds": made.wall_seconds, "cpu_seconds": made.cpu_seconds}
     return Score(result["value"], result["n"], result["split"], labels, **cost, run=name)
 
 

@@ -96,7 +96,8 @@ def _side_by_side(
                 _say_failure(node, teller)
                 waiting = {a: n for a, n in waiting.items() if plan.obstacle(n) is None}
                 after()
-            tick(_of(plan, pool.running))
+            running = _of(plan, pool.running)
+            tick([*waiting.values(), *running], running)
 
 
 def _ended(pool: Pool, plan: Plan) -> list[Node]:
@@ -139,22 +140,21 @@ def _over_ranks(
                 if node.address not in told:
                     told.add(node.address)
                     _say_failure(node, teller)
-            tick()
+            tick(plan.possible)
 
         spread([(make_whole, node) for node in waiting], watch=watch, after=inputs)
 
 
 @contextmanager
 def _progress(plan: Plan, seconds: Mapping[str, float], teller: Teller) -> Iterator[Callable[..., None]]:
-    """Yield a function that shows how much of the expected time is spent, and the names of `running` runs."""
+    """Yield a function that shows how much of the expected time is spent, given the runs left and those under way."""
     total = sum(seconds.get(node.address, 0.0) for node in plan.possible)
     with teller.progress("making runs", total=max(1, round(total))) as tick:
 
-        def show(running: Sequence[Node] = ()) -> None:
-            possible = plan.possible
-            left = sum(seconds.get(node.address, 0.0) * (1.0 - _share_done(node)) for node in possible)
+        def show(left: Sequence[Node], running: Sequence[Node] = ()) -> None:
+            due = sum(seconds.get(node.address, 0.0) * (1.0 - _share_done(node)) for node in left)
             names = ", ".join(f"{node.title} s{node.seed}" for node in running)
-            tick(round(total - left), f"{plural(len(possible), 'run')} left{f': {names}' if names else ''}")
+            tick(round(total - due), f"{plural(len(left), 'run')} left{f': {names}' if names else ''}")
 
         yield show
 
